@@ -1,0 +1,63 @@
+"""The exceptions of cxrd.
+
+Their messages are written for a person, fit on one line and never quote a value of a dataset, so that they may go into
+a log, an audit row or onto a terminal as they are.
+
+    CxrdError
+    ├── Permanent               doing it again will not help
+    │   ├── UnreadableObject    not a DICOM object, or one too broken to parse
+    │   ├── UnsupportedPixels   pixel data that is missing, damaged, too large or of a kind we do not read
+    │   ├── RefusedByPeer       a destination will never take this object
+    │   ├── InvalidSettings     config.yaml or the environment says something we cannot follow
+    │   ├── InvalidModel        a model folder that is missing, incomplete or altered
+    │   └── InvalidData         training or evaluation data that cannot be used
+    └── Retryable               the same step may pass later
+        ├── OutOfResources      disk full, ledger locked
+        └── PeerUnavailable     a destination that does not answer, or is busy
+"""
+
+from __future__ import annotations
+
+
+class CxrdError(Exception):
+    """Base of every error that cxrd raises on purpose."""
+
+
+class Permanent(CxrdError):
+    """Doing the same thing again will not help."""
+
+
+class UnreadableObject(Permanent):
+    """Not a DICOM object, or one too broken to parse."""
+
+
+class UnsupportedPixels(Permanent):
+    """Pixel data that is missing, damaged, too large or of a kind we do not read."""
+
+
+class RefusedByPeer(Permanent):
+    """A destination will never take this object."""
+
+
+class InvalidSettings(Permanent):
+    """The configuration says something that cannot be followed."""
+
+
+class InvalidModel(Permanent):
+    """A model folder that is missing, incomplete or altered."""
+
+
+class InvalidData(Permanent):
+    """Training or evaluation data that cannot be used."""
+
+
+class Retryable(CxrdError):
+    """The same step may pass later."""
+
+
+class OutOfResources(Retryable):
+    """The disk is full or the ledger is locked."""
+
+
+class PeerUnavailable(Retryable):
+    """A destination that does not answer, or is busy."""

@@ -1,0 +1,105 @@
+"""DICOM files read with care: bounded inflation, one error type, and no value of the data set in any message."""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+from pydicom import config
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_io.errors import OutOfResources, UnreadableObject
+
+# Modalities send values that break the standard's rules; we store them as they came and never quote them in a warning.
+config.settings.reading_validation_mode = config.IGNORE
+
+MAX_INFLATED = 512 * 1024 * 1024
+"""Largest data set, in bytes, that a deflated object may inflate to."""
+
+
+def read_header(path: Path) -> FileDataset:
+    """Read everything before the pixel data.
+
+    Raises
+    ------
+    UnreadableObject
+        When the file is not DICOM or cannot be parsed.
+    OutOfResources
+        When the file cannot be opened.
+    """
+    return _read(path, stop_before_pixels=True)
+
+
+def read_dataset(path: Path) -> FileDataset:
+    """Read a whole object; raises as `read_header` does."""
+    return _read(path, stop_before_pixels=False)
+
+
+def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
+    try:
+        bare = not _has_preamble(path)
+        meta = pydicom.Dataset() if bare else pydicom.filereader.read_file_meta_info(str(path))
+        deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+        source = _inflated(path, meta) if deflated else str(path)
+        dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=bare)
+        if deflated:  # the bytes in memory are no longer deflated, the object still is
+            dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            # Some exports carry no meta information: what pydicom found while parsing stands in for it.
+            implicit, little = dataset.original_encoding
+            plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+        if bare and not dataset.get("SOPClassUID"):
+            raise UnreadableObject("not a DICOM file")
+    except UnreadableObject:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise OutOfResources(f"cannot read the file: {error.strerror}") from error
+        raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
+    except InvalidDicomError as error:
+        raise UnreadableObject("not a DICOM file") from error
+    except Exception as error:  # noqa: BLE001 - a hostile file can make the parser raise anything
+        raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
+    return dataset
+
+
+def _has_preamble(path: Path) -> bool:
+    """Tell whether the file begins as PS3.10 7.1 says, or at least like a bare data set.
+
+    A bare data set begins with an element of group 0002 or 0008; anything else is not worth parsing.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(132)
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) >= 16 and head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        return False
+    raise UnreadableObject("not a DICOM file")
+
+
+def _inflated(path: Path, meta: pydicom.Dataset) -> BytesIO:
+    """Return the file with its data set inflated, as explicit VR little endian (PS3.5 A.5)."""
+    raw = path.read_bytes()
+    start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = engine.decompress(raw[start:], MAX_INFLATED)
+    if engine.unconsumed_tail:
+        raise UnreadableObject("the deflated data set inflates to more than 512 MB")
+    if not engine.eof:
+        raise UnreadableObject("the deflated data set is truncated")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = DicomBytesIO()
+    buffer.write(b"\0" * 128 + b"DICM")
+    pydicom.filewriter.write_file_meta_info(buffer, meta, enforce_standard=False)
+    return BytesIO(buffer.getvalue() + body)

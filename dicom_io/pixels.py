@@ -1,0 +1,347 @@
+"""Makes the picture a radiologist would see (float, 0 black to 1 white) from a dataset's stored values.
+
+The order is that of PS3.4 N.2: stored values, modality LUT, VOI LUT or window, then the polarity of the photometric
+interpretation. Every step is a function of the stored value alone, so all of them are worked out once for each value
+that a pixel can hold (256 or 65,536), and the image itself is turned by a single table look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, ExplicitVRBigEndian
+
+from dicom_io.codestream import Dimensions, dimensions
+from dicom_io.errors import UnsupportedPixels
+from dicom_io.values import MALFORMED, integer, items, number, numbers, text, values
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# A radiograph of 43 cm × 43 cm at 0.1 mm is 18 million pixels; nothing real comes near this.
+MAX_PIXELS = 60_000_000
+
+# Where no window is given: the part of the pixels to either side of the displayed range.
+_TAIL = 0.001
+# A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake.
+_VISIBLE = 0.01
+_TINY = float(np.finfo(np.float64).tiny)
+# Where several decoders can read a syntax: the quickest first (docs/decisions.md).
+_PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm")
+
+Cells = NDArray[np.uint8] | NDArray[np.uint16]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A radiograph as displayed."""
+
+    values: NDArray[np.float32]  # [H,W], 0 black (air) to 1 white (bone)
+    aspect: float  # row spacing / column spacing: how much taller than wide a pixel is; 1.0 if unknown
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a stored value lies in its cell of memory (PS3.5 8.1.1)."""
+
+    rows: int
+    columns: int
+    allocated: int  # bits of a cell: 8 or 16
+    stored: int  # bits of a value
+    high: int  # the value's highest bit
+    signed: bool
+
+
+def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
+    """Turn a single-frame grey dataset into the picture it means (PS3.3 C.11.1 and C.11.2, PS3.4 N.2).
+
+    The VOI LUT or window is the first of those given. Without one, the range from the 0.1 to the 99.9 percentile is
+    shown; so it is where the given one leaves 99 % of the pixels black, or 99 % white, which no reader could have used.
+    Pixel padding is left out of that and drawn black. Polarity follows the photometric interpretation alone:
+    Presentation LUT Shape only repeats it (PS3.3 C.8.11.3.1.2), and inverting for both would undo it.
+
+    Parameters
+    ----------
+    dataset
+        A dataset with pixel data, as read; it is not changed.
+    max_pixels
+        Rows × Columns above this are refused before anything is allocated.
+
+    Returns
+    -------
+    Rendered
+        At full size.
+
+    Raises
+    ------
+    UnsupportedPixels
+        The pixel data is missing, damaged, too large, or of a kind that is not read here.
+    """
+    layout = _layout(dataset, max_pixels)
+    cells, order = _cells(dataset, layout)
+    stored = _stored_values(order, layout)
+    counts = np.asarray(cv2.calcHist([cells], [0], None, [order.size], [0, order.size]), np.float32).ravel()
+    padding = _padding(dataset, stored, layout)
+    counts[padding] = 0
+    shown = _voi(dataset, _modality(dataset, stored, layout), counts, layout)
+    if text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1":
+        shown = 1.0 - shown
+    shown[padding] = 0.0
+    return Rendered(np.asarray(cv2.LUT(cells, shown.astype(np.float32)), np.float32), _aspect(dataset))
+
+
+def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
+    """Check the image pixel module and return how the values lie in memory."""
+    if "PixelData" not in dataset:
+        kinds = "float " if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset else ""
+        raise UnsupportedPixels(f"{kinds}pixel data is not read here" if kinds else "no pixel data")
+    photometric = text(dataset, "PhotometricInterpretation").upper()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        name = photometric if photometric in _COLOUR else "unknown or absent"
+        raise UnsupportedPixels(f"photometric interpretation {name}: only MONOCHROME1 and MONOCHROME2 are read")
+    if (samples := integer(dataset, "SamplesPerPixel") or 1) != 1:
+        raise UnsupportedPixels(f"{samples} samples per pixel: only 1 is read")
+    frames = integer(dataset, "NumberOfFrames")
+    if frames not in (None, 1):
+        raise UnsupportedPixels(f"{frames} frames: only a single frame is read")
+    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+    if rows < 1 or columns < 1:
+        raise UnsupportedPixels("Rows or Columns is missing or 0")
+    if rows * columns > max_pixels:
+        raise UnsupportedPixels(f"{rows} × {columns} pixels are more than the {max_pixels} allowed")
+    allocated = integer(dataset, "BitsAllocated")
+    if allocated not in (8, 16):
+        raise UnsupportedPixels(f"{allocated or 'no'} bits allocated: only 8 and 16 are read")
+    stored = integer(dataset, "BitsStored") or allocated
+    high = integer(dataset, "HighBit")
+    high = stored - 1 if high is None else high
+    if not 1 <= stored <= high + 1 <= allocated:
+        raise UnsupportedPixels(f"Bits Stored {stored} and High Bit {high} do not fit {allocated} bits allocated")
+    return _Layout(rows, columns, allocated, stored, high, integer(dataset, "PixelRepresentation") == 1)
+
+
+_COLOUR = frozenset(
+    {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
+    | {"HSV", "ARGB", "CMYK", "XYB"}
+)
+
+
+def _cells(dataset: Dataset, layout: _Layout) -> tuple[Cells, Cells]:
+    """Return the image's cells as they lie in memory, and the cell meant by each number that one can show there."""
+    syntax = _transfer_syntax(dataset)
+    kind = np.dtype(np.uint8 if layout.allocated == 8 else np.uint16)
+    order = np.arange(1 << layout.allocated, dtype=np.uint32).astype(kind)
+    if syntax.is_encapsulated:
+        return _decoded(dataset, layout, syntax).view(kind), order
+    data = dataset["PixelData"].value
+    pixels = layout.rows * layout.columns
+    if not isinstance(data, bytes | bytearray) or len(data) < pixels * kind.itemsize:
+        raise UnsupportedPixels(f"pixel data is cut off: {len(data or b'')} bytes of {pixels * kind.itemsize}")
+    if syntax == ExplicitVRBigEndian:
+        if kind.itemsize == 2:
+            order = order.byteswap()  # the pixels stay as they are: turning the table is the cheaper way
+        elif dataset["PixelData"].VR == "OW":  # bytes in words: their order in each word is turned (PS3.5 8.1.1)
+            data = np.frombuffer(data, np.uint16, len(data) // 2).byteswap().tobytes()
+    return np.frombuffer(data, kind, pixels).reshape(layout.rows, layout.columns), order
+
+
+def _transfer_syntax(dataset: Dataset) -> UID:
+    """Return the dataset's transfer syntax, or refuse one that carries no picture of its own."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = UID(text(meta, "TransferSyntaxUID")) if meta is not None else UID("")
+    if not syntax:
+        raise UnsupportedPixels("the transfer syntax is not known")
+    if not syntax.is_transfer_syntax:  # also false for a private one, of which nothing is known
+        raise UnsupportedPixels("the transfer syntax is not one of DICOM's")
+    return syntax
+
+
+def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.generic]:
+    """Decompress the frame, after its own header has confirmed the size that the dataset states."""
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here") from error
+    try:
+        frame = get_frame(dataset["PixelData"].value, 0, number_of_frames=1)
+    except MALFORMED as error:
+        raise UnsupportedPixels(f"the compressed pixel data is damaged ({type(error).__name__})") from error
+    stated = dimensions(frame, syntax)
+    if stated is not None:
+        _confirm(stated, layout)
+    plugin = next((name for name in _PREFERRED if name in decoder.available_plugins), "")
+    options: dict[str, Any] = {
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "samples_per_pixel": 1,
+        "number_of_frames": 1,
+        "bits_allocated": layout.allocated,
+        # The code stream's own words, so that the decoder has nothing to mend: the table masks and extends signs.
+        "bits_stored": stated.bits if stated else layout.stored,
+        "pixel_representation": int(stated.signed if stated else layout.signed),
+        "photometric_interpretation": "MONOCHROME2",
+        "pixel_keyword": "PixelData",
+    }
+    try:
+        data = encapsulate([frame], has_bot=False)
+        array, _ = decoder.as_array(data, raw=True, index=0, decoding_plugin=plugin, **options)
+    except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
+        raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
+    if array.shape != (layout.rows, layout.columns) or array.dtype.itemsize * 8 > layout.allocated:
+        raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
+    return np.ascontiguousarray(array)
+
+
+def _confirm(stated: Dimensions, layout: _Layout) -> None:
+    """Refuse a code stream that differs from the dataset around it."""
+    if (stated.rows, stated.columns) != (layout.rows, layout.columns):
+        inside, outside = f"{stated.rows} × {stated.columns}", f"{layout.rows} × {layout.columns}"
+        raise UnsupportedPixels(f"the compressed image is {inside}, the dataset says {outside}")
+    if stated.components != 1:
+        raise UnsupportedPixels(f"the compressed image has {stated.components} components: only 1 is read")
+    if stated.bits > layout.allocated:
+        raise UnsupportedPixels(
+            f"the compressed image has {stated.bits} bits, the dataset allocates {layout.allocated}"
+        )
+
+
+def _stored_values(cells: Cells, layout: _Layout) -> NDArray[np.int32]:
+    """Take the stored value out of each possible cell: bits above and below it (old overlays) do not count."""
+    value = (cells.astype(np.int32) >> (layout.high + 1 - layout.stored)) & ((1 << layout.stored) - 1)
+    return _signed(value, layout.stored) if layout.signed else value
+
+
+def _signed(value: NDArray[np.int32], bits: int) -> NDArray[np.int32]:
+    """Read unsigned numbers of so many bits as two's complement."""
+    sign = np.int32(1 << (bits - 1))
+    return (value ^ sign) - sign
+
+
+def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> NDArray[np.bool_]:
+    """Tell which stored values are Pixel Padding (PS3.3 C.7.5.1.1.2)."""
+    first = integer(dataset, "PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, np.bool_)
+    last = integer(dataset, "PixelPaddingRangeLimit")
+    ends = np.array([first, first if last is None else last], np.int64)
+    if layout.signed:  # writers that gave the value the VR US meant the same bits
+        ends = np.where(ends > 0x7FFF, ends - 0x10000, ends)
+    inside: NDArray[np.bool_] = (stored >= ends.min()) & (stored <= ends.max())
+    return inside
+
+
+def _modality(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> Floats:
+    """Apply the Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1)."""
+    sequence = items(dataset, "ModalityLUTSequence")
+    if sequence:
+        table, first, _ = _lut(sequence[0], layout.signed, "Modality LUT")
+        return table[np.clip(stored - first, 0, table.size - 1)]
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
+    if slope == 0.0:
+        raise UnsupportedPixels("Rescale Slope is 0")
+    return stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
+def _voi(dataset: Dataset, modality: Floats, counts: NDArray[np.float32], layout: _Layout) -> Floats:
+    """Bring modality values to 0..1 by the VOI LUT, the window, or the range that the image uses (PS3.3 C.11.2)."""
+    sequence = items(dataset, "VOILUTSequence")
+    if sequence:
+        # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
+        table, first, top = _lut(sequence[0], bool(modality.min() < 0) or layout.signed, "VOI LUT")
+        index = np.clip(np.rint(modality) - first, 0, table.size - 1).astype(np.intp)
+        shown: Floats | None = table[index] / top
+    else:
+        shown = _windowed(dataset, modality)
+    if shown is None or not _shows_something(shown, counts):
+        return _robust(modality, counts)
+    return shown
+
+
+def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
+    """Apply the first window by its VOI LUT Function (PS3.3 C.11.2.1.2 and C.11.2.1.3); None where there is none."""
+    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    function = text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        return None
+    if function == "SIGMOID":
+        curve: Floats = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - centre) / width, -700.0, 700.0)))
+        return curve
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1.0
+    if width == 0.0:  # LINEAR of width 1 is a threshold
+        return (modality > centre).astype(np.float64)
+    ramp: Floats = np.clip((modality - centre) / width + 0.5, 0.0, 1.0)
+    return ramp
+
+
+def _shows_something(shown: Floats, counts: NDArray[np.float32]) -> bool:
+    """Tell whether enough pixels are neither all black nor all white."""
+    total = float(counts.sum())
+    black, white = float(counts[shown <= 0.0].sum()), float(counts[shown >= 1.0].sum())
+    return max(black, white) <= (1.0 - _VISIBLE) * total
+
+
+def _robust(modality: Floats, counts: NDArray[np.float32]) -> Floats:
+    """Spread the range between the two tails of the image's own histogram over 0..1."""
+    used = np.flatnonzero(counts)
+    if used.size == 0:  # nothing but padding
+        return np.zeros_like(modality)
+    used = used[np.argsort(modality[used], kind="stable")]
+    share = np.cumsum(counts[used], dtype=np.float64)
+    share /= share[-1]
+    low = modality[used[np.searchsorted(share, _TAIL)]]
+    high = modality[used[np.searchsorted(share, 1.0 - _TAIL)]]
+    if high <= low:
+        low, high = modality[used[0]], modality[used[-1]]
+    spread: Floats = np.clip((modality - low) / max(high - low, _TINY), 0.0, 1.0)
+    return spread
+
+
+def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
+    """Read a LUT Sequence's item: its entries, the input value of the first, and its highest possible entry.
+
+    PS3.3 C.11.1.1.1: the descriptor holds the number of entries (0 for 65,536), the first input and the bits of an
+    entry. Entries of 8 bits may be packed two to a word. An entry too large for the stated bits counts with its own.
+    """
+    descriptor = numbers(item, "LUTDescriptor")
+    entries = _lut_entries(item, int(descriptor[0]) % 0x10000 or 0x10000) if len(descriptor) == 3 else None
+    if entries is None or entries.size == 0:
+        raise UnsupportedPixels(f"the {name} is damaged")
+    first = int(descriptor[1])
+    if signed and first > 0x7FFF:
+        first -= 0x10000
+    bits = max(int(descriptor[2]), int(entries.max()).bit_length())
+    if not 1 <= bits <= 16:
+        raise UnsupportedPixels(f"the {name} has entries of {bits} bits: at most 16 are read")
+    return entries.astype(np.float64), first, float((1 << bits) - 1)
+
+
+def _lut_entries(item: Dataset, size: int) -> NDArray[np.uint16] | None:
+    """Return LUT Data as numbers, whether it came as words or as bytes; None where there are fewer than stated."""
+    found = values(item, "LUTData")
+    if len(found) == 1 and isinstance(found[0], bytes):
+        big = item.original_encoding[1] is False
+        data = found[0][: len(found[0]) // 2 * 2]
+        words = np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
+    else:
+        words = np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
+    if words.size < size <= 2 * words.size:  # two entries of 8 bits in each word, the first one in its low byte
+        words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
+    return words[:size] if words.size >= size else None
+
+
+def _aspect(dataset: Dataset) -> float:
+    """Return row spacing / column spacing from the first attribute that gives both, 1.0 where none does in reason."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        pair = numbers(dataset, keyword)
+        if len(pair) == 2 and min(pair) > 0:
+            ratio = pair[0] / pair[1]
+            return ratio if 0.2 <= ratio <= 5.0 else 1.0
+    return 1.0

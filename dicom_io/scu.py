@@ -1,0 +1,127 @@
+"""Delivery to a destination: C-STORE and C-ECHO as a Service Class User (PS3.4 A and B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from dicom_io.errors import PeerUnavailable
+from dicom_io.files import read_dataset
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A destination on the network, and how long we wait for it (seconds)."""
+
+    host: str
+    port: int
+    ae_title: str
+    calling_ae: str = "CXRD"
+    timeout: float = 30.0
+
+
+class Delivery:
+    """An open association that stores objects at one peer."""
+
+    def __init__(self, association: Any, peer: Peer) -> None:
+        self._association = association
+        self._peer = peer
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        """Tell whether the peer took a presentation context for this SOP class."""
+        return any(context.abstract_syntax == sop_class_uid for context in self._association.accepted_contexts)
+
+    def store(self, path: Path) -> int:
+        """Send one object and return the peer's status.
+
+        Raises
+        ------
+        PeerUnavailable
+            When the association was lost or the peer did not answer in time.
+        """
+        try:
+            answer = self._association.send_c_store(read_dataset(path))
+        except RuntimeError as error:
+            raise PeerUnavailable("the association was lost") from error
+        if "Status" not in answer:
+            raise PeerUnavailable("the peer did not answer the C-STORE")
+        return int(answer.Status)
+
+
+@contextmanager
+def deliver(peer: Peer, sop_classes: Iterable[str]) -> Iterator[Delivery]:
+    """Open an association for objects of these SOP classes, and release it at the end.
+
+    Raises
+    ------
+    PeerUnavailable
+        When the peer cannot be reached or rejects the association; the message says which.
+    """
+    entity = _entity(peer)
+    # Explicit first; implicit is the default transfer syntax that every peer must take (PS3.5 10.1).
+    contexts = [build_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]) for uid in sorted(set(sop_classes))]
+    association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, max_pdu=131072)
+    if not association.is_established:
+        raise PeerUnavailable(_why(association))
+    try:
+        yield Delivery(association, peer)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def echo(peer: Peer) -> None:
+    """Verify that the peer answers a C-ECHO (PS3.4 A).
+
+    Raises
+    ------
+    PeerUnavailable
+        When it cannot be reached, rejects us, or answers with anything but success.
+    """
+    association = _entity(peer).associate(
+        peer.host, peer.port, contexts=[build_context(Verification)], ae_title=peer.ae_title
+    )
+    if not association.is_established:
+        raise PeerUnavailable(_why(association))
+    try:
+        answer = association.send_c_echo()
+    finally:
+        association.release()
+    if answer.get("Status") != 0x0000:
+        raise PeerUnavailable("the peer does not answer C-ECHO with success")
+
+
+def _entity(peer: Peer) -> AE:
+    entity = AE(peer.calling_ae)
+    entity.connection_timeout = min(peer.timeout, 10.0)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = peer.timeout
+    return entity
+
+
+# PS3.8 table 9-21: why an association was rejected, in words that name what to change.
+_REJECTIONS = {
+    (1, 1): "it gives no reason",
+    (1, 2): "it does not support our application context",
+    (1, 3): "it does not know our calling AE title {calling}",
+    (1, 7): "it does not answer to the AE title {called}",
+    (3, 1): "it is congested",
+    (3, 2): "it has too many associations",
+}
+
+
+def _why(association: Any) -> str:
+    peer = f"{association.acceptor.address}:{association.acceptor.port}"
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        text = _REJECTIONS.get((primitive.result_source, primitive.diagnostic), "it gives no reason")
+        calling, called = association.requestor.ae_title, association.acceptor.ae_title
+        return f"{peer} rejects the association: {text.format(calling=calling.strip(), called=called.strip())}"
+    return f"{peer} cannot be reached"

@@ -1,0 +1,43 @@
+"""DIMSE statuses of the Storage Service (PS3.4 B.2.3, PS3.7 C) and what they mean to a sender."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+SUCCESS = 0x0000
+"""The object is stored."""
+OUT_OF_RESOURCES = 0xA700
+"""Refused: disk full or ledger locked. The sender keeps its copy and tries again later."""
+DATASET_MISMATCH = 0xA900
+"""Error: the data set does not match its SOP class, or lacks what an image must have."""
+CANNOT_UNDERSTAND = 0xC000
+"""Error: the data set cannot be parsed."""
+
+
+class Outcome(Enum):
+    """What an outbox does with a peer's answer."""
+
+    DELIVERED = "delivered"  # success, or stored with a warning (0xB000, 0xB006, 0xB007)
+    RETRY = "retry"  # may pass later: out of resources, processing failure, an answer we do not know
+    REFUSED = "refused"  # will never pass: SOP class not supported, data set not understood
+
+
+_WARNINGS = (0x0001, 0x0107, 0x0116)
+# PS3.7 C.5: SOP class not supported, invalid SOP instance, invalid object instance, invalid attribute,
+# missing attribute, not authorised.
+_PERMANENT = (0x0122, 0x0117, 0x0112, 0x0106, 0x0120, 0x0124)
+
+
+def outcome(status: int) -> Outcome:
+    """Sort a C-STORE response status into delivered, to be tried again, or refused for good.
+
+    Parameters
+    ----------
+    status
+        Status of the response, 0x0000–0xFFFF.
+    """
+    if status == SUCCESS or status in _WARNINGS or 0xB000 <= status <= 0xBFFF:
+        return Outcome.DELIVERED
+    if status in _PERMANENT or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
+        return Outcome.REFUSED
+    return Outcome.RETRY

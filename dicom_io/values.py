@@ -1,0 +1,75 @@
+"""Reads single attributes of a dataset that may be absent, empty or malformed, without ever raising.
+
+A modality's header is what it is: a broken value counts as an absent one, and the rules for absent ones apply.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+# What pydicom raises, late, for a value that does not fit its value representation. Warning is among them because a
+# program may have turned pydicom's warnings into errors.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    struct.error,
+    Warning,
+)
+
+
+def values(dataset: Dataset, keyword: str) -> list[Any]:
+    """Return an attribute's values as a list: empty where it is absent, empty or malformed."""
+    try:
+        value = dataset.get(keyword)
+    except MALFORMED:
+        return []
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, (list, tuple, MultiValue)) else [value]
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Return a sequence's items: none where it is absent, empty or malformed."""
+    found = values(dataset, keyword)
+    if len(found) == 1 and not isinstance(found[0], Dataset):
+        try:
+            found = list(found[0])  # pydicom's Sequence is no list
+        except TypeError:
+            return []
+    return [item for item in found if isinstance(item, Dataset)]
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return an attribute's first value as text without the padding around it, or an empty text."""
+    found = values(dataset, keyword)
+    return str(found[0]).strip(" \0\r\n\t") if found else ""
+
+
+def numbers(dataset: Dataset, keyword: str) -> list[float]:
+    """Return an attribute's finite numbers: none where it is absent or where any of its values is no such number."""
+    try:
+        found = [float(value) for value in values(dataset, keyword)]
+    except MALFORMED:
+        return []
+    return found if all(math.isfinite(value) for value in found) else []
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """Return an attribute's first finite number, or None."""
+    found = numbers(dataset, keyword)
+    return found[0] if found else None
+
+
+def integer(dataset: Dataset, keyword: str) -> int | None:
+    """Return an attribute's first value where it is a whole number, else None."""
+    found = number(dataset, keyword)
+    return int(found) if found is not None and found.is_integer() else None

@@ -1,0 +1,1 @@
+"""The network, its data, its training, its judgement and its versions."""

@@ -1,0 +1,329 @@
+"""The ledger: what was received, what was answered, and what is still to be done. It is the truth after a crash."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from dicom_io.errors import InvalidSettings, OutOfResources
+from worker import chain
+from worker.tables import DeliveryRow, ReceiptRow, ResultRow, State
+
+
+@dataclass(frozen=True)
+class NewReceipt:
+    """What is known of an object when it has just been made durable."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    accession_number: str
+    patient_key: str
+    calling_ae: str
+    called_ae: str
+    peer_address: str
+    sha256: str
+    size_bytes: int
+    received_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A received object that this worker now has in hand."""
+
+    id: int
+    sop_instance_uid: str
+    calling_ae: str
+    sha256: str
+    received_at: dt.datetime
+    attempts: int
+
+
+@dataclass(frozen=True)
+class NewFinding:
+    """What the model said."""
+
+    model: str
+    model_sha256: str
+    probability: float
+    decision: str
+    threshold: float
+    analysed_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class NewResult:
+    """A result object, already durable in the store."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One result that is due at one destination."""
+
+    delivery_id: int
+    receipt_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    sha256: str
+    attempts: int
+    first_due_at: dt.datetime
+
+
+def connect(url: str, busy_timeout: float = 5.0) -> Engine:
+    """Return an engine for the ledger's database, with what SQLite needs to be durable.
+
+    Raises
+    ------
+    InvalidSettings
+        When the URL or its driver is not understood.
+    """
+    sqlite = url.startswith("sqlite")
+    try:
+        engine = create_engine(url, connect_args={"timeout": busy_timeout} if sqlite else {}, pool_pre_ping=not sqlite)
+    except Exception as error:  # a URL can be wrong in many ways, and SQLAlchemy has an exception for each
+        raise InvalidSettings(f"ledger.url: {type(error).__name__}: cannot be used") from error
+    if sqlite:
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # FULL fsyncs the log at each commit: an acknowledged image survives a power cut.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once where we mean to write, so that no transaction fails half-way through."""
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+class Ledger:
+    """All reading and writing of the ledger's rows.
+
+    Every method is one transaction. A locked or full database raises `OutOfResources`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection in a writing transaction, committed at the end."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise OutOfResources("the ledger is locked, full or cannot be reached") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection for queries."""
+        try:
+            with self._engine.connect().execution_options(reading=True) as connection:
+                yield connection
+        except DBAPIError as error:
+            raise OutOfResources("the ledger is locked or cannot be reached") from error
+
+    # ---- receipt -------------------------------------------------------------------------------------------------
+
+    def receive(self, new: NewReceipt) -> int | None:
+        """Enter a received object; return its id, or None where the SOP instance is known already."""
+        facts = {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
+        try:
+            with self.writing() as connection:
+                known = connection.execute(
+                    select(ReceiptRow.id, ReceiptRow.sha256).where(ReceiptRow.sop_instance_uid == new.sop_instance_uid)
+                ).one_or_none()
+                if known is None:
+                    row = insert(ReceiptRow).values(**asdict(new), next_attempt_at=new.received_at)
+                    receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
+                    chain.append(connection, "received", new.received_at, receipt_id, **facts)
+                    return receipt_id
+                same = known.sha256 == new.sha256
+                chain.append(connection, "received_again", new.received_at, known.id, same_bytes=same, **facts)
+        except IntegrityError:
+            # Another association entered the same SOP instance between our look and our insert (PostgreSQL only).
+            return None
+        return None
+
+    def knows(self, sop_instance_uid: str) -> bool:
+        """Tell whether a SOP instance has been received."""
+        with self.reading() as connection:
+            query = select(ReceiptRow.id).where(ReceiptRow.sop_instance_uid == sop_instance_uid)
+            return connection.execute(query).first() is not None
+
+    def is_result(self, sop_instance_uid: str) -> bool:
+        """Tell whether a SOP instance is one that we produced ourselves."""
+        with self.reading() as connection:
+            query = select(ResultRow.id).where(ResultRow.sop_instance_uid == sop_instance_uid)
+            return connection.execute(query).first() is not None
+
+    # ---- work ----------------------------------------------------------------------------------------------------
+
+    def recover(self, now: dt.datetime, max_crashes: int) -> int:
+        """Take back what a dead process had in hand; return how many objects.
+
+        An object that was in hand each of `max_crashes` times the process died is failed: it would do it again. From
+        the second time on it waits a little, so that others go first.
+        """
+        why = f"the worker died {max_crashes} times while it had this image in hand"
+        count = 0
+        with self.writing() as connection:
+            working = select(ReceiptRow.id, ReceiptRow.crashes).where(ReceiptRow.state == State.WORKING)
+            for receipt_id, before in connection.execute(working).all():
+                crashes = before + 1
+                row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
+                until = now + dt.timedelta(seconds=5 * before)
+                values = {"state": State.RECEIVED, "crashes": crashes, "next_attempt_at": until}
+                connection.execute(row.values(**values))
+                if crashes >= max_crashes:
+                    self._finish(connection, receipt_id, State.FAILED, now, why)
+                else:
+                    chain.append(connection, "taken_back", now, receipt_id, crashes=crashes)
+                    count += 1
+        return count
+
+    def unfinished(self, now: dt.datetime) -> list[int]:
+        """Return the ids of objects that wait for a worker, oldest first."""
+        with self.reading() as connection:
+            query = select(ReceiptRow.id).where(ReceiptRow.state == State.RECEIVED, ReceiptRow.next_attempt_at <= now)
+            return list(connection.scalars(query.order_by(ReceiptRow.id)))
+
+    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
+        """Take an object in hand; None where another worker has it, or it is finished or not yet due."""
+        with self.writing() as connection:
+            taken = connection.execute(
+                update(ReceiptRow)
+                .where(
+                    ReceiptRow.id == receipt_id,
+                    ReceiptRow.state == State.RECEIVED,
+                    ReceiptRow.next_attempt_at <= now,
+                )
+                .values(state=State.WORKING, started_at=now, attempts=ReceiptRow.attempts + 1)
+                .returning(
+                    ReceiptRow.id,
+                    ReceiptRow.sop_instance_uid,
+                    ReceiptRow.calling_ae,
+                    ReceiptRow.sha256,
+                    ReceiptRow.received_at,
+                    ReceiptRow.attempts,
+                )
+            ).one_or_none()
+        return None if taken is None else Claim(*taken)
+
+    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+        """Put an object back, to be tried again at `until`."""
+        with self.writing() as connection:
+            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.WORKING)
+            connection.execute(row.values(state=State.RECEIVED, reason=reason, next_attempt_at=until))
+            chain.append(connection, "postponed", now, receipt_id, reason=reason)
+
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+        """Enter the decision not to analyse an object."""
+        with self.writing() as connection:
+            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason)
+
+    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+        """Enter that an object could not be analysed."""
+        with self.writing() as connection:
+            self._finish(connection, receipt_id, State.FAILED, now, reason)
+
+    def answer(
+        self,
+        receipt_id: int,
+        finding: NewFinding,
+        results: Sequence[NewResult],
+        destinations: Iterable[str],
+        now: dt.datetime,
+    ) -> None:
+        """Enter a finding, its results, and one delivery for each result and destination."""
+        facts = asdict(finding) | {"results": [result.sop_instance_uid for result in results]}
+        del facts["analysed_at"]
+        names = list(destinations)
+        with self.writing() as connection:
+            self._finish(connection, receipt_id, State.ANALYSED, now, "", facts, **asdict(finding))
+            for result in results:
+                result_id = self._enter_result(connection, receipt_id, result, now)
+                for name in names:
+                    _enter_delivery(connection, result_id, name, now)
+
+    @staticmethod
+    def _finish(
+        connection: Connection,
+        receipt_id: int,
+        state: State,
+        now: dt.datetime,
+        reason: str,
+        facts: dict[str, Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
+        connection.execute(row.values(state=state, reason=reason, finished_at=now, **columns))
+        chain.append(connection, state.value, now, receipt_id, reason=reason, **(facts or {}))
+
+    @staticmethod
+    def _enter_result(connection: Connection, receipt_id: int, result: NewResult, now: dt.datetime) -> int:
+        """Insert a result, or update the row of an earlier attempt at the same work."""
+        known = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
+        if known is not None:
+            values = {"sha256": result.sha256, "size_bytes": result.size_bytes}
+            connection.execute(update(ResultRow).where(ResultRow.id == known).values(**values))
+            return int(known)
+        row = insert(ResultRow).values(receipt_id=receipt_id, created_at=now, **asdict(result))
+        return int(connection.execute(row.returning(ResultRow.id)).scalar_one())
+
+    def requeue(self, receipt_ids: Iterable[int], now: dt.datetime) -> int:
+        """Give failed objects to the workers once more; return how many."""
+        count = 0
+        with self.writing() as connection:
+            for receipt_id in receipt_ids:
+                row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
+                values = {"state": State.RECEIVED, "attempts": 0, "crashes": 0, "reason": "", "next_attempt_at": now}
+                if connection.execute(row.values(**values)).rowcount:
+                    chain.append(connection, "requeued", now, receipt_id)
+                    count += 1
+        return count
+
+    def counts(self) -> dict[str, int]:
+        """Return how many objects stand in each state, and how many deliveries are pending or failed."""
+        with self.reading() as connection:
+            states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
+            sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
+        return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
+
+
+def _enter_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime) -> None:
+    query = select(DeliveryRow.id).where(DeliveryRow.result_id == result_id, DeliveryRow.destination == destination)
+    if connection.scalar(query) is None:
+        connection.execute(
+            insert(DeliveryRow).values(
+                result_id=result_id,
+                destination=destination,
+                created_at=now,
+                first_due_at=now,
+                next_attempt_at=now,
+            )
+        )

@@ -1,0 +1,155 @@
+"""The ledger's tables: one row for a received object, for each result, each delivery, and each step that was taken.
+
+The two views that people query, ``findings`` and ``deliveries``, are made by the migrations; see docs/audit.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class State(StrEnum):
+    """Where a received object stands."""
+
+    RECEIVED = "received"  # acknowledged to the sender, waiting for a worker
+    WORKING = "working"  # a worker has it; after a crash it becomes `received` again
+    ANALYSED = "analysed"  # a finding stands, results are in the outbox
+    NOT_ANALYSED = "not_analysed"  # the rules, or a look at the image, left it out; the reason says why
+    FAILED = "failed"  # it should have been analysed and could not be; the reason says why
+
+
+class DeliveryState(StrEnum):
+    """Where one result stands on its way to one destination."""
+
+    PENDING = "pending"  # to be sent, at `next_attempt_at`
+    SENT = "sent"  # the destination answered with success or a warning
+    FAILED = "failed"  # refused for good, or given up after outbox.give_up_after_hours
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """Aware UTC in Python; in the database a time without zone that plain SQL can compare."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Refuse naive times at the border, and strip the zone from aware ones."""
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time in the ledger must be aware")
+        return value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Give the zone back."""
+        del dialect
+        return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of the ledger's tables."""
+
+    type_annotation_map = {dt.datetime: UtcDateTime}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+class ReceiptRow(Table):
+    """One received SOP instance and its life."""
+
+    __tablename__ = "receipt"
+    __table_args__ = (
+        Index("ix_receipt_state", "state", "next_attempt_at"),
+        Index("ix_receipt_received_at", "received_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    modality: Mapped[str] = mapped_column(String(16))
+    accession_number: Mapped[str] = mapped_column(String(64), index=True)
+    patient_key: Mapped[str] = mapped_column(String(128))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    peer_address: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[dt.datetime]
+    started_at: Mapped[dt.datetime | None]
+    analysed_at: Mapped[dt.datetime | None]
+    finished_at: Mapped[dt.datetime | None]
+    next_attempt_at: Mapped[dt.datetime]
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
+    state: Mapped[str] = mapped_column(String(16), default=State.RECEIVED)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    model: Mapped[str | None] = mapped_column(String(128))
+    model_sha256: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None] = mapped_column(Float)
+    decision: Mapped[str | None] = mapped_column(String(32))
+    threshold: Mapped[float | None] = mapped_column(Float)
+
+
+class ResultRow(Table):
+    """One DICOM object that answers a received one."""
+
+    __tablename__ = "result"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[dt.datetime]
+
+
+class DeliveryRow(Table):
+    """One result on its way to one destination."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        Index("ix_delivery_due", "destination", "state", "next_attempt_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=DeliveryState.PENDING)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    status: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[dt.datetime]
+    first_due_at: Mapped[dt.datetime]
+    next_attempt_at: Mapped[dt.datetime]
+    delivered_at: Mapped[dt.datetime | None]
+
+
+class EventRow(Table):
+    """One step that was taken, chained by hash to the one before it, so that an alteration shows."""
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int | None] = mapped_column(ForeignKey("receipt.id"), index=True)
+    at: Mapped[dt.datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+
+
+def as_dict(row: Any) -> dict[str, Any]:
+    """Return a row's columns by name."""
+    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
