@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom import config
-from pydicom.dataset import FileDataset
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import (
@@ -48,7 +48,7 @@ def read_dataset(path: Path) -> FileDataset:
 def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
     try:
         bare = not _has_preamble(path)
-        meta = pydicom.Dataset() if bare else pydicom.filereader.read_file_meta_info(str(path))
+        meta = FileMetaDataset() if bare else FileMetaDataset(pydicom.filereader.read_file_meta_info(str(path)))
         deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
         source = _inflated(path, meta) if deflated else str(path)
         dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=bare)
@@ -69,7 +69,7 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
         raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
     except InvalidDicomError as error:
         raise UnreadableObject("not a DICOM file") from error
-    except Exception as error:  # noqa: BLE001 - a hostile file can make the parser raise anything
+    except Exception as error:
         raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
     return dataset
 
@@ -88,7 +88,7 @@ def _has_preamble(path: Path) -> bool:
     raise UnreadableObject("not a DICOM file")
 
 
-def _inflated(path: Path, meta: pydicom.Dataset) -> BytesIO:
+def _inflated(path: Path, meta: FileMetaDataset) -> BytesIO:
     """Return the file with its data set inflated, as explicit VR little endian (PS3.5 A.5)."""
     raw = path.read_bytes()
     start = 132 + 12 + int(meta.FileMetaInformationGroupLength)

@@ -239,9 +239,9 @@ def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> ND
 
 def _modality(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> Floats:
     """Apply the Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1)."""
-    sequence = items(dataset, "ModalityLUTSequence")
-    if sequence:
-        table, first, _ = _lut(sequence[0], layout.signed, "Modality LUT")
+    item = _lut_item(dataset, "ModalityLUTSequence")
+    if item is not None:
+        table, first, _ = _lut(item, layout.signed, "Modality LUT")
         return table[np.clip(stored - first, 0, table.size - 1)]
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if slope == 0.0:
@@ -251,10 +251,10 @@ def _modality(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> F
 
 def _voi(dataset: Dataset, modality: Floats, counts: NDArray[np.float32], layout: _Layout) -> Floats:
     """Bring modality values to 0..1 by the VOI LUT, the window, or the range that the image uses (PS3.3 C.11.2)."""
-    sequence = items(dataset, "VOILUTSequence")
-    if sequence:
+    item = _lut_item(dataset, "VOILUTSequence")
+    if item is not None:
         # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
-        table, first, top = _lut(sequence[0], bool(modality.min() < 0) or layout.signed, "VOI LUT")
+        table, first, top = _lut(item, bool(modality.min() < 0) or layout.signed, "VOI LUT")
         index = np.clip(np.rint(modality) - first, 0, table.size - 1).astype(np.intp)
         shown: Floats | None = table[index] / top
     else:
@@ -302,6 +302,12 @@ def _robust(modality: Floats, counts: NDArray[np.float32]) -> Floats:
         low, high = modality[used[0]], modality[used[-1]]
     spread: Floats = np.clip((modality - low) / max(high - low, _TINY), 0.0, 1.0)
     return spread
+
+
+def _lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
+    """Return the first item of a LUT Sequence, unless it is an empty shell, as some converters write."""
+    found = items(dataset, keyword)
+    return found[0] if found and (values(found[0], "LUTDescriptor") or values(found[0], "LUTData")) else None
 
 
 def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID, AllTransferSyntaxes, UID_dictionary
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import AE, evt, register_uid
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
@@ -28,7 +29,9 @@ pynetdicom_config.LOG_HANDLER_LEVEL = "none"
 
 # Syntaxes that pydicom decodes with the packages we depend on. A radiograph that is offered in several is taken in one
 # of these; anything that is not a radiograph is stored in whatever it comes.
-_UNREADABLE = re.compile("MPEG|HEVC|JPIP|Multi-component|JPEG XL|SMPTE|Encapsulated Uncompressed|Papyrus|RFC 2557|XML", re.IGNORECASE)
+_UNREADABLE = re.compile(
+    "MPEG|HEVC|JPIP|Multi-component|JPEG XL|SMPTE|Encapsulated Uncompressed|Papyrus|RFC 2557|XML", re.IGNORECASE
+)
 READABLE_SYNTAXES = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.name)]
 ANY_SYNTAX = READABLE_SYNTAXES + [uid for uid in AllTransferSyntaxes if _UNREADABLE.search(uid.name)]
 _RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
@@ -106,7 +109,7 @@ class StorageNode:
         self._folder.mkdir(parents=True, exist_ok=True)
         for leftover in self._folder.glob("*.part"):
             leftover.unlink()
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_C_ECHO, lambda _event: status.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_REQUESTED, self._on_requested),
@@ -142,11 +145,12 @@ class StorageNode:
         entity.require_calling_aet = list(options.allowed_calling)
         entity.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:
-            radiograph = context.abstract_syntax in _RADIOGRAPHS
-            entity.add_supported_context(context.abstract_syntax, READABLE_SYNTAXES if radiograph else ANY_SYNTAX)
+            sop_class = str(context.abstract_syntax)
+            radiograph = sop_class in _RADIOGRAPHS
+            entity.add_supported_context(sop_class, READABLE_SYNTAXES if radiograph else ANY_SYNTAX)
         return entity
 
-    def _on_requested(self, event: evt.Event) -> None:
+    def _on_requested(self, event: Any) -> None:
         """Take retired and private storage classes too: an auto-routing rule sends whole studies."""
         acceptor = event.assoc.acceptor
         known = {context.abstract_syntax for context in acceptor.supported_contexts}
@@ -157,12 +161,12 @@ class StorageNode:
                 _register(uid)
                 context = PresentationContext()
                 context.abstract_syntax = uid
-                context.transfer_syntax = ANY_SYNTAX
+                context.transfer_syntax = list(ANY_SYNTAX)
                 extra.append(context)
         if extra:
             acceptor.supported_contexts = [*acceptor.supported_contexts, *extra]
 
-    def _on_store(self, event: evt.Event) -> int:
+    def _on_store(self, event: Any) -> int:
         with self._idle:
             self._busy += 1
         try:
@@ -176,7 +180,7 @@ class StorageNode:
                 self._idle.notify_all()
 
     @staticmethod
-    def _arrival(event: evt.Event) -> Arrival:
+    def _arrival(event: Any) -> Arrival:
         request, requestor = event.request, event.assoc.requestor
         return Arrival(
             file=request._dataset_file,  # noqa: SLF001
@@ -202,7 +206,7 @@ def _register(uid: UID) -> None:
         register_uid(uid, "Extra_" + re.sub(r"\W", "_", uid), StorageServiceClass)
 
 
-def _on_accepted(event: evt.Event) -> None:
+def _on_accepted(event: Any) -> None:
     """Guard the reactor: pynetdicom lets a malformed command kill its thread, and the slot with it."""
     provider = event.assoc.dimse
     original = provider.receive_primitive
@@ -217,7 +221,7 @@ def _on_accepted(event: evt.Event) -> None:
     provider.receive_primitive = guarded
 
 
-def _on_closed(event: evt.Event) -> None:
+def _on_closed(event: Any) -> None:
     """Remove what a sender began and never finished."""
     message = event.assoc.dimse.message
     file = getattr(message, "_data_set_file", None)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import PeerUnavailable
+from dicom_io.errors import PeerUnavailable, RefusedByPeer
 from dicom_io.files import read_dataset
 
 
@@ -57,19 +57,29 @@ class Delivery:
 
 
 @contextmanager
-def deliver(peer: Peer, sop_classes: Iterable[str]) -> Iterator[Delivery]:
-    """Open an association for objects of these SOP classes, and release it at the end.
+def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery]:
+    """Open an association for objects of these kinds, and release it at the end.
+
+    Parameters
+    ----------
+    kinds
+        Pairs of SOP class and transfer syntax, at most 128 different ones (PS3.8 9.3.2.2). What is uncompressed is
+        offered as explicit and implicit VR little endian, the default that every peer must take (PS3.5 10.1).
 
     Raises
     ------
     PeerUnavailable
         When the peer cannot be reached or rejects the association; the message says which.
+    RefusedByPeer
+        When it accepts none of the presentation contexts.
     """
     entity = _entity(peer)
-    # Explicit first; implicit is the default transfer syntax that every peer must take (PS3.5 10.1).
-    contexts = [build_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]) for uid in sorted(set(sop_classes))]
+    contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in sorted(set(kinds))]
     association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, max_pdu=131072)
     if not association.is_established:
+        if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say
+            names = sorted({UID(sop_class).name for sop_class, _ in kinds})
+            raise RefusedByPeer(f"the peer does not accept {' or '.join(names)}")
         raise PeerUnavailable(_why(association))
     try:
         yield Delivery(association, peer)
@@ -97,6 +107,11 @@ def echo(peer: Peer) -> None:
         association.release()
     if answer.get("Status") != 0x0000:
         raise PeerUnavailable("the peer does not answer C-ECHO with success")
+
+
+def _offered(syntax: str) -> list[str]:
+    plain: list[str] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+    return plain if syntax in plain else [syntax]
 
 
 def _entity(peer: Peer) -> AE:

@@ -69,13 +69,24 @@ class SpoolFile:
         OSError
             When any write, or the flush, failed.
         """
+        self.flush_to_disk()
+        if self._handle is not None:
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+            self._handle = None
+
+    def flush_to_disk(self) -> None:
+        """Hand everything to the operating system, so that the file can be read.
+
+        Raises
+        ------
+        OSError
+            When any write, or the flush, failed.
+        """
         if self.error is not None:
             raise self.error
         if self._handle is not None:
             self._handle.flush()
-            os.fsync(self._handle.fileno())
-            self._handle.close()
-            self._handle = None
 
     def close(self) -> None:
         """Release the handle; what could not be written is lost with the file, which its caller removes."""
@@ -103,7 +114,7 @@ def use(port: int, folder: Path) -> None:
     with _lock:
         _folders[port] = folder
         _config.STORE_RECV_CHUNKED_DATASET = True
-        pynetdicom.dimse_messages.NamedTemporaryFile = _open  # type: ignore[assignment]
+        setattr(pynetdicom.dimse_messages, "NamedTemporaryFile", _open)  # noqa: B010 - not one of its public names
 
 
 def _open(**_options: Any) -> SpoolFile:

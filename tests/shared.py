@@ -14,7 +14,9 @@ def shared(*parts: str) -> Path:
     """Return a path below the shared folder; skip the test where it is absent, fail it in CI."""
     path = ROOT.joinpath(*parts)
     if not path.exists():
-        reason = f"shared/{'/'.join(parts)} is not here (it is not part of the repository; set CXRD_SHARED to its folder)"
+        reason = (
+            f"shared/{'/'.join(parts)} is not here (it is not part of the repository; set CXRD_SHARED to its folder)"
+        )
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""The store of received and produced objects: files named by the SHA-256 of their bytes, durable once they are there."""
+"""The store of received and produced objects: files named by the SHA-256 of their bytes, durable once there."""
 
 from __future__ import annotations
 

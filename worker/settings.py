@@ -226,7 +226,7 @@ def _read_yaml(source: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...]
     """Return the file's values, and the line (from 1) on which each key stands."""
     try:
         text = source.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except OSError as error:
         raise InvalidSettings(f"{source}: {error.strerror}") from error

@@ -1,0 +1,88 @@
+"""Random variations of a training image, in OpenCV, so that one thread keeps ahead of the network on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from modeltrain.recipe import Augmentation
+
+_KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+
+
+def augment(
+    image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return one random variation of a radiograph.
+
+    Parameters
+    ----------
+    image
+        uint8 [H, W].
+    size
+        Side of the result in pixels.
+    rng
+        The only source of chance: the same generator state gives the same image.
+
+    Returns
+    -------
+    float32 [1, size, size] in [0, 1].
+    """
+    grey = _place(image, size, how, rng)
+    grey = _resample(grey, how, rng)
+    grey = _grade(grey, how, rng)
+    if rng.random() < how.noise:
+        grey += rng.normal(0, rng.uniform(0.002, 0.02), grey.shape).astype(np.float32)
+    grey = np.clip(grey, 0, 1)
+    if rng.random() < how.jpeg:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 98))]
+        _, packed = cv2.imencode(".jpg", np.rint(grey * 255).astype(np.uint8), quality)
+        grey = cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
+    return grey[np.newaxis]
+
+
+def _place(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Flip, turn, scale and shift in one interpolation: float32 [size, size]; what comes in from outside is black."""
+    rows, columns = image.shape
+    turn = np.deg2rad(rng.uniform(-how.rotation, how.rotation))
+    zoom = np.exp(rng.uniform(-how.scale, how.scale, 2))  # each axis its own: children differ in build, films in crop
+    mirror = -1.0 if rng.random() < how.flip else 1.0
+    linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag(
+        [mirror * zoom[0] * size / columns, zoom[1] * size / rows]
+    )
+    # Pixel centres: the middle of the source goes to the middle of the result, then the shift.
+    target = (size - 1) / 2 + rng.uniform(-how.shift, how.shift, 2) * size
+    offset = target - linear @ np.array([(columns - 1) / 2, (rows - 1) / 2])
+    matrix = np.column_stack([linear, offset])
+    placed = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return placed.astype(np.float32) / np.float32(255)
+
+
+def _resample(grey: NDArray[np.float32], how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Change the sharpness as another scanner, archive or resize would."""
+    size = grey.shape[0]
+    if rng.random() < how.resample:
+        small = int(size * rng.uniform(0.5, 0.95))
+        down, up = rng.choice(_KERNELS, 2)
+        grey = cv2.resize(cv2.resize(grey, (small, small), interpolation=int(down)), (size, size), interpolation=int(up))
+    if rng.random() < how.blur:
+        soft = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.4, 1.0))
+        grey = soft if rng.random() < 0.5 else grey + np.float32(rng.uniform(0.2, 0.8)) * (grey - soft)
+    return grey
+
+
+def _grade(grey: NDArray[np.float32], how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Change gamma, contrast about the image's mean, and brightness."""
+    if how.gamma:
+        grey = np.clip(grey, 0, 1) ** np.float32(np.exp(rng.uniform(-how.gamma, how.gamma)))
+    if how.contrast:
+        mean = grey.mean()
+        grey = mean + (grey - mean) * np.float32(1 + rng.uniform(-how.contrast, how.contrast))
+    if how.brightness:
+        grey = grey * np.float32(1 + rng.uniform(-how.brightness, how.brightness))
+    return grey

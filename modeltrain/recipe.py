@@ -1,0 +1,154 @@
+"""A training recipe: every number that decides what a training run does, and the two presets that come with cxrd."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dicom_io.errors import InvalidData
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How a training image may differ from its file. Zero switches a step off.
+
+    Attributes
+    ----------
+    flip
+        Probability of a left-right mirror image.
+    rotation, scale, shift
+        Largest turn in degrees, largest relative change of size, largest shift as a part of the image's side.
+    brightness, contrast, gamma
+        Largest relative change of brightness and contrast, largest absolute logarithm of gamma.
+    resample, blur, noise, jpeg
+        Probabilities of: making the image smaller and larger again with other interpolation kernels, a slight Gaussian
+        blur or sharpening, slight Gaussian noise, a second JPEG compression. They make the answer independent of how a
+        radiograph came to its 224 pixels.
+    """
+
+    flip: float = 0.5
+    rotation: float = 10.0
+    scale: float = 0.0
+    shift: float = 0.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    gamma: float = 0.0
+    resample: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    jpeg: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A training run, but for its data. The defaults are the seed recipe.
+
+    Attributes
+    ----------
+    stages
+        (epochs, image side in pixels), one after the other. Validation is always at the side the model serves with.
+    init
+        `random`, or `imagenet` for torchvision's published weights.
+    schedule
+        `constant`, or `onecycle`: a cosine up to `learning_rate` over the first fifth and down to zero (Smith 2018).
+    weight_normal
+        Weight of a NORMAL image in the loss, against 1 for PNEUMONIA, of which the data set holds three times as many.
+    ema
+        Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
+        themselves.
+    patience
+        Epochs without a lower validation loss after which training stops; 0 never stops early.
+    validation_fraction
+        Part of the training folder's images that is set aside for validation, whole patients at a time.
+    sensitivity
+        The operating point: the highest threshold that keeps at least this sensitivity on the validation set.
+    cache_bytes
+        Decoded training images kept in memory, at most; the rest is read from disk in each epoch.
+    """
+
+    name: str = "seed"
+    init: Literal["random", "imagenet"] = "random"
+    stages: tuple[tuple[int, int], ...] = ((25, 224),)
+    batch_size: int = 32
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    schedule: Literal["constant", "onecycle"] = "constant"
+    weight_normal: float = 3.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    patience: int = 5
+    seed: int = 42
+    validation_fraction: float = 0.11
+    sensitivity: float = 0.99
+    cache_bytes: int = 2_000_000_000
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages."""
+        return sum(epochs for epochs, _ in self.stages)
+
+    def side(self, epoch: int) -> int:
+        """Return the image side of an epoch (counted from 0) in pixels."""
+        sides = [side for epochs, side in self.stages for _ in range(epochs)]
+        return sides[epoch]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+RECIPES = {
+    "seed": Recipe(),
+    # For random weights, where an epoch is worth more than a pixel: most epochs run at half the side (a third of the
+    # time), the last ones at the side the model serves with.
+    "scratch": Recipe(
+        name="scratch",
+        stages=((4, 128), (5, 160), (3, 192), (1, 224)),
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        schedule="onecycle",
+        label_smoothing=0.05,
+        ema=0.99,
+        patience=0,
+        augmentation=Augmentation(
+            rotation=12.0,
+            scale=0.12,
+            shift=0.06,
+            brightness=0.1,
+            contrast=0.2,
+            gamma=0.3,
+            resample=0.3,
+            blur=0.2,
+            noise=0.3,
+            jpeg=0.2,
+        ),
+    ),
+}
+
+
+def recipe_named(name: str, *, init: str | None = None, epochs: int | None = None, seed: int | None = None) -> Recipe:
+    """Return a preset, with the few things changed that the command line offers.
+
+    `epochs` replaces the stages by that many epochs at the last stage's side.
+
+    Raises
+    ------
+    InvalidData
+        There is no preset of this name, or a value is out of range.
+    """
+    if name not in RECIPES:
+        raise InvalidData(f"no recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if init is not None:
+        if init not in ("random", "imagenet"):
+            raise InvalidData(f"init {init!r}: choose random or imagenet")
+        recipe = dataclasses.replace(recipe, init=init)  # type: ignore[arg-type]  # checked above
+    if epochs is not None:
+        if epochs < 1:
+            raise InvalidData(f"epochs must be 1 or more, not {epochs}")
+        recipe = dataclasses.replace(recipe, stages=((epochs, recipe.stages[-1][1]),))
+    return recipe if seed is None else dataclasses.replace(recipe, seed=seed)

@@ -1,0 +1,50 @@
+"""Fixtures that several kinds of tests share: ledgers on real databases, and objects to send."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from worker import migrations
+from worker.ledger import Ledger, connect
+
+POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A database of this test's own on a real PostgreSQL server."""
+    admin = create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
+    name = f"cxrd_{uuid.uuid4().hex}"
+    try:
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    except OperationalError:
+        reason = f"no PostgreSQL at {POSTGRES} (set CXRD_TEST_POSTGRES)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """A ledger on SQLite, and again on PostgreSQL."""
+    engine = connect(request.getfixturevalue(f"{request.param}_url"), busy_timeout=0.5)
+    migrations.upgrade(engine)
+    yield Ledger(engine)
+    engine.dispose()

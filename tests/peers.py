@@ -1,0 +1,93 @@
+"""Real peers for the tests: a sender, and a node whose answers a test can choose."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.presentation import build_context
+
+from worker.phantom import draw, radiograph
+
+
+def chest(name: str = "a", *, rows: int = 64, cols: int = 48, **attributes: Any) -> Dataset:
+    """Return a small drawn radiograph with UIDs of its own."""
+    return radiograph(draw(seed=1, rows=rows, cols=cols), uid_seed=f"test-{name}", **attributes)
+
+
+def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until `what` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come about in time")
+        time.sleep(0.02)
+
+
+def send(port: int, datasets: Sequence[Dataset], *, calling: str = "SENDER", called: str = "CXRD") -> list[int]:
+    """C-STORE objects on one association; return the statuses."""
+    entity = AE(calling)
+    kinds = {(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets}
+    contexts = [build_context(sop_class, syntax) for sop_class, syntax in sorted(kinds)]
+    association = entity.associate("127.0.0.1", port, contexts=contexts, ae_title=called)
+    assert association.is_established
+    try:
+        return [int(association.send_c_store(dataset).Status) for dataset in datasets]
+    finally:
+        association.release()
+
+
+class Receiver:
+    """A destination that keeps what it gets and answers as it is told (0x0000 where it is told nothing)."""
+
+    def __init__(self, sop_classes: Sequence[str]) -> None:
+        self.answers: list[int] = []
+        self.got: list[Dataset] = []
+        self.associations = 0
+        self._lock = threading.Lock()
+        self._entity = AE("RECEIVER")
+        for uid in sop_classes:
+            self._entity.add_supported_context(uid)
+        self._entity.add_supported_context("1.2.840.10008.1.1")
+        self._server: Any = None
+        self.port = 0
+
+    def start(self, port: int = 0) -> None:
+        """Listen."""
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_ESTABLISHED, self._count)]
+        self._server = self._entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self.port = int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    def _count(self, _event: evt.Event) -> None:
+        self.associations += 1
+
+    def _store(self, event: evt.Event) -> int:
+        with self._lock:
+            status = self.answers.pop(0) if self.answers else 0x0000
+            if status in (0x0000, 0xB000):
+                dataset = event.dataset
+                dataset.file_meta = event.file_meta
+                self.got.append(dataset)
+            return status
+
+
+@contextmanager
+def receiving(sop_classes: Sequence[str] = ("1.2.840.10008.5.1.4.1.1.7",)) -> Iterator[Receiver]:
+    """Run a `Receiver` for the length of a block."""
+    receiver = Receiver(sop_classes)
+    receiver.start()
+    try:
+        yield receiver
+    finally:
+        receiver.stop()

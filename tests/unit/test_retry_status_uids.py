@@ -1,0 +1,55 @@
+"""The small pure functions: when to try again, what a status means, which UID a result has."""
+
+from __future__ import annotations
+
+import pytest
+from pydicom.uid import UID
+
+from dicom_io.status import Outcome, outcome
+from dicom_io.uids import derived_uid, digest
+from worker.retry import backoff
+
+
+@pytest.mark.parametrize(
+    ("attempts", "jitter", "seconds"),
+    [(1, 0.0, 5.0), (2, 0.0, 10.0), (3, 0.0, 20.0), (3, 0.5, 15.0), (9, 0.0, 900.0), (10_000, 0.0, 900.0)],
+)
+def test_backoff_doubles_up_to_a_limit(attempts: int, jitter: float, seconds: float) -> None:
+    assert backoff(attempts, first=5.0, most=900.0, jitter=jitter) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (0x0000, Outcome.DELIVERED),
+        (0xB000, Outcome.DELIVERED),
+        (0xB006, Outcome.DELIVERED),
+        (0xB007, Outcome.DELIVERED),
+        (0xA700, Outcome.RETRY),
+        (0xA7FF, Outcome.RETRY),
+        (0x0110, Outcome.RETRY),
+        (0x0122, Outcome.REFUSED),
+        (0xA900, Outcome.REFUSED),
+        (0xA901, Outcome.REFUSED),
+        (0xC000, Outcome.REFUSED),
+        (0xC211, Outcome.REFUSED),
+        (0xFFFF, Outcome.RETRY),
+    ],
+)
+def test_a_status_is_sorted(status: int, expected: Outcome) -> None:
+    assert outcome(status) is expected
+
+
+def test_a_derived_uid_is_valid_and_depends_on_all_three() -> None:
+    uid = derived_uid("1.2.3", "model-1", "secondary-capture")
+    assert UID(uid).is_valid
+    assert uid == derived_uid("1.2.3", "model-1", "secondary-capture") == "2.25.19455560823871031821222264235053524469"
+    others = {
+        derived_uid("1.2.4", "model-1", "secondary-capture"),
+        derived_uid("1.2.3", "model-2", "secondary-capture"),
+    }
+    assert len({uid, *others, derived_uid("1.2.3", "model-1", "series")}) == 4
+
+
+def test_a_digest_hides_the_uid() -> None:
+    assert digest("1.2.3") == "c47f5b18b8a4"

@@ -1,0 +1,99 @@
+"""`cxrd check`: is everything there that an unattended night needs? One line for each thing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from modeltrain.registry import load_card, shipped_model
+
+from dicom_io.errors import CxrdError
+from dicom_io.scu import echo
+from worker.daemon import open_ledger
+from worker.destinations import peer_of
+from worker.inference import open_engine
+from worker.parcels import Parcels
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, whether it is well, and what was seen."""
+
+    name: str
+    ok: bool
+    seen: str
+
+
+def run(settings: Settings, only: str | None = None) -> Iterator[Check]:
+    """Look at everything, or at one destination by name."""
+    if only is None:
+        yield Check("configuration", True, f"{len(settings.destinations)} destinations")
+        yield _model(settings)
+        yield _disk(settings)
+        yield _ledger(settings)
+        yield _port(settings)
+    names = [each.name for each in settings.destinations]
+    if only is not None and only not in names:
+        yield Check(f"destination {only}", False, f"not in the configuration; there are: {', '.join(names) or 'none'}")
+    for destination in settings.destinations:
+        if only in (None, destination.name):
+            where = f"{destination.ae_title} at {destination.host}:{destination.port}"
+            try:
+                echo(peer_of(destination, settings))
+            except CxrdError as error:
+                yield Check(f"destination {destination.name}", False, str(error))
+            else:
+                yield Check(f"destination {destination.name}", True, f"{where} answers C-ECHO")
+
+
+def _model(settings: Settings) -> Check:
+    try:
+        card = load_card(settings.model.folder or shipped_model())
+        engine = open_engine(card, settings.model)
+        engine.predict(np.zeros((1, 1, card.input_size, card.input_size), np.float32))
+    except CxrdError as error:
+        return Check("model", False, str(error))
+    threshold = card.threshold if settings.model.threshold is None else settings.model.threshold
+    return Check("model", True, f"{card.name}-{card.version}, threshold {threshold:.3f}, {engine.name}")
+
+
+def _disk(settings: Settings) -> Check:
+    folder = settings.storage.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / "check.part"
+        probe.write_bytes(b"cxrd")
+        probe.unlink()
+    except OSError as error:
+        return Check("disk", False, f"{folder}: {error.strerror}")
+    free = shutil.disk_usage(folder).free // 1_000_000
+    enough = free >= settings.storage.min_free_mb
+    return Check("disk", enough, f"{folder}: {free} MB free, {settings.storage.min_free_mb} MB must be")
+
+
+def _ledger(settings: Settings) -> Check:
+    try:
+        ledger = open_ledger(settings)
+        waiting = Parcels(ledger).waiting_for()
+        counts = ledger.counts()
+    except CxrdError as error:
+        return Check("database", False, str(error))
+    orphans = sorted(set(waiting) - {each.name for each in settings.destinations})
+    if orphans:
+        return Check("database", False, f"results wait for a destination that is not configured: {', '.join(orphans)}")
+    return Check("database", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty")
+
+
+def _port(settings: Settings) -> Check:
+    where = f"{settings.scp.host}:{settings.scp.port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.scp.host, settings.scp.port))
+        except OSError as error:
+            return Check("port", False, f"{where}: {error.strerror} (is cxrd running already?)")
+    return Check("port", True, f"{where} is free")

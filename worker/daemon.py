@@ -1,0 +1,144 @@
+"""The daemon: all parts put together, started in the order of their dependence and stopped in reverse."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+import structlog
+from sqlalchemy import Engine
+
+from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.scp import NodeOptions, StorageNode
+from worker import migrations
+from worker.blobs import Blobs
+from worker.clock import now
+from worker.destinations import peer_of
+from worker.engine_local import LocalEngine
+from worker.intake import Intake
+from worker.ledger import Ledger, connect
+from worker.outbox import Courier
+from worker.parcels import Parcels
+from worker.patient import PatientKey
+from worker.pipeline import Pipeline
+from worker.reader import Reader
+from worker.settings import Settings
+
+log = structlog.get_logger("cxrd.daemon")
+
+
+def open_database(settings: Settings) -> Engine:
+    """Connect to the ledger's database and bring its schema up to date."""
+    _make_folder(settings.storage.folder)
+    engine = connect(settings.ledger_url, settings.ledger.busy_timeout)
+    migrations.upgrade(engine)
+    return engine
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Return the ledger that the settings name."""
+    return Ledger(open_database(settings))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error
+
+
+class Daemon:
+    """A running cxrd: node, engine and couriers in one process.
+
+    Parameters
+    ----------
+    settings
+        Validated settings; `scp.port` 0 takes a free port, see `port`.
+
+    Raises
+    ------
+    InvalidModel, InvalidSettings, OutOfResources
+        When it cannot be started; the message says in one line what to change.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        folder = settings.storage.folder
+        _make_folder(folder)
+        self._lock = _lock(folder)
+        self.reader = Reader(settings)
+        self.ledger = open_ledger(settings)
+        self.parcels = Parcels(self.ledger)
+        self.blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
+        self.couriers = [
+            Courier(each.name, peer_of(each, settings), self.parcels, self.blobs, settings.outbox, now)
+            for each in settings.destinations
+        ]
+        pipeline = Pipeline(settings, self.ledger, self.blobs, self.reader, self._ring)
+        self._engine = LocalEngine(
+            pipeline.process,
+            lambda: self.ledger.unfinished(now()),
+            threads=settings.worker.threads or os.cpu_count() or 1,
+            sweep_seconds=settings.worker.sweep_seconds,
+        )
+        key = PatientKey(folder, settings.audit.patient_id)
+        intake = Intake(self.ledger, self.blobs, key, self._engine.submit)
+        options = {name: getattr(settings.scp, name) for name in NodeOptions.__dataclass_fields__}
+        self._node = StorageNode(NodeOptions(**options), self.blobs.incoming, intake.receive)
+
+    @property
+    def port(self) -> int:
+        """The port that the node listens on."""
+        return self._node.port
+
+    def start(self) -> None:
+        """Take back what a dead process had in hand, start the threads, and listen last."""
+        taken_back = self.ledger.recover(now(), self.settings.worker.max_crashes)
+        for courier in self.couriers:
+            courier.start()
+        self._engine.start()
+        try:
+            self._node.start()
+        except OSError as error:
+            self._engine.stop()
+            where = f"{self.settings.scp.host}:{self.settings.scp.port}"
+            raise InvalidSettings(f"scp: cannot listen on {where}: {error.strerror}") from error
+        log.info(
+            "listening",
+            ae_title=self.settings.scp.ae_title,
+            host=self.settings.scp.host,
+            port=self.port,
+            model=f"{self.reader.card.name}-{self.reader.card.version}",
+            engine=self.reader.engine.name,
+            destinations=[courier.destination for courier in self.couriers],
+            taken_back=taken_back,
+        )
+
+    def stop(self) -> None:
+        """Stop listening, finish what is in hand, and leave the rest to the next start."""
+        self._node.stop()
+        self._engine.stop()
+        for courier in self.couriers:
+            courier.stop()
+        for courier in self.couriers:
+            courier.join(timeout=10)
+        self.reader.close()
+        self._lock.close()
+        log.info("stopped", **self.ledger.counts())
+
+    def _ring(self) -> None:
+        for courier in self.couriers:
+            courier.ring()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the storage folder for this process: a second one would take the first one's work for a dead one's."""
+    handle = (folder / "lock").open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise InvalidSettings(f"another cxrd is running on {folder}") from error
+    return handle

@@ -1,0 +1,49 @@
+"""The daemon's log: structured lines with ids, counts and durations, and never a word about a patient."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+
+def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
+    """Send the log of cxrd to standard error, as JSON lines or for a person's eyes.
+
+    What libraries log or warn of is left out, since it may quote a data set.
+    """
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    warnings.simplefilter("ignore")
+    for name in ("pydicom", "pynetdicom", "highdicom", "alembic", "sqlalchemy", "py.warnings"):
+        library = logging.getLogger(name)
+        library.handlers = [logging.NullHandler()]
+        library.propagate = False
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def unexpected(error: BaseException) -> str:
+    """Say where an error that nobody foresaw came from, without its message, which may quote a value."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = Path(__file__).resolve().parents[1]
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(here) and ".venv" not in frame.filename]
+    where = (own or frames)[-1:]
+    return f"unexpected {type(error).__name__}" + "".join(
+        f" at {Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno}" for frame in where
+    )

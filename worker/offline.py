@@ -1,0 +1,139 @@
+"""Analysis without a server: files and folders in, overlay pictures, result objects and a list of findings out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+
+from dicom_io.eligibility import judge
+from dicom_io.errors import CxrdError, InvalidSettings
+from dicom_io.files import read_dataset
+from dicom_io.pixels import Rendered
+from dicom_io.secondary_capture import encode
+from modeltrain.preprocess import read_picture
+from worker.journal import unexpected
+from worker.phantom import radiograph
+from worker.picture import write_png
+from worker.pipeline import rules_of
+from worker.reader import Reader
+from worker.settings import Settings
+
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one file."""
+
+    file: str
+    status: str
+    reason: str = ""
+    probability: float | None = None
+    decision: str | None = None
+    threshold: float | None = None
+    model: str | None = None
+    outputs: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the answer as one JSON object."""
+        return asdict(self) | {"outputs": list(self.outputs)}
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """Return the files among `paths`, folders searched through.
+
+    Raises
+    ------
+    InvalidSettings
+        When a path does not exist, or nothing is found at all.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files.extend(sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith(".")))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InvalidSettings(f"{path}: no such file or folder")
+    if not files:
+        raise InvalidSettings(f"{', '.join(str(path) for path in paths)}: no files in it")
+    return files
+
+
+def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings) -> Iterator[Answer]:
+    """Analyse files one after the other; what goes wrong with one is its answer, and the others go on.
+
+    Parameters
+    ----------
+    files
+        DICOM objects (with the eligibility rules applied) or JPEG and PNG pictures (without).
+    out
+        Where ``NAME.png`` and ``NAME.dcm`` are written.
+    """
+    rules = rules_of(settings)
+    names = _Names()
+    for file in files:
+        model = f"{reader.identity.name}-{reader.identity.version}"
+        answer = Answer(file=str(file), status="failed", model=model)
+        try:
+            if file.suffix.lower() in PICTURES:
+                values = read_picture(file, max_pixels=settings.pixels.max_pixels)
+                dataset = _wrapped(values, file)
+                reading = reader.read_values(Rendered(values=values, aspect=1.0), _when())
+            else:
+                dataset = read_dataset(file)
+                verdict = judge(dataset, rules)
+                if not verdict.analyse:
+                    yield replace(answer, status="not_analysed", reason=verdict.reason)
+                    continue
+                reading = reader.read(dataset, _when())
+            result = encode(reader.result(dataset, reading, _when()))
+            stem = names.unique(file.stem)
+            picture, object_ = out / f"{stem}.png", out / f"{stem}.dcm"
+            write_png(picture, reading.picture)
+            object_.write_bytes(result)
+        except CxrdError as error:
+            yield replace(answer, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - one bad file never stops the others
+            yield replace(answer, reason=unexpected(error))
+        else:
+            yield replace(
+                answer,
+                status="analysed",
+                probability=round(reading.finding.probability, 6),
+                decision=reading.finding.decision,
+                threshold=reading.finding.threshold,
+                outputs=(str(picture), str(object_)),
+            )
+
+
+class _Names:
+    """Hands out file names, each once: two folders may hold files of the same name."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def unique(self, stem: str) -> str:
+        name, number = stem, 1
+        while name in self._used:
+            number += 1
+            name = f"{stem}-{number}"
+        self._used.add(name)
+        return name
+
+
+def _wrapped(values: np.ndarray[Any, np.dtype[np.float32]], file: Path) -> Dataset:
+    """Wrap a picture that is not DICOM, so that its result has a study to stand in: anonymous, and its own."""
+    seed = hashlib.sha256(file.read_bytes()).hexdigest()
+    return radiograph((values * 255).round().astype(np.uint8), uid_seed=seed, PatientName="", PatientID="")
+
+
+def _when() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,144 @@
+"""The outbox: a thread for each destination that sends what is due, as often as it takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import threading
+from collections.abc import Callable
+
+import structlog
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicom_io.errors import PeerUnavailable, RefusedByPeer, Retryable
+from dicom_io.scu import Delivery, Peer, deliver
+from dicom_io.status import Outcome, outcome
+from dicom_io.uids import digest
+from worker.blobs import Blobs
+from worker.journal import unexpected
+from worker.ledger import Parcel
+from worker.parcels import Parcels
+from worker.retry import backoff
+from worker.settings import OutboxSettings
+
+log = structlog.get_logger("cxrd.outbox")
+
+POLL = 1.0
+"""Seconds between two looks at the ledger when nobody rings: `cxrd redeliver` runs in another process."""
+LINGER = 0.5
+"""Seconds an association stays open for the next result."""
+
+
+class Courier(threading.Thread):
+    """Delivers to one destination until it is stopped."""
+
+    def __init__(
+        self,
+        name: str,
+        peer: Peer,
+        parcels: Parcels,
+        blobs: Blobs,
+        settings: OutboxSettings,
+        clock: Callable[[], dt.datetime],
+    ) -> None:
+        super().__init__(name=f"courier-{name}", daemon=True)
+        self.destination = name
+        self._peer = peer
+        self._parcels = parcels
+        self._blobs = blobs
+        self._settings = settings
+        self._clock = clock
+        self._bell = threading.Event()
+        self._ending = threading.Event()
+
+    def ring(self) -> None:
+        """Tell the courier that something may be due."""
+        self._bell.set()
+
+    def stop(self) -> None:
+        """End after the result in hand; what is left is in the ledger."""
+        self._ending.set()
+        self._bell.set()
+
+    def run(self) -> None:
+        """Send what is due, then wait for the bell or the next look."""
+        while not self._ending.is_set():
+            try:
+                busy = self._round()
+            except Retryable as error:
+                log.warning("outbox_waits", destination=self.destination, reason=str(error))
+                busy = False
+            except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
+                log.error("outbox_error", destination=self.destination, reason=unexpected(error))
+                busy = False
+            if not busy:
+                self._bell.wait(POLL)
+                self._bell.clear()
+
+    def _round(self) -> bool:
+        """Deliver over one association; tell whether there was anything to deliver."""
+        due = self._parcels.due(self.destination, self._clock(), self._settings.per_association)
+        if not due:
+            return False
+        left = self._settings.per_association
+        try:
+            with deliver(self._peer, {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due}) as delivery:
+                while due and left > 0:
+                    for parcel in due:
+                        if self._ending.is_set():
+                            return True
+                        self._send(delivery, parcel)
+                    left -= len(due)
+                    due = self._more(delivery, left)
+        except RefusedByPeer as error:
+            for parcel in due:
+                self._refused(parcel, None, str(error))
+        except PeerUnavailable as error:
+            # Nobody is there: one attempt for each that was due, so that all of them wait their turn.
+            for parcel in self._parcels.due(self.destination, self._clock(), self._settings.per_association):
+                self._later(parcel, None, str(error))
+            log.warning("peer_unavailable", destination=self.destination, reason=str(error))
+        return True
+
+    def _more(self, delivery: Delivery, left: int) -> list[Parcel]:
+        """Wait a moment for further results that the open association can carry."""
+        if left <= 0:
+            return []
+        due = self._parcels.due(self.destination, self._clock(), left)
+        if not due and not self._ending.is_set():
+            self._bell.wait(LINGER)
+            self._bell.clear()
+            due = self._parcels.due(self.destination, self._clock(), left)
+        return due if all(delivery.accepts(parcel.sop_class_uid) for parcel in due) else []
+
+    def _send(self, delivery: Delivery, parcel: Parcel) -> None:
+        if not delivery.accepts(parcel.sop_class_uid):
+            self._refused(parcel, None, f"the peer does not accept {UID(parcel.sop_class_uid).name}")
+            return
+        status = delivery.store(self._blobs.path(parcel.sha256))
+        verdict = outcome(status)
+        if verdict is Outcome.DELIVERED:
+            self._parcels.sent(parcel, status, self._clock())
+            log.info("delivered", status=f"0x{status:04X}", **self._about(parcel))
+        elif verdict is Outcome.REFUSED:
+            self._refused(parcel, status, f"the peer refuses it with status 0x{status:04X}")
+        else:
+            self._later(parcel, status, f"the peer answers with status 0x{status:04X}")
+
+    def _refused(self, parcel: Parcel, status: int | None, why: str) -> None:
+        self._parcels.refused(parcel, status, why, self._clock())
+        log.error("delivery_failed", reason=why, **self._about(parcel))
+
+    def _later(self, parcel: Parcel, status: int | None, why: str) -> None:
+        moment = self._clock()
+        settings = self._settings
+        if moment - parcel.first_due_at > dt.timedelta(hours=settings.give_up_after_hours):
+            self._refused(parcel, status, f"given up after {settings.give_up_after_hours:g} hours: {why}")
+            return
+        jitter = random.random()
+        wait = backoff(parcel.attempts + 1, first=settings.retry_first, most=settings.retry_max, jitter=jitter)
+        self._parcels.later(parcel, status, why, moment, moment + dt.timedelta(seconds=wait))
+
+    def _about(self, parcel: Parcel) -> dict[str, object]:
+        sop = digest(parcel.sop_instance_uid)
+        return {"destination": self.destination, "receipt": parcel.receipt_id, "result": sop}

@@ -1,0 +1,239 @@
+"""Composes the picture that a reader sees: the radiograph beside its heatmap, with the finding in words."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dicom_io.errors import OutOfResources
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from dicom_io.secondary_capture import Finding, ModelIdentity
+
+# Perceptually even, readable with any colour vision. Its black end is left out: low attention tints, never darkens.
+_COLOURS = cv2.applyColorMap(np.linspace(56, 255, 256).astype(np.uint8)[None], cv2.COLORMAP_INFERNO)[:, :, ::-1]
+_OPACITY = 0.55  # of the overlay where the attention is 1
+_MID_GREY = 110  # the tissue that the colour bar is drawn over
+
+_WIDTHS = (1000, 1600)  # least and greatest width of a picture that is 1,024 pixels high
+_BACKGROUND, _WHITE, _GREY = (13, 15, 19), (240, 243, 247), (163, 171, 181)
+_AMBER, _PALE = (255, 179, 92), (205, 214, 224)
+
+NOTICE = "For research use. Not for diagnosis."
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where everything stands, in pixels."""
+
+    width: int
+    height: int
+    unit: int  # size of plain text, and the measure of all spaces
+    top: int  # of the panels
+    panel: tuple[int, int]  # width and height of each of the two panels
+    image: tuple[int, int]  # width and height of the radiograph, in the middle of its panel
+
+    def left(self, number: int) -> int:
+        """Return where a panel begins; number 2 is the colour bar."""
+        return self.unit + number * (self.panel[0] + self.unit)
+
+
+def compose(
+    values: NDArray[np.float32],
+    attention: NDArray[np.float32],
+    *,
+    finding: Finding,
+    identity: ModelIdentity,
+    created: datetime,
+    aspect: float = 1.0,
+    height: int = 1024,
+) -> NDArray[np.uint8]:
+    """Draw the radiograph, beside it the same with the heatmap over it, a colour bar, and the finding in words.
+
+    Both panels have the radiograph's orientation and proportions. Opacity grows with the attention, so that the anatomy
+    stays visible under it and untouched where there is none. Attention is relative to its own maximum, even in an image
+    with nothing to see: where the decision is NORMAL the overlay is faded by probability / threshold, not to alarm.
+
+    Parameters
+    ----------
+    values
+        float32 [H,W], 0 black to 1 white, as rendered.
+    attention
+        float32 [h,w], 0..1, covering the same field of view.
+    finding, identity, created
+        What is written.
+    aspect
+        Row spacing / column spacing of `values`.
+    height
+        Of the picture, pixels, at most: a wide radiograph makes a lower one.
+
+    Returns
+    -------
+    ndarray
+        uint8 [H,W,3], RGB, between 1,000 and 1,600 pixels wide.
+    """
+    frame = _frame(values.shape[0] * aspect, values.shape[1], height)
+    grey = _grey(values, frame.image)
+    fade = _fade(finding)
+    canvas = np.zeros((frame.height, frame.width, 3), np.uint8)
+    cv2.rectangle(canvas, (0, 0), (frame.width, frame.height), _BACKGROUND, cv2.FILLED)
+    for number, panel in enumerate((grey, _overlaid(grey, attention, fade))):
+        left, top = frame.left(number), frame.top
+        canvas[top : top + frame.panel[1], left : left + frame.panel[0]] = 0
+        left += (frame.panel[0] - frame.image[0]) // 2
+        top += (frame.panel[1] - frame.image[1]) // 2
+        canvas[top : top + frame.image[1], left : left + frame.image[0]] = panel
+    _draw_bar(canvas, frame, fade)
+    return _lettered(canvas, frame, finding, identity, created)
+
+
+def _frame(rows: float, columns: float, height: int) -> _Frame:
+    """Fit two radiographs of such proportions, their captions and a colour bar into the picture."""
+    unit = max(9, round(height * 0.0215))
+    above, below, bar = 6 * unit, round(2.6 * unit), 4 * unit  # header and captions, footer, colour bar with labels
+    least, most = (round(width * height / 1024) for width in _WIDTHS)
+    scale = min((height - above - below) / rows, ((most - bar - 4 * unit) // 2) / columns)
+    image = max(1, round(columns * scale)), max(1, round(rows * scale))
+    panel = max(image[0], -(-(least - bar - 4 * unit) // 2)), max(image[1], 10 * unit)
+    return _Frame(
+        width=2 * panel[0] + bar + 4 * unit,
+        height=above + panel[1] + below,
+        unit=unit,
+        top=above,
+        panel=panel,
+        image=image,
+    )
+
+
+def _grey(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring the radiograph to its size in the picture, uint8 [h,w,3]; in eight bits, since that is quicker."""
+    shrinks = size[0] <= values.shape[1] and size[1] <= values.shape[0]
+    eight = cv2.convertScaleAbs(values, alpha=255.0)
+    small = cv2.resize(eight, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def _fade(finding: Finding) -> float:
+    """Return how strongly the overlay is drawn, 0..1."""
+    if finding.probability >= finding.threshold:
+        return 1.0
+    return float(np.clip(finding.probability / finding.threshold, 0.0, 1.0))
+
+
+def _overlaid(grey: NDArray[np.uint8], attention: NDArray[np.float32], fade: float) -> NDArray[np.uint8]:
+    """Blend the colours of the attention over a picture, uint8 [h,w,3]; each cell covers its part of the picture."""
+    height, width = grey.shape[:2]
+    smooth = cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC)
+    # Eight bits of attention are as many as there are colours, so each level's share of the blend is a table's entry.
+    level = cv2.cvtColor(cv2.convertScaleAbs(np.maximum(smooth, 0, out=smooth), alpha=255.0), cv2.COLOR_GRAY2RGB)
+    weight = np.linspace(0, _OPACITY * fade, 256, dtype=np.float32).reshape(1, 256, 1)
+    kept = np.repeat(1 - weight, 3, axis=2)
+    blended = cv2.multiply(grey, cv2.LUT(level, kept), dtype=cv2.CV_32F)
+    return np.asarray(cv2.convertScaleAbs(cv2.add(blended, cv2.LUT(level, weight * _COLOURS))), np.uint8)
+
+
+def _bar_place(frame: _Frame) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the colour bar."""
+    left, unit = frame.left(2), frame.unit
+    length = min(frame.panel[1], 18 * unit)
+    top = frame.top + (frame.panel[1] - length) // 2
+    return left, top, left + round(0.9 * unit), top + length
+
+
+def _draw_bar(canvas: NDArray[np.uint8], frame: _Frame, fade: float) -> None:
+    """Draw the scale of the overlay as it looks over grey tissue."""
+    left, top, right, bottom = _bar_place(frame)
+    tissue = np.full((bottom - top, right - left, 3), _MID_GREY, np.uint8)
+    ramp = np.repeat(np.linspace(1, 0, bottom - top, dtype=np.float32)[:, None], right - left, axis=1)
+    canvas[top:bottom, left:right] = _overlaid(tissue, ramp, fade)
+
+
+def _lettered(
+    canvas: NDArray[np.uint8], frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
+) -> NDArray[np.uint8]:
+    """Write header, captions, labels of the bar, and footer."""
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    unit, edge = frame.unit, frame.width - frame.unit
+    positive = finding.probability >= finding.threshold
+    digits = _digits(finding)
+    title, large, plain, small = (_font(round(unit * size)) for size in (1.75, 1.25, 1.05, 0.92))
+
+    draw.text((unit, 0.7 * unit), f"Pneumonia probability {finding.probability:.{digits}f}", _WHITE, title)
+    decision = f"Decision: {finding.decision}   (threshold {finding.threshold:.{digits}f})"
+    draw.text((unit, 2.8 * unit), decision, _AMBER if positive else _PALE, large)
+    draw.text((edge, 0.95 * unit), _shortened(f"{identity.name} {identity.version}", 44), _PALE, plain, anchor="ra")
+    draw.text((edge, 2.4 * unit), created.strftime("%Y-%m-%d %H:%M"), _GREY, plain, anchor="ra")
+
+    heatmap = "Where the model looked (Grad-CAM)" if positive else "Where the model looked (Grad-CAM, faded)"
+    for number, caption in enumerate(("Radiograph", heatmap)):
+        draw.text((frame.left(number), frame.top - 0.35 * unit), caption, _GREY, small, anchor="ld")
+    _, top, right, bottom = _bar_place(frame)
+    for share, label in ((0.0, "1"), (0.5, "0.5"), (1.0, "0")):
+        draw.text((right + 0.4 * unit, top + share * (bottom - top)), label, _GREY, small, anchor="lm")
+    _write_upright(picture, "relative attention", small, right=edge, middle=(top + bottom) // 2)
+
+    foot = frame.height - 1.3 * unit
+    draw.text((unit, foot), NOTICE, _WHITE, plain, anchor="lm")
+    draw.text((edge, foot), _shortened(f"sha256 {identity.digest[:12]}", 24), _GREY, small, anchor="rm")
+    return np.asarray(picture)
+
+
+def _digits(finding: Finding) -> int:
+    """Return how many decimals it takes to see on which side of the threshold the probability lies, 2 to 4."""
+    return next((n for n in (2, 3) if round(finding.probability, n) != round(finding.threshold, n)), 4)
+
+
+def _write_upright(picture: Image.Image, words: str, font: ImageFont.FreeTypeFont, *, right: int, middle: int) -> None:
+    """Write from bottom to top, ending at the right edge."""
+    _, _, width, height = (round(value) for value in font.getbbox(words))
+    strip = Image.new("L", (width, height))
+    ImageDraw.Draw(strip).text((0, 0), words, 255, font)
+    turned = strip.transpose(Image.Transpose.ROTATE_90)
+    place = (right - turned.width, middle - turned.height // 2)
+    picture.paste(Image.new("RGB", turned.size, _GREY), place, turned)
+
+
+def _shortened(words: str, length: int) -> str:
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the typeface that comes with Pillow; it has the Latin letters only, and our words need no others."""
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise TypeError("this Pillow was built without FreeType")
+    return font
+
+
+def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write a picture, uint8 [H,W,3], as a PNG file that is there whole or not at all.
+
+    Raises
+    ------
+    OutOfResources
+        The disk is full or the folder cannot be written.
+    """
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        raise OutOfResources(f"cannot write the picture: {error.strerror}") from error

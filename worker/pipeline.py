@@ -1,0 +1,115 @@
+"""The task: one received object, from its bytes in the store to a row that says what became of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+from collections.abc import Callable
+
+import structlog
+
+from dicom_io.eligibility import Rules, judge
+from dicom_io.errors import Permanent, Retryable
+from dicom_io.files import read_dataset
+from dicom_io.secondary_capture import encode
+from worker.blobs import Blobs
+from worker.clock import now
+from worker.destinations import destinations_for
+from worker.journal import unexpected
+from worker.ledger import Claim, Ledger, NewFinding, NewResult
+from worker.reader import KIND, Reader
+from worker.retry import backoff
+from worker.settings import Settings
+
+log = structlog.get_logger("cxrd.pipeline")
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the eligibility rules that the settings spell out."""
+    return Rules(**settings.rules.model_dump())
+
+
+class Pipeline:
+    """Processes receipts by id. Idempotent: done twice, it makes the same objects and the same rows.
+
+    Parameters
+    ----------
+    delivered
+        Called when a receipt has results for the outbox.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, blobs: Blobs, reader: Reader, delivered: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._blobs = blobs
+        self._reader = reader
+        self._rules = rules_of(settings)
+        self._delivered = delivered
+
+    def process(self, receipt_id: int) -> None:
+        """Take a receipt through to its end, or put it back to be tried again."""
+        claim = self._ledger.claim(receipt_id, now())
+        if claim is None:
+            return
+        begun = time.monotonic()
+        try:
+            state = self._work(claim)
+        except Permanent as error:
+            self._ledger.fail(claim.id, str(error), now())
+            state = f"failed: {error}"
+        except (Retryable, MemoryError, OSError) as error:
+            reason = str(error) if isinstance(error, Retryable) else unexpected(error)
+            self._postpone(claim, reason)
+            state = f"postponed: {reason}"
+        except Exception as error:  # noqa: BLE001 - the border of a task
+            state = self._unforeseen(claim, unexpected(error))
+        log.info("processed", receipt=claim.id, state=state, ms=round(1000 * (time.monotonic() - begun)))
+
+    def _work(self, claim: Claim) -> str:
+        dataset = read_dataset(self._blobs.path(claim.sha256))
+        verdict = judge(dataset, self._rules)
+        reason = "own output" if self._ledger.is_result(claim.sop_instance_uid) else verdict.reason
+        if not verdict.analyse or reason == "own output":
+            self._ledger.leave_out(claim.id, reason, now())
+            return f"not analysed: {reason}"
+        # The time of receipt, so that the same image always gets the same bytes back.
+        reading = self._reader.read(dataset, claim.received_at)
+        analysed_at = now()
+        result = self._reader.result(dataset, reading, claim.received_at)
+        data = encode(result)
+        self._blobs.check_space(len(data))
+        entry = NewResult(
+            kind=KIND,
+            sop_class_uid=str(result.SOPClassUID),
+            sop_instance_uid=str(result.SOPInstanceUID),
+            series_instance_uid=str(result.SeriesInstanceUID),
+            sha256=self._blobs.put(data),
+            size_bytes=len(data),
+        )
+        finding = NewFinding(
+            model=f"{self._reader.identity.name}-{self._reader.identity.version}",
+            model_sha256=self._reader.identity.digest,
+            probability=reading.finding.probability,
+            decision=reading.finding.decision,
+            threshold=reading.finding.threshold,
+            analysed_at=analysed_at,
+        )
+        names = destinations_for(claim.calling_ae, self._settings.destinations)
+        self._ledger.answer(claim.id, finding, [entry], names, now())
+        if names:
+            self._delivered()
+        return "analysed"
+
+    def _postpone(self, claim: Claim, reason: str) -> None:
+        wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())
+        self._ledger.postpone(claim.id, reason, now(), now() + dt.timedelta(seconds=wait))
+
+    def _unforeseen(self, claim: Claim, reason: str) -> str:
+        if claim.attempts >= self._settings.worker.max_attempts:
+            self._ledger.fail(claim.id, reason, now())
+            return f"failed: {reason}"
+        self._postpone(claim, reason)
+        return f"postponed: {reason}"
