@@ -15,8 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
+from dicom_io import jpeg_process
 from dicom_io.codestream import Dimensions, dimensions
 from dicom_io.errors import UnsupportedPixels
 from dicom_io.values import MALFORMED, integer, items, number, numbers, text, values
@@ -31,9 +47,20 @@ MAX_PIXELS = 60_000_000
 _TAIL = 0.001
 # A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake.
 _VISIBLE = 0.01
-_TINY = float(np.finfo(np.float64).tiny)
-# Where several decoders can read a syntax: the quickest first (docs/decisions.md).
-_PREFERRED = ("pylibjpeg", "pyjpegls", "gdcm")
+# Which of several decoders reads a syntax: the quickest that survives damaged data (docs/decisions.md).
+_DECODERS = {
+    JPEGBaseline8Bit: "pillow",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    JPEG2000Lossless: "pylibjpeg",
+    JPEG2000: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg",
+    HTJ2KLosslessRPCL: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+    RLELossless: "pydicom",
+}
+# These are GDCM's, which does not: it has a process of its own.
+_APART = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
@@ -165,10 +192,8 @@ def _transfer_syntax(dataset: Dataset) -> UID:
 
 def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.generic]:
     """Decompress the frame, after its own header has confirmed the size that the dataset states."""
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here") from error
+    if syntax not in _DECODERS and syntax not in _APART:
+        raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here")
     try:
         frame = get_frame(dataset["PixelData"].value, 0, number_of_frames=1)
     except MALFORMED as error:
@@ -176,7 +201,23 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
     stated = dimensions(frame, syntax)
     if stated is not None:
         _confirm(stated, layout)
-    plugin = next((name for name in _PREFERRED if name in decoder.available_plugins), "")
+    try:
+        if stated is not None and syntax in _APART:
+            data = jpeg_process.decode(
+                frame, rows=layout.rows, columns=layout.columns, allocated=layout.allocated, bits=stated.bits
+            )
+            return np.frombuffer(data, f"u{layout.allocated // 8}").reshape(layout.rows, layout.columns)
+        array = _by_pydicom(frame, layout, stated, syntax)
+    except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
+        raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
+    if array.shape != (layout.rows, layout.columns):
+        raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
+    # Decoders choose cells by the precision of the code stream: 8 bits, in a dataset that allocates 16.
+    return np.ascontiguousarray(array.astype(f"u{layout.allocated // 8}", copy=False))
+
+
+def _by_pydicom(frame: bytes, layout: _Layout, stated: Dimensions | None, syntax: UID) -> NDArray[np.generic]:
+    """Decompress a frame with one of pydicom's decoders."""
     options: dict[str, Any] = {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -189,14 +230,9 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
         "photometric_interpretation": "MONOCHROME2",
         "pixel_keyword": "PixelData",
     }
-    try:
-        data = encapsulate([frame], has_bot=False)
-        array, _ = decoder.as_array(data, raw=True, index=0, decoding_plugin=plugin, **options)
-    except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
-        raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
-    if array.shape != (layout.rows, layout.columns) or array.dtype.itemsize * 8 > layout.allocated:
-        raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
-    return np.ascontiguousarray(array)
+    data = encapsulate([frame], has_bot=False)
+    array, _ = get_decoder(syntax).as_array(data, raw=True, index=0, decoding_plugin=_DECODERS[syntax], **options)
+    return array
 
 
 def _confirm(stated: Dimensions, layout: _Layout) -> None:
@@ -300,7 +336,9 @@ def _robust(modality: Floats, counts: NDArray[np.float32]) -> Floats:
     high = modality[used[np.searchsorted(share, 1.0 - _TAIL)]]
     if high <= low:
         low, high = modality[used[0]], modality[used[-1]]
-    spread: Floats = np.clip((modality - low) / max(high - low, _TINY), 0.0, 1.0)
+    if high <= low:  # all of one value
+        return np.zeros_like(modality)
+    spread: Floats = np.clip((modality - low) / (high - low), 0.0, 1.0)
     return spread
 
 

@@ -198,7 +198,7 @@ def _may_be_storage(uid: UID) -> bool:
     name = UID_dictionary.get(uid, ("",))[0]
     if not name:  # private, or newer than our dictionary: only a storage class is proposed to a storage node
         return uid.is_valid
-    return "Storage" in name and "Commitment" not in name and "Media Storage" not in name
+    return "Storage" in name and "Commitment" not in name
 
 
 def _register(uid: UID) -> None:

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
-def augment(
-    image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def augment(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return one random variation of a radiograph.
 
     Parameters
@@ -37,12 +35,12 @@ def augment(
     grey = _resample(grey, how, rng)
     grey = _grade(grey, how, rng)
     if rng.random() < how.noise:
-        grey += rng.normal(0, rng.uniform(0.002, 0.02), grey.shape).astype(np.float32)
+        grey = grey + rng.normal(0, rng.uniform(0.002, 0.02), grey.shape).astype(np.float32)
     grey = np.clip(grey, 0, 1)
     if rng.random() < how.jpeg:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 98))]
         _, packed = cv2.imencode(".jpg", np.rint(grey * 255).astype(np.uint8), quality)
-        grey = cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
+        grey = np.asarray(cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE), dtype=np.float32) / np.float32(255)
     return grey[np.newaxis]
 
 
@@ -60,7 +58,7 @@ def _place(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.rando
     offset = target - linear @ np.array([(columns - 1) / 2, (rows - 1) / 2])
     matrix = np.column_stack([linear, offset])
     placed = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return placed.astype(np.float32) / np.float32(255)
+    return np.asarray(placed, dtype=np.float32) / np.float32(255)
 
 
 def _resample(grey: NDArray[np.float32], how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -69,9 +67,10 @@ def _resample(grey: NDArray[np.float32], how: Augmentation, rng: np.random.Gener
     if rng.random() < how.resample:
         small = int(size * rng.uniform(0.5, 0.95))
         down, up = rng.choice(_KERNELS, 2)
-        grey = cv2.resize(cv2.resize(grey, (small, small), interpolation=int(down)), (size, size), interpolation=int(up))
+        shrunk = cv2.resize(grey, (small, small), interpolation=int(down))
+        grey = np.asarray(cv2.resize(shrunk, (size, size), interpolation=int(up)), dtype=np.float32)
     if rng.random() < how.blur:
-        soft = cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.4, 1.0))
+        soft = np.asarray(cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.4, 1.0)), dtype=np.float32)
         grey = soft if rng.random() < 0.5 else grey + np.float32(rng.uniform(0.2, 0.8)) * (grey - soft)
     return grey
 

@@ -156,7 +156,7 @@ class Images:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        image = np.rint(read_sample(self.samples[index], self.size)[0] * 255).astype(np.uint8)
+        image: NDArray[np.uint8] = np.rint(read_sample(self.samples[index], self.size)[0] * 255).astype(np.uint8)
         if len(self._kept) < self._room:
             self._kept[index] = image
         return image

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.error import URLError
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from dicom_io.errors import InvalidModel
 from modeltrain.outputs import CLASSES
+from modeltrain.registry import SAFETENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from modeltrain.registry import Card
 
 # ImageNet's channel statistics: what torchvision's published weights expect.
 _MEAN = (0.485, 0.456, 0.406)
@@ -67,8 +72,26 @@ def build(init: str, seed: int) -> ChestNet:
             weights = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
         except (URLError, OSError, RuntimeError) as error:
             raise InvalidModel(
-                f"init imagenet: torchvision's weights cannot be had ({error}); put {ResNet18_Weights.IMAGENET1K_V1.url} "
-                f"into {torch.hub.get_dir()}/checkpoints, or use init random"
+                f"init imagenet: torchvision's weights cannot be had ({error}); use init random, or put "
+                f"{ResNet18_Weights.IMAGENET1K_V1.url} into {torch.hub.get_dir()}/checkpoints"
             ) from error
         network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")}, strict=False)
+    return network
+
+
+def load_network(card: Card) -> ChestNet:
+    """Return a model's network from its safetensors file, computing in float32, set to evaluation.
+
+    Raises
+    ------
+    InvalidModel
+        The file is damaged or holds another architecture.
+    """
+    path = card.folder / SAFETENSORS
+    network = ChestNet()
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InvalidModel(f"{path}: does not hold the weights of a {card.arch} with two classes") from error
+    network.eval()
     return network

@@ -47,4 +47,5 @@ def attention(cam: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     positive = np.maximum(cam[:, 1], 0)
     peak = positive.max(axis=(1, 2), keepdims=True)
-    return np.divide(positive, peak, out=np.zeros_like(positive), where=peak > 0)
+    scaled: NDArray[np.float32] = np.divide(positive, peak, out=np.zeros_like(positive), where=peak > 0)
+    return scaled

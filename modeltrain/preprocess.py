@@ -46,9 +46,10 @@ def to_input(values: NDArray[np.float32], size: int = INPUT_SIZE) -> NDArray[np.
     grey = np.ascontiguousarray(values, dtype=np.float32)
     rows, columns = grey.shape
     if rows > size or columns > size:
-        grey = cv2.resize(grey, (min(columns, size), min(rows, size)), interpolation=cv2.INTER_AREA)
+        shrunk = cv2.resize(grey, (min(columns, size), min(rows, size)), interpolation=cv2.INTER_AREA)
+        grey = np.asarray(shrunk, dtype=np.float32)
     if grey.shape != (size, size):
-        grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_LINEAR)
+        grey = np.asarray(cv2.resize(grey, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
     return grey[np.newaxis]
 
 

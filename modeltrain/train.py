@@ -6,8 +6,8 @@ A run's folder holds
     last.safetensors         all that is needed to go on after the last finished epoch
     tensorboard/             the curves
 
-Both files carry the recipe, the data's digest and the history in their header, and both replace their predecessor in one
-rename, so a run that is killed loses the epoch it was in and nothing else.
+Both files carry the recipe, the data's digest and the history in their header, and both replace their predecessor in
+one rename, so a run that is killed loses the epoch it was in and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy
 from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +36,6 @@ from modeltrain.augment import augment
 from modeltrain.data import Images, data_digest, split_by_patient, training_samples
 from modeltrain.network import ChestNet, build
 from modeltrain.outputs import probability
-from modeltrain.preprocess import INPUT_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,57 +126,113 @@ def run(
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     out.mkdir(parents=True, exist_ok=True)
 
-    # Channels last is a quarter faster on a CPU and what a GPU wants.
-    network = build(recipe.init, recipe.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = ChestNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average.load_state_dict(network.state_dict())
-    optimizer = _optimizer(network, recipe)
-    weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
+    learner = Learner(recipe, device)
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
-        state = _load_last(out / LAST, state, network, average, optimizer)
+        state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
 
-    steps = math.ceil(max(1, len(train_images) // recipe.batch_size))
     with SummaryWriter(str(out / "tensorboard")) as board:
         for epoch in range(len(state.history), recipe.epochs):
             if _stalled(state, recipe.patience):
                 log.info("no lower validation loss for %d epochs: stopped", recipe.patience)
                 break
-            started, side, losses = time.monotonic(), recipe.side(epoch), []
-            network.train()
-            bar = tqdm(
-                _batches(train_images, recipe, epoch, side),
-                total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs} at {side} px", disable=not progress, mininterval=2,
-            )  # fmt: skip
-            for step, (images, labels) in enumerate(bar):
-                rate = _learning_rate(recipe, (epoch * steps + step) / (recipe.epochs * steps))
-                for group in optimizer.param_groups:
+            started = time.monotonic()
+            train_loss, rate = learner.learn(train_images, epoch, progress=progress)
+            validation_loss, auc = learner.validate(validation_images)
+            seconds = round(time.monotonic() - started, 1)
+            line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds)
+            state.history.append(line)
+            _report(board, line)
+            if state.best is line:
+                _save(out / BEST, dict(learner.average.state_dict()), state)
+            _save(out / LAST, learner.tensors(), state)
+    return out / BEST
+
+
+class Learner:
+    """A network in training, the moving average of its weights, and its optimizer."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self.recipe = recipe
+        self.device = device
+        # Channels last is a quarter faster on a CPU and what a GPU wants.
+        self.network = build(recipe.init, recipe.seed).to(device=device, memory_format=torch.channels_last)
+        self.average = ChestNet().to(device=device, memory_format=torch.channels_last)
+        self.average.load_state_dict(self.network.state_dict())
+        self.optimizer = _optimizer(self.network, recipe)
+        self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
+
+    def learn(self, images: Images, epoch: int, *, progress: bool) -> tuple[float, float]:
+        """Go once through the images; return the mean loss and the last learning rate."""
+        recipe, losses, rate = self.recipe, [], 0.0
+        count = _batch_count(len(images), recipe.batch_size)
+        label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
+        self.network.train()
+        with tqdm(_batches(images, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
+            for step, (batch, labels) in enumerate(bar):
+                rate = _learning_rate(recipe, (epoch + step / count) / recipe.epochs)
+                for group in self.optimizer.param_groups:
                     group["lr"] = rate
-                logits = network(images.to(device, memory_format=torch.channels_last)).logits
-                loss = cross_entropy(logits, labels.to(device), weights, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                _follow(average, network, recipe.ema)
+                logits = self.network(batch.to(self.device, memory_format=torch.channels_last)).logits
+                loss = cross_entropy(
+                    logits, labels.to(self.device), self.weights, label_smoothing=recipe.label_smoothing
+                )
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                self._follow()
                 losses.append(loss.item())
                 bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
-            bar.close()
-            validation_loss, auc = _validate(average, validation_images, recipe, device)
-            line = Epoch(
-                epoch + 1, side, rate, float(np.mean(losses)), validation_loss, auc, round(time.monotonic() - started, 1)
-            )
-            state.history.append(line)
-            _plot(board, line)
-            log.info(
-                "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f, %.0f s",
-                line.epoch, line.train_loss, validation_loss, auc, line.seconds,
-            )  # fmt: skip
-            if state.best is line:
-                _save(out / BEST, dict(average.state_dict()), state)
-            _save(out / LAST, _last_tensors(network, average, optimizer), state)
-    return out / BEST
+        return float(np.mean(losses)), rate
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights and norm statistics towards the network's; without an average, copy them."""
+        decay = self.recipe.ema
+        for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if decay and kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+    @torch.inference_mode()
+    def validate(self, images: Images) -> tuple[float, float]:
+        """Return the averaged network's class-weighted cross-entropy and AUC, at the side the model serves with."""
+        self.average.eval()
+        size, logits = self.recipe.batch_size, []
+        for start in range(0, len(images), size):
+            stack = np.stack([images[index] for index in range(start, min(start + size, len(images)))])
+            batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
+            logits.append(self.average(batch.contiguous(memory_format=torch.channels_last)).logits)
+        scores = torch.cat(logits)
+        labels = torch.tensor([sample.label for sample in images.samples])
+        loss = cross_entropy(scores, labels.to(self.device), self.weights).item()
+        return loss, float(roc_auc_score(labels.numpy(), probability(scores.cpu().numpy())))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything a resumed run needs, by name."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` returned."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        self.network.load_state_dict(parts["network"])
+        self.average.load_state_dict(parts["average"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimizer"].items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def read_progress(path: Path) -> Progress:
@@ -207,7 +262,7 @@ def _optimizer(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in network.parameters() if parameter.ndim == 1]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
@@ -220,53 +275,35 @@ def _learning_rate(recipe: Recipe, done: float) -> float:
     return recipe.learning_rate * max(level, 1 / 50 if done < rise else 1e-3)
 
 
-def _batches(images: Images, recipe: Recipe, epoch: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield an epoch's augmented batches, made in one thread of their own while the network works (OpenCV lets go of
-    the interpreter). Each image's chance depends on seed, epoch and index alone, so a resumed run sees the same images.
+def _batch_count(images: int, size: int) -> int:
+    """Batches in an epoch. An incomplete last one is left out: batch normalisation needs company."""
+    return max(1, images // size)
+
+
+def _batches(images: Images, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield an epoch's augmented batches: float32 [N, 1, side, side] and int64 [N].
+
+    They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
+    chance depends on seed, epoch and index alone, so a resumed run sees the same images.
     """
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images))
-    # An incomplete last batch is left out: batch normalisation needs company.
-    count = max(1, len(images) // recipe.batch_size)
+    side, size = recipe.side(epoch), recipe.batch_size
+    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images)).tolist()
+    count = _batch_count(len(images), size)
 
     def batch(number: int) -> tuple[Tensor, Tensor]:
-        chosen = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
+        chosen = order[number * size : (number + 1) * size]
+        chances = (np.random.default_rng([recipe.seed, epoch, index]) for index in chosen)
         varied = [
-            augment(images[int(i)], side, recipe.augmentation, np.random.default_rng([recipe.seed, epoch, int(i)]))
-            for i in chosen
+            augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
         ]
-        return torch.from_numpy(np.stack(varied)), torch.tensor([images.samples[int(i)].label for i in chosen])
+        return torch.from_numpy(np.stack(varied)), torch.tensor([images.samples[index].label for index in chosen])
 
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))
-        for number in range(_LOOKAHEAD, count + _LOOKAHEAD):
+        for number in range(len(waiting), count + len(waiting)):
             yield waiting.popleft().result()
             if number < count:
                 waiting.append(pool.submit(batch, number))
-
-
-@torch.no_grad()
-def _follow(average: ChestNet, network: ChestNet, decay: float) -> None:
-    """Move the averaged weights and norm statistics towards the network's; decay 0 copies them."""
-    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if decay and kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
-        else:
-            kept.copy_(new)
-
-
-@torch.inference_mode()
-def _validate(network: ChestNet, images: Images, recipe: Recipe, device: str) -> tuple[float, float]:
-    """Return the class-weighted cross-entropy and the AUC on the validation images, at the serving side."""
-    network.eval()
-    logits = []
-    for start in range(0, len(images), recipe.batch_size):
-        stack = [images[i] for i in range(start, min(start + recipe.batch_size, len(images)))]
-        batch = torch.from_numpy(np.stack(stack)).unsqueeze(1).to(device).float() / 255
-        logits.append(network(batch.contiguous(memory_format=torch.channels_last)).logits.float().cpu())
-    labels = torch.tensor([sample.label for sample in images.samples])
-    scores = torch.cat(logits)
-    loss = cross_entropy(scores, labels, torch.tensor([recipe.weight_normal, 1.0])).item()
-    return loss, float(roc_auc_score(labels.numpy(), probability(scores.numpy())))
 
 
 def _stalled(state: Progress, patience: int) -> bool:
@@ -274,43 +311,29 @@ def _stalled(state: Progress, patience: int) -> bool:
     return bool(patience and state.history and len(state.history) - state.best.epoch >= patience)
 
 
-def _plot(board: SummaryWriter, line: Epoch) -> None:
-    """Write one epoch's curves."""
+def _report(board: SummaryWriter, line: Epoch) -> None:
+    """Write one epoch's curves and log line."""
     for name in ("train_loss", "validation_loss", "validation_auc", "learning_rate", "side"):
-        board.add_scalar(name, getattr(line, name), line.epoch)  # type: ignore[no-untyped-call]
+        board.add_scalar(name, getattr(line, name), line.epoch)
+    log.info(
+        "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f, %.0f s",
+        line.epoch,
+        line.train_loss,
+        line.validation_loss,
+        line.validation_auc,
+        line.seconds,
+    )
 
 
-def _last_tensors(network: ChestNet, average: ChestNet, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return everything a resumed run needs, by name."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    return tensors
-
-
-def _load_last(
-    path: Path, wanted: Progress, network: ChestNet, average: ChestNet, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Put a run's last state into the networks and the optimizer, and return where it stood."""
+def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
+    """Put a run's last state into the learner and return where the run stood."""
     found = read_progress(path)
     if found.recipe != wanted.recipe:
         differing = [key for key in wanted.recipe if found.recipe.get(key) != wanted.recipe[key]]
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
     if found.data_digest != wanted.data_digest:
         raise InvalidData(f"{path}: was made from other data")
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-    with safe_open(path, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118  # not a dict
-            part, name = key.split(".", 1)
-            parts[part][name] = file.get_tensor(key)
-    network.load_state_dict(parts["network"])
-    average.load_state_dict(parts["average"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
-        index, name = key.split(".")
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    learner.restore(load_file(path))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
 from worker.phantom import draw, radiograph
@@ -40,6 +43,24 @@ def send(port: int, datasets: Sequence[Dataset], *, calling: str = "SENDER", cal
         return [int(association.send_c_store(dataset).Status) for dataset in datasets]
     finally:
         association.release()
+
+
+def store_request(data: bytes, sop_class: str, sop_instance: str) -> C_STORE:
+    """Return a C-STORE request for an encoded data set, whatever is in it."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(sop_class), UID(sop_instance)
+    request.DataSet = io.BytesIO(data)
+    return request
+
+
+def store_bytes(association: Any, context_id: int, data: bytes, sop_class: str, sop_instance: str) -> int:
+    """C-STORE an encoded data set as it is; return the status."""
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(store_request(data, sop_class, sop_instance), context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return int(answer.Status)
 
 
 class Receiver:

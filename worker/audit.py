@@ -48,7 +48,8 @@ def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
     values = {name: getattr(wanted, name) for name in _CONDITIONS if getattr(wanted, name) is not None}
     where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * wanted.undelivered
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
-    query = "SELECT * FROM findings" + (" WHERE " + " AND ".join(where) if where else "") + " ORDER BY receipt_id DESC"
+    clause = f"WHERE {' AND '.join(where)}" if where else ""
+    query = f"SELECT * FROM findings {clause} ORDER BY receipt_id DESC"  # noqa: S608
     if wanted.limit is not None:
         query += " LIMIT :limit"
         values["limit"] = wanted.limit
@@ -85,6 +86,14 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
             "deliveries": [_plain(each) for each in connection.execute(sent, number).mappings()],
             "events": [_plain(each) for each in connection.execute(steps, number).mappings()],
         }
+
+
+def refusals(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
+    """Return what was refused as not understandable, newest first: when, by which status, and why."""
+    query = text("SELECT * FROM refusals ORDER BY event_id DESC LIMIT :limit")
+    with ledger.reading() as connection:
+        rows = [_plain(row) for row in connection.execute(query, {"limit": limit}).mappings()]
+    return [{"event_id": row["event_id"], "at": row["at"]} | json.loads(row["detail"]) for row in rows]
 
 
 def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:

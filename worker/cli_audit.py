@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.table import Table
 
 from dicom_io.errors import CxrdError
 from worker import settings
+
+if TYPE_CHECKING:
+    from worker.ledger import Ledger
 
 audit = typer.Typer(help="Ask the audit database.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -137,6 +140,19 @@ def export(
     sys.stdout.write(f"{len(rows)} findings in {out}\n")
 
 
+@audit.command("refusals")
+def refusals_(
+    limit: Annotated[int, typer.Option(help="At most so many, newest first")] = 50, config: ConfigOption = None
+) -> None:
+    """Show objects that were refused with 0xA900 or 0xC000, and why (JSON, newest first).
+
+    What was refused for want of space (0xA700) is in the log only; its sender tries again.
+    """
+    from worker.audit import refusals, write
+
+    write(refusals(_ledger(config), limit), "json", sys.stdout)
+
+
 @audit.command()
 def verify(config: ConfigOption = None) -> None:
     """Recompute the hash chain over all events and hold the findings to it; exit code 2 if anything was altered."""
@@ -151,7 +167,7 @@ def verify(config: ConfigOption = None) -> None:
         raise typer.Exit(2)
 
 
-def _ledger(config: Path | None):  # type: ignore[no-untyped-def]
+def _ledger(config: Path | None) -> Ledger:
     from worker.daemon import open_ledger
 
     return open_ledger(settings.load(config))

@@ -13,6 +13,7 @@ from dicom_io.files import read_header
 from dicom_io.scp import Arrival
 from dicom_io.uids import digest
 from worker.blobs import Blobs
+from worker.clock import now
 from worker.journal import unexpected
 from worker.ledger import Ledger, NewReceipt
 from worker.patient import PatientKey
@@ -68,9 +69,14 @@ class Intake:
             self._submit(receipt_id)
         return status.SUCCESS
 
-    @staticmethod
-    def _refuse(code: int, reason: str, about: dict[str, object]) -> int:
-        log.warning("refused", status=f"0x{code:04X}", reason=reason, **about)
+    def _refuse(self, code: int, reason: str, about: dict[str, object]) -> int:
+        facts = about | {"status": f"0x{code:04X}", "reason": reason}
+        log.warning("refused", **facts)
+        if code != status.OUT_OF_RESOURCES:  # what a full disk or a locked ledger refuses cannot be entered either
+            try:
+                self._ledger.note("refused", now(), facts)
+            except Retryable as error:
+                log.warning("refusal_not_entered", reason=str(error))
         return code
 
     def _receipt(self, header: Dataset, arrival: Arrival) -> NewReceipt:

@@ -169,6 +169,11 @@ class Ledger:
             return None
         return None
 
+    def note(self, kind: str, now: dt.datetime, facts: dict[str, Any]) -> None:
+        """Enter an event that belongs to no receipt."""
+        with self.writing() as connection:
+            chain.append(connection, kind, now, None, **facts)
+
     def knows(self, sop_instance_uid: str) -> bool:
         """Tell whether a SOP instance has been received."""
         with self.reading() as connection:

@@ -57,9 +57,19 @@ class RulesSettings(_Part):
     sop_classes: tuple[str, ...] = (
         "1.2.840.10008.5.1.4.1.1.1",
         "1.2.840.10008.5.1.4.1.1.1.1",
+        "1.2.840.10008.5.1.4.1.1.7",
     )
-    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "CHEST_ABDOMEN", "CHESTABDOMEN")
-    views: tuple[str, ...] = ("PA", "AP")
+    body_parts: tuple[str, ...] = (
+        "CHEST",
+        "THORAX",
+        "LUNG",
+        "LUNGS",
+        "PORT CHEST",
+        "CHEST PORT",
+        "CHEST PA",
+        "CHEST AP",
+    )
+    views: tuple[str, ...] = ("PA", "AP", "FRONTAL", "POSTERO-ANTERIOR", "ANTERO-POSTERIOR")
     absent_body_part: Literal["analyse", "skip"] = "analyse"
     absent_view: Literal["analyse", "skip"] = "analyse"
     allow_derived: bool = False

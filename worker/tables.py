@@ -1,6 +1,6 @@
 """The ledger's tables: one row for a received object, for each result, each delivery, and each step that was taken.
 
-The two views that people query, ``findings`` and ``deliveries``, are made by the migrations; see docs/audit.md.
+The views that people query (``findings``, ``deliveries``, ``refusals``) are made by the migrations; see docs/audit.md.
 """
 
 from __future__ import annotations

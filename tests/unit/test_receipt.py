@@ -10,20 +10,21 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dimse_messages import C_STORE_RQ  # type: ignore[attr-defined]
 from pynetdicom.presentation import build_context
 
 from dicom_io import spool
 from dicom_io.scp import ANY_SYNTAX, READABLE_SYNTAXES, NodeOptions, StorageNode
-from tests.peers import chest, send, wait_for
+from tests.peers import chest, send, store_bytes, store_request, wait_for
 from worker import migrations
-from worker.audit import Filter, findings
+from worker.audit import Filter, findings, refusals
 from worker.blobs import Blobs
 from worker.intake import Intake
 from worker.ledger import Ledger, connect
@@ -119,35 +120,21 @@ def test_what_cannot_be_parsed_is_refused(station: Station) -> None:
     for garbage in (b"\x08\x00\x16\x00UI\xff\xff1.2", b"no DICOM at all, just a text" * 9):
         assert raw_store(station.node.port, garbage, sop_class, "1.2.3") in (0xA900, 0xC000)
     assert station.rows() == []
+    assert [each["calling_ae"] for each in refusals(station.ledger, 9)] == ["SENDER", "SENDER"]
 
 
 def raw_store(port: int, data: pydicom.Dataset | bytes, sop_class: str, sop_instance: str) -> int:
     """C-STORE a data set under a SOP class and instance that need not be its own."""
-    import io
-
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_dataset
-
     if isinstance(data, pydicom.Dataset):
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, False
         write_dataset(buffer, data)
         data = buffer.getvalue()
-    association = AE("SENDER").associate(
-        "127.0.0.1", port, contexts=[build_context(sop_class, ExplicitVRLittleEndian)], ae_title="CXRD"
-    )
-    request = C_STORE()
-    request.MessageID = 1
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID(sop_class), UID(sop_instance)
-    request.Priority = 2
-    request.DataSet = io.BytesIO(data)
-    association._reactor_checkpoint.clear()
-    association.dimse.send_msg(request, 1)
-    answer: Any
-    _, answer = association.dimse.get_msg(block=True)
-    association._reactor_checkpoint.set()
+    context = build_context(sop_class, ExplicitVRLittleEndian)
+    association = AE("SENDER").associate("127.0.0.1", port, contexts=[context], ae_title="CXRD")
+    status = store_bytes(association, 1, data, sop_class, sop_instance)
     association.release()
-    return int(answer.Status)
+    return status
 
 
 def test_a_full_disk_is_answered_with_0xa700(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,14 +223,7 @@ def test_a_sender_that_vanishes_leaves_nothing_behind(station: Station) -> None:
     association = AE("SENDER").associate(
         "127.0.0.1", station.node.port, contexts=[build_context("1.2.840.10008.5.1.4.1.1.1", ExplicitVRLittleEndian)]
     )
-    request = C_STORE()
-    request.MessageID, request.Priority = 1, 2
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.1"), generate_uid()
-    import io
-
-    request.DataSet = io.BytesIO(b"\x08\x00" * 500_000)
-    from pynetdicom.dimse_messages import C_STORE_RQ
-
+    request = store_request(b"\x08\x00" * 500_000, "1.2.840.10008.5.1.4.1.1.1", generate_uid())
     message = C_STORE_RQ()
     message.primitive_to_message(request)
     for number, fragment in enumerate(message.encode_msg(1, 16382)):

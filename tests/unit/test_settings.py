@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dicom_io.eligibility import Rules
 from dicom_io.errors import InvalidSettings
 from worker.settings import Settings, load, shipped_config
 
@@ -33,6 +34,10 @@ def test_the_shipped_file_holds_every_setting_with_its_default() -> None:
     defaults = Settings().model_dump(mode="json")
     assert keys(stated) == keys(defaults)
     assert Settings(**stated) == Settings()
+
+
+def test_the_rules_of_the_settings_are_those_of_the_node() -> None:
+    assert Rules(**Settings().rules.model_dump()) == Rules()
 
 
 def test_every_setting_of_the_shipped_file_is_commented() -> None:

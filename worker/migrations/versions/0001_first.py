@@ -1,4 +1,4 @@
-"""The first schema: receipt, result, delivery, event, and the views findings and deliveries."""
+"""The first schema: receipt, result, delivery, event, and the views findings, deliveries and refusals."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -107,9 +107,12 @@ def upgrade() -> None:
         FROM delivery d JOIN result x ON x.id = d.result_id JOIN receipt r ON r.id = x.receipt_id
     """)
 
+    op.execute("CREATE VIEW refusals AS SELECT id AS event_id, at, detail FROM event WHERE kind = 'refused'")
+
 
 def downgrade() -> None:
     """Drop everything."""
+    op.execute("DROP VIEW refusals")
     op.execute("DROP VIEW deliveries")
     op.execute("DROP VIEW findings")
     for table in ("event", "delivery", "result", "receipt"):

@@ -1,0 +1,68 @@
+# cxrd: set up, run, test. `make` alone lists what there is.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough; PYTHON=/path/to/python takes another.
+PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+# Python compiles what is imported at the first start; compiling all of scipy beforehand doubles the time of set-up.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+
+.PHONY: help install serve demo test test-fast lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'Variables: CONFIG= (serve, demo), IMAGES= and OUT= (demo), ARGS= (test, test-fast, bench),'
+	@echo '           PIP_ARGS= (what pip needs, such as another index), PYTHON= (3.11 or newer)'
+
+install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command (no torch)
+
+serve: install ## Set up, then run the worker: AE title CXRD, port 11112, on 127.0.0.1
+	@$(BIN)/cxrd serve $(if $(CONFIG),--config '$(CONFIG)')
+
+demo: install ## Set up, then send radiographs (IMAGES=folder, or drawn ones) and show what comes back
+	@$(BIN)/cxrd demo $(if $(IMAGES),--images '$(IMAGES)') $(if $(OUT),--out '$(OUT)') $(if $(CONFIG),--config '$(CONFIG)')
+
+test: $(VENV)/.stamp-test ## Set up what the tests need (torch too), then run all of them
+	@$(BIN)/pytest $(ARGS)
+
+test-fast: $(VENV)/.stamp-test ## Run the unit tests that take less than ten seconds each
+	@$(BIN)/pytest tests/unit -m 'not slow' $(ARGS)
+
+lint: $(VENV)/.stamp-test ## Check style, types, YAML and, where hadolint is there, the Dockerfiles
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile.*; fi
+
+format: $(VENV)/.stamp-test ## Put the code into the house's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.stamp-test ## Run the benchmark beside a plain worker (see benchmarks/)
+	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
+
+clean: ## Remove what was set up or cached; data, results and models stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'cxrd needs Python 3.11 or newer, and there is none on the PATH (PYTHON=/path/to/python3 names one)' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo 'cxrd needs Python 3.11 or newer, which $(PYTHON) is not' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(PYTHON) comes without the venv module: install it (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.stamp-install: pyproject.toml | $(BIN)/python
+	@echo 'Setting up $(VENV): half a minute to some minutes, by the network'
+	@$(PIP) --quiet $(PIP_ARGS) --editable '.[evaluate]'
+	@touch $@
+
+# What the tests need holds all that serving needs, so that `make install` has nothing left to do.
+$(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
+	@echo 'Setting up $(VENV) for the tests, with torch: several gigabytes on Linux (README.md says how to take less)'
+	@$(PIP) $(PIP_ARGS) --editable '.[dev]'
+	@touch $@ $(VENV)/.stamp-install

@@ -1,0 +1,1 @@
+"""Benchmarks: how quickly cxrd works, beside the naive worker and stage by stage (see README.md)."""

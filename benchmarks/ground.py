@@ -1,0 +1,92 @@
+"""What the benchmarks stand on: the shared folder, outside programs, and full-size radiographs with fresh UIDs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+
+from dicom_io.errors import CxrdError
+
+SHARED = Path(os.environ.get("CXRD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+ROWS, COLUMNS = 2500, 2048
+"""The size of a common flat-panel detector's image."""
+
+# All that a header holds before the pixel data lies well within this.
+_HEADER = 8192
+
+
+class Missing(CxrdError):
+    """Something that a benchmark needs is not on this machine."""
+
+
+def shared(*parts: str) -> Path:
+    """Return a path below the shared folder.
+
+    Raises
+    ------
+    Missing
+        When it is not there.
+    """
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        raise Missing(f"{path} is not here: it is not part of the repository; set CXRD_SHARED to its folder")
+    return path
+
+
+def program(name: str, package: str) -> str:
+    """Return the path of an outside program.
+
+    Raises
+    ------
+    Missing
+        When it is not installed.
+    """
+    found = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
+    if found is None:
+        raise Missing(f"the program {name} is not installed (Debian: apt-get install {package})")
+    return found
+
+
+def radiographs(folder: Path, count: int) -> list[Path]:
+    """Make `count` DX objects of 2500×2048, 12 bits in 16, from full-size radiographs; return their files."""
+    maker = [sys.executable, str(shared("bench", "make_dicoms.py")), str(shared("data", "kermany_full"))]
+    size = ["--count", str(count), "--rows", str(ROWS), "--cols", str(COLUMNS)]
+    done = subprocess.run([*maker, "--out", str(folder), *size], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Missing(f"make_dicoms.py failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return sorted(folder.glob("*.dcm"))
+
+
+def refresh(file: Path) -> str:
+    """Give an object new instance, series and study UIDs; return its Study Instance UID.
+
+    The new ones are as long as the old ones, so they are written in place and nothing else of the file moves.
+    """
+    header = pydicom.dcmread(file, stop_before_pixels=True)
+    study = ""
+    with file.open("r+b") as handle:
+        head = handle.read(_HEADER)
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            old = str(header[keyword].value)
+            # Twenty digits are enough to be unique; the first is no 0, for the number may be a component of its own.
+            study = f"{old[:-20]}{secrets.choice('123456789')}{secrets.randbelow(10**19):019d}"
+            head = head.replace(old.encode(), study.encode())
+        handle.seek(0)
+        handle.write(head)
+    return study
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script; what is missing or wrong is one line on standard error and exit code 2."""
+    try:
+        main()
+    except CxrdError as error:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {error}\n")
+        raise SystemExit(2) from error

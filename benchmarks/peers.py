@@ -1,0 +1,235 @@
+"""The processes that a benchmark runs: Orthanc, the two workers, and senders, each in a folder of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.ground import Missing, program, shared
+
+POLL = 0.02
+"""Seconds between two looks at Orthanc: the resolution of a result's time."""
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """Return a port on the loopback address that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """A child process with its log in a file, ended by its own process id."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("wb") as log:
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=env)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._child.poll() is None
+
+    def wait_until_it_answers(self, port: int, seconds: float = 60.0) -> None:
+        """Wait for an answer to C-ECHO; raise `Missing` where the process ends before."""
+        echo = [program("echoscu", "dcmtk"), "-to", "2", "127.0.0.1", str(port)]
+        deadline = time.monotonic() + seconds
+        while subprocess.run(echo, capture_output=True, check=False).returncode:
+            if not self.alive or time.monotonic() > deadline:
+                last = (self.log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
+                raise Missing(f"{self.name} did not start: {last}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it and wait."""
+        self._child.terminate()
+        try:
+            self._child.wait(30)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the process and all its children so far: user and system."""
+        return sum(_cpu_ticks(pid) for pid in self._family()) / _TICK
+
+    def peak_megabytes(self) -> float:
+        """Return the greatest resident memory of the process, and its children's added (VmHWM)."""
+        kilobytes = 0
+        for pid in self._family():
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+            kilobytes += int(found.group(1)) if found else 0
+        return kilobytes / 1024
+
+    def _family(self) -> list[int]:
+        family = [self._child.pid]
+        for pid in family:  # grows while we walk
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                family.extend(int(child) for child in task.read_text().split())
+        return family
+
+
+def _cpu_ticks(pid: int) -> int:
+    """Return utime, stime, cutime and cstime added (proc(5)); the name before them may hold anything but ')'."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(each) for each in fields[11:15])
+
+
+def cxrd(folder: Path, destination: int, model: Path) -> tuple[Process, int]:
+    """Start `cxrd serve` with the ONNX engine and one destination; return it and its port."""
+    port = free_port()
+    settings = {
+        "scp": {"port": port},
+        "storage": {"folder": str(folder / "data"), "min_free_mb": 0},
+        "model": {"folder": str(model), "engine": "onnx"},
+        "destinations": [{"name": "orthanc", "host": "127.0.0.1", "port": destination, "ae_title": "ORTHANC"}],
+        "logging": {"format": "json"},
+    }
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    binary = Path(sys.executable).with_name("cxrd")
+    if not binary.exists():
+        raise Missing(f"{binary} is not installed: run make install")
+    plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("CXRD_")}
+    return Process("cxrd", [str(binary), "serve", "--config", str(config)], folder, plain), port
+
+
+def naive(folder: Path, destination: int, model: Path) -> tuple[Process, int]:
+    """Start the yardstick with the same weights; return it and its port."""
+    port = free_port()
+    script, weights = shared("bench", "naive_worker.py"), model / "model.safetensors"
+    where = ["--port", str(port), "--to", f"127.0.0.1:{destination}:ORTHANC", "--weights", str(weights)]
+    return Process("naive", [sys.executable, str(script), *where], folder), port
+
+
+class Orthanc:
+    """A fresh, empty Orthanc with Debian's default settings, that takes objects from this machine only."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._http, self.dicom = free_port(), free_port()
+        known = {name: {"AET": name, "Host": "127.0.0.1", "Port": 104} for name in ("CXRD", "NAIVE")}
+        settings = {
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "index"),
+            "HttpPort": self._http,
+            "DicomPort": self.dicom,
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            # This version cannot be bound to one address; what is not one of these two on this machine is refused.
+            "DicomAlwaysAllowStore": False,
+            "DicomCheckModalityHost": True,
+            "DicomModalities": known,
+        }
+        config = folder / "orthanc.json"
+        config.write_text(json.dumps(settings))
+        self._process = Process("orthanc", [program("Orthanc", "orthanc"), str(config)], folder)
+        self._process.wait_until_it_answers(self.dicom)
+        self._connection = http.client.HTTPConnection("127.0.0.1", self._http, timeout=30)
+
+    def get(self, path: str) -> Any:
+        """GET JSON on a connection that stays open."""
+        self._connection.request("GET", path)
+        return json.loads(self._connection.getresponse().read())
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.stop()
+
+
+class Watch(threading.Thread):
+    """Notes when each new instance is stored in Orthanc, by polling its list of changes."""
+
+    def __init__(self, orthanc: Orthanc) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._orthanc = orthanc
+        self._ending = threading.Event()
+        self._seen: dict[str, float] = {}
+        self.news = threading.Condition()
+
+    @property
+    def count(self) -> int:
+        """How many instances have arrived."""
+        return len(self._seen)
+
+    @property
+    def last(self) -> float:
+        """When the latest one arrived (time.monotonic), or 0."""
+        return max(self._seen.values(), default=0.0)
+
+    def run(self) -> None:
+        """Poll until stopped."""
+        since = 0
+        while not self._ending.wait(POLL):
+            changes = self._orthanc.get(f"/changes?since={since}&limit=1000")
+            moment = time.monotonic()
+            since = changes["Last"]
+            new = [each["ID"] for each in changes["Changes"] if each["ChangeType"] == "NewInstance"]
+            if new:
+                with self.news:
+                    self._seen.update(dict.fromkeys(new, moment))
+                    self.news.notify_all()
+
+    def stop(self) -> dict[str, float]:
+        """End; return when each result arrived, by the Study Instance UID it belongs to."""
+        self._ending.set()
+        self.join()
+        return {
+            self._orthanc.get(f"/instances/{instance}/study")["MainDicomTags"]["StudyInstanceUID"]: moment
+            for instance, moment in self._seen.items()
+        }
+
+
+@dataclass
+class Sender(threading.Thread):
+    """DCMTK's storescu with one association, and the times that it reports.
+
+    ``begun`` and ``answered`` hold, for each file, when its C-STORE request began and when the answer came
+    (time.monotonic); ``statuses`` what the answer was.
+    """
+
+    files: Sequence[Path]
+    port: int
+    begun: dict[Path, float] = field(default_factory=dict)
+    answered: dict[Path, float] = field(default_factory=dict)
+    statuses: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(name="sender", daemon=True)
+
+    def run(self) -> None:
+        """Send all files in their order."""
+        # -v tells when each request begins and is answered; -R proposes only the contexts needed; -nh goes on after a
+        # failure, as a PACS does.
+        command = [program("storescu", "dcmtk"), "-v", "-R", "-nh", "-aec", "CXRD", "127.0.0.1", str(self.port)]
+        names = [str(file) for file in self.files]
+        with subprocess.Popen(
+            [*command, *names], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        ) as child:
+            lines = child.stderr or ()
+            for line in lines:
+                moment = time.monotonic()
+                if line.startswith("I: Sending Store Request"):
+                    self.begun[self.files[len(self.begun)]] = moment
+                elif "Received Store Response" in line:
+                    self.answered[self.files[len(self.answered)]] = moment
+                    self.statuses.append(line.partition("(")[2].rstrip(")\n"))

@@ -1,0 +1,190 @@
+"""Pictures of an evaluation: confusion matrix, ROC, metric bars and a grid of cases with their heatmaps, as PNG.
+
+Figures are made without pyplot, so nothing global is touched and any thread may draw.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from sklearn.metrics import roc_curve
+
+from modeltrain.data import read_sample
+from modeltrain.outputs import CLASSES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from modeltrain.evaluate import Answers, Evaluation
+
+_BLUE, _ORANGE, _GREY = "#2166ac", "#c2571a", "#5f6770"
+_DPI = 150
+_CASES = 3  # cases of each kind in the grid
+_CASE_SIDE = 336  # pixels: one and a half times the network's input, so that its pixels do not show
+
+
+def write_figures(answers: Answers, evaluation: Evaluation, out: Path) -> tuple[Path, ...]:
+    """Write all four figures into a folder (made if absent) and return their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "confusion_matrix.png": confusion_figure(evaluation),
+        "roc.png": roc_figure(answers, evaluation),
+        "metrics.png": metrics_figure(evaluation),
+        "gradcam_grid.png": cases_figure(answers, evaluation),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=_DPI, facecolor="white")
+    return tuple(out / name for name in figures)
+
+
+def confusion_figure(evaluation: Evaluation) -> Figure:
+    """Draw the confusion matrix: counts, and each as a part of its true class."""
+    counts = evaluation.confusion
+    table = np.array(
+        [[counts.true_negative, counts.false_positive], [counts.false_negative, counts.true_positive]], dtype=float
+    )
+    share = table / table.sum(axis=1, keepdims=True)
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(2):
+        for column in range(2):
+            ink = "white" if share[row, column] > 0.55 else "#1c2630"
+            axes.text(column, row - 0.06, f"{table[row, column]:.0f}", ha="center", va="center", color=ink, size=22)
+            axes.text(column, row + 0.2, f"{share[row, column]:.1%}", ha="center", va="center", color=ink, size=11)
+    axes.set_xticks([0, 1], CLASSES)
+    axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+    axes.set_xlabel("decision")
+    axes.set_ylabel("truth")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    _title(axes, "Confusion matrix", evaluation)
+    return figure
+
+
+def roc_figure(answers: Answers, evaluation: Evaluation) -> Figure:
+    """Draw the ROC curve with the operating point on it."""
+    false_positive, true_positive, _ = roc_curve(answers.labels, answers.probability)
+    figure = Figure(figsize=(5.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#b8bec4", lw=1, ls="--", label="chance")
+    axes.plot(false_positive, true_positive, color=_BLUE, lw=2, label=f"AUC {evaluation.auc:.4f}")
+    axes.plot(
+        1 - evaluation.specificity,
+        evaluation.sensitivity,
+        "o",
+        color=_ORANGE,
+        ms=9,
+        label=f"threshold {evaluation.threshold:.4g}: sensitivity {evaluation.sensitivity:.1%}, "
+        f"specificity {evaluation.specificity:.1%}",
+    )
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(color="#e6e9ec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False, fontsize=8.5)
+    _title(axes, "ROC", evaluation)
+    return figure
+
+
+def metrics_figure(evaluation: Evaluation) -> Figure:
+    """Draw the metrics as bars."""
+    values = {
+        "AUC": evaluation.auc,
+        "sensitivity": evaluation.sensitivity,
+        "specificity": evaluation.specificity,
+        "accuracy": evaluation.accuracy,
+        "precision": evaluation.precision,
+        "F1": evaluation.f1,
+    }
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(values), list(values.values()), color=_BLUE, height=0.62)
+    axes.bar_label(bars, [f"{value:.2%}" for value in values.values()], padding=4, color="#1c2630")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="x", color="#e6e9ec")
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    _title(axes, f"Metrics at threshold {evaluation.threshold:.4g}", evaluation)
+    return figure
+
+
+def choose_cases(answers: Answers, threshold: float) -> dict[str, NDArray[np.int64]]:
+    """Pick the cases that tell most: the surest of each kind, and those nearest to the threshold.
+
+    Returns
+    -------
+    For each kind up to three indices into the answers, the most telling first.
+    """
+    labels, scores = answers.labels, answers.probability.astype(np.float64)
+    called = scores >= threshold
+    kinds = {
+        "true positive": ((labels == 1) & called, -scores),
+        "true negative": ((labels == 0) & ~called, scores),
+        "false positive": ((labels == 0) & called, -scores),
+        "false negative": ((labels == 1) & ~called, scores),
+        "borderline": (np.ones_like(called), np.abs(scores - threshold)),
+    }
+    return {
+        kind: np.flatnonzero(chosen)[np.argsort(order[chosen], kind="stable")][:_CASES]
+        for kind, (chosen, order) in kinds.items()
+    }
+
+
+def cases_figure(answers: Answers, evaluation: Evaluation) -> Figure:
+    """Draw radiographs beside their Grad-CAM overlays: one row a kind, the radiograph left and the overlay right."""
+    cases = choose_cases(answers, evaluation.threshold)
+    figure = Figure(figsize=(13.2, 2.62 * len(cases) + 0.7), layout="constrained")
+    grid = figure.subplots(len(cases), 2 * _CASES, squeeze=False)
+    for row, (kind, chosen) in zip(grid, cases.items(), strict=True):
+        for axes in row:
+            axes.axis("off")
+        if not chosen.size:
+            row[0].text(0.5, 0.5, "none", ha="center", va="center", color=_GREY, size=12, transform=row[0].transAxes)
+        row[0].text(
+            -0.08, 0.5, kind, rotation=90, ha="right", va="center", size=12, weight="bold", transform=row[0].transAxes
+        )
+        for place, index in enumerate(chosen):
+            _draw_case(row[2 * place], row[2 * place + 1], answers, int(index))
+    figure.suptitle(
+        f"Grad-CAM for PNEUMONIA, each map scaled to its own maximum\n{evaluation.model}, {evaluation.n:,} images, "
+        f"threshold {evaluation.threshold:.4g}",
+        size=12,
+    )
+    return figure
+
+
+def _draw_case(left: Axes, right: Axes, answers: Answers, index: int) -> None:
+    sample = answers.samples[index]
+    grey = read_sample(sample, _CASE_SIDE)[0]
+    left.imshow(grey, cmap="gray", vmin=0, vmax=1)
+    left.set_title(f"{CLASSES[sample.label]}   p = {answers.probability[index]:.3f}", size=9, loc="left")
+    left.text(0, _CASE_SIDE + 6, sample.path.stem, size=7, color=_GREY, va="top")
+    heat = np.clip(cv2.resize(answers.attention[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
+    right.imshow(grey, cmap="gray", vmin=0, vmax=1)
+    # Opaque only where the map is high: what the network did not look at stays a plain radiograph.
+    right.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.sqrt(heat))
+
+
+def _title(axes: Axes, title: str, evaluation: Evaluation) -> None:
+    axes.set_title(f"{title}\n", size=13, weight="bold")
+    axes.text(
+        0.5,
+        1.025,
+        f"{evaluation.model} · {evaluation.normal:,} NORMAL and {evaluation.pneumonia:,} PNEUMONIA images",
+        ha="center",
+        size=8.5,
+        color=_GREY,
+        transform=axes.transAxes,
+    )

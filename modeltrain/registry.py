@@ -1,0 +1,144 @@
+"""Model folders: weights, their card, and the proof that they are the ones the card speaks of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dicom_io.errors import InvalidModel
+from modeltrain.outputs import CLASSES
+
+CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a model folder says of itself, after its files were found to be as they were written.
+
+    Attributes
+    ----------
+    threshold
+        Probability from which the decision is PNEUMONIA, in (0, 1).
+    input_size
+        Side of the network's square input in pixels.
+    sha256, safetensors_sha256
+        Hexadecimal digests of `model.onnx`, which is what an audit names, and of `model.safetensors`.
+    raw
+        All of `model.json`.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    threshold: float
+    classes: tuple[str, ...]
+    input_size: int
+    sha256: str
+    safetensors_sha256: str
+    arch: str
+    raw: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Name and version in one word, as the model's folder is called."""
+        return f"{self.name}-{self.version}"
+
+
+def load_card(folder: Path) -> Card:
+    """Read a model's card and hold its files to the digests in it.
+
+    Raises
+    ------
+    InvalidModel
+        The folder or a file is missing, the card is not one, or a weight file is not the one the card was written for.
+    """
+    if not folder.is_dir():
+        raise InvalidModel(f"{folder}: no such model folder")
+    path = folder / CARD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InvalidModel(f"{path}: not JSON ({error})") from error
+    try:
+        card = Card(
+            name=_text(raw["name"]),
+            version=_text(raw["version"]),
+            folder=folder,
+            threshold=float(raw["threshold"]["value"]),
+            classes=tuple(raw["classes"]),
+            input_size=int(raw["preprocessing"]["size"]),
+            sha256=_text(raw["files"][ONNX]["sha256"]),
+            safetensors_sha256=_text(raw["files"][SAFETENSORS]["sha256"]),
+            arch=_text(raw["arch"]),
+            raw=raw,
+        )
+    except KeyError as error:
+        raise InvalidModel(f"{path}: {error.args[0]} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidModel(f"{path}: not a model card ({error})") from error
+    if card.classes != CLASSES:
+        raise InvalidModel(f"{path}: its classes are not {' and '.join(CLASSES)}")
+    if not 0 < card.threshold < 1 or card.input_size < 1:
+        raise InvalidModel(f"{path}: threshold or input size is out of range")
+    for name, digest in ((ONNX, card.sha256), (SAFETENSORS, card.safetensors_sha256)):
+        if file_digest(folder / name) != digest:
+            raise InvalidModel(f"{folder / name}: is not the file that {CARD} was written for (SHA-256 differs)")
+    return card
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal.
+
+    Raises
+    ------
+    InvalidModel
+        The file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def shipped_model() -> Path:
+    """Return the folder of the model that comes with cxrd: in a checkout, or in an installed wheel.
+
+    Raises
+    ------
+    InvalidModel
+        There is none.
+    """
+    top = Path(__file__).resolve().parent.parent
+    for models in (top / "models", top / "worker" / "_shipped" / "models"):
+        if (models / CURRENT).is_file():
+            return current_model(models)
+    raise InvalidModel(f"no models/{CURRENT} beside {top / 'modeltrain'}: this installation carries no model")
+
+
+def current_model(models: Path) -> Path:
+    """Return the folder that a models folder's CURRENT names.
+
+    Raises
+    ------
+    InvalidModel
+        CURRENT is missing or does not name a folder beside it.
+    """
+    try:
+        name = (models / CURRENT).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidModel(f"{models / CURRENT}: cannot be read") from error
+    if not name or Path(name).name != name or not (models / name).is_dir():
+        raise InvalidModel(f"{models / CURRENT}: does not name a model folder beside it")
+    return models / name
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("text expected")
+    return value

@@ -1,0 +1,89 @@
+"""The installed program as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.integration.orthanc import free_port
+from tests.peers import wait_for
+
+CXRD = Path(sys.executable).with_name("cxrd")
+
+
+def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `cxrd` to its end."""
+    return subprocess.run(
+        [str(CXRD), *(str(argument) for argument in arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
+
+
+class Service:
+    """`cxrd serve` with a folder and a port of its own, to be killed and started again."""
+
+    def __init__(self, folder: Path, **parts: Any) -> None:
+        self.folder = folder
+        self.port = free_port()
+        settings: dict[str, Any] = {
+            "scp": {"port": self.port},
+            "storage": {"folder": str(folder / "data"), "min_free_mb": 0},
+            "outbox": {"retry_first": 0.2, "retry_max": 1.0},
+            "logging": {"format": "json"},
+        }
+        for name, part in parts.items():
+            settings[name] = settings.get(name, {}) | part if isinstance(part, dict) else part
+        self.config = folder / "config.yaml"
+        self.config.write_text(yaml.safe_dump(settings))
+        self.log = folder / "log.jsonl"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it listens."""
+        before = len(self.events("listening"))
+        with self.log.open("ab") as log:
+            process = subprocess.Popen([str(CXRD), "serve", "-c", str(self.config)], stdout=log, stderr=log)
+        self._process = process
+        wait_for(lambda: len(self.events("listening")) > before or process.poll() is not None, 60)
+        assert process.poll() is None, self.log.read_text()[-2000:]
+
+    def kill(self) -> None:
+        """SIGKILL: no handler runs, nothing is flushed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(20)
+        self._process = None
+
+    def stop(self) -> int:
+        """SIGTERM, and wait; return the exit code (0 where it is not running)."""
+        if self._process is None:
+            return 0
+        self._process.terminate()
+        code = self._process.wait(60)
+        self._process = None
+        return code
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log's lines with this event."""
+        if not self.log.exists():
+            return []
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == name]
+
+    def findings(self, *options: str) -> list[dict[str, Any]]:
+        """Ask the audit by the command line."""
+        asked = run("audit", "list", "--format", "json", "--limit", 10000, *options, "-c", self.config)
+        assert asked.returncode == 0, asked.stderr
+        return list(json.loads(asked.stdout))

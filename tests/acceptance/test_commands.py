@@ -1,0 +1,254 @@
+"""The command line as a person meets it: what it prints, what it says when something is wrong, and its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+import yaml
+
+from dicom_io.secondary_capture import encode
+from modeltrain.registry import shipped_model
+from tests.acceptance.program import Service, run
+from tests.peers import chest, receiving, send, wait_for
+from tests.shared import shared
+from worker.phantom import draw, radiograph
+
+
+def one_line(stderr: str) -> str:
+    """Return what was said, which must be one line."""
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    return lines[0]
+
+
+def test_help_teaches() -> None:
+    said = run("--help", COLUMNS="120")
+    assert said.returncode == 0
+    for word in ("serve", "analyze", "check", "audit", "redeliver", "demo", "train", "evaluate", "not for diagnosis"):
+        assert word in said.stdout
+    for command in ("serve", "analyze", "check", "redeliver", "retry", "demo", "train", "evaluate"):
+        assert run(command, "--help").returncode == 0
+
+
+def test_analyze_answers_for_each_file(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.dcm").write_bytes(encode(chest("good", rows=300, cols=260)))
+    (folder / "lateral.dcm").write_bytes(encode(chest("lateral", ViewPosition="LL")))
+    (folder / "text.dcm").write_text("this is no DICOM object, only a text that says so at some length")
+    (folder / "empty.dcm").write_bytes(b"")
+    truncated = chest("truncated")
+    truncated.PixelData = truncated.PixelData[:200]
+    (folder / "truncated.dcm").write_bytes(encode(truncated))
+    bomb = chest("bomb")
+    bomb.Rows = bomb.Columns = 65535
+    (folder / "bomb.dcm").write_bytes(encode(bomb))
+    bare = chest("bare")
+    del bare.Rows
+    (folder / "bare.dcm").write_bytes(encode(bare))
+    cv2.imwrite(str(folder / "picture.png"), draw(seed=3, rows=300, cols=280))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    (folder / "sub").mkdir()
+    shutil.copy(folder / "good.dcm", folder / "sub" / "good.dcm")
+    said = run("analyze", folder, "--out", tmp_path / "out", "--json")
+    assert said.returncode == 2
+    answers = {str(Path(each["file"]).relative_to(folder)): each for each in map(json.loads, said.stdout.splitlines())}
+    expected = {
+        "good.dcm": "analysed",
+        "sub/good.dcm": "analysed",
+        "picture.png": "analysed",
+        "lateral.dcm": "not_analysed",
+        "text.dcm": "failed",
+        "empty.dcm": "failed",
+        "truncated.dcm": "failed",
+        "bomb.dcm": "failed",
+        "bare.dcm": "failed",
+        "broken.png": "failed",
+    }
+    assert {name: each["status"] for name, each in answers.items()} == expected
+    keys = {"file", "status", "reason", "probability", "decision", "threshold", "model", "outputs"}
+    assert all(keys <= set(each) for each in answers.values())
+    outputs = [path for each in answers.values() for path in each["outputs"]]
+    assert len(outputs) == len(set(outputs)) == 6
+    for each in answers.values():
+        assert bool(each["reason"]) is (each["status"] != "analysed")
+        for path in each["outputs"]:
+            if path.endswith(".png"):
+                assert np.asarray(cv2.imread(path)).std() > 10
+            else:
+                dataset = pydicom.dcmread(path)
+                assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+                assert dataset.pixel_array.std() > 10
+    assert len(said.stderr.strip().splitlines()) == 6
+
+
+def test_analyze_prints_a_table_for_a_person(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), draw(seed=3, rows=300, cols=280))
+    said = run("analyze", tmp_path / "picture.png", "--out", tmp_path / "out")
+    assert said.returncode == 0
+    for word in ("picture.png", "probability", "analysed", "Not for diagnosis"):
+        assert word in said.stdout
+
+
+def test_the_same_input_gives_the_same_probability_as_picture_and_as_dicom(tmp_path: Path) -> None:
+    grey = draw(seed=5, rows=500, cols=460, opacity=True)
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    (tmp_path / "b.dcm").write_bytes(encode(radiograph(grey, uid_seed="same")))
+    said = run("analyze", tmp_path / "a.png", tmp_path / "b.dcm", "--out", tmp_path / "out", "--json")
+    first, second = (json.loads(line)["probability"] for line in said.stdout.splitlines())
+    assert abs(first - second) < 0.01
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_both_engines_answer_alike(tmp_path: Path, engine: str) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), draw(seed=5, rows=500, cols=460, opacity=True))
+    said = run("analyze", tmp_path / "a.png", "--out", tmp_path / "out", "--json", CXRD_MODEL__ENGINE=engine)
+    reference = run("analyze", tmp_path / "a.png", "--out", tmp_path / "out", "--json")
+    assert abs(json.loads(said.stdout)["probability"] - json.loads(reference.stdout)["probability"]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["analyze", "nowhere.dcm"], "nowhere.dcm: no such file or folder"),
+        (["analyze", "empty"], "empty: no files in it"),
+        (["serve", "-c", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
+        (["serve", "-c", "broken.yaml"], "broken.yaml:2: scp.prt: unknown setting"),
+        (["check", "-c", "binary.yaml"], "binary.yaml: not a text file in UTF-8"),
+        (["audit", "show", "17"], "17: nothing of that number or UID was received"),
+        (["audit", "list", "--since", "yesterday"], "yesterday: not a time"),
+        (["audit", "export", "x.txt"], "x.txt: name a file that ends in .csv or .json"),
+        (["evaluate", "--data", "empty", "--out", "o"], "empty"),
+        (["train", "--data", "empty", "--out", "o"], "empty"),
+        (["demo", "--images", "empty"], "empty: no files in it"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.yaml").write_text("scp:\n  prt: 1\n")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert said in one_line(result.stderr)
+
+
+def test_a_missing_or_tampered_model_is_one_line(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(shipped_model(), model)
+    picture = tmp_path / "a.png"
+    cv2.imwrite(str(picture), draw())
+    raw = bytearray((model / "model.onnx").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (model / "model.onnx").write_bytes(raw)
+    for folder, word in [(model, "model.onnx"), (tmp_path / "gone", "gone")]:
+        for command in (["analyze", picture, "--out", tmp_path / "o"], ["serve"]):
+            said = run(*command, cwd=tmp_path, CXRD_MODEL__FOLDER=str(folder), CXRD_SCP__PORT="0")
+            assert said.returncode == 2
+            assert word in one_line(said.stderr)
+        checked = run("check", cwd=tmp_path, CXRD_MODEL__FOLDER=str(folder), CXRD_STORAGE__MIN_FREE_MB="0")
+        assert checked.returncode == 2
+        assert any(line.startswith("FAIL  model:") for line in checked.stdout.splitlines())
+
+
+def test_check_says_what_is_well_and_what_is_not(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        good = {"name": "good", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
+        service = Service(tmp_path, destinations=[good])
+        said = run("check", "-c", service.config)
+        assert said.returncode == 0, said.stdout
+        names = [line[6:].split(":")[0] for line in said.stdout.splitlines()]
+        assert names == ["configuration", "model", "disk", "database", "port", "destination good"]
+        assert all(line.startswith("ok ") for line in said.stdout.splitlines())
+        assert run("check", "good", "-c", service.config).stdout.count("\n") == 1
+    with socket.create_server(("127.0.0.1", service.port)):
+        said = run("check", "-c", service.config)
+    assert said.returncode == 2
+    bad = [line for line in said.stdout.splitlines() if line.startswith("FAIL")]
+    assert len(bad) == 2
+    assert f"port: 127.0.0.1:{service.port}: Address already in use" in bad[0]
+    assert "destination good: 127.0.0.1" in bad[1]
+    assert "cannot be reached" in bad[1]
+    assert "not in the configuration" in run("check", "other", "-c", service.config).stdout
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    with socket.create_server(("127.0.0.1", service.port)):
+        said = run("serve", "-c", service.config)
+    assert said.returncode == 2
+    assert one_line(said.stderr) == f"cxrd: scp: cannot listen on 127.0.0.1:{service.port}: Address already in use"
+
+
+def test_the_audit_answers(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        receiver.answers = [0xC000]
+        pacs = {"name": "pacs", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
+        service = Service(tmp_path, destinations=[pacs])
+        service.start()
+        send(service.port, [chest("audit-1", AccessionNumber="A1")], calling="CR1")
+        wait_for(lambda: service.events("delivery_failed"), 30)
+        send(service.port, [chest("audit-2", AccessionNumber="A2", ViewPosition="LL")], calling="CR2")
+        wait_for(lambda: len(service.events("processed")) == 2, 30)
+        assert [row["accession_number"] for row in service.findings("--undelivered")] == ["A1"]
+        assert [row["accession_number"] for row in service.findings("--status", "not_analysed")] == ["A2"]
+        assert [row["accession_number"] for row in service.findings("--from", "CR2", "--since", "1h")] == ["A2"]
+        assert service.findings("--until", "1h") == []
+        assert run("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "0 deliveries are pending\n"
+        assert run("redeliver", "-c", service.config).stdout == "1 deliveries are pending\n"
+        wait_for(lambda: len(receiver.got) == 1, 30)
+        service.stop()
+    shown = json.loads(run("audit", "show", "1", "-c", service.config).stdout)
+    assert [each["kind"] for each in shown["events"]] == [
+        "received", "analysed", "delivery_failed", "redelivery", "delivered",
+    ]  # fmt: skip
+    assert shown["deliveries"][0]["status"] == "0x0000"
+    for column in ("started_at", "analysed_at", "finished_at", "model", "model_sha256", "threshold", "patient_key"):
+        assert shown["finding"][column] not in (None, ""), column
+    assert "A2" in run("audit", "list", "-c", service.config).stdout
+    for name in ("x.csv", "x.json"):
+        assert run("audit", "export", tmp_path / name, "-c", service.config).returncode == 0
+    with (tmp_path / "x.csv").open() as handle:
+        assert len(list(csv.DictReader(handle))) == len(json.loads((tmp_path / "x.json").read_text())) == 2
+    asked = subprocess.run(
+        ["sqlite3", tmp_path / "data" / "ledger.sqlite", "SELECT accession_number FROM findings WHERE delivered = 1"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert asked.stdout == "A1\n"
+
+
+def test_the_demo_shows_findings_and_where_they_lie(tmp_path: Path) -> None:
+    said = run("demo", "--out", tmp_path / "demo")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("phantom-") == 6
+    assert len(list((tmp_path / "demo" / "pictures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "demo" / "objects").glob("*.dcm"))) == 6
+    for word in ("pictures", "objects", "ledger.sqlite", "Not for diagnosis"):
+        assert word in said.stdout
+
+
+def test_the_demo_takes_a_folder_of_radiographs(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted(shared("data", "kermany224", "train", "PNEUMONIA").iterdir())[:3]:
+        shutil.copy(path, images)
+    shutil.copy(shared("data", "dicom_chest", "cr_mono1_jpeg_baseline.dcm"), images)
+    said = run("demo", "--images", images, "--out", tmp_path / "demo")
+    assert said.returncode == 0, said.stderr
+    assert len(list((tmp_path / "demo" / "pictures").glob("*.png"))) == 4
+
+
+def test_the_shipped_config_is_what_serve_starts_with(tmp_path: Path) -> None:
+    said = run("check", cwd=tmp_path, CXRD_STORAGE__MIN_FREE_MB="0", CXRD_SCP__PORT="0")
+    assert said.returncode == 0, said.stdout
+    assert (tmp_path / "data" / "ledger.sqlite").exists()
+    assert yaml.safe_load(Path("config.yaml").read_text())["scp"]["host"] == "127.0.0.1"

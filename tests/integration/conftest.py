@@ -1,0 +1,40 @@
+"""A running daemon, and peers that others wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.daemon import Daemon
+from worker.settings import Settings
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons in this process: `daemon(destinations=[(name, port, title)], **parts of the settings)`."""
+    started: list[Daemon] = []
+
+    def start(destinations: list[tuple[str, int, str]] | None = None, **parts: dict[str, Any]) -> Daemon:
+        settings = Settings.model_validate(
+            {
+                "storage": {"folder": tmp_path / "data", "min_free_mb": 0},
+                "outbox": {"retry_first": 0.1, "retry_max": 0.5},
+                "destinations": [
+                    {"name": name, "host": "127.0.0.1", "port": port, "ae_title": title}
+                    for name, port, title in destinations or []
+                ],
+                **parts,
+                "scp": {"port": 0} | parts.get("scp", {}),
+            }
+        )
+        daemon = Daemon(settings)
+        daemon.start()
+        started.append(daemon)
+        return daemon
+
+    yield start
+    for each in started:
+        each.stop()

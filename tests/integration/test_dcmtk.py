@@ -1,0 +1,65 @@
+"""With DCMTK: echoscu and storescu send to us, storescp takes our results, dciodvfy reads them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from dicom_io.secondary_capture import encode
+from tests.integration.orthanc import binary, free_port
+from tests.peers import chest, wait_for
+from worker.audit import Filter, findings
+from worker.daemon import Daemon
+
+
+def test_echoscu(daemon: Callable[..., Daemon]) -> None:
+    tool = binary("echoscu")
+    worker = daemon()
+    subprocess.run([tool, "-aec", "CXRD", "127.0.0.1", str(worker.port)], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("syntax", ["-xe", "-xb", "-xi"], ids=["little", "big", "implicit"])
+def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, syntax: str) -> None:
+    storescu, storescp = binary("storescu"), binary("storescp")
+    port, inbox = free_port(), tmp_path / "inbox"
+    inbox.mkdir()
+    receiver = subprocess.Popen(
+        [storescp, "-od", str(inbox), "-aet", "PACS", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        worker = daemon([("pacs", port, "PACS")])
+        files = []
+        for number in range(3):
+            files.append(str(tmp_path / f"{number}.dcm"))
+            Path(files[-1]).write_bytes(encode(chest(f"dcmtk-{syntax}-{number}", rows=300, cols=260)))
+        command = [storescu, syntax, "-aet", "MODALITY", "-aec", "CXRD", "127.0.0.1", str(worker.port), *files]
+        subprocess.run(command, check=True, timeout=60)
+        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
+        received = [pydicom.dcmread(path) for path in inbox.iterdir()]
+        assert len(received) == 3
+        sources = {pydicom.dcmread(path).SOPInstanceUID for path in files}
+        assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in received} == sources
+        assert {row["calling_ae"] for row in findings(worker.ledger, Filter())} == {"MODALITY"}
+    finally:
+        receiver.terminate()
+        receiver.wait(10)
+
+
+def test_what_we_send_passes_dciodvfy(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    storescu, dciodvfy = binary("storescu"), binary("dciodvfy")
+    worker = daemon()
+    source = tmp_path / "source.dcm"
+    source.write_bytes(encode(chest("dciodvfy", rows=300, cols=260)))
+    subprocess.run([storescu, "-aec", "CXRD", "127.0.0.1", str(worker.port), str(source)], check=True, timeout=60)
+    wait_for(lambda: worker.ledger.counts().get("analysed") == 1)
+    (result,) = [
+        path
+        for path in worker.blobs.folder.rglob("*.dcm")
+        if pydicom.dcmread(path, stop_before_pixels=True).SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    ]
+    said = subprocess.run([dciodvfy, str(result)], capture_output=True, text=True, timeout=60, check=False)
+    assert "Error" not in said.stderr + said.stdout

@@ -1,0 +1,191 @@
+"""A training run in small: one epoch on drawn images, resumed, exported, and the same answers from both files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torchvision.models import resnet18
+
+from dicom_io.errors import InvalidData, InvalidModel
+from modeltrain import network as network_module
+from modeltrain import train
+from modeltrain.export import export_model, onnx_predictor
+from modeltrain.network import build, load_network
+from modeltrain.recipe import RECIPES, Recipe, recipe_named
+from modeltrain.registry import current_model, load_card
+from tests.unit.modeltrain_toys import draw, kaggle_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUICK = dataclasses.replace(RECIPES["scratch"], name="quick", stages=((2, 32),), batch_size=8, validation_fraction=0.1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the Kaggle layout."""
+    return kaggle_folder(tmp_path_factory.mktemp("data"), patients=6)
+
+
+@pytest.fixture(scope="module")
+def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best weights of a quick run."""
+    return train.run(data, tmp_path_factory.mktemp("runs") / "quick", QUICK, progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(best: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder made of it."""
+    return export_model(best, data, tmp_path_factory.mktemp("models"), name="toy", version="0.1.0", current=True)
+
+
+def test_a_run_leaves_weights_state_and_curves(best: Path) -> None:
+    assert {path.name for path in best.parent.iterdir()} == {
+        "best_model.safetensors",
+        "last.safetensors",
+        "tensorboard",
+    }
+    progress = train.read_progress(best.parent / "last.safetensors")
+    assert [line.epoch for line in progress.history] == [1, 2]
+    assert progress.recipe["name"] == "quick"
+    assert all(np.isfinite(line.validation_loss) for line in progress.history)
+    assert list((best.parent / "tensorboard").iterdir())
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(self: train.Learner, images: object, epoch: int, *, progress: bool) -> tuple[float, float]:
+        if epoch == 1:
+            raise Killed
+        return learn(self, images, epoch, progress=progress)  # type: ignore[arg-type]
+
+    learn = train.Learner.learn
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train.Learner, "learn", killed)
+        train.run(data, tmp_path, QUICK, progress=False)
+    with pytest.raises(InvalidData, match="holds a training run already"):
+        train.run(data, tmp_path, QUICK, progress=False)
+    with pytest.raises(InvalidData, match="another recipe .*seed"):
+        train.run(data, tmp_path, dataclasses.replace(QUICK, seed=1), resume=True, progress=False)
+    resumed = train.run(data, tmp_path, QUICK, resume=True, progress=False)
+    one, other = load_file(best.parent / "last.safetensors"), load_file(resumed.parent / "last.safetensors")
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=0, atol=0, msg=name)
+
+
+def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
+    history = train.read_progress(best).history
+    lines = [
+        dataclasses.replace(history[0], epoch=n, validation_loss=loss) for n, loss in ((1, 0.5), (2, 0.7), (3, 0.6))
+    ]
+    progress = train.Progress({}, "", lines)
+    assert progress.best.epoch == 1
+    assert train._stalled(progress, patience=2)
+    assert not train._stalled(progress, patience=3)
+    assert not train._stalled(progress, patience=0)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_nothing() -> None:
+    rates = [train._learning_rate(RECIPES["scratch"], done) for done in np.linspace(0, 1, 101)]
+    assert max(rates) == pytest.approx(1e-3)
+    assert int(np.argmax(rates)) == 20
+    assert rates[-1] < 2e-6 < rates[0] < 1e-4
+    assert train._learning_rate(RECIPES["seed"], 0.7) == 1e-4
+
+
+def test_an_unreadable_training_picture_is_named(tmp_path: Path) -> None:
+    root = kaggle_folder(tmp_path / "data", patients=3)
+    (root / "train" / "NORMAL" / "IM-0001-0001.png").write_bytes(b"nonsense")
+    with pytest.raises(InvalidData, match=r"IM-0001-0001\.png"):
+        train.run(root, tmp_path / "run", dataclasses.replace(QUICK, stages=((1, 32),)), progress=False)
+
+
+def test_imagenet_weights_that_cannot_be_had_are_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(network_module.ResNet18_Weights, "get_state_dict", unreachable)
+    with pytest.raises(InvalidModel, match=r"no route to host.*init random"):
+        build("imagenet", 0)
+
+
+def test_recipes_are_found_by_name_and_changed_within_reason() -> None:
+    assert recipe_named("seed") == Recipe()
+    changed = recipe_named("scratch", init="imagenet", epochs=3, seed=7)
+    assert (changed.init, changed.epochs, changed.seed, changed.side(2)) == ("imagenet", 3, 7, 192)
+    for wrong in ({"name": "none"}, {"name": "seed", "init": "guess"}, {"name": "seed", "epochs": 0}):
+        with pytest.raises(InvalidData):
+            recipe_named(**wrong)  # type: ignore[arg-type]
+
+
+def test_both_files_and_torchvision_give_the_same_answers(folder: Path) -> None:
+    card = load_card(folder)
+    images = np.stack([draw(seed, opacity=True, side=224)[np.newaxis] / np.float32(255) for seed in range(3)])
+    images = images.astype(np.float32)
+    ours = load_network(card)
+    plain = resnet18(num_classes=2)
+    plain.load_state_dict(load_file(folder / "model.safetensors"))
+    with torch.inference_mode():
+        expected = [output.numpy() for output in ours(torch.from_numpy(images))]
+        logits = plain.eval()((torch.from_numpy(images) - ours.mean) / ours.std).numpy()
+    answers = onnx_predictor(folder / "model.onnx", threads=1)(images)
+    for got, wanted in zip(answers, expected, strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, wanted, atol=1e-3)
+    np.testing.assert_allclose(logits, expected[0], atol=1e-4)
+    assert onnx_predictor(folder / "model.onnx", threads=1)(images[:1]).cam.shape == (1, 2, 7, 7)
+
+
+def test_weights_are_small_and_carry_no_path_of_this_machine(folder: Path) -> None:
+    model = onnx.load_model(folder / "model.onnx")
+    matrices = [
+        tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.name not in ("mean", "std")
+    ]
+    assert len(matrices) == 20
+    assert {tensor.data_type for tensor in matrices} == {onnx.TensorProto.FLOAT16}
+    assert b"/modeltrain/" not in (folder / "model.onnx").read_bytes()
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert file.get_tensor("conv1.weight").dtype == torch.float16
+    assert (folder / "model.onnx").stat().st_size < 23_000_000
+
+
+def test_the_card_says_what_was_done(folder: Path, best: Path) -> None:
+    card = load_card(folder).raw
+    assert card["training"]["recipe"]["name"] == "quick"
+    assert card["data"]["split"]["train"]["images"] + card["data"]["split"]["validation"]["images"] == 26
+    assert card["data"]["split"]["test"] == {"images": 2, "NORMAL": 1, "PNEUMONIA": 1, "patients": 2}
+    assert card["metrics"]["validation"]["sensitivity"] >= 0.99
+    assert card["metrics"]["test"]["n"] == 2
+    assert json.loads(json.dumps(card)) == card
+
+
+def test_a_version_is_never_written_twice_and_current_names_it(folder: Path, best: Path, data: Path) -> None:
+    assert current_model(folder.parent) == folder
+    with pytest.raises(InvalidData, match="exists already"):
+        export_model(best, data, folder.parent, name="toy", version="0.1.0")
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["CURRENT", "toy-0.1.0"]
+
+
+def test_only_the_data_of_the_run_makes_its_card(best: Path, tmp_path: Path) -> None:
+    other = kaggle_folder(tmp_path / "other", patients=5)
+    with pytest.raises(InvalidData, match="not the data that"):
+        export_model(best, other, tmp_path / "models", name="toy", version="0.1.0")
+    with pytest.raises(InvalidData, match="name it with"):
+        export_model(best, other, tmp_path / "models", name="../toy", version="0.1.0")
+    (tmp_path / "weights.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InvalidData, match="not a file of a training run"):
+        export_model(tmp_path / "weights.safetensors", other, tmp_path / "models", name="toy", version="0.1.0")
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,97 @@
+"""`cxrd train` and `cxrd evaluate`: a new model, and what one is worth."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dicom_io.errors import InvalidSettings
+from worker import settings
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
+
+
+def train(
+    data: Annotated[Path, typer.Option("--data", help="Folder with train/NORMAL and train/PNEUMONIA")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, TensorBoard, the model")],
+    recipe: Annotated[
+        str, typer.Option(help="seed (the first project's) or scratch (stronger, for random weights)")
+    ] = "seed",
+    init: Annotated[
+        Literal["random", "imagenet"] | None, typer.Option(help="Weights to begin with [default: the recipe's]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch of the run in --out")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Name of the model")] = "cxr-pneumonia-resnet18",
+    version: Annotated[str, typer.Option(help="Version of the model, made of digits")] = "0.0.0",
+) -> None:
+    """Train a model on a folder of labelled radiographs and export it for serving (needs the extra `train`).
+
+    The validation set is split off `train` by patient; a `test` folder is never opened. The model lands in
+    OUT/NAME-VERSION; serve it with `model.folder` in config.yaml, after `cxrd evaluate` has told what it is worth.
+    """
+    try:
+        import torch  # noqa: F401
+
+        from modeltrain import export
+        from modeltrain import recipe as recipes
+        from modeltrain import train as training
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(f"training needs {error.name}: pip install 'cxrd[train]'") from error
+    chosen = recipes.recipe_named(recipe, init=init, epochs=epochs, seed=seed)
+    export.check_name(out, name, version)  # before the hours of training, not after
+    weights = training.run(data, out, chosen, resume=resume, device=device)
+    folder = export.export_model(weights, data, out, name=name, version=version)
+    sys.stdout.write(f"model: {folder}\n")
+
+
+def evaluate(
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder with NORMAL/ and PNEUMONIA/, or with test/ that holds them")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the figures are written (PNG)")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Judge the serving model on labelled radiographs: metrics, and figures as PNG. Needs no torch."""
+    try:
+        from modeltrain import evaluate as judging
+        from modeltrain import figures
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
+    from worker.reader import Reader
+
+    reader = Reader(settings.load(config))
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        evaluation, answers = judging.evaluate(
+            reader.engine.predict,
+            data,
+            threshold=reader.threshold,
+            model=reader.card.label,
+            size=reader.card.input_size,
+            advance=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    reader.close()
+    written = figures.write_figures(answers, evaluation, out)
+    if as_json:
+        sys.stdout.write(evaluation.to_json() + "\n")
+        return
+    table = Table("measure", "value")
+    for measure in ("n", "auc", "sensitivity", "specificity", "accuracy", "precision", "f1", "threshold", "model"):
+        value = getattr(evaluation, measure)
+        table.add_row(measure, f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console(width=None if sys.stdout.isatty() else 80).print(table)
+    for path in written:
+        sys.stdout.write(f"{path}\n")
