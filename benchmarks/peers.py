@@ -35,9 +35,7 @@ def free_port() -> int:
 class Process:
     """A child process with its log in a file, ended by its own process id."""
 
-    def __init__(
-        self, name: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, name: str, command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("wb") as log:
@@ -48,7 +46,7 @@ class Process:
         """Whether it still runs."""
         return self._child.poll() is None
 
-    def wait_until_it_answers(self, port: int, seconds: float = 60.0) -> None:
+    def wait_until_it_answers(self, port: int, seconds: float = 180.0) -> None:
         """Wait for an answer to C-ECHO; raise `Missing` where the process ends before."""
         echo = [program("echoscu", "dcmtk"), "-to", "2", "127.0.0.1", str(port)]
         deadline = time.monotonic() + seconds

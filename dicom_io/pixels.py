@@ -202,18 +202,20 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
     if stated is not None:
         _confirm(stated, layout)
     try:
-        if stated is not None and syntax in _APART:
-            data = jpeg_process.decode(
-                frame, rows=layout.rows, columns=layout.columns, allocated=layout.allocated, bits=stated.bits
-            )
-            return np.frombuffer(data, f"u{layout.allocated // 8}").reshape(layout.rows, layout.columns)
-        array = _by_pydicom(frame, layout, stated, syntax)
+        array = _apart(frame, stated) if stated and syntax in _APART else _by_pydicom(frame, layout, stated, syntax)
     except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
         raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
     if array.shape != (layout.rows, layout.columns):
         raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
     # Decoders choose cells by the precision of the code stream: 8 bits, in a dataset that allocates 16.
     return np.ascontiguousarray(array.astype(f"u{layout.allocated // 8}", copy=False))
+
+
+def _apart(frame: bytes, stated: Dimensions) -> NDArray[np.generic]:
+    """Decompress a frame in a process of its own."""
+    cell = 8 if stated.bits <= 8 else 16
+    data = jpeg_process.decode(frame, rows=stated.rows, columns=stated.columns, allocated=cell, bits=stated.bits)
+    return np.frombuffer(data, f"u{cell // 8}").reshape(stated.rows, stated.columns)
 
 
 def _by_pydicom(frame: bytes, layout: _Layout, stated: Dimensions | None, syntax: UID) -> NDArray[np.generic]:

@@ -49,7 +49,8 @@ def train(
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"training needs {error.name}: pip install 'cxrd[train]'") from error
     chosen = recipes.recipe_named(recipe, init=init, epochs=epochs, seed=seed)
-    export.check_name(out, name, version)  # before the hours of training, not after
+    if (out / f"{name}-{version}").exists():  # said before the hours of training, not after
+        raise InvalidSettings(f"{out / f'{name}-{version}'}: exists already; name another --version")
     weights = training.run(data, out, chosen, resume=resume, device=device)
     folder = export.export_model(weights, data, out, name=name, version=version)
     sys.stdout.write(f"model: {folder}\n")

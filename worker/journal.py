@@ -33,7 +33,8 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # One write a line: a process that is killed leaves no half line for the next one to continue.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
 

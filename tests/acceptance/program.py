@@ -61,10 +61,10 @@ class Service:
 
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(20)
-        self._process = None
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait(20)
+            self._process = None
 
     def stop(self) -> int:
         """SIGTERM, and wait; return the exit code (0 where it is not running)."""

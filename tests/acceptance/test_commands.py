@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -160,10 +161,10 @@ def test_a_missing_or_tampered_model_is_one_line(tmp_path: Path) -> None:
         assert any(line.startswith("FAIL  model:") for line in checked.stdout.splitlines())
 
 
-def test_check_says_what_is_well_and_what_is_not(tmp_path: Path) -> None:
+def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) -> None:
     with receiving() as receiver:
         good = {"name": "good", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
-        service = Service(tmp_path, destinations=[good])
+        service = serve(destinations=[good])
         said = run("check", "-c", service.config)
         assert said.returncode == 0, said.stdout
         names = [line[6:].split(":")[0] for line in said.stdout.splitlines()]
@@ -181,19 +182,19 @@ def test_check_says_what_is_well_and_what_is_not(tmp_path: Path) -> None:
     assert "not in the configuration" in run("check", "other", "-c", service.config).stdout
 
 
-def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
-    service = Service(tmp_path)
+def test_a_taken_port_is_one_line(serve: Callable[..., Service]) -> None:
+    service = serve()
     with socket.create_server(("127.0.0.1", service.port)):
         said = run("serve", "-c", service.config)
     assert said.returncode == 2
     assert one_line(said.stderr) == f"cxrd: scp: cannot listen on 127.0.0.1:{service.port}: Address already in use"
 
 
-def test_the_audit_answers(tmp_path: Path) -> None:
+def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> None:
     with receiving() as receiver:
         receiver.answers = [0xC000]
         pacs = {"name": "pacs", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
-        service = Service(tmp_path, destinations=[pacs])
+        service = serve(destinations=[pacs])
         service.start()
         send(service.port, [chest("audit-1", AccessionNumber="A1")], calling="CR1")
         wait_for(lambda: service.events("delivery_failed"), 30)

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ def store_until_dead(port: int, datasets: list[pydicom.Dataset], accepted: set[s
         association.release()
 
 
-def test_nothing_is_lost_and_nothing_is_answered_twice(tmp_path: Path) -> None:
+def test_nothing_is_lost_and_nothing_is_answered_twice(tmp_path: Path, serve: Callable[..., Service]) -> None:
     datasets = [chest(f"survival-{number}", rows=500, cols=420) for number in range(30)]
     pick = random.Random(4)
     with receiving() as receiver:
         pacs = {"name": "pacs", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
-        service = Service(tmp_path, destinations=[pacs])
+        service = serve(destinations=[pacs])
         accepted: set[str] = set()
         waiting = list(datasets)
         kills = 0
@@ -94,12 +95,12 @@ def delivered(folder: Path) -> list[str]:
     return [row[0] for row in rows]
 
 
-def test_the_outbox_survives(tmp_path: Path) -> None:
+def test_the_outbox_survives(serve: Callable[..., Service]) -> None:
     """Results wait for a destination that is down, across a kill, and are delivered when it is back."""
     with receiving() as receiver:
         port = receiver.port
     pacs = {"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": "RECEIVER"}
-    service = Service(tmp_path, destinations=[pacs])
+    service = serve(destinations=[pacs])
     service.start()
     assert send(service.port, [chest("outbox")]) == [0x0000]
     wait_for(lambda: service.events("peer_unavailable"), 30)
@@ -112,8 +113,8 @@ def test_the_outbox_survives(tmp_path: Path) -> None:
     assert service.findings()[0]["delivered"] == 1
 
 
-def test_the_log_knows_no_patient(tmp_path: Path) -> None:
-    service = Service(tmp_path, logging={"level": "debug", "format": "json"})
+def test_the_log_knows_no_patient(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    service = serve(logging={"level": "debug", "format": "json"})
     service.start()
     secret: dict[str, Any] = {
         "PatientName": "Geheimnis^Gerda",
@@ -140,8 +141,8 @@ def test_the_log_knows_no_patient(tmp_path: Path) -> None:
         assert hidden not in database
 
 
-def test_a_second_daemon_on_the_same_folder_is_refused(tmp_path: Path) -> None:
-    service = Service(tmp_path)
+def test_a_second_daemon_on_the_same_folder_is_refused(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    service = serve()
     service.start()
     second = run("serve", "-c", service.config)
     assert second.returncode == 2
@@ -149,8 +150,8 @@ def test_a_second_daemon_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
-def test_without_a_destination_the_results_stay_on_disk(tmp_path: Path) -> None:
-    service = Service(tmp_path)
+def test_without_a_destination_the_results_stay_on_disk(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    service = serve()
     service.start()
     assert send(service.port, [chest("alone")]) == [0x0000]
     wait_for(lambda: service.events("processed"), 30)

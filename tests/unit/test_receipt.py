@@ -17,7 +17,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
-from pynetdicom.dimse_messages import C_STORE_RQ  # type: ignore[attr-defined]
+from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.presentation import build_context
 
 from dicom_io import spool

@@ -1,0 +1,25 @@
+"""Services that are ended whatever becomes of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.program import Service
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Make services in this test's folder: `serve(**parts of the settings)`; they are not started yet."""
+    made: list[Service] = []
+
+    def make(**parts: Any) -> Service:
+        made.append(Service(tmp_path, **parts))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()

@@ -1,0 +1,204 @@
+"""The task: idempotent, and honest about what went wrong."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom import Dataset
+
+from dicom_io.errors import OutOfResources, UnsupportedPixels
+from dicom_io.secondary_capture import encode
+from tests.peers import chest, wait_for
+from tests.unit.test_ledger import NEW
+from worker import migrations
+from worker.audit import Filter, findings, story
+from worker.blobs import Blobs
+from worker.clock import now
+from worker.engine_local import LocalEngine
+from worker.journal import unexpected
+from worker.ledger import Ledger, connect
+from worker.pipeline import Pipeline
+from worker.reader import Reader
+from worker.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    made = Reader(Settings())
+    yield made
+    made.close()
+
+
+class Bench:
+    """A pipeline with its ledger and store, without a network."""
+
+    def __init__(self, folder: Path, reader: Reader) -> None:
+        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
+        migrations.upgrade(engine)
+        self.ledger, self.blobs, self.reader = Ledger(engine), Blobs(folder / "objects"), reader
+        self.pipeline = Pipeline(Settings(), self.ledger, self.blobs, reader, lambda: None)
+
+    def put(self, dataset: Dataset) -> int:
+        sha256 = self.blobs.put(encode(dataset))
+        new = replace(NEW, sop_instance_uid=str(dataset.SOPInstanceUID), sha256=sha256, received_at=now())
+        number = self.ledger.receive(new)
+        assert number is not None
+        return number
+
+    def row(self, number: int) -> dict[str, object]:
+        return next(row for row in findings(self.ledger, Filter()) if row["receipt_id"] == number)
+
+    def result(self) -> bytes:
+        found = story(self.ledger, "1")
+        assert found is not None
+        (entry,) = found["results"]
+        return self.blobs.path(entry["sha256"]).read_bytes()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, reader: Reader) -> Bench:
+    return Bench(tmp_path, reader)
+
+
+def test_done_twice_it_makes_the_same_object(bench: Bench) -> None:
+    number = bench.put(chest())
+    bench.pipeline.process(number)
+    first = bench.result()
+    assert bench.row(number)["status"] == "analysed"
+    with bench.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE receipt SET state = 'received'")
+    bench.pipeline.process(number)
+    assert bench.result() == first
+    assert str(bench.row(number)["result_uids"]).count("2.25.") == 1
+
+
+def test_a_finished_receipt_is_left_alone(bench: Bench) -> None:
+    number = bench.put(chest())
+    bench.pipeline.process(number)
+    before = bench.row(number)
+    bench.pipeline.process(number)
+    bench.pipeline.process(999)
+    assert bench.row(number) == before
+
+
+def test_our_own_result_is_never_analysed(bench: Bench) -> None:
+    bench.pipeline.process(bench.put(chest()))
+    ours = pydicom.dcmread(pydicom.filebase.DicomBytesIO(bench.result()))
+    # Even stripped of everything that tells whose it is: the ledger knows its UID.
+    ours.Manufacturer, ours.Modality, ours.SOPClassUID = "SOMEBODY", "CR", "1.2.840.10008.5.1.4.1.1.1"
+    ours.ImageType = ["ORIGINAL", "PRIMARY"]
+    del ours.ContributingEquipmentSequence
+    ours.file_meta.MediaStorageSOPClassUID = ours.SOPClassUID
+    number = bench.put(ours)
+    bench.pipeline.process(number)
+    assert (bench.row(number)["status"], bench.row(number)["reason"]) == ("not_analysed", "own output")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (UnsupportedPixels("no pixel data"), "failed", "no pixel data"),
+        (OutOfResources("disk full"), "received", "disk full"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "received", "unexpected OSError"),
+        (MemoryError(), "received", "unexpected MemoryError"),
+        (ValueError("Doe^Jane"), "received", "unexpected ValueError"),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, reason: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    number = bench.put(chest())
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.reader, "read", fail)
+        bench.pipeline.process(number)
+    row = bench.row(number)
+    assert row["status"] == status
+    assert str(row["reason"]).startswith(reason)
+    assert "Jane" not in str(row["reason"])
+    bench.pipeline.process(number)  # not due yet, or finished
+    assert bench.row(number)["attempts"] == 1
+
+
+def test_an_unforeseen_error_is_given_up_after_some_tries(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = bench.put(chest())
+    monkeypatch.setattr(bench.reader, "read", lambda *_: 1 / 0)
+    for _ in range(3):
+        with bench.ledger.writing() as connection:
+            connection.exec_driver_sql("UPDATE receipt SET next_attempt_at = '2000-01-01 00:00:00.000000'")
+        bench.pipeline.process(number)
+    row = bench.row(number)
+    assert (row["status"], row["attempts"]) == ("failed", 3)
+    assert str(row["reason"]).startswith("unexpected ZeroDivisionError at")
+    monkeypatch.undo()
+    assert bench.ledger.requeue([number], now()) == 1
+    bench.pipeline.process(number)
+    assert bench.row(number)["status"] == "analysed"
+
+
+def test_a_missing_blob_is_tried_again(bench: Bench) -> None:
+    number = bench.put(chest())
+    bench.blobs.path(str(bench.row(number)["sha256"])).unlink()
+    bench.pipeline.process(number)
+    assert bench.row(number)["status"] == "received"
+    assert bench.row(number)["reason"] == "cannot read the file: No such file or directory"
+
+
+def test_the_engine_sweeps_up_what_was_never_submitted() -> None:
+    done: list[int] = []
+    waiting = {3, 1, 2}
+
+    def process(number: int) -> None:
+        if number == 2 and 2 not in done:
+            done.append(2)
+            raise OutOfResources("locked")
+        done.append(number)
+        waiting.discard(number)
+
+    engine = LocalEngine(process, lambda: sorted(waiting), threads=2, sweep_seconds=0.05)
+    engine.start()
+    engine.submit(7)
+    wait_for(lambda: not waiting and 7 in done)
+    engine.stop()
+    assert sorted(set(done)) == [1, 2, 3, 7]
+
+
+def test_the_engine_runs_several_at_once_and_stops_after_the_work_in_hand() -> None:
+    running, most, lock = [0], [0], threading.Lock()
+
+    def process(_: int) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+
+    engine = LocalEngine(process, list, threads=3, sweep_seconds=60)
+    engine.start()
+    for number in range(9):
+        engine.submit(number)
+    time.sleep(0.02)
+    engine.stop()
+    assert most[0] == 3
+    assert running[0] == 0
+
+
+def test_an_unforeseen_error_is_described_without_its_message() -> None:
+    try:
+        dt.date.fromisoformat("Doe^Jane")
+    except ValueError as error:
+        said = unexpected(error)
+    assert said.startswith("unexpected ValueError at unit/test_pipeline.py:")
+    assert "Jane" not in said
