@@ -144,9 +144,15 @@ class Orthanc:
         self._connection = http.client.HTTPConnection("127.0.0.1", self._http, timeout=30)
 
     def get(self, path: str) -> Any:
-        """GET JSON on a connection that stays open."""
-        self._connection.request("GET", path)
-        return json.loads(self._connection.getresponse().read())
+        """GET JSON on a connection that stays open; Orthanc closes it after a second without a request."""
+        try:
+            self._connection.request("GET", path)
+            answer = self._connection.getresponse()
+        except ConnectionError:  # RemoteDisconnected is one
+            self._connection.close()
+            self._connection.request("GET", path)
+            answer = self._connection.getresponse()
+        return json.loads(answer.read())
 
     def stop(self) -> None:
         """End the process."""
@@ -187,17 +193,20 @@ class Watch(threading.Thread):
                     self._seen.update(dict.fromkeys(new, moment))
                     self.news.notify_all()
 
-    def stop(self) -> dict[str, float]:
-        """End; return when each result arrived, by the Study Instance UID it belongs to."""
+    def stop(self) -> None:
+        """End the polling."""
         self._ending.set()
         self.join()
+
+    def arrivals(self) -> dict[str, float]:
+        """Return, once stopped, when each result arrived (time.monotonic), by the Study Instance UID it belongs to."""
         return {
             self._orthanc.get(f"/instances/{instance}/study")["MainDicomTags"]["StudyInstanceUID"]: moment
             for instance, moment in self._seen.items()
         }
 
 
-@dataclass
+@dataclass(eq=False)
 class Sender(threading.Thread):
     """DCMTK's storescu with one association, and the times that it reports.
 

@@ -91,9 +91,6 @@ def main() -> None:
 def measure(worker: str, load: str, files: Sequence[Path], folder: Path, model: Path) -> Run:
     """Run one worker once, with an Orthanc and a storage folder of its own."""
     folder.mkdir()
-    warm_up, counted = files[:1], list(files)
-    if load == ONE_BY_ONE:
-        counted = counted[: max(1, len(counted) // 4)]
     orthanc = Orthanc(folder / "orthanc")
     try:
         process, port = WORKERS[worker](folder, orthanc.dicom, model)
@@ -101,24 +98,34 @@ def measure(worker: str, load: str, files: Sequence[Path], folder: Path, model: 
             process.wait_until_it_answers(port)
             watch = Watch(orthanc)
             watch.start()
-            ground.refresh(warm_up[0])
-            _send(warm_up, port, 1, watch, process)
-            time.sleep(SETTLE)
-            studies = {ground.refresh(file): file for file in counted}
-            os.sync()  # what the preparation left unwritten would be written, and waited for, during the measurement
-            before = process.cpu_seconds()
-            chunk = 1 if load == ONE_BY_ONE else len(counted)
-            senders: list[Sender] = []
-            for start in range(0, len(counted), chunk):
-                senders += _send(counted[start : start + chunk], port, ASSOCIATIONS[load], watch, process)
-            time.sleep(SETTLE)
-            used, peak = process.cpu_seconds() - before, process.peak_megabytes()
-            arrived = {studies[study]: moment for study, moment in watch.stop().items() if study in studies}
-            return _run(worker, load, senders, arrived, used, peak)
+            try:
+                return _measured(worker, load, files, port, watch, process)
+            finally:
+                watch.stop()
         finally:
             process.stop()
     finally:
         orthanc.stop()
+
+
+def _measured(worker: str, load: str, files: Sequence[Path], port: int, watch: Watch, process: Process) -> Run:
+    ground.refresh(files[0])
+    _send(files[:1], port, 1, watch, process)  # to warm up; not counted
+    time.sleep(SETTLE)
+    # One by one takes as long for each image as it is going to take in any case, so fewer of them do.
+    counted = files[: max(1, len(files) // 4)] if load == ONE_BY_ONE else files
+    studies = {ground.refresh(file): file for file in counted}
+    os.sync()  # what the preparation left unwritten would be written, and waited for, during the measurement
+    before = process.cpu_seconds()
+    chunk = 1 if load == ONE_BY_ONE else len(counted)
+    senders: list[Sender] = []
+    for start in range(0, len(counted), chunk):
+        senders += _send(counted[start : start + chunk], port, ASSOCIATIONS[load], watch, process)
+    time.sleep(SETTLE)
+    used, peak = process.cpu_seconds() - before, process.peak_megabytes()
+    watch.stop()
+    arrived = {studies[study]: moment for study, moment in watch.arrivals().items() if study in studies}
+    return _run(worker, load, senders, arrived, used, peak)
 
 
 def _send(files: Sequence[Path], port: int, associations: int, watch: Watch, process: Process) -> list[Sender]:

@@ -164,7 +164,7 @@ def _body_part(header: Dataset) -> str:
     if stated:
         return stated
     codes = [text(item, "CodeValue") for item in items(header, "AnatomicRegionSequence")]
-    return next((_REGIONS.get(code, "of another region code") for code in codes if code), "")
+    return next((_REGIONS.get(code, "of another code") for code in codes if code), "")
 
 
 # SNOMED CT and its older notation (PS3.16 CID 4009, CID 4031).
@@ -192,7 +192,7 @@ def _view(header: Dataset) -> str:
     if stated:
         return stated
     codes = [text(item, "CodeValue") for item in items(header, "ViewCodeSequence")]
-    return next((_VIEWS.get(code, "of another view code") for code in codes if code), "")
+    return next((_VIEWS.get(code, "of another code") for code in codes if code), "")
 
 
 # SNOMED CT and its older notations (PS3.16 CID 4010).

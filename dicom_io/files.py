@@ -63,6 +63,8 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
             raise UnreadableObject("not a DICOM file")
     except UnreadableObject:
         raise
+    except FileNotFoundError as error:
+        raise UnreadableObject("the file is missing") from error
     except OSError as error:
         if error.errno is not None:
             raise OutOfResources(f"cannot read the file: {error.strerror}") from error

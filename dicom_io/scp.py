@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import re
 import threading
 import time
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import UID, AllTransferSyntaxes
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 from pynetdicom import AE, evt, register_uid
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
@@ -22,7 +22,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io import spool, status
 
-log = logging.getLogger("cxrd.scp")
+log = structlog.get_logger("cxrd.scp")
 
 # pynetdicom's own log handlers can print data sets; the node tells its own story.
 pynetdicom_config.LOG_HANDLER_LEVEL = "none"
@@ -32,7 +32,10 @@ pynetdicom_config.LOG_HANDLER_LEVEL = "none"
 _UNREADABLE = re.compile(
     "MPEG|HEVC|JPIP|Multi-component|JPEG XL|SMPTE|Encapsulated Uncompressed|Papyrus|RFC 2557|XML", re.IGNORECASE
 )
-READABLE_SYNTAXES = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.name)]
+# Explicit comes first: pynetdicom takes the first of ours that is offered, and implicit would lose what private
+# elements are.
+_READABLE = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.name)]
+READABLE_SYNTAXES = sorted(_READABLE, key=lambda uid: uid != ExplicitVRLittleEndian)
 ANY_SYNTAX = READABLE_SYNTAXES + [uid for uid in AllTransferSyntaxes if _UNREADABLE.search(uid.name)]
 _RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
 _register_lock = threading.Lock()
@@ -91,7 +94,7 @@ class StorageNode:
         self._server: Any = None
         self._entity = self._build()
         self._busy = 0
-        self._idle = threading.Condition()
+        self._busy_lock = threading.Lock()
 
     @property
     def port(self) -> int:
@@ -123,16 +126,21 @@ class StorageNode:
         spool.use(self.port, self._folder)  # another one where port 0 took a free port
 
     def stop(self, grace: float = 10.0) -> None:
-        """Stop listening, let objects that are being stored finish for up to `grace` seconds, then close."""
+        """Stop listening, let objects on their way arrive for up to `grace` seconds, then close the associations."""
         if self._server is None:
             return
-        deadline = time.monotonic() + grace
-        with self._idle:
-            self._idle.wait_for(lambda: self._busy == 0, timeout=max(0.0, deadline - time.monotonic()))
         self._server.shutdown()
+        self._server = None
+        deadline = time.monotonic() + grace
+        while self._receiving() and time.monotonic() < deadline:
+            time.sleep(0.02)
         for association in self._entity.active_associations:
             association.abort()
-        self._server = None
+
+    def _receiving(self) -> bool:
+        """Tell whether an object is arriving or being stored."""
+        arriving = any(each.dimse.message is not None for each in self._entity.active_associations)
+        return arriving or self._busy > 0
 
     def _build(self) -> AE:
         options = self.options
@@ -167,7 +175,7 @@ class StorageNode:
             acceptor.supported_contexts = [*acceptor.supported_contexts, *extra]
 
     def _on_store(self, event: Any) -> int:
-        with self._idle:
+        with self._busy_lock:
             self._busy += 1
         try:
             return self._receive(self._arrival(event))
@@ -175,9 +183,8 @@ class StorageNode:
             file = event.request._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
             if file is not None:
                 file.discard()
-            with self._idle:
+            with self._busy_lock:
                 self._busy -= 1
-                self._idle.notify_all()
 
     @staticmethod
     def _arrival(event: Any) -> Arrival:
@@ -215,7 +222,7 @@ def _on_accepted(event: Any) -> None:
         try:
             original(primitive)
         except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
-            log.warning("malformed_command", extra={"error": type(error).__name__})
+            log.warning("malformed_command", error=type(error).__name__)
             provider.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
 
     provider.receive_primitive = guarded

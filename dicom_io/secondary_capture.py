@@ -18,7 +18,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 from dicom_io.errors import UnreadableObject
 from dicom_io.uids import derived_uid
-from dicom_io.values import MALFORMED, items, text
+from dicom_io.values import MALFORMED, items, text, values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,9 +145,11 @@ def secondary_capture(
     """Wrap a picture as a Secondary Capture in a new series of the source's study (PS3.3 A.8.1).
 
     The same arguments make the same object, to the byte. Texts copied from the source keep their bytes and their
-    character set, right or wrong. Burned In Annotation says whether the picture identifies the patient: what we write
-    into it does not, so it is the source's own statement, and absent, which the standard reads as unknown, where the
-    source makes none.
+    character set, right or wrong.
+
+    Burned In Annotation says whether the picture identifies the patient (PS3.3 C.7.6.1).
+    What we write into it does not, so it is NO where the source says NO of its own pixels. Where the source says YES, or
+    nothing, it is YES: whoever removes identities must look at the picture.
 
     Parameters
     ----------
@@ -204,7 +206,7 @@ def encode(dataset: Dataset) -> bytes:
 
 def _copy(source: Dataset, dataset: Dataset) -> None:
     """Copy what describes the patient, the study and the request, without reading a text that nobody asked for."""
-    if "SpecificCharacterSet" in source:
+    if text(source, "SpecificCharacterSet") or len(values(source, "SpecificCharacterSet")) > 1:
         dataset.SpecificCharacterSet = source.SpecificCharacterSet
     # With this, pydicom writes elements that it has not decoded as they are.
     encodings = convert_encodings(dataset.SpecificCharacterSet) if "SpecificCharacterSet" in dataset else None
@@ -216,6 +218,8 @@ def _copy(source: Dataset, dataset: Dataset) -> None:
     for keyword in _REQUIRED:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
+    if not text(dataset, "BodyPartExamined"):
+        dataset.Laterality = None  # whether the part is one of a pair is not known (PS3.3 C.7.3.1, type 2C)
 
 
 def _element(source: Dataset, keyword: str) -> DataElement | RawDataElement | None:
@@ -303,9 +307,7 @@ def _derive(dataset: Dataset, source: Dataset, finding: Finding, identity: Model
     equipment.ContributionDateTime = when.strftime("%Y%m%d%H%M%S%z")[:19]
     equipment.ContributionDescription = "Pneumonia classifier with Grad-CAM heatmap"
     dataset.ContributingEquipmentSequence = [equipment]
-    burned_in = text(source, "BurnedInAnnotation").upper()
-    if burned_in in ("YES", "NO"):
-        dataset.BurnedInAnnotation = burned_in
+    dataset.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation").upper() == "NO" else "YES"
 
 
 def _lossy(dataset: Dataset, source: Dataset) -> None:

@@ -16,17 +16,17 @@ import onnx
 import onnx_ir
 import onnxruntime
 import torch
-from onnxscript.optimizer import optimize
+from onnxscript import optimizer
 from safetensors.torch import load_file, save_file
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.data import data_digest, evaluation_samples, split_by_patient, training_samples
+from modeltrain.data import data_digest, scan, split_by_patient, training_samples
 from modeltrain.evaluate import Evaluation, ask, choose_threshold, measure
 from modeltrain.network import ChestNet
 from modeltrain.outputs import CLASSES, Outputs
 from modeltrain.preprocess import INPUT_SIZE
 from modeltrain.registry import CARD, CURRENT, ONNX, SAFETENSORS, file_digest
-from modeltrain.train import read_progress
+from modeltrain.train import Progress, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,19 +37,27 @@ if TYPE_CHECKING:
 
     from modeltrain.data import Sample, Split
     from modeltrain.evaluate import Predict
-    from modeltrain.train import Progress
 
 OPSET = 18
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
 
 
-def export_model(weights: Path, data: Path, models: Path, *, name: str, version: str, current: bool = False) -> Path:
+def export_model(
+    weights: Path,
+    data: Path,
+    models: Path,
+    *,
+    name: str,
+    version: str,
+    current: bool = False,
+    locked_test: bool = False,
+) -> Path:
     """Turn the best weights of a training run into a model folder, and return it.
 
     The matrices are rounded to half precision once, and both files carry these very numbers. Threshold and figures are
-    those of the finished ONNX file: the threshold from the validation patients alone, then, once, the figures on
-    `test/` where `data` has one.
+    those of the finished ONNX file: the threshold from the validation patients alone and then, where it is asked for,
+    the figures on the locked `test/`.
 
     Parameters
     ----------
@@ -61,6 +69,9 @@ def export_model(weights: Path, data: Path, models: Path, *, name: str, version:
         Where the folder `name-version` is made.
     current
         Also let `models/CURRENT` name it.
+    locked_test
+        Judge the finished file on `data/test` too and put the figures into the card. Once, for what is shipped: a test
+        set that is looked at along the way steers the work, and then says nothing.
 
     Raises
     ------
@@ -85,7 +96,7 @@ def export_model(weights: Path, data: Path, models: Path, *, name: str, version:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         write_weights(_rounded(load_file(weights)), building)
-        card = _card(building, progress, split, data, name, version)
+        card = _card(building, progress, split, data if locked_test else None, f"{name}-{version}")
         (building / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in (*building.iterdir(), building):
             _sync(path)
@@ -156,7 +167,9 @@ def _onnx_model(network: ChestNet) -> onnx.ModelProto:
     )
     if program is None:
         raise TypeError("torch.onnx.export returned nothing")
-    optimize(program.model)  # inlines the exporter's helper functions and folds constants
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
     _forget_sources(program.model)
     return _halved(program.model_proto)
 
@@ -192,10 +205,9 @@ def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _card(folder: Path, progress: Progress, split: Split, data: Path, name: str, version: str) -> dict[str, Any]:
+def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, label: str) -> dict[str, Any]:
     """Judge the finished ONNX file and return the model's card."""
     predict = onnx_predictor(folder / ONNX)
-    label = f"{name}-{version}"
     recipe = progress.recipe
     answers = ask(predict, split.validation)
     threshold = choose_threshold(answers, recipe["sensitivity"])
@@ -203,14 +215,14 @@ def _card(folder: Path, progress: Progress, split: Split, data: Path, name: str,
     parts: dict[str, Any] = {"train": _counts(split.train), "validation": _counts(split.validation)}
     digests = {"training": progress.data_digest}
     test = None
-    if (data / "test").is_dir():
-        locked = evaluation_samples(data)
-        parts["test"], digests["test"] = _counts(locked), data_digest(locked, data)
-        test = _figures(measure(ask(predict, locked), threshold=threshold, model=label))
+    if locked:
+        samples = scan(locked / "test")
+        parts["test"], digests["test"] = _counts(samples), data_digest(samples, locked)
+        test = _figures(measure(ask(predict, samples), threshold=threshold, model=label))
     return {
         "format": 1,
-        "name": name,
-        "version": version,
+        "name": label.rpartition("-")[0],
+        "version": label.rpartition("-")[2],
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
         "arch": "resnet18",
         "classes": list(CLASSES),
@@ -228,14 +240,7 @@ def _card(folder: Path, progress: Progress, split: Split, data: Path, name: str,
             "digest": "SHA-256 over the lines 'relative name, NUL, SHA-256 of the file', sorted by name",
             "split": parts,
         },
-        "training": {
-            "recipe": recipe,
-            "best_epoch": progress.best.epoch,
-            "epochs": len(progress.history),
-            "hours": round(sum(line.seconds for line in progress.history) / 3600, 2),
-            "validation_loss": [round(line.validation_loss, 4) for line in progress.history],
-            "validation_auc": [round(line.validation_auc, 4) for line in progress.history],
-        },
+        "training": _training(progress),
         "preprocessing": {
             "size": INPUT_SIZE,
             "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
@@ -248,6 +253,22 @@ def _card(folder: Path, progress: Progress, split: Split, data: Path, name: str,
         },
         "precision": "convolution and linear weights stored as float16, computed in float32",
         "libraries": {library: installed(library) for library in _LIBRARIES},
+    }
+
+
+def _training(progress: Progress) -> dict[str, Any]:
+    """Sum up a run, and the run whose weights it began with."""
+    history = progress.history
+    return {
+        "recipe": progress.recipe,
+        "best_epoch": progress.best.epoch,
+        "epochs": len(history),
+        "hours": round(sum(line.seconds for line in history) / 3600, 2),
+        "side": [line.side for line in history],
+        "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
+        "validation_loss": [round(line.validation_loss, 4) for line in history],
+        "validation_auc": [round(line.validation_auc, 4) for line in history],
+        "began_with": _training(Progress.from_json(json.dumps(progress.start))) if progress.start else None,
     }
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import roc_curve
 
 from modeltrain.data import read_sample
@@ -107,11 +106,10 @@ def metrics_figure(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(list(values), list(values.values()), color=_BLUE, height=0.62)
-    axes.bar_label(bars, [f"{value:.2%}" for value in values.values()], padding=4, color="#1c2630")
+    axes.bar_label(bars, [f"{value:.4f}" for value in values.values()], padding=4, color="#1c2630")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", color="#e6e9ec")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)

@@ -65,11 +65,18 @@ class Epoch:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands; travels in the header of both files."""
+    """Where a run stands; travels in the header of both files.
+
+    Attributes
+    ----------
+    start
+        The progress of the run whose weights this one began with, as plain values; None for a run of its own.
+    """
 
     recipe: dict[str, Any]
     data_digest: str
     history: list[Epoch] = field(default_factory=list)
+    start: dict[str, Any] | None = None
 
     @property
     def best(self) -> Epoch:
@@ -84,11 +91,18 @@ class Progress:
     def from_json(cls, text: str) -> Progress:
         """Read the header's text."""
         raw = json.loads(text)
-        return cls(raw["recipe"], raw["data_digest"], [Epoch(**line) for line in raw["history"]])
+        return cls(raw["recipe"], raw["data_digest"], [Epoch(**line) for line in raw["history"]], raw.get("start"))
 
 
 def run(
-    data: Path, out: Path, recipe: Recipe, *, resume: bool = False, device: str = "cpu", progress: bool = True
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    start: Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: bool = True,
 ) -> Path:
     """Train a network and return the path of its best weights.
 
@@ -101,6 +115,8 @@ def run(
         NORMAL/ and PNEUMONIA/ itself.
     out
         The run's folder, made if absent.
+    start
+        Weights of another run to begin with (its `best_model.safetensors`), instead of the recipe's `init`.
     resume
         Go on after the last finished epoch of the run in `out`; a run that is complete is left as it is.
     device
@@ -112,7 +128,7 @@ def run(
     ------
     InvalidData
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
-        from another recipe or other data.
+        from another recipe or other data; or `start` is unusable, or was trained on what is validation here.
     InvalidModel
         ImageNet weights were asked for and cannot be had.
     OutOfResources
@@ -121,7 +137,8 @@ def run(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     split = split_by_patient(training_samples(data), recipe.validation_fraction, recipe.seed)
-    state = Progress(_plain(recipe), data_digest(split.train + split.validation, data))
+    digest = data_digest(split.train + split.validation, data)
+    state = Progress(_plain(recipe), digest, start=_origin(start, recipe, digest) if start else None)
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     out.mkdir(parents=True, exist_ok=True)
@@ -132,6 +149,8 @@ def run(
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
+    elif start:
+        learner.begin(load_file(start))
 
     with SummaryWriter(str(out / "tensorboard")) as board:
         for epoch in range(len(state.history), recipe.epochs):
@@ -163,6 +182,11 @@ class Learner:
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = _optimizer(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
+
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """Take up another run's weights, in the network and in its average."""
+        self.network.load_state_dict(weights)
+        self.average.load_state_dict(weights)
 
     def learn(self, images: Images, epoch: int, *, progress: bool) -> tuple[float, float]:
         """Go once through the images; return the mean loss and the last learning rate."""
@@ -256,6 +280,18 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
+def _origin(start: Path, recipe: Recipe, digest: str) -> dict[str, Any]:
+    """Return what a run that begins with other weights remembers of their run."""
+    origin = read_progress(start)
+    divided_by = ("seed", "validation_fraction")
+    same_split = all(origin.recipe[key] == getattr(recipe, key) for key in divided_by)
+    if origin.data_digest == digest and not same_split:
+        raise InvalidData(
+            f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
+        )
+    return asdict(origin)
+
+
 def _optimizer(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam as the seed has it, or AdamW, which leaves norms and biases undecayed."""
     if recipe.optimizer == "adam":
@@ -333,6 +369,8 @@ def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
     if found.data_digest != wanted.data_digest:
         raise InvalidData(f"{path}: was made from other data")
+    if wanted.start and found.start != wanted.start:
+        raise InvalidData(f"{path}: did not begin with these weights")
     learner.restore(load_file(path))
     return found
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from modeltrain.registry import load_card, shipped_model
 
 from dicom_io.errors import CxrdError
-from dicom_io.scu import echo
+from dicom_io.scu import Peer, echo
+from modeltrain.registry import load_card, shipped_model
 from worker.daemon import open_ledger
 from worker.destinations import peer_of
 from worker.inference import open_engine
@@ -88,6 +88,17 @@ def _ledger(settings: Settings) -> Check:
     return Check("database", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty")
 
 
+def _taken(settings: Settings, why: str) -> Check:
+    """Tell a port that a running cxrd has taken, which is well, from one that something else has."""
+    title = settings.scp.ae_title
+    host = "127.0.0.1" if settings.scp.host == "0.0.0.0" else settings.scp.host  # noqa: S104 - compared, not bound
+    try:
+        echo(Peer(host, settings.scp.port, title, calling_ae=title, timeout=3))
+    except CxrdError:
+        return Check("port", False, f"{why}, and {title} does not answer there")
+    return Check("port", True, f"{title} is running on {host}:{settings.scp.port}")
+
+
 def _port(settings: Settings) -> Check:
     where = f"{settings.scp.host}:{settings.scp.port}"
     with socket.socket() as probe:
@@ -95,5 +106,5 @@ def _port(settings: Settings) -> Check:
         try:
             probe.bind((settings.scp.host, settings.scp.port))
         except OSError as error:
-            return Check("port", False, f"{where}: {error.strerror} (is cxrd running already?)")
+            return _taken(settings, f"{where}: {error.strerror}")
     return Check("port", True, f"{where} is free")

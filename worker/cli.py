@@ -160,9 +160,9 @@ def redeliver(
     sent: Annotated[bool, typer.Option("--sent", help="Also what was delivered already")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Send results again whose delivery failed (or, with --sent, all of them).
+    """Send results again whose delivery failed or still waits for its next attempt (with --sent, all of them).
 
-    They are entered as pending; a running worker begins within a second.
+    They are entered as due now, with all their patience before them; a running worker begins within a second.
     """
     from worker.clock import now
     from worker.daemon import open_ledger

@@ -19,7 +19,7 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
     """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     warnings.simplefilter("ignore")
-    for name in ("pydicom", "pynetdicom", "highdicom", "alembic", "sqlalchemy", "py.warnings"):
+    for name in ("pydicom", "pynetdicom", "alembic", "sqlalchemy", "py.warnings"):
         library = logging.getLogger(name)
         library.handlers = [logging.NullHandler()]
         library.propagate = False

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from dicom_io.eligibility import Rules
 from dicom_io.errors import InvalidSettings
 
 AeTitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
@@ -53,29 +54,16 @@ class LedgerSettings(_Part):
 class RulesSettings(_Part):
     """Which images are analysed."""
 
-    modalities: tuple[str, ...] = ("CR", "DX")
-    sop_classes: tuple[str, ...] = (
-        "1.2.840.10008.5.1.4.1.1.1",
-        "1.2.840.10008.5.1.4.1.1.1.1",
-        "1.2.840.10008.5.1.4.1.1.7",
-    )
-    body_parts: tuple[str, ...] = (
-        "CHEST",
-        "THORAX",
-        "LUNG",
-        "LUNGS",
-        "PORT CHEST",
-        "CHEST PORT",
-        "CHEST PA",
-        "CHEST AP",
-    )
-    views: tuple[str, ...] = ("PA", "AP", "FRONTAL", "POSTERO-ANTERIOR", "ANTERO-POSTERIOR")
-    absent_body_part: Literal["analyse", "skip"] = "analyse"
-    absent_view: Literal["analyse", "skip"] = "analyse"
-    allow_derived: bool = False
+    modalities: tuple[str, ...] = Rules.modalities
+    sop_classes: tuple[str, ...] = Rules.sop_classes
+    body_parts: tuple[str, ...] = Rules.body_parts
+    views: tuple[str, ...] = Rules.views
+    absent_body_part: Literal["analyse", "skip"] = Rules.absent_body_part
+    absent_view: Literal["analyse", "skip"] = Rules.absent_view
+    allow_derived: bool = Rules.allow_derived
     min_age_years: float | None = Field(None, ge=0)
     max_age_years: float | None = Field(None, ge=0)
-    absent_age: Literal["analyse", "skip"] = "analyse"
+    absent_age: Literal["analyse", "skip"] = Rules.absent_age
 
 
 class Pixels(_Part):
@@ -295,10 +283,14 @@ def _explain(error: ValidationError, source: Path, lines: dict[tuple[str | int, 
         yield f"{where}: {what.removeprefix('Value error, ')}"
 
 
+# Not settings: which file to read, and where the tests find their peers and data.
+_OTHER_VARIABLES = ("CXRD_CONFIG", "CXRD_SHARED", "CXRD_TEST_")
+
+
 def _reject_unknown_environment() -> None:
     """Name a misspelt variable: pydantic-settings passes over what it does not know at the top level."""
     for name in os.environ:
-        if name.upper().startswith("CXRD_") and name.upper() not in ("CXRD_CONFIG", "CXRD_SHARED"):
+        if name.upper().startswith("CXRD_") and not name.upper().startswith(_OTHER_VARIABLES):
             part = name[len("CXRD_") :].split("__", maxsplit=1)[0].lower()
             if part not in Settings.model_fields:
                 raise InvalidSettings(f"environment {name}: unknown setting")

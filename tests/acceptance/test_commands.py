@@ -176,10 +176,12 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
     assert said.returncode == 2
     bad = [line for line in said.stdout.splitlines() if line.startswith("FAIL")]
     assert len(bad) == 2
-    assert f"port: 127.0.0.1:{service.port}: Address already in use" in bad[0]
+    assert f"port: 127.0.0.1:{service.port}: Address already in use, and CXRD does not answer there" in bad[0]
     assert "destination good: 127.0.0.1" in bad[1]
     assert "cannot be reached" in bad[1]
     assert "not in the configuration" in run("check", "other", "-c", service.config).stdout
+    service.start()
+    assert f"ok    port: CXRD is running on 127.0.0.1:{service.port}" in run("check", "-c", service.config).stdout
 
 
 def test_a_taken_port_is_one_line(serve: Callable[..., Service]) -> None:

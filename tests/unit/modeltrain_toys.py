@@ -30,6 +30,12 @@ def draw(seed: int, opacity: bool, side: int = 64) -> NDArray[np.uint8]:
     return np.clip(chest + rng.normal(0, 6, chest.shape), 0, 255).astype(np.uint8)
 
 
+def batch(count: int) -> NDArray[np.float32]:
+    """Return drawn radiographs, every other one with an opacity: float32 [count, 1, 224, 224]."""
+    drawn = [draw(seed, opacity=bool(seed % 2), side=224) for seed in range(count)]
+    return np.stack(drawn)[:, np.newaxis].astype(np.float32) / np.float32(255)
+
+
 def write_class(folder: Path, names: list[str], opacity: bool) -> None:
     """Write one drawn radiograph for each name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +66,8 @@ def lively_network(seed: int = 0) -> ChestNet:
             if name.endswith("bn2.weight"):  # these start at zero
                 value.uniform_(0.5, 1)
         network.fc.weight.mul_(10)
-    return network.eval()
+    network.eval()
+    return network
 
 
 def predictor(scores: list[float]) -> Predict:

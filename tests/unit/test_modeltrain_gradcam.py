@@ -15,12 +15,22 @@ from torch import nn
 from modeltrain.gradcam import LayerTap, grad_cam
 from modeltrain.network import ChestNet, load_network
 from modeltrain.outputs import Outputs, attention
-from modeltrain.preprocess import to_input
 from modeltrain.registry import load_card, shipped_model
-from tests.unit.modeltrain_toys import draw, lively_network
+from tests.unit.modeltrain_toys import batch, lively_network
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small work on few cores: threads that wait for each other cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Logits(nn.Module):
@@ -45,8 +55,7 @@ def network(request: pytest.FixtureRequest) -> ChestNet:
 @pytest.fixture
 def images() -> Tensor:
     """Three drawn radiographs, float32 [3, 1, 224, 224]."""
-    drawn = [to_input(draw(seed, opacity=bool(seed % 2), side=224).astype(np.float32) / 255) for seed in range(3)]
-    return torch.from_numpy(np.stack(drawn))
+    return torch.from_numpy(batch(3))
 
 
 def answers(network: ChestNet, images: Tensor) -> Outputs:

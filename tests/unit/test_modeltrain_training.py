@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,21 +12,30 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, resnet18
 
 from dicom_io.errors import InvalidData, InvalidModel
-from modeltrain import network as network_module
 from modeltrain import train
 from modeltrain.export import export_model, onnx_predictor
 from modeltrain.network import build, load_network
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
-from tests.unit.modeltrain_toys import draw, kaggle_folder
+from tests.unit.modeltrain_toys import batch, kaggle_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 QUICK = dataclasses.replace(RECIPES["scratch"], name="quick", stages=((2, 32),), batch_size=8, validation_fraction=0.1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small work on few cores: threads that wait for each other cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +52,9 @@ def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(best: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder made of it."""
-    return export_model(best, data, tmp_path_factory.mktemp("models"), name="toy", version="0.1.0", current=True)
+    """The model folder made of it, judged on the locked test part."""
+    models = tmp_path_factory.mktemp("models")
+    return export_model(best, data, models, name="toy", version="0.1.0", current=True, locked_test=True)
 
 
 def test_a_run_leaves_weights_state_and_curves(best: Path) -> None:
@@ -85,6 +95,18 @@ def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_pa
         torch.testing.assert_close(other[name], one[name], rtol=0, atol=0, msg=name)
 
 
+def test_a_run_that_begins_with_other_weights_remembers_theirs(best: Path, data: Path, tmp_path: Path) -> None:
+    still = dataclasses.replace(QUICK, stages=((1, 32),), learning_rate=0.0, ema=1.0)
+    went_on = train.run(data, tmp_path / "on", still, start=best, progress=False)
+    one, other = load_file(best), load_file(went_on)
+    assert all(torch.equal(value, other[name]) for name, value in one.items() if value.is_floating_point())
+    progress = train.read_progress(went_on)
+    assert progress.start is not None
+    assert progress.start["recipe"]["name"] == "quick"
+    with pytest.raises(InvalidData, match="patients that are for validation here"):
+        train.run(data, tmp_path / "leak", dataclasses.replace(still, seed=1), start=best, progress=False)
+
+
 def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
     history = train.read_progress(best).history
     lines = [
@@ -113,12 +135,12 @@ def test_an_unreadable_training_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_that_cannot_be_had_are_an_error_that_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(network_module.ResNet18_Weights, "get_state_dict", unreachable)
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", unreachable)
     with pytest.raises(InvalidModel, match=r"no route to host.*init random"):
         build("imagenet", 0)
 
@@ -126,16 +148,16 @@ def test_imagenet_weights_that_cannot_be_had_are_an_error_that_says_what_to_do(
 def test_recipes_are_found_by_name_and_changed_within_reason() -> None:
     assert recipe_named("seed") == Recipe()
     changed = recipe_named("scratch", init="imagenet", epochs=3, seed=7)
-    assert (changed.init, changed.epochs, changed.seed, changed.side(2)) == ("imagenet", 3, 7, 192)
-    for wrong in ({"name": "none"}, {"name": "seed", "init": "guess"}, {"name": "seed", "epochs": 0}):
+    assert (changed.init, changed.epochs, changed.seed, changed.side(2)) == ("imagenet", 3, 7, 224)
+    unfit: list[dict[str, Any]] = [{"name": "none"}, {"name": "seed", "init": "guess"}, {"name": "seed", "epochs": 0}]
+    for wrong in unfit:
         with pytest.raises(InvalidData):
-            recipe_named(**wrong)  # type: ignore[arg-type]
+            recipe_named(**wrong)
 
 
 def test_both_files_and_torchvision_give_the_same_answers(folder: Path) -> None:
     card = load_card(folder)
-    images = np.stack([draw(seed, opacity=True, side=224)[np.newaxis] / np.float32(255) for seed in range(3)])
-    images = images.astype(np.float32)
+    images = batch(3)
     ours = load_network(card)
     plain = resnet18(num_classes=2)
     plain.load_state_dict(load_file(folder / "model.safetensors"))

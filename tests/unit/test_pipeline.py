@@ -147,12 +147,11 @@ def test_an_unforeseen_error_is_given_up_after_some_tries(bench: Bench, monkeypa
     assert bench.row(number)["status"] == "analysed"
 
 
-def test_a_missing_blob_is_tried_again(bench: Bench) -> None:
+def test_a_missing_blob_is_failed(bench: Bench) -> None:
     number = bench.put(chest())
     bench.blobs.path(str(bench.row(number)["sha256"])).unlink()
     bench.pipeline.process(number)
-    assert bench.row(number)["status"] == "received"
-    assert bench.row(number)["reason"] == "cannot read the file: No such file or directory"
+    assert (bench.row(number)["status"], bench.row(number)["reason"]) == ("failed", "the file is missing")
 
 
 def test_the_engine_sweeps_up_what_was_never_submitted() -> None:

@@ -492,19 +492,18 @@ def test_raw_pixels_under_a_jpeg_syntax_are_refused() -> None:
         render(dataset)
 
 
-def test_damage_that_aborts_a_decoder_does_not_abort_us(tmp_path: Path) -> None:
-    """GDCM 3.2 ends its process on a scan that begins anew; here it stands for every such defect."""
+@pytest.mark.parametrize("place", [24, 33])
+def test_damage_that_ends_a_decoder_s_process_does_not_end_ours(place: int, tmp_path: Path) -> None:
+    """One changed byte in the Huffman table or at the next marker: GDCM 3.2 dies of SIGSEGV or SIGABRT."""
     plain, compressed = tmp_path / "plain.dcm", tmp_path / "compressed.dcm"
     plain.write_bytes(encode(grey()))
     subprocess.run([tool("dcmcjpeg"), "+e1", plain, compressed], check=True)
     dataset = read_dataset(compressed)
     frame = bytearray(get_frame(dataset.PixelData, 0, number_of_frames=1))
-    scan = frame.index(b"\xff\xda")
-    frame[scan + 40 : scan + 40] = frame[scan : scan + 10]
-    frame[-200:] = b""
+    frame[place] = 21
     dataset["PixelData"].value = encapsulate([bytes(frame)])
-    with contextlib.suppress(UnsupportedPixels):
-        assert render(dataset).values.shape == (64, 96)
+    with pytest.raises(UnsupportedPixels):
+        render(dataset)
 
 
 def test_random_damage_is_refused_or_drawn() -> None:

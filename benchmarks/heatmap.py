@@ -1,0 +1,147 @@
+"""Model and heatmap of one image: the shipped ONNX engine beside torch and the grad-cam package, in alternating pairs.
+
+    .venv/bin/python benchmarks/heatmap.py [--images 60] [--threads 1 --threads 2] [--json]
+
+Both sides begin with the same 224×224 image and end with a probability and a heatmap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import ground
+from modeltrain.outputs import attention, probability
+from modeltrain.preprocess import read_picture, to_input
+from modeltrain.registry import Card, load_card, shipped_model
+from worker.inference import OnnxEngine
+
+Image = NDArray[np.float32]
+Ask = Callable[[Image], float]
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was measured with so many threads; times are medians in milliseconds."""
+
+    threads: int
+    images: int
+    torch_ms: float
+    onnx_ms: float
+    ratio: float  # the median of the pairs' ratios
+    difference: float  # the greatest between the two probabilities of an image
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    card = load_card(options.model or shipped_model())
+    images = _images(options.images)
+    measured = [measure(card, images, threads) for threads in options.threads]
+    if options.json:
+        print(json.dumps({"cores": os.cpu_count(), "pairs": [asdict(each) for each in measured]}))
+        return
+    print(f"{len(images)} images of 224×224, {os.cpu_count()} cores, medians\n")
+    print("| threads | torch forward + grad-cam, ms | ONNX engine + closed form, ms | ratio |")
+    print("|---:|---:|---:|---:|")
+    for each in measured:
+        print(f"| {each.threads} | {each.torch_ms:.1f} | {each.onnx_ms:.1f} | ×{each.ratio:.1f} |")
+    print(f"\nThe two probabilities of an image differ by {max(each.difference for each in measured):.1e} at most.")
+
+
+def measure(card: Card, images: Sequence[Image], threads: int) -> Pairs:
+    """Ask both about each image in turn, and the other one first every other time."""
+    asked = {"torch": torch_and_grad_cam(card, threads), "onnx": engine_and_closed_form(card, threads)}
+    times: dict[str, list[float]] = {name: [] for name in asked}
+    difference = 0.0
+    for number, image in enumerate([*[images[0]] * WARM_UP, *images]):
+        answers = {}
+        for name in sorted(asked, reverse=bool(number % 2)):
+            begun = time.perf_counter()
+            answers[name] = asked[name](image)
+            times[name].append(1000 * (time.perf_counter() - begun))
+        difference = max(difference, abs(answers["torch"] - answers["onnx"]))
+    eager, ours = times["torch"][WARM_UP:], times["onnx"][WARM_UP:]
+    return Pairs(
+        threads=threads,
+        images=len(images),
+        torch_ms=statistics.median(eager),
+        onnx_ms=statistics.median(ours),
+        ratio=statistics.median(theirs / own for theirs, own in zip(eager, ours, strict=True)),
+        difference=difference,
+    )
+
+
+def engine_and_closed_form(card: Card, threads: int) -> Ask:
+    """Return what cxrd does: one forward pass, whose outputs hold the heatmap."""
+    engine = OnnxEngine(card.folder / "model.onnx", threads)
+
+    def ask(image: Image) -> float:
+        outputs = engine.predict(image[None])
+        attention(outputs.cam)
+        return float(probability(outputs.logits)[0])
+
+    return ask
+
+
+def torch_and_grad_cam(card: Card, threads: int) -> Ask:
+    """Return what the naive worker does: an eager forward pass, then grad-cam's own forward and backward pass."""
+    try:
+        import torch
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+        from safetensors.torch import load_file
+        from torchvision.models import resnet18
+    except ImportError as error:
+        raise ground.Missing(f"{error.name} is not installed: run make test, or pip install 'cxrd[dev]'") from error
+    torch.set_num_threads(threads)
+    network = resnet18(num_classes=2)
+    weights = load_file(card.folder / "model.safetensors")
+    network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+    network.eval()
+    cam = GradCAM(model=network, target_layers=[network.layer4])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
+
+    def ask(image: Image) -> float:
+        tensor = (torch.from_numpy(image[None]) - mean) / std
+        with torch.no_grad():
+            score = float(network(tensor).softmax(1)[0, 1])
+        cam(input_tensor=tensor, targets=[ClassifierOutputTarget(1)])
+        return score
+
+    return ask
+
+
+def _images(count: int) -> list[Image]:
+    files = sorted(ground.shared("data", "kermany_full").rglob("*.jpeg"))
+    values = [to_input(read_picture(file, max_pixels=60_000_000)) for file in files[:count]]
+    return [values[number % len(values)] for number in range(count)]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=60, help="pairs for each number of threads")
+    parser.add_argument("--threads", type=int, action="append", help="of one forward pass (may be repeated); 1 and 2")
+    parser.add_argument("--model", type=Path, help="folder of the model; default: the shipped one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    options.threads = options.threads or [1, 2]
+    if min(options.images, *options.threads) < 1:
+        parser.error("--images and --threads begin at 1")
+    return options
+
+
+if __name__ == "__main__":
+    ground.run(main)

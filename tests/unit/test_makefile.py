@@ -1,0 +1,58 @@
+"""The Makefile where it must not set anything up: its help, and what it says where Python does not do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tools import tool
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make on a copy of the Makefile in a folder of its own."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return subprocess.run(
+        [tool("make"), "-C", str(folder), *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+def python(folder: Path, *, refuses: str) -> str:
+    """Write a Python that ends with an error where it is asked for something."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *{refuses}*) exit 1 ;; esac\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_make_alone_lists_every_target(tmp_path: Path) -> None:
+    done = make(tmp_path)
+    assert done.returncode == 0
+    listed = re.findall(r"^  make ([a-z-]+)", done.stdout, re.MULTILINE)
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed == phony.split()
+
+
+@pytest.mark.parametrize(
+    ("refuses", "said"),
+    [("version_info", "cxrd needs Python 3.11 or newer"), ("ensurepip", "apt install python3-venv")],
+)
+def test_a_python_that_does_not_do_is_one_line(tmp_path: Path, refuses: str, said: str) -> None:
+    done = make(tmp_path, "install", f"PYTHON={python(tmp_path, refuses=refuses)}")
+    (line, stop) = done.stderr.splitlines()
+    assert said in line
+    assert stop.startswith("make: ***")
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_no_python_at_all_is_one_line(tmp_path: Path) -> None:
+    done = make(tmp_path, "install", "PYTHON=")
+    assert "there is none on the PATH" in done.stderr.splitlines()[0]
+    assert not (tmp_path / ".venv").exists()
