@@ -1,8 +1,9 @@
-"""Decodes JPEG extended and lossless with GDCM in a process of its own, because damaged data can abort GDCM's.
+"""Decodes JPEG extended, JPEG lossless and JPEG-LS with GDCM, in a process of its own.
 
-GDCM is what reads these syntaxes under a free licence, but a code stream with a broken scan ends in an uncaught C++
-exception there: one bad image would take the daemon with it, and again after each restart. Run as a program, this file
-reads one code stream on standard input and writes its cells, in the machine's byte order, to standard output.
+GDCM is what reads the first two under a free licence, but one wrong byte can end its process (SIGSEGV, SIGABRT): a bad
+image would take the daemon with it, and again after each restart. For JPEG-LS there is CharLS by itself as well, which
+reads on for minutes where the data is cut off. Run as a program, this file reads one code stream on standard input and
+writes its cells, in the machine's byte order, to standard output.
 """
 
 import subprocess
@@ -16,13 +17,15 @@ class DecoderFailed(Exception):
     """The process ended without a picture."""
 
 
-def decode(frame: bytes, *, rows: int, columns: int, allocated: int, bits: int) -> bytes:
-    """Decode one grey JPEG code stream.
+def decode(frame: bytes, *, syntax: str, rows: int, columns: int, allocated: int, bits: int) -> bytes:
+    """Decode one grey JPEG or JPEG-LS code stream.
 
     Parameters
     ----------
     frame
         The code stream; its header has been checked against the other arguments.
+    syntax
+        UID of the transfer syntax that GDCM is to take it for.
     rows, columns, allocated, bits
         Size in pixels, bits of a cell (8 or 16) and bits of a sample.
 
@@ -36,7 +39,7 @@ def decode(frame: bytes, *, rows: int, columns: int, allocated: int, bits: int) 
     DecoderFailed
         The code stream is damaged, or decoding took too long.
     """
-    command = [sys.executable, "-I", __file__, *map(str, (rows, columns, allocated, bits))]
+    command = [sys.executable, "-I", __file__, syntax, *map(str, (rows, columns, allocated, bits))]
     try:
         done = subprocess.run(command, input=frame, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
@@ -46,7 +49,7 @@ def decode(frame: bytes, *, rows: int, columns: int, allocated: int, bits: int) 
     return done.stdout[: rows * columns * allocated // 8]
 
 
-def _main(rows: int, columns: int, allocated: int, bits: int) -> None:
+def _main(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> None:
     """Decode standard input to standard output."""
     import gdcm  # noqa: PLC0415  (the program needs it, the module does not)
 
@@ -62,13 +65,11 @@ def _main(rows: int, columns: int, allocated: int, bits: int) -> None:
     image.SetDataElement(element)
     grey = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
-    # One name for all: the code stream itself tells GDCM which JPEG process it is.
-    lossless = gdcm.TransferSyntax.GetTSType("1.2.840.10008.1.2.4.70")
-    image.SetTransferSyntax(gdcm.TransferSyntax(lossless))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     image.SetPixelFormat(gdcm.PixelFormat(1, allocated, bits, bits - 1, 0))
     # GDCM hands bytes over as a str.
     sys.stdout.buffer.write(image.GetBuffer().encode("utf-8", "surrogateescape"))
 
 
 if __name__ == "__main__":
-    _main(*map(int, sys.argv[1:]))
+    _main(sys.argv[1], *map(int, sys.argv[2:]))

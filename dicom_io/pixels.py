@@ -50,8 +50,6 @@ _VISIBLE = 0.01
 # Which of several decoders reads a syntax: the quickest that survives damaged data (docs/decisions.md).
 _DECODERS = {
     JPEGBaseline8Bit: "pillow",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
     JPEG2000Lossless: "pylibjpeg",
     JPEG2000: "pylibjpeg",
     HTJ2KLossless: "pylibjpeg",
@@ -59,8 +57,15 @@ _DECODERS = {
     HTJ2K: "pylibjpeg",
     RLELossless: "pydicom",
 }
-# These are GDCM's, which does not: it has a process of its own.
-_APART = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+# These are GDCM's, which does not: it has a process of its own. Beside each, what GDCM is told that it is: it knows the
+# JPEG processes by their code streams, but under the name of the extended one it takes 8 bits only.
+_APART = {
+    JPEGExtended12Bit: JPEGLosslessSV1,
+    JPEGLossless: JPEGLosslessSV1,
+    JPEGLosslessSV1: JPEGLosslessSV1,
+    JPEGLSLossless: JPEGLSLossless,
+    JPEGLSNearLossless: JPEGLSNearLossless,
+}
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
@@ -201,8 +206,12 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
     stated = dimensions(frame, syntax)
     if stated is not None:
         _confirm(stated, layout)
+    if stated and syntax in (JPEGLSLossless, JPEGLSNearLossless) and stated.bits in (6, 7):
+        raise UnsupportedPixels(f"JPEG-LS of {stated.bits} bits: GDCM misreads 6 and 7")
     try:
-        array = _apart(frame, stated) if stated and syntax in _APART else _by_pydicom(frame, layout, stated, syntax)
+        array = (
+            _apart(frame, stated, syntax) if stated and syntax in _APART else _by_pydicom(frame, layout, stated, syntax)
+        )
     except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
         raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
     if array.shape != (layout.rows, layout.columns):
@@ -211,10 +220,12 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
     return np.ascontiguousarray(array.astype(f"u{layout.allocated // 8}", copy=False))
 
 
-def _apart(frame: bytes, stated: Dimensions) -> NDArray[np.generic]:
+def _apart(frame: bytes, stated: Dimensions, syntax: UID) -> NDArray[np.generic]:
     """Decompress a frame in a process of its own."""
     cell = 8 if stated.bits <= 8 else 16
-    data = jpeg_process.decode(frame, rows=stated.rows, columns=stated.columns, allocated=cell, bits=stated.bits)
+    data = jpeg_process.decode(
+        frame, syntax=_APART[syntax], rows=stated.rows, columns=stated.columns, allocated=cell, bits=stated.bits
+    )
     return np.frombuffer(data, f"u{cell // 8}").reshape(stated.rows, stated.columns)
 
 

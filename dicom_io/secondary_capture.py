@@ -148,7 +148,7 @@ def secondary_capture(
     character set, right or wrong.
 
     Burned In Annotation says whether the picture identifies the patient (PS3.3 C.7.6.1).
-    What we write into it does not, so it is NO where the source says NO of its own pixels. Where the source says YES, or
+    What we write into it does not, so it is NO where the source says NO of its own pixels. Where it says YES, or
     nothing, it is YES: whoever removes identities must look at the picture.
 
     Parameters

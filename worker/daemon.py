@@ -80,6 +80,7 @@ class Daemon:
         self._engine = LocalEngine(
             pipeline.process,
             lambda: self.ledger.unfinished(now()),
+            lambda receipt_id: self.ledger.put_back(receipt_id, now()),
             threads=settings.worker.threads or os.cpu_count() or 1,
             sweep_seconds=settings.worker.sweep_seconds,
         )

@@ -24,21 +24,27 @@ class LocalEngine:
     unfinished
         Returns the ids of all receipts that wait for a worker, oldest first; called at the start and every
         `sweep_seconds`.
+    put_back
+        Makes a receipt wait for a worker again whose outcome could not be entered, because the ledger itself was locked
+        or full at that moment; called by the sweep until it succeeds.
     """
 
     def __init__(
         self,
         process: Callable[[int], None],
         unfinished: Callable[[], Iterable[int]],
+        put_back: Callable[[int], None],
         *,
         threads: int,
         sweep_seconds: float,
     ) -> None:
         self._process = process
         self._unfinished = unfinished
+        self._put_back = put_back
         self._sweep_seconds = sweep_seconds
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._waiting: set[int] = set()
+        self._stranded: set[int] = set()
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._threads = [threading.Thread(target=self._run, name=f"worker-{n}", daemon=True) for n in range(threads)]
@@ -72,14 +78,21 @@ class LocalEngine:
                 self._waiting.discard(receipt_id)
             try:
                 self._process(receipt_id)
-            except Retryable as error:  # the ledger itself is locked or full: the sweep comes back to it
-                log.warning("ledger_unavailable", receipt=receipt_id, reason=str(error))
             except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
-                log.error("task_error", receipt=receipt_id, reason=unexpected(error))
+                reason = str(error) if isinstance(error, Retryable) else unexpected(error)
+                log.error("outcome_not_entered", receipt=receipt_id, reason=reason)
+                with self._lock:
+                    self._stranded.add(receipt_id)
 
     def _sweep(self) -> None:
         while not self._ending.is_set():
             try:
+                with self._lock:
+                    stranded = sorted(self._stranded)
+                for receipt_id in stranded:
+                    self._put_back(receipt_id)
+                    with self._lock:
+                        self._stranded.discard(receipt_id)
                 for receipt_id in self._unfinished():
                     self.submit(receipt_id)
             except Exception as error:  # noqa: BLE001 - as above

@@ -246,6 +246,13 @@ class Ledger:
             connection.execute(row.values(state=State.RECEIVED, reason=reason, next_attempt_at=until))
             chain.append(connection, "postponed", now, receipt_id, reason=reason)
 
+    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
+        """Give back an object whose outcome could not be entered; one that is not in hand is left as it is."""
+        with self.writing() as connection:
+            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.WORKING)
+            if connection.execute(row.values(state=State.RECEIVED, next_attempt_at=now)).rowcount:
+                chain.append(connection, "put_back", now, receipt_id)
+
     def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter the decision not to analyse an object."""
         with self.writing() as connection:

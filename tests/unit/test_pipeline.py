@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from worker.blobs import Blobs
 from worker.clock import now
 from worker.engine_local import LocalEngine
 from worker.journal import unexpected
-from worker.ledger import Ledger, connect
+from worker.ledger import Claim, Ledger, connect
 from worker.pipeline import Pipeline
 from worker.reader import Reader
 from worker.settings import Settings
@@ -42,6 +43,7 @@ class Bench:
     """A pipeline with its ledger and store, without a network."""
 
     def __init__(self, folder: Path, reader: Reader) -> None:
+        self.folder = folder
         engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
         migrations.upgrade(engine)
         self.ledger, self.blobs, self.reader = Ledger(engine), Blobs(folder / "objects"), reader
@@ -156,6 +158,7 @@ def test_a_missing_blob_is_failed(bench: Bench) -> None:
 
 def test_the_engine_sweeps_up_what_was_never_submitted() -> None:
     done: list[int] = []
+    put_back: list[int] = []
     waiting = {3, 1, 2}
 
     def process(number: int) -> None:
@@ -165,12 +168,43 @@ def test_the_engine_sweeps_up_what_was_never_submitted() -> None:
         done.append(number)
         waiting.discard(number)
 
-    engine = LocalEngine(process, lambda: sorted(waiting), threads=2, sweep_seconds=0.05)
+    engine = LocalEngine(process, lambda: sorted(waiting), put_back.append, threads=2, sweep_seconds=0.05)
     engine.start()
     engine.submit(7)
     wait_for(lambda: not waiting and 7 in done)
     engine.stop()
     assert sorted(set(done)) == [1, 2, 3, 7]
+    assert put_back == [2]
+
+
+def test_an_outcome_that_a_locked_ledger_does_not_take_is_entered_later(bench: Bench) -> None:
+    number = bench.put(chest())
+    engine = LocalEngine(
+        bench.pipeline.process,
+        lambda: bench.ledger.unfinished(now()),
+        lambda receipt_id: bench.ledger.put_back(receipt_id, now()),
+        threads=1,
+        sweep_seconds=0.3,
+    )
+    other = sqlite3.connect(bench.folder / "ledger.sqlite", isolation_level=None, check_same_thread=False)
+    claim = bench.ledger.claim
+
+    def claim_and_lock(receipt_id: int, moment: dt.datetime) -> Claim | None:
+        claimed = claim(receipt_id, moment)
+        if claimed is not None and claimed.attempts == 1:
+            other.execute("BEGIN IMMEDIATE")
+        return claimed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.ledger, "claim", claim_and_lock)
+        engine.start()
+        wait_for(lambda: engine._stranded == {number})
+        assert bench.row(number)["status"] == "working"
+        other.execute("ROLLBACK")
+        wait_for(lambda: bench.row(number)["status"] == "analysed")
+    engine.stop()
+    other.close()
+    assert bench.row(number)["attempts"] == 2
 
 
 def test_the_engine_runs_several_at_once_and_stops_after_the_work_in_hand() -> None:
@@ -184,7 +218,7 @@ def test_the_engine_runs_several_at_once_and_stops_after_the_work_in_hand() -> N
         with lock:
             running[0] -= 1
 
-    engine = LocalEngine(process, list, threads=3, sweep_seconds=60)
+    engine = LocalEngine(process, list, lambda _: None, threads=3, sweep_seconds=60)
     engine.start()
     for number in range(9):
         engine.submit(number)
