@@ -264,13 +264,8 @@ def _confirm(stated: Dimensions, layout: _Layout) -> None:
 def _stored_values(cells: Cells, layout: _Layout) -> NDArray[np.int32]:
     """Take the stored value out of each possible cell: bits above and below it (old overlays) do not count."""
     value = (cells.astype(np.int32) >> (layout.high + 1 - layout.stored)) & ((1 << layout.stored) - 1)
-    return _signed(value, layout.stored) if layout.signed else value
-
-
-def _signed(value: NDArray[np.int32], bits: int) -> NDArray[np.int32]:
-    """Read unsigned numbers of so many bits as two's complement."""
-    sign = np.int32(1 << (bits - 1))
-    return (value ^ sign) - sign
+    sign = np.int32(1 << (layout.stored - 1))
+    return (value ^ sign) - sign if layout.signed else value  # two's complement
 
 
 def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> NDArray[np.bool_]:

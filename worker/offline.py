@@ -136,4 +136,5 @@ def _wrapped(values: np.ndarray[Any, np.dtype[np.float32]], file: Path) -> Datas
 
 
 def _when() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
+    """Return the time in the zone of the site."""
+    return dt.datetime.now(dt.UTC).astimezone()

@@ -12,13 +12,13 @@ import structlog
 from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable
 from dicom_io.files import read_dataset
-from dicom_io.secondary_capture import encode
+from dicom_io.secondary_capture import KIND, encode
 from worker.blobs import Blobs
 from worker.clock import now
 from worker.destinations import destinations_for
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
-from worker.reader import KIND, Reader
+from worker.reader import Reader
 from worker.retry import backoff
 from worker.settings import Settings
 
@@ -75,10 +75,11 @@ class Pipeline:
         if not verdict.analyse or reason == "own output":
             self._ledger.leave_out(claim.id, reason, now())
             return "not analysed"  # the reason may quote a code of the header, so it stays out of the log
-        # The time of receipt, so that the same image always gets the same bytes back.
-        reading = self._reader.read(dataset, claim.received_at)
+        # The time of receipt, so that the same image always gets the same bytes back; in the zone of the site.
+        created = claim.received_at.astimezone()
+        reading = self._reader.read(dataset, created)
         analysed_at = now()
-        result = self._reader.result(dataset, reading, claim.received_at)
+        result = self._reader.result(dataset, reading, created)
         data = encode(result)
         self._blobs.check_space(len(data))
         entry = NewResult(

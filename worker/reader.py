@@ -6,7 +6,6 @@ import datetime as dt
 from dataclasses import dataclass
 
 import numpy as np
-from modeltrain.registry import Card, load_card, shipped_model
 from numpy.typing import NDArray
 from pydicom import Dataset
 
@@ -14,11 +13,10 @@ from dicom_io.pixels import Rendered, render
 from dicom_io.secondary_capture import Finding, ModelIdentity, secondary_capture
 from modeltrain.outputs import CLASSES, attention, probability
 from modeltrain.preprocess import to_input
+from modeltrain.registry import Card, load_card, shipped_model
 from worker.inference import Batcher, open_engine
 from worker.picture import compose
 from worker.settings import Settings
-
-KIND = "secondary-capture"
 
 
 @dataclass(frozen=True)
