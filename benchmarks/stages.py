@@ -29,7 +29,7 @@ from dicom_io.files import read_dataset, read_header
 from dicom_io.pixels import render
 from dicom_io.scp import NodeOptions, StorageNode
 from dicom_io.scu import Peer, deliver
-from dicom_io.secondary_capture import Finding, ModelIdentity, encode, secondary_capture
+from dicom_io.secondary_capture import KIND, Finding, ModelIdentity, encode, secondary_capture
 from dicom_io.spool import SpoolFile
 from modeltrain.outputs import CLASSES, attention, probability
 from modeltrain.preprocess import to_input
@@ -187,7 +187,7 @@ class Bench:
         )
         uids = (str(result.SOPClassUID), str(result.SOPInstanceUID), str(result.SeriesInstanceUID))
         with watch.stage("ledger.answer"):
-            entry = NewResult("secondary-capture", *uids, stored, len(data))
+            entry = NewResult(KIND, *uids, stored, len(data))
             self.ledger.answer(receipt_id, said, [entry], ["orthanc"], now())
         return self.blobs.path(stored)
 

@@ -58,7 +58,7 @@ class Recipe:
         Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
         themselves.
     patience
-        Epochs without a lower validation loss after which training stops; 0 never stops early.
+        Epochs without a higher validation AUC after which training stops; 0 never stops early.
     validation_fraction
         Part of the training folder's images that is set aside for validation, whole patients at a time.
     sensitivity

@@ -2,7 +2,7 @@
 
 A run's folder holds
 
-    best_model.safetensors   the weights of the epoch with the lowest validation loss
+    best_model.safetensors   the weights of the epoch with the highest validation AUC
     last.safetensors         all that is needed to go on after the last finished epoch
     tensorboard/             the curves
 
@@ -80,8 +80,12 @@ class Progress:
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the lowest validation loss."""
-        return min(self.history, key=lambda epoch: epoch.validation_loss)
+        """The epoch with the highest validation AUC.
+
+        Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
+        images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
+        """
+        return max(self.history, key=lambda epoch: epoch.validation_auc)
 
     def to_json(self) -> str:
         """Return the header's text."""
@@ -155,7 +159,7 @@ def run(
     with SummaryWriter(str(out / "tensorboard")) as board:
         for epoch in range(len(state.history), recipe.epochs):
             if _stalled(state, recipe.patience):
-                log.info("no lower validation loss for %d epochs: stopped", recipe.patience)
+                log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
                 break
             started = time.monotonic()
             train_loss, rate = learner.learn(train_images, epoch, progress=progress)
@@ -343,7 +347,7 @@ def _batches(images: Images, recipe: Recipe, epoch: int) -> Iterator[tuple[Tenso
 
 
 def _stalled(state: Progress, patience: int) -> bool:
-    """Whether the validation loss has not fallen for `patience` epochs."""
+    """Whether the validation AUC has not risen for `patience` epochs."""
     return bool(patience and state.history and len(state.history) - state.best.epoch >= patience)
 
 
