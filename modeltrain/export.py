@@ -244,7 +244,7 @@ def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, l
         "preprocessing": {
             "size": INPUT_SIZE,
             "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
-            "resize": "squashed to a square; averaged over area when shrinking, linear when enlarging",
+            "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
             "normalisation": "inside the network: three equal channels, ImageNet mean and standard deviation",
         },
         "files": {

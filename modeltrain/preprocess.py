@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from PIL import ImageOps, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from dicom_io.errors import UnreadableObject
 
@@ -27,8 +26,9 @@ _OPENERS = {b"\x89PNG": PngImagePlugin.PngImageFile, b"\xff\xd8": JpegImagePlugi
 def to_input(values: NDArray[np.float32], size: int = INPUT_SIZE) -> NDArray[np.float32]:
     """Squash a radiograph to the network's square.
 
-    An axis that shrinks is averaged over (antialiased), one that grows is interpolated linearly: a full-size detector
-    image and its small JPEG copy then look alike to the network.
+    Pillow's bicubic filter, which widens with the reduction (antialiased): a full-size detector image then looks to the
+    network like its small JPEG copy, for which the data set's makers used such a filter. Averaging over area is softer,
+    and moved the probability of the same radiograph by up to 0.04.
 
     Parameters
     ----------
@@ -44,12 +44,9 @@ def to_input(values: NDArray[np.float32], size: int = INPUT_SIZE) -> NDArray[np.
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected a grey image [H, W], got shape {values.shape}")
     grey = np.ascontiguousarray(values, dtype=np.float32)
-    rows, columns = grey.shape
-    if rows > size or columns > size:
-        shrunk = cv2.resize(grey, (min(columns, size), min(rows, size)), interpolation=cv2.INTER_AREA)
-        grey = np.asarray(shrunk, dtype=np.float32)
     if grey.shape != (size, size):
-        grey = np.asarray(cv2.resize(grey, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+        squashed = Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC)
+        grey = np.clip(np.asarray(squashed, dtype=np.float32), 0, 1)  # the filter overshoots a little at edges
     return grey[np.newaxis]
 
 

@@ -24,16 +24,20 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
     np.testing.assert_array_equal(result[0], values)
 
 
-def test_shrinking_averages_over_the_area() -> None:
-    values = np.random.default_rng(0).random((448, 672), dtype=np.float32)
-    means = values.reshape(224, 2, 224, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(to_input(values)[0], means, atol=1e-5)
+def test_shrinking_keeps_what_fits_and_averages_what_does_not() -> None:
+    ramp = np.tile(np.linspace(0, 1, 896, dtype=np.float32), (1120, 1))
+    expected = np.tile(np.linspace(0, 1, 224), (224, 1))
+    np.testing.assert_allclose(to_input(ramp)[0], expected, atol=0.005)
+    # A pattern finer than the result can hold becomes its mean; without antialiasing it would become another pattern.
+    board = (np.indices((896, 896)).sum(axis=0) % 2).astype(np.float32)
+    np.testing.assert_allclose(to_input(board)[0], 0.5, atol=0.01)
 
 
-def test_a_thin_image_is_averaged_along_one_axis_and_interpolated_along_the_other() -> None:
+def test_a_thin_image_is_squashed_along_one_axis_and_stretched_along_the_other() -> None:
     columns = np.tile(np.repeat([0.0, 1.0], 224).astype(np.float32), (112, 1))  # 112×448: left black, right white
     result = to_input(columns)[0]
-    np.testing.assert_allclose(result, np.tile(np.repeat([0.0, 1.0], 112), (224, 1)), atol=1e-6)
+    np.testing.assert_allclose(result, np.tile(np.repeat([0.0, 1.0], 112), (224, 1)), atol=0.1)
+    np.testing.assert_array_equal(result, result[:1].repeat(224, axis=0))
 
 
 def test_enlarging_stays_in_range() -> None:

@@ -109,9 +109,7 @@ def test_a_run_that_begins_with_other_weights_remembers_theirs(best: Path, data:
 
 def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
     history = train.read_progress(best).history
-    lines = [
-        dataclasses.replace(history[0], epoch=n, validation_loss=loss) for n, loss in ((1, 0.5), (2, 0.7), (3, 0.6))
-    ]
+    lines = [dataclasses.replace(history[0], epoch=n, validation_auc=auc) for n, auc in ((1, 0.9), (2, 0.7), (3, 0.8))]
     progress = train.Progress({}, "", lines)
     assert progress.best.epoch == 1
     assert train._stalled(progress, patience=2)
