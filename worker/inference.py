@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
-from modeltrain.registry import Card
 from numpy.typing import NDArray
 
 from dicom_io.errors import InvalidModel, InvalidSettings
 from modeltrain.outputs import Outputs
+from modeltrain.registry import Card
 from worker.settings import ModelSettings
 
 Image = NDArray[np.float32]
