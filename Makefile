@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 # Python compiles what is imported at the first start; compiling all of scipy beforehand doubles the time of set-up.
+# Where the environment forbids Python to keep what it compiled, each start would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 
 .PHONY: help install serve demo test test-fast lint format bench clean
