@@ -26,9 +26,8 @@ _OPENERS = {b"\x89PNG": PngImagePlugin.PngImageFile, b"\xff\xd8": JpegImagePlugi
 def to_input(values: NDArray[np.float32], size: int = INPUT_SIZE) -> NDArray[np.float32]:
     """Squash a radiograph to the network's square.
 
-    Pillow's bicubic filter, which widens with the reduction (antialiased): a full-size detector image then looks to the
-    network like its small JPEG copy, for which the data set's makers used such a filter. Averaging over area is softer,
-    and moved the probability of the same radiograph by up to 0.04.
+    Pillow's bicubic filter, which widens with the reduction (antialiased), so that a full-size detector image looks to
+    the network much like its small JPEG copy. How it was picked, and on which images, stands in docs/model_card.md.
 
     Parameters
     ----------
