@@ -12,7 +12,7 @@ import numpy as np
 from dicom_io.errors import CxrdError
 from dicom_io.scu import Peer, echo
 from modeltrain.registry import load_card, shipped_model
-from worker.daemon import open_ledger
+from worker.database import open_ledger
 from worker.destinations import peer_of
 from worker.inference import open_engine
 from worker.parcels import Parcels

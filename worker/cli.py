@@ -165,7 +165,7 @@ def redeliver(
     They are entered as due now, with all their patience before them; a running worker begins within a second.
     """
     from worker.clock import now
-    from worker.daemon import open_ledger
+    from worker.database import open_ledger
     from worker.parcels import Parcels
 
     parcels = Parcels(open_ledger(settings.load(config)))
@@ -184,7 +184,7 @@ def retry(
     """
     from worker.audit import Filter, findings
     from worker.clock import now
-    from worker.daemon import open_ledger
+    from worker.database import open_ledger
 
     ledger = open_ledger(settings.load(config))
     ids = receipt or [row["receipt_id"] for row in findings(ledger, Filter(status="failed"))]

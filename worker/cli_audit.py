@@ -168,6 +168,6 @@ def verify(config: ConfigOption = None) -> None:
 
 
 def _ledger(config: Path | None) -> Ledger:
-    from worker.daemon import open_ledger
+    from worker.database import open_ledger
 
     return open_ledger(settings.load(config))

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import IO
 
 import structlog
-from sqlalchemy import Engine
 
-from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidSettings
 from dicom_io.scp import NodeOptions, StorageNode
-from worker import migrations
 from worker.blobs import Blobs
 from worker.clock import now
+from worker.database import make_folder, open_ledger
 from worker.destinations import peer_of
 from worker.engine_local import LocalEngine
 from worker.intake import Intake
-from worker.ledger import Ledger, connect
 from worker.outbox import Courier
 from worker.parcels import Parcels
 from worker.patient import PatientKey
@@ -27,26 +25,6 @@ from worker.reader import Reader
 from worker.settings import Settings
 
 log = structlog.get_logger("cxrd.daemon")
-
-
-def open_database(settings: Settings) -> Engine:
-    """Connect to the ledger's database and bring its schema up to date."""
-    _make_folder(settings.storage.folder)
-    engine = connect(settings.ledger_url, settings.ledger.busy_timeout)
-    migrations.upgrade(engine)
-    return engine
-
-
-def open_ledger(settings: Settings) -> Ledger:
-    """Return the ledger that the settings name."""
-    return Ledger(open_database(settings))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error
 
 
 class Daemon:
@@ -66,7 +44,7 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         folder = settings.storage.folder
-        _make_folder(folder)
+        make_folder(folder)
         self._lock = _lock(folder)
         self.reader = Reader(settings)
         self.ledger = open_ledger(settings)
