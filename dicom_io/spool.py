@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 import pynetdicom.dimse_messages
@@ -117,6 +118,8 @@ def use(port: int, folder: Path) -> None:
         setattr(pynetdicom.dimse_messages, "NamedTemporaryFile", _open)  # noqa: B010 - not one of its public names
 
 
-def _open(**_options: Any) -> SpoolFile:
+def _open(**options: Any) -> Any:
+    """Stand in for NamedTemporaryFile; a node that is none of ours gets what it would have got."""
     reactor: Any = threading.current_thread()
-    return SpoolFile(_folders[int(reactor.assoc.acceptor.port)])
+    folder = _folders.get(int(reactor.assoc.acceptor.port))
+    return NamedTemporaryFile(**options) if folder is None else SpoolFile(folder)

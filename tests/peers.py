@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
@@ -93,11 +93,12 @@ class Receiver:
     def _count(self, _event: evt.Event) -> None:
         self.associations += 1
 
-    def _store(self, event: evt.Event) -> int:
+    def _store(self, event: Any) -> int:
         with self._lock:
             status = self.answers.pop(0) if self.answers else 0x0000
             if status in (0x0000, 0xB000):
-                dataset = event.dataset
+                # A node of ours in the same process makes pynetdicom stream what every node receives.
+                dataset = dcmread(event.dataset_path) if event.request._dataset_file else event.dataset
                 dataset.file_meta = event.file_meta
                 self.got.append(dataset)
             return status
