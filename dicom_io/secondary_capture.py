@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from dicom_io.errors import UnreadableObject
+from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.uids import derived_uid
 from dicom_io.values import MALFORMED, items, text, values
 
@@ -25,28 +25,6 @@ if TYPE_CHECKING:
 
 KIND = "secondary-capture"
 MANUFACTURER = "cxrd"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the model found."""
-
-    probability: float  # of pneumonia, 0..1
-    decision: str  # PNEUMONIA or NORMAL
-    threshold: float  # a probability from here on is decided as PNEUMONIA
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Which model found it."""
-
-    name: str
-    version: str
-    digest: str  # SHA-256 of the weights, hexadecimal
-
-    def __str__(self) -> str:
-        """Return what the UIDs of its results are derived from."""
-        return f"{self.name}-{self.version}-{self.digest}"
 
 
 # Patient, General Study, Patient Study and Clinical Trial modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.1.3, C.7.2.3),

@@ -37,6 +37,10 @@ def augment(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.rand
     if rng.random() < how.noise:
         grey = grey + rng.normal(0, rng.uniform(0.002, 0.02), grey.shape).astype(np.float32)
     grey = np.clip(grey, 0, 1)
+    if rng.random() < how.frame:
+        top, left, bottom, right = rng.integers(0, size // 8 + 1, 4)
+        for side in (grey[:top], grey[size - bottom :], grey[:, :left], grey[:, size - right :]):
+            side[:] = 0
     if rng.random() < how.jpeg:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 98))]
         _, packed = cv2.imencode(".jpg", np.rint(grey * 255).astype(np.uint8), quality)
@@ -49,12 +53,16 @@ def _place(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.rando
     rows, columns = image.shape
     turn = np.deg2rad(rng.uniform(-how.rotation, how.rotation))
     zoom = np.exp(rng.uniform(-how.scale, how.scale, 2))  # each axis its own: children differ in build, films in crop
+    shift = how.shift
+    if rng.random() < how.crop:
+        closer = rng.uniform(1.0, 4 / 3)
+        zoom, shift = zoom * closer, (closer - 1) / 2
     mirror = -1.0 if rng.random() < how.flip else 1.0
     linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag(
         [mirror * zoom[0] * size / columns, zoom[1] * size / rows]
     )
     # Pixel centres: the middle of the source goes to the middle of the result, then the shift.
-    target = (size - 1) / 2 + rng.uniform(-how.shift, how.shift, 2) * size
+    target = (size - 1) / 2 + rng.uniform(-shift, shift, 2) * size
     offset = target - linear @ np.array([(columns - 1) / 2, (rows - 1) / 2])
     matrix = np.column_stack([linear, offset])
     placed = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

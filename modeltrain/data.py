@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dicom_io.errors import InvalidData, UnreadableObject
-from modeltrain.outputs import CLASSES
+from modeltrain.outputs import AGENTS, CLASSES
 from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_picture, to_input
 
 if TYPE_CHECKING:
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 
 # person123_bacteria_4 → person123; IM-0115-0001 → IM-0115; NORMAL2-IM-0381-0001-0002 → NORMAL2-IM-0381
 _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL\d*-)?IM-\d+)-")
+_AGENT = re.compile(rf"_({'|'.join(AGENTS)})_")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled radiograph on disk: its file, its class (index into `CLASSES`) and its patient."""
+    """One labelled radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
+
+    `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise.
+    """
 
     path: Path
     label: int
     patient: str
+    agent: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,12 @@ def patient_of(stem: str) -> str:
     """Return whose radiograph a file is, from its name without the ending; an unknown name is a patient of its own."""
     match = _PATIENT.match(stem)
     return (match[1] or match[2]) if match else stem
+
+
+def agent_of(stem: str) -> int:
+    """Return what caused a pneumonia, from the file's name: an index into `AGENTS`, or -1."""
+    match = _AGENT.search(stem)
+    return AGENTS.index(match[1]) if match else -1
 
 
 def scan(folder: Path) -> tuple[Sample, ...]:
@@ -67,7 +78,7 @@ def scan(folder: Path) -> tuple[Sample, ...]:
         paths = [inside / name for name in names if (inside / name).suffix.lower() in PICTURE_SUFFIXES]
         if not paths:
             raise InvalidData(f"{inside}: holds no JPEG or PNG file")
-        found += [Sample(path, label, patient_of(path.stem)) for path in paths]
+        found += [Sample(path, label, patient_of(path.stem), agent_of(path.stem) if label else -1) for path in paths]
     return tuple(found)
 
 

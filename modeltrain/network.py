@@ -1,4 +1,4 @@
-"""The network: torchvision's ResNet-18 for grey radiographs, which answers with its heatmap in one forward pass."""
+"""The network: a torchvision classifier for grey radiographs, which answers with its heatmap in one forward pass."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.error import URLError
 
 import torch
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torchvision.models import ResNet18_Weights
-from torchvision.models.resnet import BasicBlock, ResNet
+from torch import nn
+from torch.nn.functional import relu
 
-from dicom_io.errors import InvalidModel
-from modeltrain.outputs import CLASSES
+from dicom_io.errors import InvalidData, InvalidModel
+from modeltrain.gate import Gate
+from modeltrain.outputs import AGENTS, CLASSES
 from modeltrain.registry import SAFETENSORS
 
 if TYPE_CHECKING:
@@ -24,59 +26,135 @@ if TYPE_CHECKING:
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny")
+
 
 class TensorOutputs(NamedTuple):
     """`modeltrain.outputs.Outputs` while it is still made of tensors."""
 
     logits: Tensor
-    layer4: Tensor
     cam: Tensor
+    subtype: Tensor
+    outlier: Tensor
 
 
-class ChestNet(ResNet):  # type: ignore[misc]  # torchvision carries no types
-    """A ResNet-18 with two classes that takes float32 [N, 1, H, W] in [0, 1].
+class ChestNet(nn.Module):
+    """A classifier of two classes that takes float32 [N, 1, H, W] in [0, 1].
 
-    The parameters bear torchvision's own names, so `torchvision.models.resnet18(num_classes=2)` loads them. The grey
-    channel is repeated three times and normalised inside: nobody outside can forget it.
+    `net` is torchvision's own module of that architecture, so its parameters bear torchvision's names. The grey channel
+    is repeated three times and normalised inside: nobody outside can forget it. Beside the two classes it tells
+    bacterial from viral pneumonia (`subtype`, a second linear layer on the same features), and `gate` measures how far
+    the features lie from those of the trained population.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arch: str = "resnet18") -> None:
+        super().__init__()
+        if arch not in ARCHITECTURES:
+            raise InvalidData(f"no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
+        self.arch = arch
         # Residual branches that start as zero let a network from random weights learn at a high rate (Goyal 2017).
-        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=len(CLASSES), zero_init_residual=True)
+        options = {"zero_init_residual": True} if arch.startswith("resnet") else {}
+        self.net = torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
+        self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
+        self.gate = Gate()
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> TensorOutputs:
-        """Return logits [N, 2], layer4 [N, 512, h, w] and cam [N, 2, h, w] (see `Outputs`)."""
+    @property
+    def head(self) -> nn.Linear:
+        """The linear layer that makes the logits."""
+        layer = self.net.fc if self.arch.startswith("resnet") else self.net.classifier
+        while not isinstance(layer, nn.Linear):
+            layer = layer[-1]
+        return layer
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The module whose output Grad-CAM looks at, for the reference with hooks."""
+        layer: nn.Module = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
+        return layer
+
+    def taps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
         x = (image - self.mean) / self.std  # broadcasts one channel to three
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        layer4 = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits = self.fc(layer4.mean(dim=(2, 3)))
-        area = layer4.shape[2] * layer4.shape[3]
-        cam = torch.einsum("ck,nkhw->nchw", self.fc.weight, layer4) / area
-        return TensorOutputs(logits, layer4, cam)
+        if self.arch.startswith("resnet"):
+            net = self.net
+            second = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
+            third = net.layer3(second)
+            return second, third, net.layer4(third)
+        x = self.net.features(x)
+        return (relu(x) if self.arch.startswith("densenet") else x,)
+
+    def forward(self, image: Tensor) -> TensorOutputs:
+        """Return logits [N, 2], cam [N, 2, h, w], subtype [N, 2] and outlier [N] (see `Outputs`)."""
+        taps = self.taps(image)
+        features = taps[-1]
+        pooled = features.mean(dim=(2, 3))
+        area = features.shape[2] * features.shape[3]
+        if self.arch.startswith("convnext"):
+            logits, gradient = self._through_norm(pooled)
+            cam = torch.einsum("nck,nkhw->nchw", gradient, features) / area
+        else:
+            dropout = self.net.classifier[0] if self.arch.startswith("efficientnet") else nn.Identity()
+            logits = self.head(dropout(pooled))
+            cam = torch.einsum("ck,nkhw->nchw", self.head.weight, features) / area
+        return TensorOutputs(logits, cam, self.subtype(pooled), self.gate(taps, pooled))
+
+    def _through_norm(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ConvNeXt's logits, and their gradient [N, 2, C] by the pooled features, which a layer norm follows."""
+        norm = self.net.classifier[0]
+        centred = pooled - pooled.mean(dim=1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + norm.eps)
+        unit = centred * scale
+        logits = self.head(unit * norm.weight + norm.bias)
+        weights = self.head.weight * norm.weight  # [2, C]
+        along = torch.einsum("ck,nk->nc", weights, unit)[..., None] / unit.shape[1]
+        mean = weights.mean(dim=1)[None, :, None]
+        return logits, (weights - mean - unit[:, None] * along) * scale[..., None]
 
 
-def build(init: str, seed: int) -> ChestNet:
+def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
     """Return a network to be trained, from seeded random weights or torchvision's ImageNet weights.
 
     Raises
     ------
+    InvalidData
+        There is no such architecture here.
     InvalidModel
         ImageNet weights were asked for and are neither in torch's cache nor to be downloaded.
     """
     torch.manual_seed(seed)
-    network = ChestNet()
+    network = ChestNet(arch)
     if init == "imagenet":
+        published = torchvision.models.get_model_weights(arch).DEFAULT
         try:
-            weights = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+            weights = published.get_state_dict(progress=False, check_hash=True)
         except (URLError, OSError, RuntimeError) as error:
             raise InvalidModel(
                 f"init imagenet: torchvision's weights cannot be had ({error}); use init random, or put "
-                f"{ResNet18_Weights.IMAGENET1K_V1.url} into {torch.hub.get_dir()}/checkpoints"
+                f"{published.url} into {torch.hub.get_dir()}/checkpoints"
             ) from error
-        network.load_state_dict({k: v for k, v in weights.items() if not k.startswith("fc.")}, strict=False)
+        own = network.net.state_dict()
+        network.net.load_state_dict({k: v for k, v in weights.items() if v.shape == own[k].shape}, strict=False)
     return network
+
+
+def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
+    """Put saved weights into a network.
+
+    Weights of the first format (cxrd 1.0: bare names of a ResNet-18, without the second head) leave `subtype` and
+    `gate` as they are.
+
+    Raises
+    ------
+    RuntimeError
+        The weights are of another architecture.
+    """
+    if "subtype.weight" in state:
+        network.gate.shape_like({k.removeprefix("gate."): v for k, v in state.items() if k.startswith("gate.")})
+        network.load_state_dict(state)
+    else:
+        network.net.load_state_dict(state)
 
 
 def load_network(card: Card) -> ChestNet:
@@ -88,10 +166,12 @@ def load_network(card: Card) -> ChestNet:
         The file is damaged or holds another architecture.
     """
     path = card.folder / SAFETENSORS
-    network = ChestNet()
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        network = ChestNet(card.arch)
+        state = load_file(path)
+        if "subtype.weight" not in state:  # the first format has no second answer, and says so
+            nn.init.constant_(network.subtype.bias, torch.nan)
+        load_weights(network, state)
+    except (OSError, SafetensorError, RuntimeError, InvalidData) as error:
         raise InvalidModel(f"{path}: does not hold the weights of a {card.arch} with two classes") from error
-    network.eval()
-    return network
+    return network.float().eval()

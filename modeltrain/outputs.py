@@ -10,26 +10,41 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLASSES = ("NORMAL", "PNEUMONIA")
+AGENTS = ("bacteria", "virus")
 
 
 class Outputs(NamedTuple):
-    """The three results of one forward pass, in the order in which the ONNX file names them.
+    """The results of one forward pass, under the names that they have in the ONNX file.
 
     Attributes
     ----------
     logits
         float32 [N, 2], one column a class, in the order of `CLASSES`.
-    layer4
-        float32 [N, 512, h, w] (7×7 at 224 px): what the last convolutional stage saw, after its ReLU.
     cam
-        float32 [N, 2, h, w]: for each class the channels of `layer4` weighted by that class's row of the linear layer
-        over h·w, before the ReLU. This is Grad-CAM itself for a network that ends in global average pooling and one
-        linear layer (Selvaraju et al. 2017, section 3.1 and appendix A).
+        float32 [N, 2, h, w] (7×7 at 224 px): for each class the channels of the last feature map weighted by the
+        gradient of that class's logit, before the ReLU. For a network that ends in global average pooling and one
+        linear layer the gradient is that layer's weights over h·w, and this is Grad-CAM itself (Selvaraju et al. 2017,
+        section 3.1 and appendix A).
+    subtype
+        float32 [N, 2], logits of `AGENTS`, which mean something only where there is a pneumonia; NaN from a model
+        without this answer.
+    outlier
+        float32 [N], 0 and up: 1 and above is outside the trained population; NaN from a model without a gate.
     """
 
     logits: NDArray[np.float32]
-    layer4: NDArray[np.float32]
     cam: NDArray[np.float32]
+    subtype: NDArray[np.float32]
+    outlier: NDArray[np.float32]
+
+
+def complete(answers: dict[str, NDArray[np.float32]], images: int) -> Outputs:
+    """Return outputs by name as `Outputs`, with NaN for what a model of the first format does not answer."""
+    missing = {
+        "subtype": np.full((images, len(AGENTS)), np.nan, np.float32),
+        "outlier": np.full(images, np.nan, np.float32),
+    }
+    return Outputs(**(missing | answers))
 
 
 def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,6 +21,10 @@ class Augmentation:
         Largest turn in degrees, largest relative change of size, largest shift as a part of the image's side.
     brightness, contrast, gamma
         Largest relative change of brightness and contrast, largest absolute logarithm of gamma.
+    crop
+        Probability of a closer view: up to a third larger, and from anywhere in the image, so that no border is in it.
+    frame
+        Probability of a black frame, each of its sides up to an eighth of the image, as collimation leaves it.
     resample, blur, noise, jpeg
         Probabilities of: making the image smaller and larger again with other interpolation kernels, a slight Gaussian
         blur or sharpening, slight Gaussian noise, a second JPEG compression. They make the answer independent of how a
@@ -34,6 +38,8 @@ class Augmentation:
     brightness: float = 0.2
     contrast: float = 0.2
     gamma: float = 0.0
+    crop: float = 0.0
+    frame: float = 0.0
     resample: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
@@ -52,8 +58,16 @@ class Recipe:
         `random`, or `imagenet` for torchvision's published weights.
     schedule
         `constant`, or `onecycle`: a cosine up to `learning_rate` over the first fifth and down to zero (Smith 2018).
+    balanced
+        Show as many images of each class in an epoch: all of the smaller one, and as many, drawn anew each epoch, of
+        the larger.
     weight_normal
         Weight of a NORMAL image in the loss, against 1 for PNEUMONIA, of which the data set holds three times as many.
+    border_weight
+        Weight of a second loss: the share of each class's positive Grad-CAM mass that lies in the outer tenth of the
+        image, where no lung is (an attention prior, after Ross et al. 2017, "Right for the right reasons").
+    subtype_weight
+        Weight of a third loss: telling bacterial from viral pneumonia, on images whose agent is known.
     ema
         Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
         themselves.
@@ -68,6 +82,7 @@ class Recipe:
     """
 
     name: str = "seed"
+    arch: str = "resnet18"
     init: Literal["random", "imagenet"] = "random"
     stages: tuple[tuple[int, int], ...] = ((25, 224),)
     batch_size: int = 32
@@ -75,8 +90,11 @@ class Recipe:
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
     schedule: Literal["constant", "onecycle"] = "constant"
+    balanced: bool = False
     weight_normal: float = 3.0
     label_smoothing: float = 0.0
+    border_weight: float = 0.0
+    subtype_weight: float = 0.0
     ema: float = 0.0
     patience: int = 5
     seed: int = 42
@@ -125,6 +143,38 @@ RECIPES = {
             resample=0.3,
             blur=0.2,
             noise=0.3,
+            jpeg=0.2,
+        ),
+    ),
+    # To go on from weights that know their subject: balanced, so that an epoch costs half as much, and with the
+    # evidence kept off the image's border.
+    "refine": Recipe(
+        name="refine",
+        stages=((8, 160), (2, 192), (3, 224)),
+        batch_size=16,
+        optimizer="adamw",
+        learning_rate=4e-4,
+        weight_decay=0.05,
+        schedule="onecycle",
+        balanced=True,
+        weight_normal=1.0,
+        label_smoothing=0.05,
+        border_weight=0.3,
+        subtype_weight=0.3,
+        ema=0.995,
+        patience=0,
+        augmentation=Augmentation(
+            rotation=10.0,
+            scale=0.12,
+            shift=0.06,
+            brightness=0.1,
+            contrast=0.25,
+            gamma=0.3,
+            crop=0.3,
+            frame=0.3,
+            resample=0.3,
+            blur=0.2,
+            noise=0.2,
             jpeg=0.2,
         ),
     ),

@@ -12,6 +12,7 @@ from dicom_io.errors import InvalidModel
 from modeltrain.outputs import CLASSES
 
 CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
+INT8 = "model.int8.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class Card:
     Attributes
     ----------
     threshold
-        Probability from which the decision is PNEUMONIA, in (0, 1).
+        Probability from which the decision is PNEUMONIA, in (0, 1): that of the operating point `screening`.
+    operating_points
+        The thresholds by name; `screening` is always there.
     input_size
         Side of the network's square input in pixels.
     sha256, safetensors_sha256
@@ -34,12 +37,18 @@ class Card:
     version: str
     folder: Path
     threshold: float
+    operating_points: dict[str, float]
     classes: tuple[str, ...]
     input_size: int
     sha256: str
     safetensors_sha256: str
     arch: str
     raw: dict[str, Any]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each weight file of the folder, by file name."""
+        return {name: _text(entry["sha256"]) for name, entry in self.raw["files"].items()}
 
     @property
     def label(self) -> str:
@@ -70,6 +79,8 @@ def load_card(folder: Path) -> Card:
             version=_text(raw["version"]),
             folder=folder,
             threshold=float(raw["threshold"]["value"]),
+            operating_points={"screening": float(raw["threshold"]["value"])}
+            | {name: float(point["threshold"]) for name, point in raw.get("operating_points", {}).items()},
             classes=tuple(raw["classes"]),
             input_size=int(raw["preprocessing"]["size"]),
             sha256=_text(raw["files"][ONNX]["sha256"]),
@@ -83,9 +94,12 @@ def load_card(folder: Path) -> Card:
         raise InvalidModel(f"{path}: not a model card ({error})") from error
     if card.classes != CLASSES:
         raise InvalidModel(f"{path}: its classes are not {' and '.join(CLASSES)}")
-    if not 0 < card.threshold < 1 or card.input_size < 1:
+    if (
+        not all(0 < threshold < 1 for threshold in (card.threshold, *card.operating_points.values()))
+        or card.input_size < 1
+    ):
         raise InvalidModel(f"{path}: threshold or input size is out of range")
-    for name, digest in ((ONNX, card.sha256), (SAFETENSORS, card.safetensors_sha256)):
+    for name, digest in card.digests.items():
         if file_digest(folder / name) != digest:
             raise InvalidModel(f"{folder / name}: is not the file that {CARD} was written for (SHA-256 differs)")
     return card

@@ -27,22 +27,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, relu
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.augment import augment
 from modeltrain.data import Images, data_digest, split_by_patient, training_samples
-from modeltrain.network import ChestNet, build
+from modeltrain.network import ChestNet, build, load_weights
 from modeltrain.outputs import probability
+from modeltrain.registry import SAFETENSORS, load_card
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
+    from modeltrain.data import Sample
     from modeltrain.recipe import Recipe
 
 BEST, LAST = "best_model.safetensors", "last.safetensors"
@@ -181,32 +183,30 @@ class Learner:
         self.recipe = recipe
         self.device = device
         # Channels last is a quarter faster on a CPU and what a GPU wants.
-        self.network = build(recipe.init, recipe.seed).to(device=device, memory_format=torch.channels_last)
-        self.average = ChestNet().to(device=device, memory_format=torch.channels_last)
+        self.network = build(recipe.init, recipe.seed, recipe.arch).to(device=device, memory_format=torch.channels_last)
+        self.average = ChestNet(recipe.arch).to(device=device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = _optimizer(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
 
     def begin(self, weights: dict[str, Tensor]) -> None:
         """Take up another run's weights, in the network and in its average."""
-        self.network.load_state_dict(weights)
-        self.average.load_state_dict(weights)
+        load_weights(self.network, weights)
+        self.average.load_state_dict(self.network.state_dict())
 
     def learn(self, images: Images, epoch: int, *, progress: bool) -> tuple[float, float]:
         """Go once through the images; return the mean loss and the last learning rate."""
         recipe, losses, rate = self.recipe, [], 0.0
-        count = _batch_count(len(images), recipe.batch_size)
+        order = _order(images.samples, recipe, epoch)
+        count = _batch_count(len(order), recipe.batch_size)
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
         self.network.train()
-        with tqdm(_batches(images, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
-            for step, (batch, labels) in enumerate(bar):
+        with tqdm(_batches(images, order, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
+            for step, (batch, labels, agents) in enumerate(bar):
                 rate = _learning_rate(recipe, (epoch + step / count) / recipe.epochs)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
-                logits = self.network(batch.to(self.device, memory_format=torch.channels_last)).logits
-                loss = cross_entropy(
-                    logits, labels.to(self.device), self.weights, label_smoothing=recipe.label_smoothing
-                )
+                loss = self._loss(batch, labels, agents)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
@@ -214,6 +214,21 @@ class Learner:
                 losses.append(loss.item())
                 bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         return float(np.mean(losses)), rate
+
+    def _loss(self, batch: Tensor, labels: Tensor, agents: Tensor) -> Tensor:
+        """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
+        recipe = self.recipe
+        outputs = self.network(batch.to(self.device, memory_format=torch.channels_last))
+        loss = cross_entropy(
+            outputs.logits, labels.to(self.device), self.weights, label_smoothing=recipe.label_smoothing
+        )
+        if recipe.border_weight:
+            loss = loss + recipe.border_weight * _border_share(outputs.cam)
+        known = agents >= 0
+        if recipe.subtype_weight and known.any():
+            subtype = cross_entropy(outputs.subtype[known.to(self.device)], agents[known].to(self.device))
+            loss = loss + recipe.subtype_weight * subtype
+        return loss
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -286,7 +301,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _origin(start: Path, recipe: Recipe, digest: str) -> dict[str, Any]:
     """Return what a run that begins with other weights remembers of their run."""
-    origin = read_progress(start)
+    origin = _progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
     divided_by = ("seed", "validation_fraction")
     same_split = all(origin.recipe[key] == getattr(recipe, key) for key in divided_by)
     if origin.data_digest == digest and not same_split:
@@ -294,6 +309,18 @@ def _origin(start: Path, recipe: Recipe, digest: str) -> dict[str, Any]:
             f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
         )
     return asdict(origin)
+
+
+def _progress_of_model(folder: Path) -> Progress:
+    """Return the progress of the run that a model folder came from, as its card tells it."""
+    raw = load_card(folder).raw
+    run = raw["training"]
+    lines = zip(run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], strict=True)
+    history = [
+        Epoch(number, side, rate, math.nan, loss, auc, 3600 * run["hours"] / run["epochs"])
+        for number, (side, rate, loss, auc) in enumerate(lines, start=1)
+    ]
+    return Progress(run["recipe"], raw["data"]["sha256"]["training"], history)
 
 
 def _optimizer(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -320,23 +347,50 @@ def _batch_count(images: int, size: int) -> int:
     return max(1, images // size)
 
 
-def _batches(images: Images, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield an epoch's augmented batches: float32 [N, 1, side, side] and int64 [N].
+def _border_share(cam: Tensor) -> Tensor:
+    """Return the mean share of the positive mass of maps [N, C, h, w] that lies in the outer tenth of the image."""
+    inside = torch.ones(())
+    for cells in cam.shape[2:]:
+        edges = torch.linspace(0, 1, cells + 1)
+        inner = edges.clamp(0.1, 0.9)
+        part = (inner[1:] - inner[:-1]) * cells
+        inside = inside[..., None] * part
+    positive = relu(cam)
+    mass = positive.sum(dim=(2, 3)) + 1e-4
+    return ((positive * (1 - inside).to(cam.device)).sum(dim=(2, 3)) / mass).mean()
+
+
+def _order(samples: Sequence[Sample], recipe: Recipe, epoch: int) -> list[int]:
+    """Return the indices of an epoch's images, shuffled by seed and epoch."""
+    rng = np.random.default_rng([recipe.seed, epoch])
+    if not recipe.balanced:
+        return [int(index) for index in rng.permutation(len(samples))]
+    labels = np.array([sample.label for sample in samples])
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(len(members) for members in classes)
+    chosen = np.concatenate([rng.choice(members, fewest, replace=False) for members in classes])
+    return [int(index) for index in rng.permutation(chosen)]
+
+
+def _batches(
+    images: Images, order: Sequence[int], recipe: Recipe, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield an epoch's augmented batches: images float32 [N, 1, side, side], labels and agents int64 [N].
 
     They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
     chance depends on seed, epoch and index alone, so a resumed run sees the same images.
     """
     side, size = recipe.side(epoch), recipe.batch_size
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images)).tolist()
-    count = _batch_count(len(images), size)
+    count = _batch_count(len(order), size)
 
-    def batch(number: int) -> tuple[Tensor, Tensor]:
+    def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = order[number * size : (number + 1) * size]
         chances = (np.random.default_rng([recipe.seed, epoch, index]) for index in chosen)
         varied = [
             augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
         ]
-        return torch.from_numpy(np.stack(varied)), torch.tensor([images.samples[index].label for index in chosen])
+        labels = torch.tensor([images.samples[index].label for index in chosen])
+        return torch.from_numpy(np.stack(varied)), labels, torch.tensor([images.samples[i].agent for i in chosen])
 
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))

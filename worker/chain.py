@@ -81,7 +81,16 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
 
 def _differing(connection: Connection, found: dict[int, dict[str, Any]]) -> Iterable[str]:
     """Compare each receipt with its last decisive event; a finding without one was put there by hand."""
-    keys = ("state", "probability", "decision", "threshold", "model_sha256")
+    keys = (
+        "state",
+        "probability",
+        "decision",
+        "threshold",
+        "model_sha256",
+        "operating_point",
+        "prediction_set",
+        "outlier",
+    )
     columns = [ReceiptRow.id, *(getattr(ReceiptRow, key) for key in keys)]
     for row in connection.execute(select(*columns).order_by(ReceiptRow.id)).mappings():
         said = found.pop(row["id"], None)

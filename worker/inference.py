@@ -15,8 +15,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dicom_io.errors import InvalidModel, InvalidSettings
-from modeltrain.outputs import Outputs
-from modeltrain.registry import Card
+from modeltrain.outputs import Outputs, complete
+from modeltrain.registry import INT8, ONNX, Card
 from worker.settings import ModelSettings
 
 Image = NDArray[np.float32]
@@ -45,11 +45,14 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own, undocumented types
             raise InvalidModel(f"{path}: ONNX Runtime cannot load it ({type(error).__name__})") from error
-        self.name = f"onnxruntime {onnxruntime.__version__}, cpu"
+        # A model of the first format has fewer answers; what it lacks is NaN.
+        self._names = [output.name for output in self._session.get_outputs() if output.name in Outputs._fields]
+        self.name = f"onnxruntime {onnxruntime.__version__}, cpu{', int8' if path.name == INT8 else ''}"
 
     def predict(self, images: Image) -> Outputs:
         """Run the network; see `Engine.predict`."""
-        return Outputs(*self._session.run(["logits", "layer4", "cam"], {"image": images}))
+        answers = dict(zip(self._names, self._session.run(self._names, {"image": images}), strict=True))
+        return complete(answers, len(images))
 
 
 class TorchEngine:
@@ -94,12 +97,19 @@ def open_engine(card: Card, settings: ModelSettings) -> Engine:
     wants_torch = settings.engine == "torch" or settings.device == "cuda"
     cuda = settings.device != "cpu" and settings.engine != "onnx" and _cuda_available()
     if not (wants_torch or cuda):
-        return OnnxEngine(card.folder / "model.onnx", threads)
+        return OnnxEngine(card.folder / _onnx_file(card, settings.precision), threads)
     device = "cuda" if settings.device == "cuda" or cuda else "cpu"
     try:
         return TorchEngine(card, device, threads)
     except ModuleNotFoundError as error:
         raise InvalidSettings("model.engine torch needs torch: pip install 'cxrd[train]'") from error
+
+
+def _onnx_file(card: Card, precision: str) -> str:
+    """Return the ONNX file to serve: int8 where there is one, since export keeps it only where it agrees with fp32."""
+    if precision == "int8" and INT8 not in card.digests:
+        raise InvalidSettings(f"model.precision is int8, but {card.label} has no {INT8}")
+    return INT8 if precision != "fp32" and INT8 in card.digests else ONNX
 
 
 def _cuda_available() -> bool:

@@ -50,7 +50,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class NewFinding:
-    """What the model said."""
+    """What the model said (see `dicom_io.finding.Finding`), and of which input.
+
+    `prediction_set` is the classes with a space between them, `region` the box as left,top,right,bottom; `input_mean`
+    and `input_std` describe the network's input, for `cxrd drift`.
+    """
 
     model: str
     model_sha256: str
@@ -58,6 +62,14 @@ class NewFinding:
     decision: str
     threshold: float
     analysed_at: dt.datetime
+    operating_point: str | None = None
+    prediction_set: str | None = None
+    outlier: float | None = None
+    agent: str | None = None
+    agent_probability: float | None = None
+    region: str | None = None
+    input_mean: float | None = None
+    input_std: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from modeltrain.preprocess import read_picture
 from worker.journal import unexpected
 from worker.phantom import radiograph
 from worker.picture import write_png
-from worker.pipeline import rules_of
-from worker.reader import Reader
+from worker.pipeline import outside, rules_of
+from worker.reader import Reader, Reading
 from worker.settings import Settings
 
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -39,11 +39,18 @@ class Answer:
     decision: str | None = None
     threshold: float | None = None
     model: str | None = None
+    operating_point: str | None = None
+    prediction_set: tuple[str, ...] | None = None
+    out_of_distribution: bool | None = None
+    outlier: float | None = None
+    agent: str | None = None
+    agent_probability: float | None = None
+    region: tuple[int, int, int, int] | None = None
     outputs: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer as one JSON object."""
-        return asdict(self) | {"outputs": list(self.outputs)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -94,6 +101,9 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
                     yield replace(answer, status="not_analysed", reason=verdict.reason)
                     continue
                 reading = reader.read(dataset, _when())
+            if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
+                yield replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
+                continue
             result = encode(reader.result(dataset, reading, _when()))
             stem = names.unique(file.stem)
             picture, object_ = out / f"{stem}.png", out / f"{stem}.dcm"
@@ -104,14 +114,22 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
             yield replace(answer, reason=unexpected(error))
         else:
-            yield replace(
-                answer,
-                status="analysed",
-                probability=round(reading.finding.probability, 6),
-                decision=reading.finding.decision,
-                threshold=reading.finding.threshold,
-                outputs=(str(picture), str(object_)),
-            )
+            yield replace(_told(answer, reading), status="analysed", outputs=(str(picture), str(object_)))
+
+
+def _told(answer: Answer, reading: Reading) -> Answer:
+    """Return the answer with what the model found."""
+    finding = reading.finding
+    rounded = {
+        key: None if value is None else round(value, 6)
+        for key in ("probability", "outlier", "agent_probability")
+        for value in (getattr(finding, key),)
+    }
+    kept = {
+        key: getattr(finding, key)
+        for key in ("decision", "threshold", "operating_point", "prediction_set", "out_of_distribution", "agent")
+    }
+    return replace(answer, region=finding.region.box if finding.region else None, **kept, **rounded)
 
 
 class _Names:

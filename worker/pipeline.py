@@ -12,13 +12,14 @@ import structlog
 from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable
 from dicom_io.files import read_dataset
+from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.secondary_capture import KIND, encode
 from worker.blobs import Blobs
 from worker.clock import now
 from worker.destinations import destinations_for
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
-from worker.reader import Reader
+from worker.reader import Reader, Reading
 from worker.retry import backoff
 from worker.settings import Settings
 
@@ -28,6 +29,32 @@ log = structlog.get_logger("cxrd.pipeline")
 def rules_of(settings: Settings) -> Rules:
     """Return the eligibility rules that the settings spell out."""
     return Rules(**settings.rules.model_dump())
+
+
+def outside(finding: Finding) -> str:
+    """Return why an image that the model's gate stopped was not analysed."""
+    return f"outside the trained population (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
+
+
+def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime) -> NewFinding:
+    """Return a reading as the ledger takes it."""
+    finding = reading.finding
+    return NewFinding(
+        model=f"{identity.name}-{identity.version}",
+        model_sha256=identity.digest,
+        probability=finding.probability,
+        decision=finding.decision,
+        threshold=finding.threshold,
+        analysed_at=analysed_at,
+        operating_point=finding.operating_point,
+        prediction_set=None if finding.prediction_set is None else " ".join(finding.prediction_set),
+        outlier=finding.outlier,
+        agent=finding.agent,
+        agent_probability=finding.agent_probability,
+        region=",".join(map(str, finding.region.box)) if finding.region else None,
+        input_mean=reading.input_mean,
+        input_std=reading.input_std,
+    )
 
 
 class Pipeline:
@@ -79,6 +106,9 @@ class Pipeline:
         created = claim.received_at.astimezone()
         reading = self._reader.read(dataset, created)
         analysed_at = now()
+        if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
+            self._ledger.leave_out(claim.id, outside(reading.finding), now())
+            return "not analysed"
         result = self._reader.result(dataset, reading, created)
         data = encode(result)
         self._blobs.check_space(len(data))
@@ -90,14 +120,7 @@ class Pipeline:
             sha256=self._blobs.put(data),
             size_bytes=len(data),
         )
-        finding = NewFinding(
-            model=f"{self._reader.identity.name}-{self._reader.identity.version}",
-            model_sha256=self._reader.identity.digest,
-            probability=reading.finding.probability,
-            decision=reading.finding.decision,
-            threshold=reading.finding.threshold,
-            analysed_at=analysed_at,
-        )
+        finding = entry_of(reading, self._reader.identity, analysed_at)
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         self._ledger.answer(claim.id, finding, [entry], names, now())
         if names:

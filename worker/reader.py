@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.pixels import Rendered, render
-from dicom_io.secondary_capture import Finding, ModelIdentity, secondary_capture
-from modeltrain.outputs import CLASSES, attention, probability
+from dicom_io.secondary_capture import secondary_capture
+from modeltrain.judge import Judge
+from modeltrain.outputs import CLASSES, attention
 from modeltrain.preprocess import to_input
+from modeltrain.region import attended_region
 from modeltrain.registry import Card, load_card, shipped_model
 from worker.inference import Batcher, open_engine
 from worker.picture import compose
@@ -23,12 +26,15 @@ from worker.settings import Settings
 class Reading:
     """What the model saw in one radiograph.
 
-    ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3].
+    ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3]; ``input_mean`` and ``input_std``, 0 to 1,
+    are those of the network's input.
     """
 
     finding: Finding
     attention: NDArray[np.float32]
     picture: NDArray[np.uint8]
+    input_mean: float
+    input_std: float
 
 
 class Reader:
@@ -44,7 +50,8 @@ class Reader:
         self._settings = settings
         self.card: Card = load_card(settings.model.folder or shipped_model())
         self.identity = ModelIdentity(self.card.name, self.card.version, self.card.sha256)
-        self.threshold = self.card.threshold if settings.model.threshold is None else settings.model.threshold
+        self.judge = Judge(self.card, settings.model.operating_point, settings.model.threshold)
+        self.threshold = self.judge.threshold
         self.engine = open_engine(self.card, settings.model)
         self._batcher = Batcher(self.engine, settings.model.batch_size, settings.model.batch_wait_ms / 1000)
 
@@ -64,12 +71,13 @@ class Reader:
 
     def read_values(self, rendered: Rendered, created: dt.datetime) -> Reading:
         """Read a radiograph from its displayed values, float32 [H, W] in [0, 1]."""
-        outputs = self._batcher.predict(to_input(rendered.values, self.card.input_size))
-        score = float(probability(outputs.logits)[0])
-        finding = Finding(
-            probability=score, decision=CLASSES[int(score >= self.threshold)], threshold=float(self.threshold)
-        )
+        image = to_input(rendered.values, self.card.input_size)
+        outputs = self._batcher.predict(image)
         heat = attention(outputs.cam)[0]
+        rows, columns = rendered.values.shape
+        judgement = self.judge(outputs)[0]
+        region = attended_region(heat, rows, columns) if judgement.decision == CLASSES[1] else None
+        finding = Finding(**asdict(judgement), region=region)
         picture = compose(
             rendered.values,
             heat,
@@ -79,7 +87,7 @@ class Reader:
             aspect=rendered.aspect,
             height=self._settings.results.height,
         )
-        return Reading(finding, heat, picture)
+        return Reading(finding, heat, picture, float(image.mean()), float(image.std()))
 
     def result(self, dataset: Dataset, reading: Reading, created: dt.datetime) -> Dataset:
         """Return the Secondary Capture that answers a radiograph, in its study."""

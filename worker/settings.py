@@ -78,8 +78,11 @@ class ModelSettings(_Part):
     folder: Path | None = None
     engine: Literal["auto", "onnx", "torch"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "int8"] = "auto"
     threads: int = Field(0, ge=0)
+    operating_point: Name = "screening"
     threshold: float | None = Field(None, ge=0, le=1)
+    out_of_distribution: Literal["warn", "skip"] = "warn"
     batch_size: int = Field(8, ge=1, le=256)
     batch_wait_ms: float = Field(4.0, ge=0, le=1000)
 

@@ -96,6 +96,14 @@ class ReceiptRow(Table):
     probability: Mapped[float | None] = mapped_column(Float)
     decision: Mapped[str | None] = mapped_column(String(32))
     threshold: Mapped[float | None] = mapped_column(Float)
+    operating_point: Mapped[str | None] = mapped_column(String(32))
+    prediction_set: Mapped[str | None] = mapped_column(String(32))
+    outlier: Mapped[float | None] = mapped_column(Float)
+    agent: Mapped[str | None] = mapped_column(String(16))
+    agent_probability: Mapped[float | None] = mapped_column(Float)
+    region: Mapped[str | None] = mapped_column(String(64))
+    input_mean: Mapped[float | None] = mapped_column(Float)
+    input_std: Mapped[float | None] = mapped_column(Float)
 
 
 class ResultRow(Table):
@@ -134,6 +142,39 @@ class DeliveryRow(Table):
     first_due_at: Mapped[dt.datetime]
     next_attempt_at: Mapped[dt.datetime]
     delivered_at: Mapped[dt.datetime | None]
+
+
+class ShadowRow(Table):
+    """What a candidate model said of a received object beside the current one; nobody but the audit hears it."""
+
+    __tablename__ = "shadow"
+    __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
+    model: Mapped[str] = mapped_column(String(128))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    probability: Mapped[float] = mapped_column(Float)
+    decision: Mapped[str] = mapped_column(String(32))
+    threshold: Mapped[float] = mapped_column(Float)
+    operating_point: Mapped[str | None] = mapped_column(String(32))
+    prediction_set: Mapped[str | None] = mapped_column(String(32))
+    outlier: Mapped[float | None] = mapped_column(Float)
+    at: Mapped[dt.datetime]
+
+
+class FeedbackRow(Table):
+    """A reader's verdict on a received object; the last one counts."""
+
+    __tablename__ = "feedback"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
+    verdict: Mapped[str] = mapped_column(String(32))
+    agent: Mapped[str | None] = mapped_column(String(16))
+    reader: Mapped[str] = mapped_column(String(64))
+    source: Mapped[str] = mapped_column(String(128))
+    at: Mapped[dt.datetime]
 
 
 class EventRow(Table):

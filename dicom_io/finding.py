@@ -1,0 +1,80 @@
+"""What a model found in a radiograph, as every result object tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Region:
+    """The attended region in the pixels of the source image, counted from its upper left corner.
+
+    Attributes
+    ----------
+    box
+        left, top, right, bottom: columns and rows, right and bottom exclusive.
+    contour
+        (column, row) of each corner of the region's outline, in order, not closed; at least three.
+    """
+
+    box: tuple[int, int, int, int]
+    contour: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the model found.
+
+    Attributes
+    ----------
+    probability
+        Of pneumonia, 0 to 1; calibrated where the model's card has a calibration.
+    decision
+        PNEUMONIA or NORMAL.
+    threshold
+        A probability from here on is decided as PNEUMONIA.
+    operating_point
+        The name that the model's card gives to this threshold; `custom` where the site set its own.
+    prediction_set
+        The classes that the conformal set holds, in the order NORMAL, PNEUMONIA; both or none: the model is not sure.
+        None where the card has no conformal part.
+    outlier
+        0 and up; from 1 on the image is outside the trained population. None where the model has no gate.
+    agent, agent_probability
+        `bacteria` or `virus`, and how probable (0.5 to 1): research only. None without a pneumonia or this answer.
+    region
+        Where the model looked, when the decision is PNEUMONIA and there was anything to see.
+    """
+
+    probability: float
+    decision: str
+    threshold: float
+    operating_point: str = "custom"
+    prediction_set: tuple[str, ...] | None = None
+    outlier: float | None = None
+    agent: str | None = None
+    agent_probability: float | None = None
+    region: Region | None = None
+
+    @property
+    def out_of_distribution(self) -> bool | None:
+        """Whether the image is outside the trained population; None where the model cannot tell."""
+        return None if self.outlier is None else self.outlier >= 1
+
+    @property
+    def certain(self) -> bool | None:
+        """Whether the conformal set holds one class, and that is the decision; None where there is no such set."""
+        return None if self.prediction_set is None else self.prediction_set == (self.decision,)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model found it."""
+
+    name: str
+    version: str
+    digest: str  # SHA-256 of the weights, hexadecimal
+
+    def __str__(self) -> str:
+        """Return what the UIDs of its results are derived from."""
+        return f"{self.name}-{self.version}-{self.digest}"
