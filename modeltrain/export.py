@@ -12,33 +12,34 @@ from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnx_ir
-import onnxruntime
 import torch
-from onnxscript import optimizer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.data import data_digest, scan, split_by_patient, training_samples
-from modeltrain.evaluate import Evaluation, ask, choose_threshold, measure
-from modeltrain.network import ChestNet
-from modeltrain.outputs import CLASSES, Outputs
+from modeltrain.calibrate import Raw, fit_all, raw_answers
+from modeltrain.data import data_digest, read_sample, scan, split_by_patient, training_samples
+from modeltrain.evaluate import Evaluation, ask, measure
+from modeltrain.fit_gate import fit_gate
+from modeltrain.judge import Judge, calibrated
+from modeltrain.network import ChestNet, load_weights
+from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
+from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
-from modeltrain.registry import CARD, CURRENT, ONNX, SAFETENSORS, file_digest
+from modeltrain.registry import CARD, CURRENT, INT8, ONNX, SAFETENSORS, file_digest, load_card
 from modeltrain.train import Progress, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from modeltrain.data import Sample, Split
-    from modeltrain.evaluate import Predict
+    from modeltrain.registry import Card
 
-OPSET = 18
+_RANGE_IMAGES = 200  # training images from which the int8 file's ranges are taken
+_MOST_FLIPS, _MOST_AUC = 2, 0.001
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,14 @@ def export_model(
     version: str,
     current: bool = False,
     locked_test: bool = False,
+    outliers: Path | None = None,
 ) -> Path:
     """Turn the best weights of a training run into a model folder, and return it.
 
-    The matrices are rounded to half precision once, and both files carry these very numbers. Threshold and figures are
-    those of the finished ONNX file: the threshold from the validation patients alone and then, where it is asked for,
-    the figures on the locked `test/`.
+    The matrices are rounded to half precision once, and both files carry these very numbers. What the card says of the
+    answers (calibration, operating points, conformal sets, the gate's limits) is fitted on the validation patients with
+    the finished ONNX file, and the figures are that file's: on the validation patients and then, where it is asked for,
+    on the locked `test/`. An int8 copy joins them where it keeps its word on the validation patients.
 
     Parameters
     ----------
@@ -72,6 +75,9 @@ def export_model(
     locked_test
         Judge the finished file on `data/test` too and put the figures into the card. Once, for what is shipped: a test
         set that is looked at along the way steers the work, and then says nothing.
+
+    outliers
+        A folder of radiographs of other populations, for the gate (see `fit_gate`).
 
     Raises
     ------
@@ -95,9 +101,13 @@ def export_model(
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        write_weights(_rounded(load_file(weights)), building)
-        card = _card(building, progress, split, data if locked_test else None, f"{name}-{version}")
-        (building / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        arch = recipe.get("arch", "resnet18")
+        _write_network(building, load_file(weights), arch, split, outliers)
+        locked = data if locked_test else None
+        card = _card(building, progress, split, locked, f"{name}-{version}")
+        _write_card(building, card)
+        card["metrics"] = _metrics(load_card(building), split, locked)
+        _write_card(building, card)
         for path in (*building.iterdir(), building):
             _sync(path)
         building.replace(folder)
@@ -120,120 +130,59 @@ def set_current(models: Path, name: str) -> None:
     _sync(models)
 
 
-def write_weights(state: dict[str, Tensor], folder: Path) -> None:
-    """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision."""
-    save_file(state, folder / SAFETENSORS)
-    network = ChestNet()
-    network.load_state_dict(state)
-    onnx.save_model(_onnx_model(network.eval()), folder / ONNX)
+def _write_network(folder: Path, state: dict[str, Tensor], arch: str, split: Split, outliers: Path | None) -> None:
+    """Write the weight files: at half precision, with a gate fitted to the rounded weights, and as int8."""
+    state = {key: value for key, value in rounded(state).items() if not key.startswith("gate.")}
+    network = ChestNet(arch)
+    empty = {f"gate.{name}": torch.zeros(0) for name in network.gate.NAMES}
+    load_weights(network, {key: value.float() for key, value in (state | empty).items()})
+    gate = fit_gate(network.eval(), split.train, split.validation, outliers, size=INPUT_SIZE)
+    write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch)
+    step = max(1, len(split.train) // _RANGE_IMAGES)
+    quantize(folder / ONNX, folder / INT8, (read_sample(sample) for sample in split.train[::step]))
 
 
-def onnx_predictor(path: Path, threads: int = 0) -> Predict:
-    """Return the forward pass of an ONNX file on the CPU (`threads` 0: as many as there are cores)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def predict(images: NDArray[np.float32]) -> Outputs:
-        return Outputs(*session.run(list(Outputs._fields), {"image": images}))
-
-    return predict
-
-
-def _rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state with its matrices at half precision.
-
-    The vectors (norms and biases, a thousandth of the file) stay as they are: a small running variance would lose its
-    digits.
-    """
-    return {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
-
-
-def _onnx_model(network: ChestNet) -> onnx.ModelProto:
-    """Return the network as ONNX: input `image` [N, 1, 224, 224], outputs `logits`, `layer4` and `cam`."""
-    example = torch.zeros(2, 1, INPUT_SIZE, INPUT_SIZE)
-    # `optimize=True` would fold the norms into the convolutions, whose weights were then other numbers than those in
-    # the safetensors file. ONNX Runtime folds them when it loads the file.
-    program = torch.onnx.export(
-        network,
-        (example,),
-        input_names=["image"],
-        output_names=list(Outputs._fields),
-        dynamic_shapes={"image": {0: torch.export.Dim("N")}},
-        opset_version=OPSET,
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-    )
-    if program is None:
-        raise TypeError("torch.onnx.export returned nothing")
-    optimizer.inline(program.model)
-    optimizer.fold_constants(program.model)
-    optimizer.remove_unused_nodes(program.model)
-    _forget_sources(program.model)
-    return _halved(program.model_proto)
-
-
-def _forget_sources(model: onnx_ir.Model) -> None:
-    """Take out the exporter's notes, which hold stack traces with this machine's paths."""
-    for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
-        node.metadata_props.clear()
-        node.doc_string = None
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-
-
-def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store the matrices at half precision, each followed by a Cast back to float, which the runtime folds at load."""
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in ("mean", "std") or len(tensor.dims) < 2:
-            continue
-        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        half = values.astype(np.float16)
-        if not np.array_equal(half.astype(np.float32), values):
-            raise ValueError(f"{name} is not at half precision")
-        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], f"cast.{name}", to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    del model.graph.value_info[:]
-    onnx.checker.check_model(model, full_check=True)
-    return model
+def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any]) -> dict[str, Any]:
+    """Compare the int8 file with the other on the validation patients; remove it where it differs too much."""
+    int8 = raw_answers(onnx_predictor(folder / INT8), split.validation)
+    slope, intercept = fitted["calibration"]["slope"], fitted["calibration"]["intercept"]
+    scores = [calibrated(raw.logits, slope, intercept) for raw in (fp32, int8)]
+    thresholds = {name: point["threshold"] for name, point in fitted["operating_points"].items()}
+    flips = {name: int(((scores[0] >= t) != (scores[1] >= t)).sum()) for name, t in thresholds.items()}
+    auc = [float(roc_auc_score(fp32.labels, score)) for score in scores]
+    kept = max(flips.values()) <= _MOST_FLIPS and abs(auc[1] - auc[0]) <= _MOST_AUC
+    if not kept:
+        (folder / INT8).unlink()
+    return {
+        "kept": kept,
+        "compared_on": "validation",
+        "decisions_that_differ": flips,
+        "auc": [round(value, 5) for value in auc],
+        "largest_difference": round(float(np.abs(scores[0] - scores[1]).max()), 4),
+        "rule": f"kept where at most {_MOST_FLIPS} decisions differ and the AUC by at most {_MOST_AUC}",
+    }
 
 
 def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, label: str) -> dict[str, Any]:
-    """Judge the finished ONNX file and return the model's card."""
+    """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
-    recipe = progress.recipe
-    answers = ask(predict, split.validation)
-    threshold = choose_threshold(answers, recipe["sensitivity"])
-    validation = measure(answers, threshold=threshold, model=label)
+    raw = raw_answers(predict, split.validation)
+    fitted = fit_all(raw)
+    fitted["int8"] = _keeps_its_word(folder, split, raw, fitted)
     parts: dict[str, Any] = {"train": _counts(split.train), "validation": _counts(split.validation)}
     digests = {"training": progress.data_digest}
-    test = None
     if locked:
         samples = scan(locked / "test")
         parts["test"], digests["test"] = _counts(samples), data_digest(samples, locked)
-        test = _figures(measure(ask(predict, samples), threshold=threshold, model=label))
     return {
-        "format": 1,
+        "format": 2,
         "name": label.rpartition("-")[0],
         "version": label.rpartition("-")[2],
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
-        "arch": "resnet18",
+        "arch": progress.recipe.get("arch", "resnet18"),
         "classes": list(CLASSES),
         "intended_use": "research and screening support, not for diagnosis",
-        "threshold": {
-            "value": threshold,
-            "chosen_on": "validation",
-            "rule": f"the highest threshold, rounded down to four digits, that keeps a sensitivity of at least "
-            f"{recipe['sensitivity']} on the validation patients",
-        },
-        "metrics": {"validation": _figures(validation), "test": test},
+        **fitted,
         "data": {
             "layout": "Kaggle: train and val joined, then split by patient; test locked",
             "sha256": digests,
@@ -249,10 +198,31 @@ def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, l
         },
         "files": {
             file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
-            for file in (ONNX, SAFETENSORS)
+            for file in (ONNX, INT8, SAFETENSORS)
+            if (folder / file).exists()
         },
         "precision": "convolution and linear weights stored as float16, computed in float32",
         "libraries": {library: installed(library) for library in _LIBRARIES},
+    }
+
+
+def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _metrics(card: Card, split: Split, locked: Path | None) -> dict[str, Any]:
+    """Return the figures of the file that serves on a CPU, at the default operating point."""
+    judge = Judge(card)
+    served = onnx_predictor(card.folder / (INT8 if INT8 in card.digests else ONNX))
+
+    def figures(samples: Sequence[Sample]) -> dict[str, Any]:
+        answers = ask(served, samples, judge=judge)
+        return _figures(measure(answers, threshold=judge.threshold, model=card.label))
+
+    return {
+        "of": INT8 if INT8 in card.digests else ONNX,
+        "validation": figures(split.validation),
+        "test": figures(scan(locked / "test")) if locked else None,
     }
 
 

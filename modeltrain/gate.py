@@ -1,4 +1,7 @@
-"""The gate: how far a radiograph's features lie from the population that a network was trained on."""
+"""The gate: how far a radiograph's features lie from the population that a network was trained on.
+
+It is fitted after training (modeltrain/fit_gate.py) and travels with the weights, so one forward pass answers this too.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-STATISTICS = 2  # of each channel of each tap: mean and standard deviation over the map
+_LARGEST = 5.0  # exponent: what is that far outside need not be told from what is farther
 
 
 class Gate(nn.Module):
     """Two looks at the statistics of the feature maps of one forward pass, of which the more alarmed one counts.
 
-    `weight` and `bias`: a logistic regression between the trained population and radiographs from elsewhere (outlier
-    exposure, Hendrycks et al. 2019). `project` and `offset`: a whitening onto the population's principal axes, whose
-    squared length is the Mahalanobis distance (Lee et al. 2018), for what no outlier prepared it for. `scale` brings
-    each to 1 where the wanted part of the population lies below it. An empty gate (a model without one) says NaN.
+    `weight`, `bias`: the exponential of a linear score, fitted to tell the trained population from radiographs of
+    elsewhere and from distorted ones (outlier exposure, Hendrycks et al. 2019). `project`, `offset`, `scale`: the mean
+    square on the population's whitened principal axes, the Mahalanobis distance (Lee et al. 2018), for what no outlier
+    prepared it for. Both are 1 at the limit. An empty gate (a model without one) says NaN.
     """
 
     NAMES = ("center", "weight", "bias", "project", "offset", "scale")
@@ -31,24 +34,23 @@ class Gate(nn.Module):
         for name in self.NAMES:
             self.register_buffer(name, torch.zeros(0))
 
-    def shape_like(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the shapes of these tensors, so that `load_state_dict` accepts them."""
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up fitted values: center, weight [D]; bias [1]; project [D, K]; offset [K]; scale [1]."""
         for name in self.NAMES:
-            if name in tensors:
-                setattr(self, name, torch.zeros_like(tensors[name], dtype=torch.float32))
+            setattr(self, name, tensors[name].detach().float().clone())
 
     def forward(self, taps: Sequence[Tensor], pooled: Tensor) -> Tensor:
-        """Return the outlier score, float32 [N]: at 1 and above, an image is not of the population."""
+        """Return the outlier score, float32 [N], 0 and up: from 1 on, an image is not of the population."""
         if self.weight.numel() == 0:
             return torch.full_like(pooled[:, 0], torch.nan)
         x = statistics(taps) - self.center
-        linear = (x @ self.weight + self.bias) / self.scale[0]
-        distance = (x @ self.project - self.offset).square().mean(dim=1) / self.scale[1]
+        linear = (x @ self.weight + self.bias).clamp(max=_LARGEST).exp()
+        distance = (x @ self.project - self.offset).square().mean(dim=1) / self.scale
         return torch.maximum(linear, distance)
 
 
 def statistics(taps: Sequence[Tensor]) -> Tensor:
-    """Return mean and standard deviation of each channel of each map: [N, 2 · channels]."""
+    """Return mean and standard deviation of each channel of each feature map: [N, D]."""
     parts = []
     for tap in taps:
         mean = tap.mean(dim=(2, 3))

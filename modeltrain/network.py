@@ -151,7 +151,7 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
         The weights are of another architecture.
     """
     if "subtype.weight" in state:
-        network.gate.shape_like({k.removeprefix("gate."): v for k, v in state.items() if k.startswith("gate.")})
+        network.gate.fill({k.removeprefix("gate."): v for k, v in state.items() if k.startswith("gate.")})
         network.load_state_dict(state)
     else:
         network.net.load_state_dict(state)

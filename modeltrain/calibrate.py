@@ -1,0 +1,167 @@
+"""What a model's card says of its answers, fitted on the validation patients: calibration, thresholds, conformal sets.
+
+Applied by modeltrain/judge.py, without these libraries.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import beta
+from sklearn.linear_model import LogisticRegression
+
+from modeltrain.data import read_sample
+from modeltrain.judge import BALANCED, SCREENING, calibrated
+from modeltrain.outputs import CLASSES
+from modeltrain.preprocess import INPUT_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from modeltrain.data import Sample
+    from modeltrain.evaluate import Predict
+
+CONFIDENCE = 0.95
+# The least sensitivity that each operating point vouches for, at that confidence.
+VOUCHED = {SCREENING: 0.98, BALANCED: 0.95}
+COVERAGE = 0.98  # of the conformal sets, for each class by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A network's bare answers.
+
+    Attributes
+    ----------
+    logits
+        float32 [N, 2].
+    labels
+        int64 [N].
+    inputs
+        float32 [N, 2]: mean and standard deviation of each input.
+    outlier
+        float32 [N], NaN without a gate.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    inputs: NDArray[np.float32]
+    outlier: NDArray[np.float32]
+
+
+def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE) -> Raw:
+    """Show radiographs to a network, sixteen at a time."""
+    outputs, inputs = [], []
+    for start in range(0, len(samples), 16):
+        stack = np.stack([read_sample(sample, size) for sample in samples[start : start + 16]])
+        outputs.append(predict(stack))
+        inputs.append(np.stack([stack.mean(axis=(1, 2, 3)), stack.std(axis=(1, 2, 3))], axis=1))
+    return Raw(
+        logits=np.concatenate([each.logits for each in outputs]),
+        labels=np.array([sample.label for sample in samples], dtype=np.int64),
+        inputs=np.concatenate(inputs),
+        outlier=np.concatenate([each.outlier for each in outputs]),
+    )
+
+
+def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Fit Platt's scaling: slope and intercept of a logistic regression on the difference of the two logits."""
+    difference = (logits[:, 1].astype(np.float64) - logits[:, 0])[:, np.newaxis]
+    fitted = LogisticRegression(C=1.0).fit(difference, labels)  # the mild prior keeps separable classes finite
+    return {
+        "method": "Platt scaling (Platt 1999): logistic function of slope × (difference of the logits) + intercept",
+        "fitted_on": "validation",
+        "slope": round(max(float(fitted.coef_[0, 0]), 1e-3), 6),
+        "intercept": round(float(fitted.intercept_[0]), 6),
+    }
+
+
+def least_sensitivity(found: int, positives: int, confidence: float = CONFIDENCE) -> float:
+    """Return the one-sided lower confidence bound of a sensitivity (Clopper and Pearson 1934)."""
+    return float(beta.ppf(1 - confidence, found, positives - found + 1)) if found else 0.0
+
+
+def operating_points(probability: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+    """Choose each operating point: the highest threshold whose sensitivity is vouched for.
+
+    Where there are too few pneumonias to vouch for that much, none of them may be missed.
+
+    Parameters
+    ----------
+    probability
+        Calibrated, float32 [N].
+    """
+    positives = np.sort(probability[labels == 1].astype(np.float64))
+    negatives = probability[labels == 0]
+    points = {}
+    for name, wanted in VOUCHED.items():
+        missed = 0
+        while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= wanted:
+            missed += 1
+        # Rounding down keeps the image that sets the threshold on its side of it, whichever engine computes its score.
+        threshold = max(math.floor(float(positives[missed]) * 1e4) / 1e4, 1e-4)
+        found = int((positives >= threshold).sum())
+        points[name] = {
+            "threshold": threshold,
+            "rule": f"the highest threshold, rounded down to four digits, with which the sensitivity is at least "
+            f"{wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the validation images)",
+            "sensitivity": round(found / len(positives), 4),
+            "sensitivity_at_least": round(least_sensitivity(found, len(positives)), 4),
+            "specificity": round(float((negatives < threshold).mean()), 4),
+        }
+    return points
+
+
+def fit_conformal(probability: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Fit class-conditional split-conformal sets: how probable each class must be to be held possible."""
+    least = {}
+    for label, name in enumerate(CLASSES):
+        own = np.sort(probability[labels == label] if label else 1 - probability[labels == label])
+        # The finite-sample correction: of n values, the floor((n + 1) · alpha)-th smallest; with too few, all are kept.
+        rank = math.floor((len(own) + 1) * (1 - COVERAGE))
+        least[name] = round(float(own[rank - 1]), 6) if rank else 0.0
+    return {
+        "method": "class-conditional (Mondrian) split conformal (Vovk 2012), score: probability of the class",
+        "fitted_on": "validation",
+        "coverage": COVERAGE,
+        "least_probability": least,
+    }
+
+
+def reference(probability: NDArray[np.float32], raw: Raw) -> dict[str, Any]:
+    """Describe what the model saw and said on the validation images, for `cxrd drift`."""
+
+    def quantiles(values: NDArray[np.float32]) -> list[float]:
+        return [float(f"{value:.5g}") for value in np.quantile(values.astype(np.float64), np.linspace(0, 1, 101))]
+
+    return {
+        "of": "validation",
+        "n": len(probability),
+        "probability": quantiles(probability),
+        "input_mean": quantiles(raw.inputs[:, 0]),
+        "input_std": quantiles(raw.inputs[:, 1]),
+        "ood_rate": None if np.isnan(raw.outlier).any() else round(float((raw.outlier >= 1).mean()), 4),
+    }
+
+
+def fit_all(raw: Raw) -> dict[str, Any]:
+    """Return the parts of a card that are fitted on validation answers."""
+    calibration = fit_calibration(raw.logits, raw.labels)
+    probability = calibrated(raw.logits, calibration["slope"], calibration["intercept"])
+    points = operating_points(probability, raw.labels)
+    return {
+        "calibration": calibration,
+        "threshold": {
+            "value": points[SCREENING]["threshold"],
+            "chosen_on": "validation",
+            "rule": points[SCREENING]["rule"],
+        },
+        "operating_points": points,
+        "conformal": fit_conformal(probability, raw.labels),
+        "reference": reference(probability, raw),
+    }

@@ -1,0 +1,150 @@
+"""Fits the gate: what the trained population looks like in a network's features, and what does not look like it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from dicom_io.errors import InvalidData
+from modeltrain.data import Sample, read_sample
+from modeltrain.gate import statistics
+from modeltrain.preprocess import PICTURE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from modeltrain.network import ChestNet
+
+FLAGGED = 0.01  # part of the validation images that each of the two looks may flag
+_AXES = 64  # principal axes of the Mahalanobis distance
+_MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
+_BATCH = 16
+
+
+def fit_gate(
+    network: ChestNet,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+    outliers: Path | None,
+    *,
+    size: int,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Return the gate's tensors for a trained network.
+
+    Parameters
+    ----------
+    train
+        The population; at most 2,000 of it are looked at, drawn by `seed`.
+    validation
+        Where the limits are set: each look may flag one in a hundred of these.
+    outliers
+        A folder of radiographs of other populations (JPEG or PNG; never those that the gate is judged on). Distorted
+        images of `train` (turned, inverted, cut, noise) are outliers in any case.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
+    own = _features(network, (read_sample(sample, size) for sample in chosen))
+    foreign = [_features(network, _distorted(chosen[: _MOST // 4], size, rng))]
+    if outliers:
+        paths = _pictures(outliers)
+        picked = [paths[i] for i in rng.permutation(len(paths))[:_MOST]]
+        foreign.append(_features(network, (read_sample(Sample(path, 0, ""), size) for path in picked)))
+    known = _features(network, (read_sample(sample, size) for sample in validation))
+    return _fit(own, np.concatenate(foreign), known)
+
+
+def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[np.float64]) -> dict[str, Tensor]:
+    """Fit both looks on `own` [N, D] and `foreign`, and set their limits on `known`."""
+    center, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
+    both = np.concatenate([own, foreign])
+    labels = np.repeat([0, 1], [len(own), len(foreign)])
+    classifier = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
+    classifier.fit((both - center) / spread, labels)
+    weight = classifier.coef_[0] / spread
+    said = (known - center) @ weight
+    # One limit's distance from the middle of the population is one unit of the exponent.
+    limit = float(np.quantile(said, 1 - FLAGGED))
+    unit = max(limit - float(np.median(said)), 1e-6)
+
+    # Principal axes of the standardised features, whitened: the smallest ones are noise and are left out.
+    standard = (own - center) / spread
+    values, vectors = np.linalg.eigh(np.cov(standard, rowvar=False))
+    axes = min(_AXES, len(own) // 4)
+    whitening = vectors[:, -axes:] / np.sqrt(np.maximum(values[-axes:], 1e-9))
+    project = whitening / spread[:, None]
+    distance = np.square((known - center) @ project).mean(axis=1)
+    tensors = {
+        "center": center,
+        "weight": weight / unit,
+        "bias": np.array([-limit / unit]),
+        "project": project,
+        "offset": np.zeros(axes),
+        "scale": np.array([np.quantile(distance, 1 - FLAGGED)]),
+    }
+    return {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in tensors.items()}
+
+
+@torch.inference_mode()
+def _features(network: ChestNet, images: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the statistics [N, D] of the feature maps of images [1, size, size]."""
+    found = [statistics(network.taps(torch.from_numpy(stack))).numpy() for stack in _stacks(images)]
+    return np.concatenate(found).astype(np.float64)
+
+
+def _stacks(images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    batch: list[NDArray[np.float32]] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == _BATCH:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def _distorted(samples: Sequence[Sample], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    """Yield each image in one of the ways in which it is no upright frontal chest any more."""
+    ways: tuple[Callable[[NDArray[np.float32]], NDArray[np.float32]], ...] = (
+        lambda x: np.rot90(x, 1),
+        lambda x: np.rot90(x, 2),
+        lambda x: np.rot90(x, 3),
+        lambda x: 1 - x,
+        lambda x: _part(x, rng),
+        lambda x: rng.permuted(x, axis=int(rng.integers(2))),
+        lambda x: np.clip(rng.normal(0.5, 0.2, x.shape), 0, 1),
+        lambda x: np.where(x > np.quantile(x, 0.6), x, 0),
+    )
+    for number, sample in enumerate(samples):
+        grey = ways[number % len(ways)](read_sample(sample, size)[0])
+        yield np.ascontiguousarray(grey, dtype=np.float32)[None]
+
+
+def _part(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return a quarter of an image or less, enlarged."""
+    size = grey.shape[0]
+    side = int(size * rng.uniform(0.2, 0.5))
+    top, left = rng.integers(0, size - side, 2)
+    return np.asarray(cv2.resize(grey[top : top + side, left : left + side], (size, size)), dtype=np.float32)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """List the pictures of a folder, and of the folders in it, by name."""
+    found = [
+        folder.__class__(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - a hundred thousand names
+    ]
+    if not found:
+        raise InvalidData(f"{folder}: holds no JPEG or PNG file")
+    return sorted(found)

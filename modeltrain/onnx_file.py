@@ -1,0 +1,170 @@
+"""The model's ONNX files: written from a network, at half precision on disk, and as int8 for the CPU."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import torch
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxscript import optimizer
+from safetensors.torch import save_file
+
+from modeltrain.network import ChestNet, load_weights
+from modeltrain.outputs import Outputs, complete
+from modeltrain.preprocess import INPUT_SIZE
+from modeltrain.registry import ONNX, SAFETENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from modeltrain.evaluate import Predict
+
+OPSET = 18
+_WHOLE = "gate."  # kept at single precision: small differences of large sums
+
+
+def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18") -> None:
+    """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision."""
+    save_file(state, folder / SAFETENSORS)
+    network = ChestNet(arch)
+    load_weights(network, {key: value.float() for key, value in state.items()})
+    onnx.save_model(_onnx_model(network.eval()), folder / ONNX)
+
+
+def onnx_predictor(path: Path, threads: int = 0) -> Predict:
+    """Return the forward pass of an ONNX file on the CPU (`threads` 0: as many as there are cores)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    names = [output.name for output in session.get_outputs() if output.name in Outputs._fields]
+
+    def predict(images: NDArray[np.float32]) -> Outputs:
+        return complete(dict(zip(names, session.run(names, {"image": images}), strict=True)), len(images))
+
+    return predict
+
+
+def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state with its matrices at half precision.
+
+    The vectors (norms and biases, a thousandth of the file) stay as they are: a small running variance would lose its
+    digits.
+    """
+    return {
+        key: value.half() if value.ndim > 1 and not key.startswith(_WHOLE) else value for key, value in state.items()
+    }
+
+
+def _onnx_model(network: ChestNet) -> onnx.ModelProto:
+    """Return the network as ONNX: input `image` [N, 1, 224, 224], outputs as in `Outputs`."""
+    example = torch.zeros(2, 1, INPUT_SIZE, INPUT_SIZE)
+    # `optimize=True` would fold the norms into the convolutions, whose weights were then other numbers than those in
+    # the safetensors file. ONNX Runtime folds them when it loads the file.
+    program = torch.onnx.export(
+        network,
+        (example,),
+        input_names=["image"],
+        output_names=list(Outputs._fields),
+        dynamic_shapes={"image": {0: torch.export.Dim("N")}},
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    if program is None:
+        raise TypeError("torch.onnx.export returned nothing")
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+    _forget_sources(program.model)
+    return _halved(program.model_proto)
+
+
+def _forget_sources(model: onnx_ir.Model) -> None:
+    """Take out the exporter's notes, which hold stack traces with this machine's paths."""
+    for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+
+
+def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the matrices at half precision, each followed by a Cast back to float, which the runtime folds at load."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        if tensor.name in ("mean", "std") or tensor.name.startswith(_WHOLE):
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            raise ValueError(f"{name} is not at half precision")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], f"cast.{name}", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime carries no types
+    """Hands images to the calibration, one at a time."""
+
+    def __init__(self, images: Iterable[NDArray[np.float32]]) -> None:
+        self._images: Iterator[NDArray[np.float32]] = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """Return the next input, or None at the end."""
+        image = next(self._images, None)
+        return None if image is None else {"image": image[np.newaxis]}
+
+
+def quantize(source: Path, target: Path, images: Iterable[NDArray[np.float32]]) -> None:
+    """Write an int8 copy of a model's ONNX file: its convolutions, by static quantization.
+
+    Weights are per channel and of seven bits, since CPUs without VNNI add pairs of eight-bit products in sixteen bits,
+    which would overflow: so the answers are the same on every CPU.
+
+    Parameters
+    ----------
+    images
+        Training images, float32 [1, size, size] in [0, 1], from which the range of each activation is taken.
+    """
+    logging.getLogger().manager.disable, before = logging.WARNING, logging.getLogger().manager.disable
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = Path(folder) / "prepared.onnx"
+            # Folds norms into convolutions and casts into weights, which the quantizer wants as plain numbers.
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared),
+                str(target),
+                _Images(images),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Add", "MaxPool", "Relu"],
+                per_channel=True,
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+            )
+    finally:
+        logging.getLogger().manager.disable = before
