@@ -79,7 +79,7 @@ def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[
     # Principal axes of the standardised features, whitened: the smallest ones are noise and are left out.
     standard = (own - center) / spread
     values, vectors = np.linalg.eigh(np.cov(standard, rowvar=False))
-    axes = min(_AXES, len(own) // 4)
+    axes = min(_AXES, len(own) // 4, own.shape[1])
     whitening = vectors[:, -axes:] / np.sqrt(np.maximum(values[-axes:], 1e-9))
     project = whitening / spread[:, None]
     distance = np.square((known - center) @ project).mean(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from modeltrain.network import ChestNet
-from modeltrain.outputs import Outputs
+from modeltrain.outputs import complete
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modeltrain.evaluate import Predict
+    from modeltrain.outputs import Outputs
 
 
 def draw(seed: int, opacity: bool, side: int = 64) -> NDArray[np.uint8]:
@@ -65,7 +66,7 @@ def lively_network(seed: int = 0) -> ChestNet:
         for name, value in network.named_parameters():
             if name.endswith("bn2.weight"):  # these start at zero
                 value.uniform_(0.5, 1)
-        network.fc.weight.mul_(10)
+        network.head.weight.mul_(10)
     network.eval()
     return network
 
@@ -80,6 +81,6 @@ def predictor(scores: list[float]) -> Predict:
         logits = np.stack([np.zeros_like(p), np.log(p / (1 - p))], axis=1).astype(np.float32)
         cam = np.zeros((len(p), 2, 7, 7), np.float32)
         cam[:, 1, 2, 3] = 1
-        return Outputs(logits, np.zeros((len(p), 512, 7, 7), np.float32), cam)
+        return complete({"logits": logits, "cam": cam}, len(p))
 
     return predict
