@@ -26,12 +26,14 @@ from benchmarks import ground
 from benchmarks.peers import Sender, free_port
 from dicom_io.eligibility import judge
 from dicom_io.files import read_dataset, read_header
+from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.pixels import render
 from dicom_io.scp import NodeOptions, StorageNode
 from dicom_io.scu import Peer, deliver
-from dicom_io.secondary_capture import KIND, Finding, ModelIdentity, encode, secondary_capture
+from dicom_io.secondary_capture import KIND, encode, secondary_capture
 from dicom_io.spool import SpoolFile
-from modeltrain.outputs import CLASSES, attention, probability
+from modeltrain.judge import Judge
+from modeltrain.outputs import attention
 from modeltrain.preprocess import to_input
 from modeltrain.registry import Card, load_card, shipped_model
 from worker import migrations
@@ -93,6 +95,7 @@ class Bench:
         cv2.setNumThreads(threads)
         self.settings = Settings()
         self.card = card
+        self.judge = Judge(card)
         self.blobs = Blobs(folder / "objects")
         database = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
         migrations.upgrade(database)
@@ -150,8 +153,8 @@ class Bench:
             image = to_input(rendered.values, self.card.input_size)
         with watch.stage("forward, attention"):
             outputs = self.engine.predict(image[None])
-            score, heat = float(probability(outputs.logits)[0]), attention(outputs.cam)[0]
-        finding = Finding(score, CLASSES[int(score >= self.card.threshold)], self.card.threshold)
+            heat, judgement = attention(outputs.cam)[0], self.judge(outputs)[0]
+        finding = Finding(**asdict(judgement))
         created = now()
         with watch.stage("compose"):
             picture = compose(
@@ -180,7 +183,7 @@ class Bench:
         said = NewFinding(
             f"{self.card.name}-{self.card.version}",
             self.card.sha256,
-            score,
+            finding.probability,
             finding.decision,
             finding.threshold,
             created,

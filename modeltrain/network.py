@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
+_OWN = ("net.", "subtype.", "gate.")
+
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny")
 
 
@@ -142,19 +144,24 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
 def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
     """Put saved weights into a network.
 
-    Weights of the first format (cxrd 1.0: bare names of a ResNet-18, without the second head) leave `subtype` and
-    `gate` as they are.
+    They are a network's own state, or a model folder's (`bare_names`). Those of the first format (cxrd 1.0, without the
+    second head) leave `subtype` and `gate` as they are.
 
     Raises
     ------
     RuntimeError
         The weights are of another architecture.
     """
-    if "subtype.weight" in state:
-        network.gate.fill({k.removeprefix("gate."): v for k, v in state.items() if k.startswith("gate.")})
-        network.load_state_dict(state)
-    else:
-        network.net.load_state_dict(state)
+    full = {key if key.startswith(_OWN) else f"net.{key}": value for key, value in state.items()}
+    if "subtype.weight" not in full:
+        full |= {key: value for key, value in network.state_dict().items() if key.startswith(("subtype.", "gate."))}
+    network.gate.fill({key.removeprefix("gate."): value for key, value in full.items() if key.startswith("gate.")})
+    network.load_state_dict(full)
+
+
+def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state under torchvision's own names, so that its classifier of that architecture can load it too."""
+    return {key.removeprefix("net."): value for key, value in state.items()}
 
 
 def load_network(card: Card) -> ChestNet:

@@ -17,7 +17,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxscript import optimizer
 from safetensors.torch import save_file
 
-from modeltrain.network import ChestNet, load_weights
+from modeltrain.network import ChestNet, bare_names, load_weights
 from modeltrain.outputs import Outputs, complete
 from modeltrain.preprocess import INPUT_SIZE
 from modeltrain.registry import ONNX, SAFETENSORS
@@ -36,7 +36,7 @@ _WHOLE = "gate."  # kept at single precision: small differences of large sums
 
 def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18") -> None:
     """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision."""
-    save_file(state, folder / SAFETENSORS)
+    save_file(bare_names(state), folder / SAFETENSORS)
     network = ChestNet(arch)
     load_weights(network, {key: value.float() for key, value in state.items()})
     onnx.save_model(_onnx_model(network.eval()), folder / ONNX)
@@ -89,7 +89,8 @@ def _onnx_model(network: ChestNet) -> onnx.ModelProto:
     optimizer.fold_constants(program.model)
     optimizer.remove_unused_nodes(program.model)
     _forget_sources(program.model)
-    return _halved(program.model_proto)
+    matrices = {name for name, value in network.named_parameters() if value.ndim > 1}
+    return _halved(program.model_proto, matrices)
 
 
 def _forget_sources(model: onnx_ir.Model) -> None:
@@ -103,13 +104,11 @@ def _forget_sources(model: onnx_ir.Model) -> None:
     model.graph.metadata_props.clear()
 
 
-def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
+def _halved(model: onnx.ModelProto, matrices: set[str]) -> onnx.ModelProto:
     """Store the matrices at half precision, each followed by a Cast back to float, which the runtime folds at load."""
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
-            continue
-        if tensor.name in ("mean", "std") or tensor.name.startswith(_WHOLE):
+        if tensor.name not in matrices:  # vectors, the gate, and what the exporter computed from weights
             continue
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
         half = values.astype(np.float16)

@@ -34,7 +34,7 @@ def test_statistics_are_mean_and_standard_deviation_of_each_channel() -> None:
 def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
     rng = np.random.default_rng(0)
     own = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5))
-    foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + [6, 0, 0, 0, 0]
+    foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
     known = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
     gate = Gate()
     gate.fill(_fit(own, foreign, known))
@@ -46,7 +46,7 @@ def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
 
     assert flagged(known) <= 0.025, "one in a hundred by each look"
     assert flagged(foreign) > 0.9, "what it was shown"
-    assert flagged(known + [0, 0, 3, 0, 0]) > 0.9, "what it was not shown, thirty deviations away"
+    assert flagged(known + np.array([0, 0, 3, 0, 0])) > 0.9, "what it was not shown, thirty deviations away"
 
 
 def _score(gate: Gate, x: torch.Tensor) -> torch.Tensor:
