@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from modeltrain.judge import Judge, Judgement
+
 Predict = Callable[[NDArray[np.float32]], Outputs]
 """From float32 [N, 1, size, size] in [0, 1] to the network's outputs."""
 
@@ -29,11 +31,25 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model said of each radiograph: `probability` float32 [N], `attention` float32 [N, h, w] in [0, 1]."""
+    """What a model said of each radiograph.
+
+    Attributes
+    ----------
+    probability
+        float32 [N], calibrated where a judge was asked too.
+    attention
+        float32 [N, h, w] in [0, 1].
+    judgements
+        Everything the judge said of each image; empty where none was asked.
+    subtype
+        float32 [N], probability of the second of `AGENTS`, NaN where the model does not tell.
+    """
 
     samples: tuple[Sample, ...]
     probability: NDArray[np.float32]
     attention: NDArray[np.float32]
+    judgements: tuple[Judgement, ...] = ()
+    subtype: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -83,6 +99,7 @@ def evaluate(
     *,
     threshold: float,
     model: str,
+    judge: Judge | None = None,
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Answers]:
@@ -96,6 +113,8 @@ def evaluate(
         Probability from which the decision is PNEUMONIA.
     model
         What the model is called in the result.
+    judge
+        The model's judge, where the answers shall be what serving says; without it probabilities are as they come.
     advance
         Called after each batch with the number of images done and of all images.
 
@@ -104,7 +123,7 @@ def evaluate(
     InvalidData
         A folder is missing or empty, so that a class is without images, or a picture cannot be read (which is named).
     """
-    answers = ask(predict, evaluation_samples(data), size=size, advance=advance)
+    answers = ask(predict, evaluation_samples(data), judge=judge, size=size, advance=advance)
     return measure(answers, threshold=threshold, model=model), answers
 
 
@@ -112,21 +131,27 @@ def ask(
     predict: Predict,
     samples: Sequence[Sample],
     *,
+    judge: Judge | None = None,
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Show radiographs to a model, sixteen at a time, and keep what it says."""
-    scores, maps = [], []
+    scores, maps, subtypes = [], [], []
+    judgements: list[Judgement] = []
     for start in range(0, len(samples), _BATCH):
         batch = samples[start : start + _BATCH]
         outputs = predict(np.stack([read_sample(sample, size) for sample in batch]))
-        scores.append(probability(outputs.logits))
+        scores.append(judge.probability(outputs.logits) if judge else probability(outputs.logits))
+        subtypes.append(probability(outputs.subtype))
+        judgements += judge(outputs) if judge else []
         maps.append(attention(outputs.cam))
         if advance:
             advance(start + len(batch), len(samples))
     if not scores:
         raise InvalidData("no radiographs to evaluate")
-    return Answers(tuple(samples), np.concatenate(scores), np.concatenate(maps))
+    return Answers(
+        tuple(samples), np.concatenate(scores), np.concatenate(maps), tuple(judgements), np.concatenate(subtypes)
+    )
 
 
 def measure(answers: Answers, *, threshold: float, model: str) -> Evaluation:

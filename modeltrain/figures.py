@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, ROC, metric bars and a grid of cases with their heatmaps, as PNG.
+"""Pictures of an evaluation: confusion matrix, curves, metric bars, calibration, cases with their heatmaps, as PNG.
 
 Figures are made without pyplot, so nothing global is touched and any thread may draw.
 """
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
+from dicom_io.errors import OutOfResources
 from modeltrain.data import read_sample
+from modeltrain.details import worst_errors
 from modeltrain.outputs import CLASSES
+from modeltrain.statistics import BINS, Resamples, calibration_curve, calibration_error, interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,21 +28,35 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREY = "#2166ac", "#c2571a", "#5f6770"
 _DPI = 150
+_GRID = np.linspace(0, 1, 201)
 _CASES = 3  # cases of each kind in the grid
 _CASE_SIDE = 336  # pixels: one and a half times the network's input, so that its pixels do not show
 
 
 def write_figures(answers: Answers, evaluation: Evaluation, out: Path) -> tuple[Path, ...]:
-    """Write all four figures into a folder (made if absent) and return their paths."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write all figures into a folder (made if absent) and return their paths.
+
+    Raises
+    ------
+    OutOfResources
+        The folder cannot be written.
+    """
+    resamples = Resamples.draw([sample.patient for sample in answers.samples], answers.labels, answers.probability)
     figures = {
         "confusion_matrix.png": confusion_figure(evaluation),
-        "roc.png": roc_figure(answers, evaluation),
-        "metrics.png": metrics_figure(evaluation),
+        "roc.png": roc_figure(answers, evaluation, resamples),
+        "precision_recall.png": precision_recall_figure(answers, evaluation, resamples),
+        "metrics.png": metrics_figure(evaluation, resamples),
+        "calibration.png": calibration_figure(answers, evaluation),
         "gradcam_grid.png": cases_figure(answers, evaluation),
+        "worst_errors.png": errors_figure(answers, evaluation),
     }
-    for name, figure in figures.items():
-        figure.savefig(out / name, dpi=_DPI, facecolor="white")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(out / name, dpi=_DPI, facecolor="white")
+    except OSError as error:
+        raise OutOfResources(f"{out}: cannot be written ({error.strerror})") from error
     return tuple(out / name for name in figures)
 
 
@@ -68,13 +85,15 @@ def confusion_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def roc_figure(answers: Answers, evaluation: Evaluation) -> Figure:
-    """Draw the ROC curve with the operating point on it."""
+def roc_figure(answers: Answers, evaluation: Evaluation, resamples: Resamples) -> Figure:
+    """Draw the ROC curve with the operating point on it, and the 95 % band of resampled patients."""
     false_positive, true_positive, _ = roc_curve(answers.labels, answers.probability)
-    figure = Figure(figsize=(5.4, 5.2), layout="constrained")
-    axes = figure.subplots()
+    low, high = interval(resamples.auc())
+    figure, axes = _square("1 − specificity", "sensitivity")
+    _band(axes, resamples.roc(_GRID))
     axes.plot([0, 1], [0, 1], color="#b8bec4", lw=1, ls="--", label="chance")
-    axes.plot(false_positive, true_positive, color=_BLUE, lw=2, label=f"AUC {evaluation.auc:.4f}")
+    label = f"AUC {evaluation.auc:.4f} ({low:.4f} to {high:.4f})"
+    axes.plot(false_positive, true_positive, color=_BLUE, lw=2, label=label)
     axes.plot(
         1 - evaluation.specificity,
         evaluation.sensitivity,
@@ -84,17 +103,68 @@ def roc_figure(answers: Answers, evaluation: Evaluation) -> Figure:
         label=f"threshold {evaluation.threshold:.4g}: sensitivity {evaluation.sensitivity:.1%}, "
         f"specificity {evaluation.specificity:.1%}",
     )
-    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.grid(color="#e6e9ec")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, fontsize=8.5)
     _title(axes, "ROC", evaluation)
     return figure
 
 
-def metrics_figure(evaluation: Evaluation) -> Figure:
-    """Draw the metrics as bars."""
+def precision_recall_figure(answers: Answers, evaluation: Evaluation, resamples: Resamples) -> Figure:
+    """Draw precision against sensitivity, with the 95 % band of resampled patients."""
+    precision, sensitivity, _ = precision_recall_curve(answers.labels, answers.probability)
+    average = average_precision_score(answers.labels, answers.probability)
+    figure, axes = _square("sensitivity", "precision")
+    _band(axes, resamples.precision(_GRID))
+    share = evaluation.pneumonia / evaluation.n
+    axes.axhline(share, color="#b8bec4", lw=1, ls="--", label=f"chance ({share:.2f})")
+    axes.plot(sensitivity, precision, color=_BLUE, lw=2, label=f"average precision {average:.4f}")
+    axes.plot(evaluation.sensitivity, evaluation.precision, "o", color=_ORANGE, ms=9, label="operating point")
+    axes.legend(loc="lower left", frameon=False, fontsize=8.5)
+    _title(axes, "Precision and sensitivity", evaluation)
+    return figure
+
+
+def calibration_figure(answers: Answers, evaluation: Evaluation) -> Figure:
+    """Draw how often images of a stated probability are pneumonias, and how many there are."""
+    curve = calibration_curve(answers.probability, answers.labels)
+    error = calibration_error(answers.probability, answers.labels)
+    figure = Figure(figsize=(5.4, 6.0), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+    axes.plot([0, 1], [0, 1], color="#b8bec4", lw=1, ls="--", label="perfect")
+    said, seen, _ = zip(*curve, strict=True)
+    axes.plot(said, seen, "o-", color=_BLUE, lw=1.5, ms=5, label=f"expected calibration error {error:.4f}")
+    axes.set(ylabel="share of PNEUMONIA", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(loc="lower right", frameon=False, fontsize=8.5)
+    below.hist(answers.probability, bins=BINS, range=(0, 1), color=_BLUE, rwidth=0.9)
+    below.set(xlabel="stated probability of PNEUMONIA", ylabel="images", yscale="symlog")
+    for part in (axes, below):
+        part.grid(color="#e6e9ec")
+        part.set_axisbelow(True)
+        part.spines[["top", "right"]].set_visible(False)
+    _title(axes, "Calibration", evaluation)
+    return figure
+
+
+def _square(across: str, up: str) -> tuple[Figure, Axes]:
+    """Return a figure whose axes both go from 0 to 1."""
+    figure = Figure(figsize=(5.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=across, ylabel=up, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(color="#e6e9ec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _band(axes: Axes, curves: NDArray[np.float64]) -> None:
+    """Fill between the 2.5th and 97.5th percentile of resampled curves on the common grid."""
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
+    axes.fill_between(_GRID, low, high, color=_BLUE, alpha=0.15, lw=0, label="95 % interval, by patient")
+
+
+def metrics_figure(evaluation: Evaluation, resamples: Resamples) -> Figure:
+    """Draw the metrics as bars, with 95 % intervals by patient where they are resampled."""
+    intervals = {"AUC": interval(resamples.auc())}
+    intervals |= {name: interval(values) for name, values in resamples.rates(evaluation.threshold).items()}
     values = {
         "AUC": evaluation.auc,
         "sensitivity": evaluation.sensitivity,
@@ -105,10 +175,16 @@ def metrics_figure(evaluation: Evaluation) -> Figure:
     }
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(values), list(values.values()), color=_BLUE, height=0.62)
-    axes.bar_label(bars, [f"{value:.4f}" for value in values.values()], padding=4, color="#1c2630")
+    axes.barh(list(values), list(values.values()), color=_BLUE, height=0.62)
+    for place, (name, value) in enumerate(values.items()):
+        low, high = intervals.get(name, (value, value))
+        if name in intervals:
+            gaps = [[max(value - low, 0)], [max(high - value, 0)]]
+            axes.errorbar(value, place, xerr=gaps, color="#1c2630", capsize=3, lw=1.2)
+        shown = f"{value:.4f}" + (f"  ({low:.3f} to {high:.3f})" if name in intervals else "")
+        axes.text(max(value, high) + 0.02, place, shown, va="center", color="#1c2630", size=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.12)
+    axes.set_xlim(0, 1.36)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.grid(axis="x", color="#e6e9ec")
     axes.set_axisbelow(True)
@@ -160,6 +236,23 @@ def cases_figure(answers: Answers, evaluation: Evaluation) -> Figure:
         f"threshold {evaluation.threshold:.4g}",
         size=12,
     )
+    return figure
+
+
+def errors_figure(answers: Answers, evaluation: Evaluation) -> Figure:
+    """Draw the worst errors, each beside its overlay."""
+    chosen = worst_errors(answers, evaluation.threshold)
+    rows = max(1, -(-len(chosen) // _CASES))
+    figure = Figure(figsize=(13.2, 2.62 * rows + 0.7), layout="constrained")
+    grid = figure.subplots(rows, 2 * _CASES, squeeze=False)
+    for axes in grid.ravel():
+        axes.axis("off")
+    if not chosen:
+        grid[0, 0].text(0.5, 0.5, "no errors", ha="center", va="center", color=_GREY, size=12)
+    for place, index in enumerate(chosen):
+        row, column = divmod(place, _CASES)
+        _draw_case(grid[row, 2 * column], grid[row, 2 * column + 1], answers, index)
+    figure.suptitle(f"Errors farthest from the threshold {evaluation.threshold:.4g}\n{evaluation.model}", size=12)
     return figure
 
 

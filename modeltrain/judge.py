@@ -57,7 +57,7 @@ class Judge:
     """
 
     def __init__(self, card: Card, operating_point: str | None = None, threshold: float | None = None) -> None:
-        points = card.operating_points
+        self.points = points = dict(card.operating_points)
         name = operating_point or SCREENING
         if name not in points:
             raise InvalidSettings(f"model.operating_point {name}: {card.label} has {', '.join(points)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.table import Table
 
 from dicom_io.errors import InvalidSettings
 from worker import settings
+
+if TYPE_CHECKING:
+    from modeltrain.duplicates import Pair
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 
@@ -64,10 +68,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Judge the serving model on labelled radiographs: metrics, and figures as PNG. Needs no torch."""
+    """Judge the serving model on labelled radiographs: metrics, figures and a report. Needs no torch.
+
+    The folder gets report.html, one page that holds everything, and the figures as PNG.
+    """
     try:
         from modeltrain import evaluate as judging
-        from modeltrain import figures
+        from modeltrain import figures, report
+        from modeltrain.details import details
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from worker.reader import Reader
@@ -81,18 +89,43 @@ def evaluate(
             data,
             threshold=reader.threshold,
             model=reader.card.label,
+            judge=reader.judge,
             size=reader.card.input_size,
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     reader.close()
+    further = details(answers, evaluation, {reader.judge.operating_point: reader.threshold} | reader.judge.points)
     written = figures.write_figures(answers, evaluation, out)
+    pairs, compared = _near_duplicates(data)
+    page = report.write_report(
+        out,
+        evaluation,
+        further,
+        written,
+        card=reader.card,
+        engine=reader.engine.name,
+        duplicates=pairs,
+        compared=compared,
+    )
     if as_json:
-        sys.stdout.write(evaluation.to_json() + "\n")
+        sys.stdout.write(json.dumps(evaluation.to_dict() | further, indent=2) + "\n")
         return
     table = Table("measure", "value")
     for measure in ("n", "auc", "sensitivity", "specificity", "accuracy", "precision", "f1", "threshold", "model"):
         value = getattr(evaluation, measure)
         table.add_row(measure, f"{value:.4f}" if isinstance(value, float) else str(value))
     Console(width=None if sys.stdout.isatty() else 80).print(table)
-    for path in written:
+    for path in (page, *written):
         sys.stdout.write(f"{path}\n")
+
+
+def _near_duplicates(data: Path) -> tuple[list[Pair] | None, str]:
+    """Compare a Kaggle-style folder's test with its train; None where there are not both."""
+    from modeltrain.data import evaluation_samples, training_samples
+    from modeltrain.duplicates import near_duplicates
+
+    root = data if (data / "test").is_dir() else data.parent
+    if not ((root / "train").is_dir() and (data / "test").is_dir()):
+        return None, ""
+    pairs = near_duplicates(evaluation_samples(root), training_samples(root))
+    return pairs, "test and train"

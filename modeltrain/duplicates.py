@@ -1,0 +1,58 @@
+"""Near-duplicates between two sets of radiographs, by perceptual hash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from modeltrain.data import Sample, read_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_SIDE, _LOW = 32, 8
+CLOSE = 4  # bits of 64: a second JPEG compression changes one or two
+
+
+class Pair(NamedTuple):
+    """Two images that look alike, and by how many of 64 bits their hashes differ."""
+
+    first: Sample
+    second: Sample
+    distance: int
+
+
+def perceptual_hash(grey: NDArray[np.float32]) -> int:
+    """Return the 64-bit pHash of an image [H, W]: signs of its lowest cosine frequencies about their median.
+
+    Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2.
+    """
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small)[1 : _LOW + 1, 1 : _LOW + 1].ravel()  # without the means, which brightness alone decides
+    bits = np.packbits(low > np.median(low))
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def near_duplicates(first: Sequence[Sample], second: Sequence[Sample], limit: int = CLOSE) -> list[Pair]:
+    """Return the pairs of one image of each set whose hashes differ by at most `limit` bits, the closest first.
+
+    Raises
+    ------
+    InvalidData
+        A picture cannot be read.
+    """
+    hashes = [
+        np.array([perceptual_hash(read_sample(sample)[0]) for sample in samples], dtype=np.uint64)
+        for samples in (first, second)
+    ]
+    pairs = []
+    for index, one in enumerate(hashes[0]):
+        distances = np.bitwise_count(hashes[1] ^ one)
+        pairs += [
+            Pair(first[index], second[other], int(distances[other])) for other in np.flatnonzero(distances <= limit)
+        ]
+    return sorted(pairs, key=lambda pair: pair.distance)

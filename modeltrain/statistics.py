@@ -1,0 +1,184 @@
+"""Statistics of a classifier's answers: calibration error, intervals by patient, tables of thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+BINS = 15
+_BORDER = 0.1
+_MAP_SIDE = 224
+
+
+def calibration_curve(
+    probability: NDArray[np.float32], labels: NDArray[np.int64], bins: int = BINS
+) -> list[tuple[float, float, int]]:
+    """Return for each bin of equal width that holds any answer: mean probability, share of PNEUMONIA, number."""
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    found = []
+    for number in range(bins):
+        inside = place == number
+        if inside.any():
+            found.append((float(probability[inside].mean()), float(labels[inside].mean()), int(inside.sum())))
+    return found
+
+
+def calibration_error(probability: NDArray[np.float32], labels: NDArray[np.int64], bins: int = BINS) -> float:
+    """Return the expected calibration error (Naeini et al. 2015): the bins' gaps, weighted by their numbers."""
+    curve = calibration_curve(probability, labels, bins)
+    return sum(abs(said - seen) * number for said, seen, number in curve) / len(labels)
+
+
+def specificity_at_missed(probability: NDArray[np.float32], labels: NDArray[np.int64], missed: int = 2) -> float:
+    """Return the specificity of the highest threshold that misses at most so many pneumonias."""
+    positives = np.sort(probability[labels == 1])
+    threshold = positives[min(missed, len(positives) - 1)]
+    return float((probability[labels == 0] < threshold).mean())
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """Return PPV and NPV at a prevalence (Bayes); NaN where nothing is called so."""
+    called = sensitivity * prevalence + (1 - specificity) * (1 - prevalence)
+    cleared = specificity * (1 - prevalence) + (1 - sensitivity) * prevalence
+    ppv = sensitivity * prevalence / called if called else float("nan")
+    npv = specificity * (1 - prevalence) / cleared if cleared else float("nan")
+    return ppv, npv
+
+
+def border_share(attention: NDArray[np.float32]) -> float:
+    """Return which part of heatmaps [N, h, w] lies in the outer tenth of the image, the mean of those not empty.
+
+    The maps are enlarged to 224×224 by the cubic interpolation that the overlay uses; a uniform one gives 0.35.
+    """
+    edge = round(_BORDER * _MAP_SIDE)
+    shares = []
+    for cells in attention:
+        drawn = np.maximum(cv2.resize(cells, (_MAP_SIDE, _MAP_SIDE), interpolation=cv2.INTER_CUBIC), 0)
+        total = float(drawn.sum())
+        if total > 0:
+            shares.append(1 - float(drawn[edge:-edge, edge:-edge].sum()) / total)
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Resamples:
+    """Sets of the same size drawn anew with replacement, patients as wholes.
+
+    Attributes
+    ----------
+    weights
+        float64 [resamples, N]: how often each image is in each set.
+    """
+
+    weights: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    probability: NDArray[np.float32]
+
+    @classmethod
+    def draw(
+        cls,
+        patients: Sequence[str],
+        labels: NDArray[np.int64],
+        probability: NDArray[np.float32],
+        *,
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> Resamples:
+        """Draw patients, those of each class by themselves (by most of their images), so that every set has both."""
+        rng = np.random.default_rng(seed)
+        names, place = np.unique(np.asarray(patients), return_inverse=True)
+        share = np.bincount(place, weights=labels) / np.bincount(place)
+        counts = np.zeros((resamples, len(names)))
+        for stratum in (np.flatnonzero(share < 0.5), np.flatnonzero(share >= 0.5)):
+            if stratum.size:
+                chances = np.full(stratum.size, 1 / stratum.size)
+                counts[:, stratum] = rng.multinomial(stratum.size, chances, size=resamples)
+        return cls(counts[:, place], labels, probability)
+
+    def auc(self) -> NDArray[np.float64]:
+        """Return the area under the ROC curve of each set (Mann and Whitney's statistic, half for ties)."""
+        order = np.argsort(self.probability, kind="stable")
+        starts = np.flatnonzero(np.diff(self.probability[order], prepend=-np.inf))
+        sorted_weights, positive = self.weights[:, order], self.labels[order] == 1
+        above = np.add.reduceat(sorted_weights * positive, starts, axis=1)
+        below = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)
+        wins = above * (np.cumsum(below, axis=1) - below / 2)
+        area: NDArray[np.float64] = wins.sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
+        return area
+
+    def rates(self, threshold: float) -> dict[str, NDArray[np.float64]]:
+        """Return sensitivity, specificity and accuracy of each set at a threshold."""
+        right = (self.probability >= threshold) == (self.labels == 1)
+
+        def share(of: NDArray[np.bool_]) -> NDArray[np.float64]:
+            rate: NDArray[np.float64] = (self.weights @ (of & right)) / (self.weights @ of.astype(float))
+            return rate
+
+        every = np.ones(len(self.labels), dtype=bool)
+        return {
+            "sensitivity": share(self.labels == 1),
+            "specificity": share(self.labels == 0),
+            "accuracy": share(every),
+        }
+
+    def roc(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each set's sensitivity [resamples, G] at the false positive rates of a grid."""
+        order = np.argsort(-self.probability, kind="stable")
+        sorted_weights, positive = self.weights[:, order], self.labels[order] == 1
+        true = np.cumsum(sorted_weights * positive, axis=1)
+        false = np.cumsum(sorted_weights * ~positive, axis=1)
+        pairs = zip(false / false[:, -1:], true / true[:, -1:], strict=True)
+        return np.stack([np.interp(grid, x, y) for x, y in pairs])
+
+    def precision(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each set's precision [resamples, G] at the sensitivities of a grid."""
+        order = np.argsort(-self.probability, kind="stable")
+        sorted_weights, positive = self.weights[:, order], self.labels[order] == 1
+        true = np.cumsum(sorted_weights * positive, axis=1)
+        called = np.cumsum(sorted_weights, axis=1)
+        share = np.divide(true, called, out=np.ones_like(true), where=called > 0)
+        return np.stack([np.interp(grid, x / x[-1], y) for x, y in zip(true, share, strict=True)])
+
+
+def interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> list[float]:
+    """Return the percentile interval of resampled values."""
+    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def threshold_table(
+    probability: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    thresholds: Sequence[float],
+    prevalences: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Return one row for each threshold: sensitivity, specificity, and PPV and NPV at each prevalence."""
+    rows = []
+    for threshold in thresholds:
+        called = probability >= threshold
+        sensitivity, specificity = float(called[labels == 1].mean()), float((~called[labels == 0]).mean())
+        values = [predictive_values(sensitivity, specificity, prevalence) for prevalence in prevalences]
+        rows.append(
+            {
+                "threshold": float(threshold),
+                "sensitivity": sensitivity,
+                "specificity": specificity,
+                "missed": int((~called & (labels == 1)).sum()),
+                "false_alarms": int((called & (labels == 0)).sum()),
+                "predictive_values": [
+                    {"prevalence": prevalence, "ppv": ppv, "npv": npv}
+                    for prevalence, (ppv, npv) in zip(prevalences, values, strict=True)
+                ],
+            }
+        )
+    return rows

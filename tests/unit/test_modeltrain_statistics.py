@@ -1,0 +1,193 @@
+"""Statistics of an evaluation, against scikit-learn, against counting by hand, and against what must hold."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from dicom_io.errors import InvalidData, OutOfResources
+from modeltrain.data import Sample, scan
+from modeltrain.details import details, worst_errors
+from modeltrain.duplicates import near_duplicates, perceptual_hash
+from modeltrain.evaluate import Answers, ask, measure
+from modeltrain.figures import write_figures
+from modeltrain.judge import Judge
+from modeltrain.outputs import AGENTS
+from modeltrain.registry import load_card, shipped_model
+from modeltrain.report import write_report
+from modeltrain.statistics import (
+    Resamples,
+    border_share,
+    calibration_curve,
+    calibration_error,
+    interval,
+    predictive_values,
+    specificity_at_missed,
+)
+from tests.unit.modeltrain_toys import draw, predictor, write_class
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def scores(n: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    return labels, np.clip(rng.normal(0.35 + 0.3 * labels, 0.2), 0, 1).astype(np.float32)
+
+
+def test_the_calibration_error_is_the_weighted_gap() -> None:
+    probability = np.array([0.1, 0.1, 0.9, 0.9, 1.0], np.float32)
+    labels = np.array([0, 1, 1, 1, 0])
+    curve = calibration_curve(probability, labels, bins=10)
+    assert [(round(a, 3), b, n) for a, b, n in curve] == [(0.1, 0.5, 2), (0.933, pytest.approx(2 / 3), 3)]
+    assert calibration_error(probability, labels, bins=10) == pytest.approx((2 * 0.4 + 3 * (2.8 / 3 - 2 / 3)) / 5)
+
+
+@pytest.mark.parametrize(
+    ("positives", "missed", "expected"),
+    [([0.2, 0.4, 0.6, 0.8], 2, 0.75), ([0.2, 0.2, 0.2, 0.8], 2, 0.25), ([0.9], 2, 1.0), ([0.3, 0.7], 0, 0.5)],
+)
+def test_the_specificity_where_two_are_missed(positives: list[float], missed: int, expected: float) -> None:
+    negatives = [0.1, 0.25, 0.55, 0.65]
+    probability = np.array([*negatives, *positives], np.float32)
+    labels = np.repeat([0, 1], [4, len(positives)])
+    assert specificity_at_missed(probability, labels, missed) == expected
+
+
+def test_predictive_values_are_bayes() -> None:
+    ppv, npv = predictive_values(0.9, 0.8, 0.1)
+    assert ppv == pytest.approx(90 / (90 + 180))
+    assert npv == pytest.approx(720 / 730)
+    assert all(np.isnan(value) for value in (predictive_values(0, 1, 0.1)[0], predictive_values(1, 0, 0.1)[1]))
+
+
+def test_the_border_holds_a_third_of_a_uniform_map_and_none_of_a_central_one() -> None:
+    assert border_share(np.ones((2, 7, 7), np.float32)) == pytest.approx(1 - (180 / 224) ** 2, abs=1e-4)
+    central, corner = np.zeros((2, 1, 7, 7), np.float32)
+    central[0, 3, 3] = corner[0, 0, 0] = 1
+    assert border_share(central) == pytest.approx(0, abs=1e-3)
+    assert border_share(corner) > 0.8
+    assert np.isnan(border_share(np.zeros((1, 7, 7), np.float32)))
+
+
+def test_each_resample_has_the_figures_of_its_images() -> None:
+    labels, probability = scores(60)
+    probability = np.round(probability, 1)  # ties
+    patients = [f"p{index // 2}" for index in range(60)]
+    drawn = Resamples.draw(patients, labels, probability, resamples=20)
+    rates = drawn.rates(0.5)
+    for number, auc in enumerate(drawn.auc()):
+        weights = drawn.weights[number]
+        assert auc == pytest.approx(roc_auc_score(labels, probability, sample_weight=weights))
+        repeated = np.repeat(np.arange(60), weights.astype(int))
+        called, truth = probability[repeated] >= 0.5, labels[repeated] == 1
+        assert rates["sensitivity"][number] == pytest.approx(called[truth].mean())
+        assert rates["specificity"][number] == pytest.approx((~called[~truth]).mean())
+        assert rates["accuracy"][number] == pytest.approx((called == truth).mean())
+        assert (weights[::2] == weights[1::2]).all(), "a patient's images come together"
+
+
+def test_intervals_by_patient_are_wider_where_a_patient_s_images_say_the_same() -> None:
+    labels, probability = scores(80, seed=3)
+    labels, probability = np.repeat(labels, 4), np.repeat(probability, 4)
+    by_patient = interval(Resamples.draw([f"{i // 4}" for i in range(320)], labels, probability).auc())
+    by_image = interval(Resamples.draw([f"{i}" for i in range(320)], labels, probability).auc())
+    assert by_patient[1] - by_patient[0] > 1.5 * (by_image[1] - by_image[0])
+    assert by_patient[0] < roc_auc_score(labels, probability) < by_patient[1]
+
+
+def test_curves_of_resamples_rise_from_nothing_to_everything() -> None:
+    labels, probability = scores(200)
+    drawn = Resamples.draw([str(i) for i in range(200)], labels, probability, resamples=30)
+    grid = np.linspace(0, 1, 51)
+    roc, precision = drawn.roc(grid), drawn.precision(grid)
+    assert (np.diff(roc, axis=1) >= 0).all()
+    assert roc[:, -1] == pytest.approx(1)
+    assert ((precision >= 0) & (precision <= 1)).all()
+    assert precision[:, -1].mean() < precision[:, 10].mean()
+
+
+def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_class(tmp_path / name / "NORMAL", [f"{name}{i}.png" for i in range(6)], opacity=False)
+        write_class(tmp_path / name / "PNEUMONIA", [f"{name}{i}.png" for i in range(2)], opacity=True)
+    rng = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(rng.uniform(0, 255, (160, 160)), (0, 0), 9)
+    texture = cv2.normalize(texture, np.empty_like(texture), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    assert cv2.imwrite(str(tmp_path / "a" / "NORMAL" / "original.png"), texture)
+    again = np.clip(texture * 0.9 + 12, 0, 255).astype(np.uint8)
+    assert cv2.imwrite(str(tmp_path / "b" / "NORMAL" / "copy.jpg"), again, [cv2.IMWRITE_JPEG_QUALITY, 70])
+    other = np.flipud(texture).copy()
+    assert cv2.imwrite(str(tmp_path / "b" / "NORMAL" / "other.png"), other)
+    pairs = near_duplicates(scan(tmp_path / "a"), scan(tmp_path / "b"))
+    found = {(pair.first.path.stem, pair.second.path.stem) for pair in pairs}
+    assert ("original", "copy") in found
+    assert ("original", "other") not in found
+    assert [pair.distance for pair in pairs] == sorted(pair.distance for pair in pairs)
+
+
+def test_the_hash_does_not_see_brightness() -> None:
+    grey = draw(1, opacity=True).astype(np.float32) / 255
+    assert (perceptual_hash(grey) ^ perceptual_hash(grey * 0.8 + 0.1)).bit_count() <= 2
+    assert 0 <= perceptual_hash(grey) < 2**64
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Answers:
+    write_class(tmp_path / "NORMAL", [f"IM-{i:04d}-0001.png" for i in range(6)], opacity=False)
+    kinds = [f"person{i}_{AGENTS[i % 2]}_{i}.png" for i in range(6)]
+    write_class(tmp_path / "PNEUMONIA", kinds, opacity=True)
+    said = [0.001, 0.002, 0.004, 0.2, 0.005, 0.6, 0.9, 0.8, 0.7, 0.01, 0.99, 0.95]
+    return ask(predictor(said), scan(tmp_path), judge=Judge(load_card(shipped_model())))
+
+
+def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) -> None:
+    evaluation = measure(answers, threshold=0.5, model="toy-1")
+    told = json.loads(json.dumps(details(answers, evaluation, {"screening": 0.5})))
+    assert told["auc_ci"][0] <= evaluation.auc <= told["auc_ci"][1]
+    assert (told["subgroups"]["bacteria"]["n"], told["subgroups"]["virus"]["n"]) == (3, 3)
+    assert told["subgroups"]["virus"]["sensitivity"] == pytest.approx(2 / 3, abs=1e-4)
+    assert set(told["operating_points"]) == {"screening", "at most 2 missed"}
+    assert told["border_share"] == {"NORMAL": pytest.approx(0, abs=1e-3), "PNEUMONIA": pytest.approx(0, abs=1e-3)}
+    assert [answers.samples[index].path.stem for index in worst_errors(answers, 0.5)] == [
+        "person3_virus_3",
+        "IM-0005-0001",
+    ]
+
+
+def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: Path) -> None:
+    evaluation = measure(answers, threshold=0.5, model="toy <script>")
+    out = tmp_path / "out"
+    figures = write_figures(answers, evaluation, out)
+    card = load_card(shipped_model())
+    further = details(answers, evaluation, {"screening": 0.5})
+    pairs = near_duplicates(answers.samples[:1], answers.samples[:1])
+    page = write_report(out, evaluation, further, figures, card=card, engine="e", duplicates=pairs, compared="a and b")
+    text = page.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "toy &lt;script&gt;" in text
+    assert text.count("data:image/png;base64,") == len(figures) == 7
+    assert not any(outside in text for outside in ('src="http', "href=", "url(http"))
+    assert "1 pairs of images" in text
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(answers: Answers, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutOfResources, match="file: cannot be written"):
+        write_figures(answers, measure(answers, threshold=0.5, model="toy-1"), tmp_path / "file")
+
+
+def test_one_class_only_is_an_error() -> None:
+    sample = Sample(__file__, 1, "p")  # type: ignore[arg-type]  # never read
+    with pytest.raises(InvalidData, match="both classes"):
+        measure(
+            Answers((sample,), np.array([0.5], np.float32), np.zeros((1, 7, 7), np.float32)), threshold=0.5, model="m"
+        )
