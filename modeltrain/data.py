@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dicom_io.errors import InvalidData, UnreadableObject
+from dicom_io.errors import InvalidData, UnreadableObject, UnsupportedPixels
 from modeltrain.outputs import AGENTS, CLASSES
-from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_picture, to_input
+from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_radiograph, to_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,8 +142,8 @@ def read_sample(sample: Sample, size: int = INPUT_SIZE) -> NDArray[np.float32]:
         The file is not a readable picture; the message names it.
     """
     try:
-        return to_input(read_picture(sample.path), size)
-    except UnreadableObject as error:
+        return to_input(read_radiograph(sample.path), size)
+    except (UnreadableObject, UnsupportedPixels) as error:
         raise InvalidData(str(error)) from error
 
 

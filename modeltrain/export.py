@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.calibrate import Raw, fit_all, raw_answers
-from modeltrain.data import data_digest, read_sample, scan, split_by_patient, training_samples
+from modeltrain.data import data_digest, read_sample, scan
 from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
 from modeltrain.judge import Judge, calibrated
@@ -26,12 +27,12 @@ from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
+from modeltrain.progress import Progress, read_progress
 from modeltrain.registry import CARD, CURRENT, INT8, ONNX, SAFETENSORS, file_digest, load_card
-from modeltrain.train import Progress, read_progress
+from modeltrain.source import Source, Sources, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 def export_model(
     weights: Path,
-    data: Path,
+    data: Path | Source | Sources,
     models: Path,
     *,
     name: str,
@@ -93,9 +94,10 @@ def export_model(
         raise InvalidData(f"{folder}: exists already; a version is never written twice")
     progress = read_progress(weights)
     recipe = progress.recipe
-    split = split_by_patient(training_samples(data), recipe["validation_fraction"], recipe["seed"])
-    if data_digest(split.train + split.validation, data) != progress.data_digest:
-        raise InvalidData(f"{data}: is not the data that {weights} was trained on")
+    sources = sources_of(data)
+    split = sources.split(recipe["validation_fraction"], recipe["seed"])
+    if sources.digest != progress.data_digest:
+        raise InvalidData(f"{data if isinstance(data, Path) else sources.name}: is not what {weights} was trained on")
 
     building = models / f".{folder.name}.new"
     try:
@@ -103,8 +105,9 @@ def export_model(
         building.mkdir(parents=True)
         arch = recipe.get("arch", "resnet18")
         _write_network(building, load_file(weights), arch, split, outliers)
-        locked = data if locked_test else None
+        locked = data if locked_test and isinstance(data, Path) else None
         card = _card(building, progress, split, locked, f"{name}-{version}")
+        card["data"]["layout"] = sources.name
         _write_card(building, card)
         card["metrics"] = _metrics(load_card(building), split, locked)
         _write_card(building, card)
@@ -181,6 +184,8 @@ def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, l
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
         "arch": progress.recipe.get("arch", "resnet18"),
         "classes": list(CLASSES),
+        # Completed years, as the data set's publishers state them.
+        "population": {"least_age_years": 1, "greatest_age_years": 5},
         "intended_use": "research and screening support, not for diagnosis",
         **fitted,
         "data": {

@@ -57,6 +57,9 @@ class Judge:
     """
 
     def __init__(self, card: Card, operating_point: str | None = None, threshold: float | None = None) -> None:
+        population = card.raw.get("population") or {}
+        self.least_age = float(population.get("least_age_years", 0))
+        self.greatest_age = float(population.get("greatest_age_years", math.inf))
         self.points = points = dict(card.operating_points)
         name = operating_point or SCREENING
         if name not in points:

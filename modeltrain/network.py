@@ -10,7 +10,6 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.functional import relu
 
 from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.gate import Gate
@@ -57,6 +56,7 @@ class ChestNet(nn.Module):
         # Residual branches that start as zero let a network from random weights learn at a high rate (Goyal 2017).
         options = {"zero_init_residual": True} if arch.startswith("resnet") else {}
         self.net = torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
+        self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
         self.gate = Gate()
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -73,6 +73,8 @@ class ChestNet(nn.Module):
     @property
     def last_layer(self) -> nn.Module:
         """The module whose output Grad-CAM looks at, for the reference with hooks."""
+        if self.arch.startswith("densenet"):
+            return self.rectify
         layer: nn.Module = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
         return layer
 
@@ -85,7 +87,7 @@ class ChestNet(nn.Module):
             third = net.layer3(second)
             return second, third, net.layer4(third)
         x = self.net.features(x)
-        return (relu(x) if self.arch.startswith("densenet") else x,)
+        return (self.rectify(x) if self.arch.startswith("densenet") else x,)
 
     def forward(self, image: Tensor) -> TensorOutputs:
         """Return logits [N, 2], cam [N, 2, h, w], subtype [N, 2] and outlier [N] (see `Outputs`)."""

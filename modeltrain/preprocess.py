@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
-from dicom_io.errors import UnreadableObject
+from dicom_io import radiograph
+from dicom_io.errors import UnreadableObject, UnsupportedPixels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +83,24 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32
             return np.asarray(upright.convert("L"), dtype=np.float32) / np.float32(255)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow says "broken PNG" with a SyntaxError
         raise UnreadableObject(f"{path}: damaged picture ({error})") from error
+
+
+def read_radiograph(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+    """Read a JPEG or PNG file, or render a DICOM object as serving does: float32 [H, W] in [0, 1].
+
+    Raises
+    ------
+    UnreadableObject, UnsupportedPixels
+        The file cannot be read.
+    """
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return read_picture(path, max_pixels)
+    try:
+        return radiograph.render_file(path, max_pixels=max_pixels).values
+    except UnsupportedPixels as error:
+        raise UnsupportedPixels(f"{path}: {error}") from error
+
+
+def patient_in_header(path: Path) -> str:
+    """Return a DICOM object's Patient ID, empty where it has none."""
+    return radiograph.patient_id(path)

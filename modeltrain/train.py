@@ -17,14 +17,11 @@ import logging
 import math
 import os
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy, relu
@@ -32,76 +29,26 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.augment import augment
-from modeltrain.data import Images, data_digest, split_by_patient, training_samples
+from modeltrain.batches import batch_count, batches, order_of
+from modeltrain.data import Images
 from modeltrain.network import ChestNet, build, load_weights
 from modeltrain.outputs import probability
-from modeltrain.registry import SAFETENSORS, load_card
+from modeltrain.progress import Epoch, Progress, origin_of, read_progress
+from modeltrain.source import Source, Sources, sources_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
-    from modeltrain.data import Sample
     from modeltrain.recipe import Recipe
 
 BEST, LAST = "best_model.safetensors", "last.safetensors"
-_LOOKAHEAD = 4  # batches made in advance by the augmenting thread
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One line of a run's history; losses are weighted by class, times are seconds."""
-
-    epoch: int
-    side: int
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    validation_auc: float
-    seconds: float
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands; travels in the header of both files.
-
-    Attributes
-    ----------
-    start
-        The progress of the run whose weights this one began with, as plain values; None for a run of its own.
-    """
-
-    recipe: dict[str, Any]
-    data_digest: str
-    history: list[Epoch] = field(default_factory=list)
-    start: dict[str, Any] | None = None
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch with the highest validation AUC.
-
-        Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
-        images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
-        """
-        return max(self.history, key=lambda epoch: epoch.validation_auc)
-
-    def to_json(self) -> str:
-        """Return the header's text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Progress:
-        """Read the header's text."""
-        raw = json.loads(text)
-        return cls(raw["recipe"], raw["data_digest"], [Epoch(**line) for line in raw["history"]], raw.get("start"))
-
-
 def run(
-    data: Path,
+    data: Path | Source | Sources,
     out: Path,
     recipe: Recipe,
     *,
@@ -118,7 +65,7 @@ def run(
     ----------
     data
         A Kaggle-style folder (`train/{NORMAL,PNEUMONIA}`, `val` joined to it, `test` never opened), or one that holds
-        NORMAL/ and PNEUMONIA/ itself.
+        NORMAL/ and PNEUMONIA/ itself; or other sources (modeltrain/source.py).
     out
         The run's folder, made if absent.
     start
@@ -142,9 +89,10 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    split = split_by_patient(training_samples(data), recipe.validation_fraction, recipe.seed)
-    digest = data_digest(split.train + split.validation, data)
-    state = Progress(_plain(recipe), digest, start=_origin(start, recipe, digest) if start else None)
+    sources = sources_of(data)
+    split = sources.split(recipe.validation_fraction, recipe.seed)
+    digest = sources.digest
+    state = Progress(_plain(recipe), digest, start=origin_of(start, recipe, digest) if start else None)
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     out.mkdir(parents=True, exist_ok=True)
@@ -156,7 +104,10 @@ def run(
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
     elif start:
-        learner.begin(load_file(start))
+        try:
+            learner.begin(load_file(start))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise InvalidData(f"{start}: does not hold the weights of a {recipe.arch}") from error
 
     with SummaryWriter(str(out / "tensorboard")) as board:
         for epoch in range(len(state.history), recipe.epochs):
@@ -197,11 +148,11 @@ class Learner:
     def learn(self, images: Images, epoch: int, *, progress: bool) -> tuple[float, float]:
         """Go once through the images; return the mean loss and the last learning rate."""
         recipe, losses, rate = self.recipe, [], 0.0
-        order = _order(images.samples, recipe, epoch)
-        count = _batch_count(len(order), recipe.batch_size)
+        order = order_of(images.samples, recipe, epoch)
+        count = batch_count(len(order), recipe.batch_size)
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
         self.network.train()
-        with tqdm(_batches(images, order, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
+        with tqdm(batches(images, order, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
             for step, (batch, labels, agents) in enumerate(bar):
                 rate = _learning_rate(recipe, (epoch + step / count) / recipe.epochs)
                 for group in self.optimizer.param_groups:
@@ -278,49 +229,10 @@ class Learner:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def read_progress(path: Path) -> Progress:
-    """Read what a run's file says about the run.
-
-    Raises
-    ------
-    InvalidData
-        The file is missing, damaged or not written by a training run.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return Progress.from_json(file.metadata()["progress"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InvalidData(f"{path}: not a file of a training run ({error})") from error
-
-
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as it looks after a round trip through JSON (tuples are lists there)."""
     plain: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))
     return plain
-
-
-def _origin(start: Path, recipe: Recipe, digest: str) -> dict[str, Any]:
-    """Return what a run that begins with other weights remembers of their run."""
-    origin = _progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
-    divided_by = ("seed", "validation_fraction")
-    same_split = all(origin.recipe[key] == getattr(recipe, key) for key in divided_by)
-    if origin.data_digest == digest and not same_split:
-        raise InvalidData(
-            f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
-        )
-    return asdict(origin)
-
-
-def _progress_of_model(folder: Path) -> Progress:
-    """Return the progress of the run that a model folder came from, as its card tells it."""
-    raw = load_card(folder).raw
-    run = raw["training"]
-    lines = zip(run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], strict=True)
-    history = [
-        Epoch(number, side, rate, math.nan, loss, auc, 3600 * run["hours"] / run["epochs"])
-        for number, (side, rate, loss, auc) in enumerate(lines, start=1)
-    ]
-    return Progress(run["recipe"], raw["data"]["sha256"]["training"], history)
 
 
 def _optimizer(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -342,11 +254,6 @@ def _learning_rate(recipe: Recipe, done: float) -> float:
     return recipe.learning_rate * max(level, 1 / 50 if done < rise else 1e-3)
 
 
-def _batch_count(images: int, size: int) -> int:
-    """Batches in an epoch. An incomplete last one is left out: batch normalisation needs company."""
-    return max(1, images // size)
-
-
 def _border_share(cam: Tensor) -> Tensor:
     """Return the mean share of the positive mass of maps [N, C, h, w] that lies in the outer tenth of the image."""
     inside = torch.ones(())
@@ -358,46 +265,6 @@ def _border_share(cam: Tensor) -> Tensor:
     positive = relu(cam)
     mass = positive.sum(dim=(2, 3)) + 1e-4
     return ((positive * (1 - inside).to(cam.device)).sum(dim=(2, 3)) / mass).mean()
-
-
-def _order(samples: Sequence[Sample], recipe: Recipe, epoch: int) -> list[int]:
-    """Return the indices of an epoch's images, shuffled by seed and epoch."""
-    rng = np.random.default_rng([recipe.seed, epoch])
-    if not recipe.balanced:
-        return [int(index) for index in rng.permutation(len(samples))]
-    labels = np.array([sample.label for sample in samples])
-    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    fewest = min(len(members) for members in classes)
-    chosen = np.concatenate([rng.choice(members, fewest, replace=False) for members in classes])
-    return [int(index) for index in rng.permutation(chosen)]
-
-
-def _batches(
-    images: Images, order: Sequence[int], recipe: Recipe, epoch: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield an epoch's augmented batches: images float32 [N, 1, side, side], labels and agents int64 [N].
-
-    They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
-    chance depends on seed, epoch and index alone, so a resumed run sees the same images.
-    """
-    side, size = recipe.side(epoch), recipe.batch_size
-    count = _batch_count(len(order), size)
-
-    def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = order[number * size : (number + 1) * size]
-        chances = (np.random.default_rng([recipe.seed, epoch, index]) for index in chosen)
-        varied = [
-            augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
-        ]
-        labels = torch.tensor([images.samples[index].label for index in chosen])
-        return torch.from_numpy(np.stack(varied)), labels, torch.tensor([images.samples[i].agent for i in chosen])
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))
-        for number in range(len(waiting), count + len(waiting)):
-            yield waiting.popleft().result()
-            if number < count:
-                waiting.append(pool.submit(batch, number))
 
 
 def _stalled(state: Progress, patience: int) -> bool:

@@ -11,11 +11,13 @@ import numpy as np
 
 from dicom_io.errors import CxrdError
 from dicom_io.scu import Peer, echo
-from modeltrain.registry import load_card, shipped_model
+from modeltrain.judge import Judge
+from modeltrain.registry import load_card
 from worker.database import open_ledger
 from worker.destinations import peer_of
 from worker.inference import open_engine
 from worker.parcels import Parcels
+from worker.serving import model_folder
 from worker.settings import Settings
 
 
@@ -52,13 +54,13 @@ def run(settings: Settings, only: str | None = None) -> Iterator[Check]:
 
 def _model(settings: Settings) -> Check:
     try:
-        card = load_card(settings.model.folder or shipped_model())
+        card = load_card(model_folder(settings))
+        judge = Judge(card, settings.model.operating_point, settings.model.threshold)
         engine = open_engine(card, settings.model)
         engine.predict(np.zeros((1, 1, card.input_size, card.input_size), np.float32))
     except CxrdError as error:
         return Check("model", False, str(error))
-    threshold = card.threshold if settings.model.threshold is None else settings.model.threshold
-    return Check("model", True, f"{card.name}-{card.version}, threshold {threshold:.3f}, {engine.name}")
+    return Check("model", True, f"{card.label}, {judge.operating_point} threshold {judge.threshold:.4g}, {engine.name}")
 
 
 def _disk(settings: Settings) -> Check:

@@ -18,7 +18,11 @@ from rich.table import Table
 from dicom_io.errors import CxrdError
 from worker import __version__, journal, settings
 from worker.cli_audit import audit
+from worker.cli_drift import drift
+from worker.cli_feedback import feedback
 from worker.cli_model import evaluate, train
+from worker.cli_models import models
+from worker.cli_retrain import retrain
 
 app = typer.Typer(
     name="cxrd",
@@ -33,6 +37,10 @@ app = typer.Typer(
 app.add_typer(audit, name="audit")
 app.command()(train)
 app.command()(evaluate)
+app.add_typer(models, name="models")
+app.command()(drift)
+app.command()(retrain)
+app.add_typer(feedback, name="feedback")
 
 ConfigOption = Annotated[
     Path | None,
@@ -126,11 +134,12 @@ def analyze(
     from worker.offline import analyze as run
     from worker.offline import find
     from worker.reader import Reader
+    from worker.serving import model_folder
 
     loaded = settings.load(config)
     files = find(paths)
     _make(out)
-    reader = Reader(loaded)
+    reader = Reader(loaded, model_folder(loaded))
     answers = []
     with _progress() as bar:
         task = bar.add_task("reading", total=len(files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -25,13 +26,15 @@ def train(
     data: Annotated[Path, typer.Option("--data", help="Folder with train/NORMAL and train/PNEUMONIA")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, TensorBoard, the model")],
     recipe: Annotated[
-        str, typer.Option(help="seed (the first project's) or scratch (stronger, for random weights)")
+        str,
+        typer.Option(help="seed (the first project's), scratch (stronger, for random weights) or refine (to go on)"),
     ] = "seed",
     init: Annotated[
         Literal["random", "imagenet"] | None, typer.Option(help="Weights to begin with [default: the recipe's]")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's")] = None,
+    arch: Annotated[str | None, typer.Option(help="A torchvision classifier [default: the recipe's, resnet18]")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train")] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch of the run in --out")
@@ -53,6 +56,8 @@ def train(
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"training needs {error.name}: pip install 'cxrd[train]'") from error
     chosen = recipes.recipe_named(recipe, init=init, epochs=epochs, seed=seed)
+    if arch is not None:
+        chosen = dataclasses.replace(chosen, arch=arch)
     if (out / f"{name}-{version}").exists():  # said before the hours of training, not after
         raise InvalidSettings(f"{out / f'{name}-{version}'}: exists already; name another --version")
     weights = training.run(data, out, chosen, resume=resume, device=device)
@@ -79,8 +84,10 @@ def evaluate(
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from worker.reader import Reader
+    from worker.serving import model_folder
 
-    reader = Reader(settings.load(config))
+    loaded = settings.load(config)
+    reader = Reader(loaded, model_folder(loaded))
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)

@@ -21,8 +21,9 @@ from worker.outbox import Courier
 from worker.parcels import Parcels
 from worker.patient import PatientKey
 from worker.pipeline import Pipeline
-from worker.reader import Reader
+from worker.serving import Serving
 from worker.settings import Settings
+from worker.shadow import open_shadow
 
 log = structlog.get_logger("cxrd.daemon")
 
@@ -46,15 +47,16 @@ class Daemon:
         folder = settings.storage.folder
         make_folder(folder)
         self._lock = _lock(folder)
-        self.reader = Reader(settings)
         self.ledger = open_ledger(settings)
+        self.serving = Serving(settings, lambda kind, facts: self.ledger.note(kind, now(), facts))
+        self.shadow = open_shadow(settings, self.ledger)
         self.parcels = Parcels(self.ledger)
         self.blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
         self.couriers = [
             Courier(each.name, peer_of(each, settings), self.parcels, self.blobs, settings.outbox, now)
             for each in settings.destinations
         ]
-        pipeline = Pipeline(settings, self.ledger, self.blobs, self.reader, self._ring)
+        pipeline = Pipeline(settings, self.ledger, self.blobs, self.serving, self._ring, self.shadow)
         self._engine = LocalEngine(
             pipeline.process,
             lambda: self.ledger.unfinished(now()),
@@ -89,8 +91,9 @@ class Daemon:
             ae_title=self.settings.scp.ae_title,
             host=self.settings.scp.host,
             port=self.port,
-            model=f"{self.reader.card.name}-{self.reader.card.version}",
-            engine=self.reader.engine.name,
+            model=self.serving.reader.card.label,
+            engine=self.serving.reader.engine.name,
+            shadow=self.shadow.card.label if self.shadow else None,
             destinations=[courier.destination for courier in self.couriers],
             taken_back=taken_back,
         )
@@ -103,7 +106,9 @@ class Daemon:
             courier.stop()
         for courier in self.couriers:
             courier.join(timeout=10)
-        self.reader.close()
+        self.serving.close()
+        if self.shadow:
+            self.shadow.close()
         self._lock.close()
         log.info("stopped", **self.ledger.counts())
 

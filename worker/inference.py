@@ -97,7 +97,7 @@ def open_engine(card: Card, settings: ModelSettings) -> Engine:
     wants_torch = settings.engine == "torch" or settings.device == "cuda"
     cuda = settings.device != "cpu" and settings.engine != "onnx" and _cuda_available()
     if not (wants_torch or cuda):
-        return OnnxEngine(card.folder / _onnx_file(card, settings.precision), threads)
+        return OnnxEngine(card.folder / onnx_file(card, settings.precision), threads)
     device = "cuda" if settings.device == "cuda" or cuda else "cpu"
     try:
         return TorchEngine(card, device, threads)
@@ -105,7 +105,7 @@ def open_engine(card: Card, settings: ModelSettings) -> Engine:
         raise InvalidSettings("model.engine torch needs torch: pip install 'cxrd[train]'") from error
 
 
-def _onnx_file(card: Card, precision: str) -> str:
+def onnx_file(card: Card, precision: str) -> str:
     """Return the ONNX file to serve: int8 where there is one, since export keeps it only where it agrees with fp32."""
     if precision == "int8" and INT8 not in card.digests:
         raise InvalidSettings(f"model.precision is int8, but {card.label} has no {INT8}")

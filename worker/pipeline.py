@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import structlog
+from pydicom import Dataset
 
 from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable
@@ -21,7 +22,9 @@ from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
 from worker.reader import Reader, Reading
 from worker.retry import backoff
+from worker.serving import Serving
 from worker.settings import Settings
+from worker.shadow import Shadow
 
 log = structlog.get_logger("cxrd.pipeline")
 
@@ -62,17 +65,28 @@ class Pipeline:
 
     Parameters
     ----------
+    models
+        Lends the reader of the current model.
     delivered
         Called when a receipt has results for the outbox.
+    shadow
+        A candidate that looks at each analysed image too.
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, blobs: Blobs, reader: Reader, delivered: Callable[[], None]
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        blobs: Blobs,
+        models: Serving | Reader,
+        delivered: Callable[[], None],
+        shadow: Shadow | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._blobs = blobs
-        self._reader = reader
+        self._models = models
+        self._shadow = shadow
         self._rules = rules_of(settings)
         self._delivered = delivered
 
@@ -102,14 +116,18 @@ class Pipeline:
         if not verdict.analyse or reason == "own output":
             self._ledger.leave_out(claim.id, reason, now())
             return "not analysed"  # the reason may quote a code of the header, so it stays out of the log
+        with self._models.lease() as reader:
+            return self._analyse(claim, dataset, reader)
+
+    def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
         # The time of receipt, so that the same image always gets the same bytes back; in the zone of the site.
         created = claim.received_at.astimezone()
-        reading = self._reader.read(dataset, created)
+        reading = reader.read(dataset, created)
         analysed_at = now()
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
             self._ledger.leave_out(claim.id, outside(reading.finding), now())
             return "not analysed"
-        result = self._reader.result(dataset, reading, created)
+        result = reader.result(dataset, reading, created)
         data = encode(result)
         self._blobs.check_space(len(data))
         entry = NewResult(
@@ -120,9 +138,11 @@ class Pipeline:
             sha256=self._blobs.put(data),
             size_bytes=len(data),
         )
-        finding = entry_of(reading, self._reader.identity, analysed_at)
+        finding = entry_of(reading, reader.identity, analysed_at)
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         self._ledger.answer(claim.id, finding, [entry], names, now())
+        if self._shadow:
+            self._shadow.offer(claim.id, reading.image)
         if names:
             self._delivered()
         return "analysed"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from dicom_io.eligibility import age_years
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.pixels import Rendered, render
 from dicom_io.secondary_capture import secondary_capture
@@ -27,7 +31,7 @@ class Reading:
     """What the model saw in one radiograph.
 
     ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3]; ``input_mean`` and ``input_std``, 0 to 1,
-    are those of the network's input.
+    are those of the network's input, ``image``, float32 [1, 224, 224].
     """
 
     finding: Finding
@@ -35,6 +39,7 @@ class Reading:
     picture: NDArray[np.uint8]
     input_mean: float
     input_std: float
+    image: NDArray[np.float32]
 
 
 class Reader:
@@ -46,14 +51,19 @@ class Reader:
         When the model cannot be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path | None = None) -> None:
         self._settings = settings
-        self.card: Card = load_card(settings.model.folder or shipped_model())
+        self.card: Card = load_card(folder or settings.model.folder or shipped_model())
         self.identity = ModelIdentity(self.card.name, self.card.version, self.card.sha256)
         self.judge = Judge(self.card, settings.model.operating_point, settings.model.threshold)
         self.threshold = self.judge.threshold
         self.engine = open_engine(self.card, settings.model)
         self._batcher = Batcher(self.engine, settings.model.batch_size, settings.model.batch_wait_ms / 1000)
+
+    @contextmanager
+    def lease(self) -> Iterator[Reader]:
+        """Lend itself, for a caller with one model only (see `worker.serving.Serving`)."""
+        yield self
 
     def close(self) -> None:
         """End the batcher."""
@@ -67,15 +77,19 @@ class Reader:
         UnsupportedPixels
             When its pixel data cannot be rendered.
         """
-        return self.read_values(render(dataset, max_pixels=self._settings.pixels.max_pixels), created)
+        rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
+        return self.read_values(rendered, created, age_years(dataset))
 
-    def read_values(self, rendered: Rendered, created: dt.datetime) -> Reading:
-        """Read a radiograph from its displayed values, float32 [H, W] in [0, 1]."""
+    def read_values(self, rendered: Rendered, created: dt.datetime, years: float | None = None) -> Reading:
+        """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
         image = to_input(rendered.values, self.card.input_size)
         outputs = self._batcher.predict(image)
         heat = attention(outputs.cam)[0]
         rows, columns = rendered.values.shape
         judgement = self.judge(outputs)[0]
+        if years is not None and not self.judge.least_age <= int(years) <= self.judge.greatest_age:
+            # The header decides before the image: whoever looks young is not therefore a child.
+            judgement = replace(judgement, outlier=max(judgement.outlier or 0.0, 1.0))
         region = attended_region(heat, rows, columns) if judgement.decision == CLASSES[1] else None
         finding = Finding(**asdict(judgement), region=region)
         picture = compose(
@@ -87,7 +101,7 @@ class Reader:
             aspect=rendered.aspect,
             height=self._settings.results.height,
         )
-        return Reading(finding, heat, picture, float(image.mean()), float(image.std()))
+        return Reading(finding, heat, picture, float(image.mean()), float(image.std()), image)
 
     def result(self, dataset: Dataset, reading: Reading, created: dt.datetime) -> Dataset:
         """Return the Secondary Capture that answers a radiograph, in its study."""

@@ -83,6 +83,7 @@ class ModelSettings(_Part):
     operating_point: Name = "screening"
     threshold: float | None = Field(None, ge=0, le=1)
     out_of_distribution: Literal["warn", "skip"] = "warn"
+    shadow: str | None = None
     batch_size: int = Field(8, ge=1, le=256)
     batch_wait_ms: float = Field(4.0, ge=0, le=1000)
 

@@ -1,0 +1,67 @@
+"""An epoch's images in their order, augmented, in batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from modeltrain.augment import augment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from modeltrain.data import Images, Sample
+    from modeltrain.recipe import Recipe
+
+_LOOKAHEAD = 4  # batches made in advance by the augmenting thread
+
+
+def batch_count(images: int, size: int) -> int:
+    """Batches in an epoch. An incomplete last one is left out: batch normalisation needs company."""
+    return max(1, images // size)
+
+
+def order_of(samples: Sequence[Sample], recipe: Recipe, epoch: int) -> list[int]:
+    """Return the indices of an epoch's images, shuffled by seed and epoch."""
+    rng = np.random.default_rng([recipe.seed, epoch])
+    if not recipe.balanced:
+        return [int(index) for index in rng.permutation(len(samples))]
+    labels = np.array([sample.label for sample in samples])
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(len(members) for members in classes)
+    chosen = np.concatenate([rng.choice(members, fewest, replace=False) for members in classes])
+    return [int(index) for index in rng.permutation(chosen)]
+
+
+def batches(
+    images: Images, order: Sequence[int], recipe: Recipe, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield an epoch's augmented batches: images float32 [N, 1, side, side], labels and agents int64 [N].
+
+    They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
+    chance depends on seed, epoch and index alone, so a resumed run sees the same images.
+    """
+    side, size = recipe.side(epoch), recipe.batch_size
+    count = batch_count(len(order), size)
+
+    def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = order[number * size : (number + 1) * size]
+        chances = (np.random.default_rng([recipe.seed, epoch, index]) for index in chosen)
+        varied = [
+            augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
+        ]
+        labels = torch.tensor([images.samples[index].label for index in chosen])
+        return torch.from_numpy(np.stack(varied)), labels, torch.tensor([images.samples[i].agent for i in chosen])
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))
+        for number in range(len(waiting), count + len(waiting)):
+            yield waiting.popleft().result()
+            if number < count:
+                waiting.append(pool.submit(batch, number))

@@ -1,0 +1,105 @@
+"""Where a training run stands, and where its first weights came from."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from dicom_io.errors import InvalidData
+from modeltrain.registry import SAFETENSORS, load_card
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modeltrain.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One line of a run's history; losses are weighted by class, times are seconds."""
+
+    epoch: int
+    side: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_auc: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; travels in the header of both files.
+
+    Attributes
+    ----------
+    start
+        The progress of the run whose weights this one began with, as plain values; None for a run of its own.
+    """
+
+    recipe: dict[str, Any]
+    data_digest: str
+    history: list[Epoch] = field(default_factory=list)
+    start: dict[str, Any] | None = None
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the highest validation AUC.
+
+        Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
+        images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
+        """
+        return max(self.history, key=lambda epoch: epoch.validation_auc)
+
+    def to_json(self) -> str:
+        """Return the header's text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """Read the header's text."""
+        raw = json.loads(text)
+        return cls(raw["recipe"], raw["data_digest"], [Epoch(**line) for line in raw["history"]], raw.get("start"))
+
+
+def read_progress(path: Path) -> Progress:
+    """Read what a run's file says about the run.
+
+    Raises
+    ------
+    InvalidData
+        The file is missing, damaged or not written by a training run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Progress.from_json(file.metadata()["progress"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InvalidData(f"{path}: not a file of a training run ({error})") from error
+
+
+def origin_of(start: Path, recipe: Recipe, digest: str) -> dict[str, Any]:
+    """Return what a run that begins with other weights remembers of their run."""
+    origin = _progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
+    divided_by = ("seed", "validation_fraction")
+    same_split = all(origin.recipe[key] == getattr(recipe, key) for key in divided_by)
+    if origin.data_digest == digest and not same_split:
+        raise InvalidData(
+            f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
+        )
+    return asdict(origin)
+
+
+def _progress_of_model(folder: Path) -> Progress:
+    """Return the progress of the run that a model folder came from, as its card tells it."""
+    raw = load_card(folder).raw
+    run = raw["training"]
+    lines = zip(run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], strict=True)
+    history = [
+        Epoch(number, side, rate, math.nan, loss, auc, 3600 * run["hours"] / run["epochs"])
+        for number, (side, rate, loss, auc) in enumerate(lines, start=1)
+    ]
+    return Progress(run["recipe"], raw["data"]["sha256"]["training"], history)

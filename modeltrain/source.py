@@ -1,0 +1,277 @@
+"""Where training images come from: a folder, a CSV file, or several such parts together."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_io.errors import InvalidData, Permanent
+from modeltrain.data import Sample, Split, data_digest, patient_of, read_sample, split_by_patient, training_samples
+from modeltrain.outputs import AGENTS, CLASSES
+from modeltrain.preprocess import PICTURE_SUFFIXES, patient_in_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_COLUMNS = ("path", "label")
+_SHOWN = 3  # faults that an error quotes; the rest is counted
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Labelled images of one origin.
+
+    Attributes
+    ----------
+    name
+        What the model's card says of it.
+    digest
+        Fingerprint of names and contents, hexadecimal SHA-256.
+    held
+        Patients that are for validation, where the origin says so itself; None leaves it to the recipe.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    digest: str
+    held: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The parts that a run learns from. Each is split by itself, so that adding one moves no patient of another."""
+
+    parts: tuple[Source, ...]
+
+    @property
+    def digest(self) -> str:
+        """The fingerprint of one part, or of all parts' fingerprints."""
+        if len(self.parts) == 1:
+            return self.parts[0].digest
+        return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What the card says of the data."""
+        return " and ".join(part.name for part in self.parts)
+
+    def split(self, fraction: float, seed: int) -> Split:
+        """Divide every part by patient.
+
+        A part beside others that is too small to be divided is for training as a whole.
+
+        Raises
+        ------
+        InvalidData
+            A class has too few patients, or a patient would be on both sides.
+        """
+        splits = []
+        for part in self.parts:
+            if part.held is not None:
+                splits.append(_split_as_said(part))
+                continue
+            try:
+                splits.append(split_by_patient(part.samples, fraction, seed))
+            except InvalidData:
+                if len(self.parts) == 1:
+                    raise
+                splits.append(Split(part.samples, ()))
+        both = Split(
+            tuple(sample for split in splits for sample in split.train),
+            tuple(sample for split in splits for sample in split.validation),
+        )
+        for side, samples in (("training", both.train), ("validation", both.validation)):
+            _both_classes(samples, f"{self.name}: {side}")
+        shared = {sample.patient for sample in both.train} & {sample.patient for sample in both.validation}
+        if shared:
+            raise InvalidData(f"{self.name}: {len(shared)} patient(s) are in training and in validation")
+        return both
+
+
+def sources_of(data: Path | Source | Sources) -> Sources:
+    """Return training data as `Sources`, whatever form they were given in."""
+    if isinstance(data, Sources):
+        return data
+    return Sources((data if isinstance(data, Source) else folder_source(data),))
+
+
+def folder_source(root: Path) -> Source:
+    """Return a Kaggle-style folder, or one that holds NORMAL/ and PNEUMONIA/ itself; `test` is never opened."""
+    samples = training_samples(root)
+    return Source(
+        "Kaggle: train and val joined, then split by patient; test locked", samples, data_digest(samples, root)
+    )
+
+
+def csv_source(path: Path) -> Source:
+    """Return the images that a CSV file lists.
+
+    Columns: `path` (relative to the file; DICOM, JPEG or PNG), `label` (NORMAL or PNEUMONIA), and if wanted `patient`,
+    `agent` (bacteria or virus) and `split` (train or validation, then for every row). Without `patient`, DICOM objects
+    are grouped by a digest of their Patient ID, and pictures by their names.
+
+    Raises
+    ------
+    InvalidData
+        The file cannot be read, a column is missing, or rows are faulty: the first ones are quoted by their number.
+    """
+    rows = _rows(path)
+    root = path.resolve().parent
+    samples: list[Sample] = []
+    sides: list[str] = []
+    seen: dict[Path, tuple[int, int]] = {}
+    faults: list[str] = []
+    for number, row in rows:
+        try:
+            sample, side = _sample(root, row)
+        except InvalidData as error:
+            faults.append(f"row {number}: {error}")
+            continue
+        before = seen.setdefault(sample.path, (number, sample.label))
+        if before[0] != number:
+            what = "has another label there" if before[1] != sample.label else "stands there too"
+            faults.append(f"row {number}: {sample.path.name} {what} (row {before[0]})")
+            continue
+        samples.append(sample)
+        sides.append(side)
+    if any(sides) and not all(sides):
+        faults.append("split: is empty in some rows and not in others")
+    faults += _both_sides(samples, sides, [number for number, _ in rows]) if not faults else []
+    refuse(path, faults)
+    _both_classes(samples, str(path))
+    held = frozenset(s.patient for s, side in zip(samples, sides, strict=True) if side == "validation")
+    return Source(f"CSV file {path.name}", tuple(samples), _digest(samples), held if any(sides) else None)
+
+
+def refuse(where: Path | str, faults: Sequence[str]) -> None:
+    """Raise an error that quotes the first faults and counts the rest, if there are any.
+
+    Raises
+    ------
+    InvalidData
+        There are.
+    """
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise InvalidData(f"{where}: {'; '.join(faults[:_SHOWN])}{more}")
+
+
+def readable(source: Source, *, skip: bool, advance: Callable[[], None] = lambda: None) -> Source:
+    """Read every image once, so that a broken one is found before the hours of training and not within them.
+
+    Parameters
+    ----------
+    skip
+        Leave unreadable images out, which the source's name then says; otherwise they are an error.
+
+    Raises
+    ------
+    InvalidData
+        Images cannot be read: the first ones are named.
+    """
+    kept, faults = [], []
+    for sample in source.samples:
+        try:
+            read_sample(sample)
+            kept.append(sample)
+        except Permanent as error:
+            faults.append(str(error))
+        advance()
+    if faults and not skip:
+        refuse(f"{len(faults)} image(s) cannot be read", faults)
+    if not faults:
+        return source
+    _both_classes(kept, source.name)
+    name = f"{source.name}, without {len(faults)} unreadable image(s)"
+    return Source(name, tuple(kept), _digest(kept), source.held)
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file's rows with their line numbers."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InvalidData(f"{path}: has no column {' and '.join(missing)}")
+            rows = [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidData(f"{path}: cannot be read as CSV ({error})") from error
+    if not rows:
+        raise InvalidData(f"{path}: holds no rows")
+    return rows
+
+
+def _sample(root: Path, row: dict[str, str]) -> tuple[Sample, str]:
+    """Return a row's image and side."""
+    label, agent, side = row["label"].upper(), row.get("agent", "").lower(), row.get("split", "").lower()
+    if label not in CLASSES:
+        raise InvalidData(f"label {row['label']!r} is neither {' nor '.join(CLASSES)}")
+    if agent and agent not in AGENTS:
+        raise InvalidData(f"agent {row['agent']!r} is neither {' nor '.join(AGENTS)}")
+    if side not in ("", "train", "validation"):
+        raise InvalidData(f"split {row['split']!r} is neither train nor validation")
+    path = root / row["path"]
+    if not row["path"] or not path.is_file():
+        raise InvalidData(f"no such file: {row['path'] or '(empty)'}")
+    number = CLASSES.index(label)
+    cause = AGENTS.index(agent) if agent and number else -1
+    return Sample(path, number, row.get("patient") or _patient(path), cause), side
+
+
+def _patient(path: Path) -> str:
+    """Return whose image a file is, without keeping a name or an ID in the clear."""
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return patient_of(path.stem)
+    try:
+        said = patient_in_header(path)
+    except Permanent as error:
+        raise InvalidData(str(error)) from error
+    return hashlib.sha256(said.encode()).hexdigest()[:16] if said else path.stem
+
+
+def _both_sides(samples: Sequence[Sample], sides: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Return a fault for each patient whose rows are on both sides."""
+    where: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for sample, side, number in zip(samples, sides, numbers, strict=True):
+        where[sample.patient][side].append(number)
+    return [
+        f"rows {found['train'][0]} and {found['validation'][0]}: one patient in train and in validation"
+        for found in where.values()
+        if found["train"] and found["validation"]
+    ]
+
+
+def _split_as_said(part: Source) -> Split:
+    held = part.held or frozenset()
+    return Split(
+        tuple(sample for sample in part.samples if sample.patient not in held),
+        tuple(sample for sample in part.samples if sample.patient in held),
+    )
+
+
+def _both_classes(samples: Sequence[Sample], where: str) -> None:
+    counts = Counter(sample.label for sample in samples)
+    for label, name in enumerate(CLASSES):
+        if not counts[label]:
+            raise InvalidData(f"{where} holds no {name}: both classes are needed")
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    """Return a fingerprint of contents and labels: where files lie does not matter."""
+    total = hashlib.sha256()
+    for line in sorted(f"{_content(sample.path)} {sample.label}" for sample in samples):
+        total.update(f"{line}\n".encode())
+    return total.hexdigest()
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidData(f"{path}: cannot be read ({error.strerror})") from error

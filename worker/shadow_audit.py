@@ -1,0 +1,57 @@
+"""Questions to the audit about the shadow model."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import Select, case, func, select
+
+from worker.ledger import Ledger
+from worker.tables import ReceiptRow, ShadowRow
+
+
+def differences(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
+    """Return the images that the shadow model decided otherwise, the newest first."""
+    query = _since(
+        select(
+            ReceiptRow.id.label("receipt_id"),
+            ReceiptRow.sop_instance_uid,
+            ReceiptRow.model,
+            ReceiptRow.probability,
+            ReceiptRow.decision,
+            ShadowRow.model.label("shadow"),
+            ShadowRow.probability.label("shadow_probability"),
+            ShadowRow.decision.label("shadow_decision"),
+        )
+        .join(ShadowRow, ShadowRow.receipt_id == ReceiptRow.id)
+        .where(ShadowRow.decision != ReceiptRow.decision)
+        .order_by(ReceiptRow.id.desc()),
+        since,
+    )
+    with ledger.reading() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def summary(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
+    """Return one row for each pair of models: images, how many were decided alike, and how far apart they are."""
+    gap = ShadowRow.probability - ReceiptRow.probability
+    query = _since(
+        select(
+            ReceiptRow.model,
+            ShadowRow.model.label("shadow"),
+            func.count().label("n"),
+            func.sum(case((ShadowRow.decision == ReceiptRow.decision, 1), else_=0)).label("agree"),
+            func.avg(gap).label("mean_difference"),
+            func.max(func.abs(gap)).label("largest_difference"),
+        )
+        .join(ShadowRow, ShadowRow.receipt_id == ReceiptRow.id)
+        .group_by(ReceiptRow.model, ShadowRow.model),
+        since,
+    )
+    with ledger.reading() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _since(query: Select[Any], since: dt.datetime | None) -> Select[Any]:
+    return query if since is None else query.where(ReceiptRow.received_at >= since)
