@@ -155,8 +155,8 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
         The weights are of another architecture.
     """
     full = {key if key.startswith(_OWN) else f"net.{key}": value for key, value in state.items()}
-    if "subtype.weight" not in full:
-        full |= {key: value for key, value in network.state_dict().items() if key.startswith(("subtype.", "gate."))}
+    own = {key: value for key, value in network.state_dict().items() if key.startswith(("subtype.", "gate."))}
+    full = own | full
     network.gate.fill({key.removeprefix("gate."): value for key, value in full.items() if key.startswith("gate.")})
     network.load_state_dict(full)
 

@@ -142,7 +142,8 @@ class Learner:
 
     def begin(self, weights: dict[str, Tensor]) -> None:
         """Take up another run's weights, in the network and in its average."""
-        load_weights(self.network, weights)
+        # Their gate belongs to their features: export fits a new one.
+        load_weights(self.network, {key: value for key, value in weights.items() if not key.startswith("gate.")})
         self.average.load_state_dict(self.network.state_dict())
 
     def learn(self, images: Images, epoch: int, *, progress: bool) -> tuple[float, float]:

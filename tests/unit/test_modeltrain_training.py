@@ -261,7 +261,7 @@ def test_a_version_is_never_written_twice_and_current_names_it(folder: Path, bes
 
 def test_only_the_data_of_the_run_makes_its_card(best: Path, tmp_path: Path) -> None:
     other = kaggle_folder(tmp_path / "other", patients=5)
-    with pytest.raises(InvalidData, match="is not what .* was trained on"):
+    with pytest.raises(InvalidData, match=r"is not what .* was trained on"):
         export_model(best, other, tmp_path / "models", name="toy", version="0.1.0")
     with pytest.raises(InvalidData, match="name it with"):
         export_model(best, other, tmp_path / "models", name="../toy", version="0.1.0")
