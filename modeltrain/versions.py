@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
 from modeltrain.registry import CARD, CURRENT, Card, current_model, load_card, shipped_model
 
 if TYPE_CHECKING:
@@ -53,17 +53,26 @@ class Versions:
         self.root = root
 
     def all(self) -> list[Version]:
-        """Return every model, the shipped ones first; each is held to the digests in its card.
+        """Return every intact model, the shipped ones first; each is held to the digests in its card."""
+        found: dict[str, Version] = {}
+        for root in (shipped_model().parent, self.root):
+            for folder in _folders(root):
+                try:
+                    card = load_card(folder)
+                except InvalidModel:
+                    continue  # `damaged` tells of it; it must not be in the way of a rollback
+                found.setdefault(version_name(card), Version(version_name(card), card, root != self.root))
+        return list(found.values())
 
-        Raises
-        ------
-        InvalidModel
-            A folder is damaged.
-        """
-        found = [Version(version_name(card), card, True) for card in map(load_card, _folders(shipped_model().parent))]
-        known = {version.name for version in found}
-        own = [Version(version_name(card), card, False) for card in map(load_card, _folders(self.root))]
-        return found + [version for version in own if version.name not in known]
+    def damaged(self) -> list[str]:
+        """Return what is wrong with each model of the site that is not as it was added."""
+        faults = []
+        for folder in _folders(self.root):
+            try:
+                load_card(folder)
+            except InvalidModel as error:
+                faults.append(str(error))
+        return faults
 
     def find(self, name: str) -> Version:
         """Return the model of this name; the name's beginning will do where it fits one model only.

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_io.errors import InvalidSettings
+from dicom_io.errors import InvalidModel, InvalidSettings
 from worker import settings
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def list_(
 ) -> None:
     """List the models that came with cxrd and those that were added; a star marks the one that serves."""
     loaded, versions = _opened(config)
-    serving = _serving(loaded)
+    serves = _serving_name(loaded)
     rows = [
         {
-            "serves": version.card.sha256 == serving.sha256,
+            "serves": version.name == serves,
             "name": version.name,
             "created": version.card.raw.get("created", ""),
             "validation_auc": (version.card.raw.get("metrics", {}).get("validation") or {}).get("auc"),
@@ -61,6 +61,8 @@ def list_(
         where = "cxrd" if row["shipped"] else "added"
         table.add_row("*" if row["serves"] else "", row["name"], row["created"][:10], *figures, where)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for fault in versions.damaged():
+        sys.stdout.write(f"damaged: {fault}\n")
     if loaded.model.folder:
         sys.stdout.write(f"model.folder in the settings overrides promotions: {loaded.model.folder}\n")
 
@@ -143,7 +145,7 @@ def promote(
             raise InvalidSettings(f"{candidate.name} is not promoted: {'; '.join(worse)}; margin {margin:g}")
     elif not force:
         raise InvalidSettings("name locked radiographs by --data, or say --force --reason")
-    _exchange(loaded, versions, candidate, serving, "promoted", facts)
+    _exchange(loaded, versions, candidate, "promoted", facts)
 
 
 @models.command()
@@ -156,20 +158,17 @@ def rollback(
     loaded, versions = _opened(config)
     _promotable(loaded)
     version = versions.find(name or versions.before())
-    _exchange(loaded, versions, version, _serving(loaded), "rolled_back", {"reason": reason.strip()})
+    _exchange(loaded, versions, version, "rolled_back", {"reason": reason.strip()})
 
 
-def _exchange(
-    loaded: Settings, versions: Versions, version: Version, serving: Card, kind: str, facts: dict[str, Any]
-) -> None:
+def _exchange(loaded: Settings, versions: Versions, version: Version, kind: str, facts: dict[str, Any]) -> None:
     """Enter the exchange in the audit, then let it happen: never the other way round."""
-    from modeltrain.versions import version_name
     from worker.clock import now
     from worker.database import open_ledger
 
-    facts = {"kind": kind, "from": version_name(serving), "by": getpass.getuser(), **facts}
-    digests = {"from_sha256": serving.sha256, "to_sha256": version.card.sha256}
-    entered = {key: value for key, value in facts.items() if key != "kind"} | {"to": version.name} | digests
+    facts = {"kind": kind, "from": _serving_name(loaded), "by": getpass.getuser(), **facts}
+    entered = {key: value for key, value in facts.items() if key != "kind"}
+    entered |= {"to": version.name, "to_sha256": version.card.sha256}
     open_ledger(loaded).note(kind, now(), entered)
     versions.promote(version, facts)
     sys.stdout.write(f"{version.name} serves now, {facts['from']} did before\n")
@@ -180,6 +179,19 @@ def _promotable(loaded: Settings) -> None:
         raise InvalidSettings(
             f"model.folder in the settings says {loaded.model.folder}: set it to null to serve what is promoted"
         )
+
+
+def _serving_name(loaded: Settings) -> str:
+    """Return the name by content of the model that serves; of one that is damaged, its folder's."""
+    from modeltrain.registry import load_card
+    from modeltrain.versions import version_name
+    from worker.serving import model_folder
+
+    folder = model_folder(loaded)
+    try:
+        return version_name(load_card(folder))
+    except InvalidModel:
+        return folder.name
 
 
 def _serving(loaded: Settings) -> Card:

@@ -1,0 +1,120 @@
+"""A site's models: immutable, named by content, exchanged in one step; and the test that a candidate must pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
+from modeltrain.compare import compare, delong
+from modeltrain.data import Sample
+from modeltrain.evaluate import Answers
+from modeltrain.registry import CARD, ONNX, shipped_model
+from modeltrain.versions import Versions
+from tests.models import variant
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def drawn(n: int, gap: float, seed: int, base: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """Scores of n // 2 NORMAL and n // 2 PNEUMONIA images, correlated with `base` where there is one."""
+    noise = np.random.default_rng(seed).normal(0, 1, n)
+    noise = noise if base is None else 0.8 * base + 0.6 * noise
+    return (1 / (1 + np.exp(-(noise + gap * np.repeat([0, 1], n // 2))))).astype(np.float32)
+
+
+def answers(probability: NDArray[np.float32]) -> Answers:
+    n = len(probability)
+    samples = tuple(Sample(CARD, int(i >= n // 2), f"p{i}") for i in range(n))  # type: ignore[arg-type]  # never read
+    return Answers(samples, probability, np.zeros((n, 7, 7), np.float32))
+
+
+def test_the_shipped_model_serves_until_another_is_promoted(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "site")
+    assert versions.current() == shipped_model()
+    assert versions.stamp() is None
+    added = versions.add(variant(tmp_path / "new", bias=0.5))
+    assert added.name == f"{added.card.label}-{added.card.sha256[:12]}"
+    assert versions.current() == shipped_model(), "adding is not promoting"
+    assert [version.shipped for version in versions.all()].count(False) == 1
+    before = versions.all()[0]
+    versions.promote(added, {"from": before.name, "kind": "promoted"})
+    assert versions.current() == tmp_path / "site" / added.name
+    first = versions.stamp()
+    assert versions.before() == before.name
+    versions.promote(versions.find(versions.before()), {"from": added.name, "kind": "rolled_back"})
+    assert versions.current().name == before.name
+    assert versions.stamp() != first
+    assert [entry["kind"] for entry in versions.history()] == ["promoted", "rolled_back"]
+
+
+def test_models_are_found_by_the_beginning_of_their_name(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "site")
+    added = versions.add(variant(tmp_path / "new", version="9.9.9"))
+    assert versions.find(added.name[:30]).name == added.name
+    assert versions.add(tmp_path / "new").name == added.name, "added twice is there once"
+    for wrong in ("cxr", "nothing"):
+        with pytest.raises(InvalidSettings, match=f"{wrong}: "):
+            versions.find(wrong)
+    with pytest.raises(InvalidSettings, match="nothing was promoted yet"):
+        Versions(tmp_path / "other").before()
+
+
+def test_a_damaged_model_is_not_taken_in_and_not_served(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "site")
+    folder = variant(tmp_path / "new")
+    added = versions.add(folder)
+    (folder / ONNX).write_bytes(b"broken")
+    with pytest.raises(InvalidModel, match=r"model.onnx: is not the file that"):
+        versions.add(folder)
+    (tmp_path / "site" / added.name / ONNX).write_bytes(b"broken")
+    assert [version.shipped for version in versions.all()] == [True] * len(versions.all())
+    (fault,) = versions.damaged()
+    assert "model.onnx: is not the file that" in fault
+
+
+def test_a_folder_that_cannot_be_written_leaves_what_serves(tmp_path: Path) -> None:
+    (tmp_path / "site").write_text("in the way")
+    versions = Versions(tmp_path / "site")
+    with pytest.raises(OutOfResources, match="cannot be written"):
+        versions.add(variant(tmp_path / "new"))
+    assert versions.current() == shipped_model()
+
+
+def test_delong_agrees_with_resampling() -> None:
+    n = 400
+    base = np.random.default_rng(0).normal(0, 1, n)
+    labels = np.repeat([0, 1], n // 2)
+    old, new = drawn(n, 2.0, 1, base), drawn(n, 2.6, 2, base)
+    found = delong(labels, old, new)
+    assert found.old == pytest.approx(roc_auc_score(labels, old))
+    assert found.new == pytest.approx(roc_auc_score(labels, new))
+    rng = np.random.default_rng(3)
+    gaps = []
+    for _ in range(800):
+        chosen = np.concatenate([rng.integers(0, n // 2, n // 2), rng.integers(n // 2, n, n // 2)])
+        gaps.append(roc_auc_score(labels[chosen], new[chosen]) - roc_auc_score(labels[chosen], old[chosen]))
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.006)
+    same = delong(labels, old, old)
+    assert (same.low, same.value, same.high) == pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_only_a_model_that_is_worse_is_held_back() -> None:
+    n = 600
+    base = np.random.default_rng(0).normal(0, 1, n)
+    good, bad = answers(drawn(n, 3.0, 1, base)), answers(drawn(n, 1.5, 2, base))
+    assert compare(bad, good, (0.6, 0.6)).worse(0.01) == []
+    assert compare(good, good, (0.6, 0.6)).worse(0.0) == []
+    worse = compare(good, bad, (0.6, 0.6))
+    assert any(line.startswith("AUC ") for line in worse.worse(0.01))
+    assert worse.worse(0.9) == []
+    lower = compare(good, good, (0.6, 0.99))
+    assert [line.split()[0] for line in lower.worse(0.01)] == ["sensitivity"], "its own threshold is part of a model"
+    assert lower.to_dict()["auc"]["difference"] == 0
