@@ -177,6 +177,9 @@ def _lettered(
     draw.text((edge, 0.95 * unit), _shortened(f"{identity.name} {identity.version}", 44), _PALE, plain, anchor="ra")
     draw.text((edge, 2.4 * unit), created.strftime("%Y-%m-%d %H:%M"), _GREY, plain, anchor="ra")
 
+    words, ink = _caution(finding)
+    draw.text((edge, 3.75 * unit), words, ink, plain, anchor="ra")
+
     heatmap = "Where the model looked (Grad-CAM)" if positive else "Where the model looked (Grad-CAM, faded)"
     for number, caption in enumerate(("Radiograph", heatmap)):
         draw.text((frame.left(number), frame.top - 0.35 * unit), caption, _GREY, small, anchor="ld")
@@ -189,6 +192,15 @@ def _lettered(
     draw.text((unit, foot), NOTICE, _WHITE, plain, anchor="lm")
     draw.text((edge, foot), _shortened(f"sha256 {identity.digest[:12]}", 24), _GREY, small, anchor="rm")
     return np.asarray(picture)
+
+
+def _caution(finding: Finding) -> tuple[str, tuple[int, int, int]]:
+    """Return what makes the answer doubtful, and its colour; empty where nothing does."""
+    if finding.out_of_distribution:
+        return "Caution: unlike the images the model was trained on", _AMBER
+    if finding.certain is False:
+        return "Not sure: " + (" or ".join(finding.prediction_set or ()) or "neither class is likely"), _AMBER
+    return "", _PALE
 
 
 def _digits(finding: Finding) -> int:

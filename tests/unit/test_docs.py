@@ -238,7 +238,7 @@ def source(*folders: str) -> str:
 
 
 def test_every_kind_of_event_is_explained() -> None:
-    appended = r'(?:append\(connection, |_settle\(connection, parcel, |\.note\()"([a-z_]+)"'
+    appended = r'(?:append\(connection, |_settle\(connection, parcel, |\.note\(|_tell\(|_exchange\(loaded, versions, \w+, )"([a-z_]+)"'
     kinds = set(re.findall(appended, source("worker"))) | {State.ANALYSED, State.NOT_ANALYSED, State.FAILED}
     assert set(first_column(section(ROOT / "docs" / "audit.md", "## Events"))) == kinds
 

@@ -109,6 +109,9 @@ def test_says_what_was_found_by_which_model_and_when() -> None:
     variants = {
         "probability": (Finding(0.94, "PNEUMONIA", 0.5), MODEL, NOW),
         "threshold": (Finding(0.93, "PNEUMONIA", 0.6), MODEL, NOW),
+        "outside": (Finding(0.93, "PNEUMONIA", 0.5, outlier=1.2), MODEL, NOW),
+        "not sure": (Finding(0.93, "PNEUMONIA", 0.5, prediction_set=("NORMAL", "PNEUMONIA")), MODEL, NOW),
+        "neither": (Finding(0.93, "PNEUMONIA", 0.5, prediction_set=()), MODEL, NOW),
         "version": (PNEUMONIA, ModelIdentity(MODEL.name, "1.0.1", MODEL.digest), NOW),
         "digest": (PNEUMONIA, ModelIdentity(MODEL.name, "1.0.0", "ff" * 32), NOW),
         "date": (PNEUMONIA, MODEL, NOW + dt.timedelta(days=1)),
