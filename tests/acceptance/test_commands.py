@@ -37,7 +37,7 @@ def test_help_teaches() -> None:
     assert said.returncode == 0
     for word in ("serve", "analyze", "check", "audit", "redeliver", "demo", "train", "evaluate", "not for diagnosis"):
         assert word in said.stdout
-    for command in ("serve", "analyze", "check", "redeliver", "retry", "demo", "train", "evaluate"):
+    for command in ("serve", "analyze", "check", "redeliver", "retry", "demo", "train", "evaluate", "retrain", "drift"):
         assert run(command, "--help").returncode == 0
 
 

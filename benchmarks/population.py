@@ -1,0 +1,53 @@
+"""How many images of a folder does the model's gate find outside the trained population?
+
+    python -m benchmarks.population FOLDER... [--model FOLDER] [--second-half]
+
+JPEG and PNG pictures and DICOM objects; what cannot be rendered is counted, since it is never analysed either. Ages in
+headers are not looked at: this is the image's own score. `--second-half` takes the second half of the names in order,
+for a folder whose first half was looked at while the gate was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from dicom_io.errors import Permanent
+from modeltrain.preprocess import read_radiograph, to_input
+from modeltrain.registry import load_card, shipped_model
+from worker.inference import open_engine
+from worker.settings import ModelSettings
+
+
+def main() -> None:
+    """Read the command line and print one line a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--second-half", action="store_true")
+    parser.add_argument("--each", action="store_true", help="also print each image's score")
+    chosen = parser.parse_args()
+    card = load_card(chosen.model or shipped_model())
+    engine = open_engine(card, ModelSettings())
+    for folder in chosen.folders:
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+        files = files[len(files) // 2 :] if chosen.second_half else files
+        scores, unreadable = [], 0
+        for path in files:
+            try:
+                image = to_input(read_radiograph(path), card.input_size)
+            except Permanent:
+                unreadable += 1
+                continue
+            scores.append(float(engine.predict(image[np.newaxis]).outlier[0]))
+            if chosen.each:
+                print(f"{scores[-1]:9.3f}  {path.name}")
+        flagged = sum(score >= 1 for score in scores)
+        share = f"{100 * flagged / len(scores):.1f} %" if scores else "–"
+        print(f"{folder}: {flagged} of {len(scores)} outside ({share}); {unreadable} cannot be rendered", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""From images that arrived, and what readers say of them, to a new model; and what stops it on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modeltrain.registry import load_card, shipped_model
+from tests.acceptance.program import Service, run
+from tests.peers import chest, send, wait_for
+from tests.unit.modeltrain_toys import write_class
+
+pytestmark = pytest.mark.slow
+COUNT = 8
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> None:
+    images = [chest(f"r{i}", rows=80, cols=70, PatientID=f"patient-{i}") for i in range(COUNT)]
+    send(service.port, images)
+    wait_for(lambda: sum(row["status"] == "analysed" for row in service.findings()) == COUNT, 90)
+
+    nobody = run("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "-c", service.config)
+    assert nobody.returncode == 2
+    assert nobody.stderr.strip().splitlines()[-1].startswith("cxrd: the audit holds no reader's verdict yet")
+
+    table = tmp_path / "verdicts.csv"
+    lines = [f"{image.SOPInstanceUID},{'PNEUMONIA' if i % 2 else 'NORMAL'},jd" for i, image in enumerate(images)]
+    table.write_text("\n".join(["sop_instance_uid,verdict,reader", *lines, "1.2.3.4,NORMAL,jd"]) + "\n")
+    refused = run("feedback", "import", table, "-c", service.config)
+    assert refused.returncode == 2
+    assert f"row {COUNT + 2}: no image was received: 1.2.3.4 (nothing was entered)" in refused.stderr
+    entered = run("feedback", "import", table, "--skip-bad", "-c", service.config)
+    assert entered.stdout.startswith(f"{COUNT} verdicts on {COUNT} image(s); 1 rows left out"), entered.stderr
+    listed = run("feedback", "list", "--format", "json", "-c", service.config)
+    assert len(json.loads(listed.stdout)) == COUNT
+    added = run(
+        "feedback",
+        "add",
+        "--sop",
+        images[0].SOPInstanceUID,
+        "--verdict",
+        "NORMAL",
+        "--reader",
+        "x",
+        "-c",
+        service.config,
+    )
+    assert added.stdout == "1 image(s)\n"
+
+    trained = run("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "--epochs", 1, "-c", service.config)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    folder = tmp_path / "run" / "cxr-pneumonia-site-0.0.0"
+    assert trained.stdout == f"model: {folder}\n"
+    card = load_card(folder)
+    assert card.raw["data"]["layout"] == "the audit's confirmed findings"
+    assert card.raw["training"]["began_with"] is not None
+    assert "patient-" not in json.dumps(card.raw)
+    assert run("audit", "verify", "-c", service.config).returncode == 0
+
+    answered = run("analyze", tmp_path / "data", "--out", tmp_path / "out", "--json", CXRD_MODEL__FOLDER=str(folder))
+    first = json.loads(answered.stdout.splitlines()[0])
+    assert {"out_of_distribution", "outlier", "prediction_set", "operating_point", "region"} <= set(first)
+
+
+def test_what_cannot_be_trained_on_is_said_in_one_line(tmp_path: Path) -> None:
+    write_class(tmp_path / "one" / "NORMAL", ["a.png", "b.png"], opacity=False)
+    (tmp_path / "one" / "PNEUMONIA").mkdir()
+    (tmp_path / "list.csv").write_text("path,label\none/NORMAL/a.png,NORMAL\none/NORMAL/b.png,SICK\n")
+    said = {
+        "one": "holds no JPEG or PNG file",
+        "list.csv": "row 3: label 'SICK' is neither NORMAL nor PNEUMONIA",
+        "nowhere": "no such folder",
+    }
+    for name, words in said.items():
+        refused = run("retrain", "--data", tmp_path / name, "--out", tmp_path / "run")
+        assert refused.returncode == 2
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+    other = run("retrain", "--data", tmp_path / "one", "--arch", "resnet34", "--out", tmp_path / "run")
+    assert "another architecture begins from scratch" in other.stderr
+    assert load_card(shipped_model()).arch == "resnet18"
+    assert not (tmp_path / "run").exists()
+    assert np.isfinite(load_card(shipped_model()).threshold)
