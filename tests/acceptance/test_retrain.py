@@ -45,18 +45,8 @@ def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> No
     assert entered.stdout.startswith(f"{COUNT} verdicts on {COUNT} image(s); 1 rows left out"), entered.stderr
     listed = run("feedback", "list", "--format", "json", "-c", service.config)
     assert len(json.loads(listed.stdout)) == COUNT
-    added = run(
-        "feedback",
-        "add",
-        "--sop",
-        images[0].SOPInstanceUID,
-        "--verdict",
-        "NORMAL",
-        "--reader",
-        "x",
-        "-c",
-        service.config,
-    )
+    names = ("--sop", images[0].SOPInstanceUID, "--verdict", "NORMAL", "--reader", "x")
+    added = run("feedback", "add", *names, "-c", service.config)
     assert added.stdout == "1 image(s)\n"
 
     trained = run("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "--epochs", 1, "-c", service.config)
