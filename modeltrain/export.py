@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.calibrate import Raw, fit_all, raw_answers
 from modeltrain.data import data_digest, read_sample, scan
+from modeltrain.details import details
 from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
 from modeltrain.judge import Judge, calibrated
@@ -105,12 +106,13 @@ def export_model(
         building.mkdir(parents=True)
         arch = recipe.get("arch", "resnet18")
         _write_network(building, load_file(weights), arch, split, outliers)
-        locked = data if locked_test and isinstance(data, Path) else None
-        card = _card(building, progress, split, locked, f"{name}-{version}")
+        card = _card(building, progress, split, f"{name}-{version}")
         card["data"]["layout"] = sources.name
         _write_card(building, card)
-        card["metrics"] = _metrics(load_card(building), split, locked)
+        card["metrics"] = _metrics(load_card(building), split.validation)
         _write_card(building, card)
+        if locked_test and isinstance(data, Path):
+            judge_on_test(building, data)
         for path in (*building.iterdir(), building):
             _sync(path)
         building.replace(folder)
@@ -122,6 +124,25 @@ def export_model(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def judge_on_test(folder: Path, data: Path) -> None:
+    """Judge a finished model on `data/test` and enter the figures into its card. Once, for what is shipped.
+
+    Raises
+    ------
+    InvalidData
+        There is no test split, or an image in it cannot be read.
+    InvalidModel
+        The model is damaged.
+    """
+    card = load_card(folder)
+    samples = scan(data / "test")
+    raw = card.raw
+    raw["metrics"]["test"] = _figures_of(card, samples)
+    raw["data"]["split"]["test"] = _counts(samples)
+    raw["data"]["sha256"]["test"] = data_digest(samples, data)
+    _write_card(folder, raw)
 
 
 def set_current(models: Path, name: str) -> None:
@@ -166,7 +187,7 @@ def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any
     }
 
 
-def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, label: str) -> dict[str, Any]:
+def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[str, Any]:
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
@@ -174,9 +195,6 @@ def _card(folder: Path, progress: Progress, split: Split, locked: Path | None, l
     fitted["int8"] = _keeps_its_word(folder, split, raw, fitted)
     parts: dict[str, Any] = {"train": _counts(split.train), "validation": _counts(split.validation)}
     digests = {"training": progress.data_digest}
-    if locked:
-        samples = scan(locked / "test")
-        parts["test"], digests["test"] = _counts(samples), data_digest(samples, locked)
     return {
         "format": 2,
         "name": label.rpartition("-")[0],
@@ -215,20 +233,21 @@ def _write_card(folder: Path, card: dict[str, Any]) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _metrics(card: Card, split: Split, locked: Path | None) -> dict[str, Any]:
+def _metrics(card: Card, validation: Sequence[Sample]) -> dict[str, Any]:
     """Return the figures of the file that serves on a CPU, at the default operating point."""
+    return {"of": _served(card), "validation": _figures_of(card, validation), "test": None}
+
+
+def _served(card: Card) -> str:
+    return INT8 if INT8 in card.digests else ONNX
+
+
+def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Judge the file that serves on a CPU."""
     judge = Judge(card)
-    served = onnx_predictor(card.folder / (INT8 if INT8 in card.digests else ONNX))
-
-    def figures(samples: Sequence[Sample]) -> dict[str, Any]:
-        answers = ask(served, samples, judge=judge)
-        return _figures(measure(answers, threshold=judge.threshold, model=card.label))
-
-    return {
-        "of": INT8 if INT8 in card.digests else ONNX,
-        "validation": figures(split.validation),
-        "test": figures(scan(locked / "test")) if locked else None,
-    }
+    answers = ask(onnx_predictor(card.folder / _served(card)), samples, judge=judge)
+    evaluation = measure(answers, threshold=judge.threshold, model=card.label)
+    return _figures(evaluation) | details(answers, evaluation, judge.points)
 
 
 def _training(progress: Progress) -> dict[str, Any]:

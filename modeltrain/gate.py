@@ -27,6 +27,13 @@ class Gate(nn.Module):
     prepared it for. Both are 1 at the limit. An empty gate (a model without one) says NaN.
     """
 
+    center: Tensor
+    weight: Tensor
+    bias: Tensor
+    project: Tensor
+    offset: Tensor
+    scale: Tensor
+
     NAMES = ("center", "weight", "bias", "project", "offset", "scale")
 
     def __init__(self) -> None:

@@ -48,6 +48,9 @@ class ChestNet(nn.Module):
     the features lie from those of the trained population.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, arch: str = "resnet18") -> None:
         super().__init__()
         if arch not in ARCHITECTURES:

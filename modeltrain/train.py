@@ -133,9 +133,8 @@ class Learner:
     def __init__(self, recipe: Recipe, device: str) -> None:
         self.recipe = recipe
         self.device = device
-        # Channels last is a quarter faster on a CPU and what a GPU wants.
-        self.network = build(recipe.init, recipe.seed, recipe.arch).to(device=device, memory_format=torch.channels_last)
-        self.average = ChestNet(recipe.arch).to(device=device, memory_format=torch.channels_last)
+        self.network = _placed(build(recipe.init, recipe.seed, recipe.arch), device)
+        self.average = _placed(ChestNet(recipe.arch), device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = _optimizer(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
@@ -228,6 +227,11 @@ class Learner:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _placed(network: ChestNet, device: str) -> ChestNet:
+    """Move a network to its device; channels last is a quarter faster on a CPU and what a GPU wants."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # PyTorch's stubs leave the format out
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

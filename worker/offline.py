@@ -120,16 +120,23 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
 def _told(answer: Answer, reading: Reading) -> Answer:
     """Return the answer with what the model found."""
     finding = reading.finding
-    rounded = {
-        key: None if value is None else round(value, 6)
-        for key in ("probability", "outlier", "agent_probability")
-        for value in (getattr(finding, key),)
-    }
-    kept = {
-        key: getattr(finding, key)
-        for key in ("decision", "threshold", "operating_point", "prediction_set", "out_of_distribution", "agent")
-    }
-    return replace(answer, region=finding.region.box if finding.region else None, **kept, **rounded)
+    return replace(
+        answer,
+        probability=round(finding.probability, 6),
+        decision=finding.decision,
+        threshold=finding.threshold,
+        operating_point=finding.operating_point,
+        prediction_set=finding.prediction_set,
+        out_of_distribution=finding.out_of_distribution,
+        outlier=_rounded(finding.outlier),
+        agent=finding.agent,
+        agent_probability=_rounded(finding.agent_probability),
+        region=finding.region.box if finding.region else None,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 class _Names:

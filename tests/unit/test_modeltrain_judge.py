@@ -124,7 +124,7 @@ def test_conformal_sets_cover_each_class_on_fresh_answers() -> None:
         judge = Judge(card_with(conformal=fit_conformal(probability[:400], labels[:400]), operating_points=POINTS))
         for label, name in enumerate(("NORMAL", "PNEUMONIA")):
             fresh = probability[400:][labels[400:] == label]
-            covered[label].append(np.mean([name in (judge.prediction_set(float(p)) or ()) for p in fresh]))
+            covered[label].append(float(np.mean([name in (judge.prediction_set(float(p)) or ()) for p in fresh])))
     for label in (0, 1):
         assert np.mean(covered[label]) == pytest.approx(COVERAGE, abs=0.012)
         assert np.mean(covered[label]) >= COVERAGE - 0.003

@@ -135,8 +135,8 @@ def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
 
 
 def test_the_hash_does_not_see_brightness() -> None:
-    grey = draw(1, opacity=True).astype(np.float32) / 255
-    assert (perceptual_hash(grey) ^ perceptual_hash(grey * 0.8 + 0.1)).bit_count() <= 2
+    grey = draw(1, opacity=True).astype(np.float32) / np.float32(255)
+    assert (perceptual_hash(grey) ^ perceptual_hash(grey * np.float32(0.8) + np.float32(0.1))).bit_count() <= 2
     assert 0 <= perceptual_hash(grey) < 2**64
 
 

@@ -22,7 +22,7 @@ from modeltrain.export import export_model
 from modeltrain.network import build, load_network
 from modeltrain.onnx_file import onnx_predictor, rounded, write_weights
 from modeltrain.outputs import Outputs
-from modeltrain.progress import read_progress
+from modeltrain.progress import Progress, read_progress
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
 from modeltrain.source import sources_of
@@ -163,7 +163,7 @@ def test_other_architectures_learn_and_export(arch: str, data: Path, tmp_path: P
 def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
     history = read_progress(best).history
     lines = [dataclasses.replace(history[0], epoch=n, validation_auc=auc) for n, auc in ((1, 0.9), (2, 0.7), (3, 0.8))]
-    progress = train.Progress({}, "", lines)
+    progress = Progress({}, "", lines)
     assert progress.best.epoch == 1
     assert train._stalled(progress, patience=2)
     assert not train._stalled(progress, patience=3)
