@@ -53,6 +53,7 @@ def near_duplicates(first: Sequence[Sample], second: Sequence[Sample], limit: in
     for index, one in enumerate(hashes[0]):
         distances = np.bitwise_count(hashes[1] ^ one)
         pairs += [
-            Pair(first[index], second[other], int(distances[other])) for other in np.flatnonzero(distances <= limit)
+            Pair(first[index], second[int(other)], int(distances[other]))
+            for other in np.flatnonzero(distances <= limit)
         ]
     return sorted(pairs, key=lambda pair: pair.distance)

@@ -231,7 +231,7 @@ class Learner:
 
 def _placed(network: ChestNet, device: str) -> ChestNet:
     """Move a network to its device; channels last is a quarter faster on a CPU and what a GPU wants."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # PyTorch's stubs leave the format out
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import kstest
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from dicom_io.errors import InvalidModel
 from modeltrain.registry import Card
@@ -68,7 +68,7 @@ class Period:
 
 def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.datetime | None) -> Period:
     """Read a period from the ledger."""
-    limits = [ReceiptRow.probability.is_not(None)]
+    limits: list[ColumnElement[bool]] = [ReceiptRow.probability.is_not(None)]
     limits += [ReceiptRow.received_at >= since] if since else []
     limits += [ReceiptRow.received_at < until] if until else []
     own = ReceiptRow.model_sha256 == card.sha256

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dicom_io.secondary_capture import Finding, ModelIdentity
+    from dicom_io.finding import Finding, ModelIdentity
 
 # Perceptually even, readable with any colour vision. Its black end is left out: low attention tints, never darkens.
 _COLOURS = cv2.applyColorMap(np.linspace(56, 255, 256).astype(np.uint8)[None], cv2.COLORMAP_INFERNO)[:, :, ::-1]

@@ -53,5 +53,5 @@ def summary(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _since(query: Select[Any], since: dt.datetime | None) -> Select[Any]:
+def _since(query: Select[*tuple[Any, ...]], since: dt.datetime | None) -> Select[*tuple[Any, ...]]:
     return query if since is None else query.where(ReceiptRow.received_at >= since)

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dicom_io.errors import OutOfResources
-from dicom_io.secondary_capture import Finding, ModelIdentity
+from dicom_io.finding import Finding, ModelIdentity
 from worker.phantom import draw
 from worker.picture import _digits, _frame, compose, write_png
 
