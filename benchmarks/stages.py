@@ -24,13 +24,14 @@ import cv2
 
 from benchmarks import ground
 from benchmarks.peers import Sender, free_port
+from dicom_io.derived import encode
 from dicom_io.eligibility import judge
 from dicom_io.files import read_dataset, read_header
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.pixels import render
 from dicom_io.scp import NodeOptions, StorageNode
 from dicom_io.scu import Peer, deliver
-from dicom_io.secondary_capture import KIND, encode, secondary_capture
+from dicom_io.secondary_capture import KIND, secondary_capture
 from dicom_io.spool import SpoolFile
 from modeltrain.judge import Judge
 from modeltrain.outputs import attention

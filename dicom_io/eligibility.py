@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from dicom_io.secondary_capture import MANUFACTURER
+from dicom_io.derived import MANUFACTURER
 from dicom_io.values import items, text, values
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ a log, an audit row or onto a terminal as they are.
     ├── Permanent               doing it again will not help
     │   ├── UnreadableObject    not a DICOM object, or one too broken to parse
     │   ├── UnsupportedPixels   pixel data that is missing, damaged, too large or of a kind we do not read
+    │   ├── Unsuitable          a source that lacks what one kind of result object needs
+    │   ├── InvalidResult       a result object of ours that does not hold to the standard
     │   ├── RefusedByPeer       a destination will never take this object
     │   ├── InvalidSettings     config.yaml or the environment says something we cannot follow
     │   ├── InvalidModel        a model folder that is missing, incomplete or altered
@@ -33,6 +35,14 @@ class UnreadableObject(Permanent):
 
 class UnsupportedPixels(Permanent):
     """Pixel data that is missing, damaged, too large or of a kind we do not read."""
+
+
+class Unsuitable(Permanent):
+    """A source that lacks what one kind of result object needs; the other kinds can still be made."""
+
+
+class InvalidResult(Permanent):
+    """A result object of ours that does not hold to the standard."""
 
 
 class RefusedByPeer(Permanent):

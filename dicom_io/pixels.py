@@ -35,7 +35,8 @@ from pydicom.uid import (
 from dicom_io import jpeg_process
 from dicom_io.codestream import Dimensions, dimensions
 from dicom_io.errors import UnsupportedPixels
-from dicom_io.values import MALFORMED, integer, items, number, numbers, text, values
+from dicom_io.grayscale import modality, voi
+from dicom_io.values import MALFORMED, integer, numbers, text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
 # A radiograph of 43 cm × 43 cm at 0.1 mm is 18 million pixels; nothing real comes near this.
 MAX_PIXELS = 60_000_000
 
-# Where no window is given: the part of the pixels to either side of the displayed range.
-_TAIL = 0.001
-# A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake.
-_VISIBLE = 0.01
 # Which of several decoders reads a syntax: the quickest that survives damaged data (docs/decisions.md).
 _DECODERS = {
     JPEGBaseline8Bit: "pillow",
@@ -68,7 +65,6 @@ _APART = {
 }
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,8 @@ class Rendered:
 
     values: NDArray[np.float32]  # [H,W], 0 black (air) to 1 white (bone)
     aspect: float  # row spacing / column spacing: how much taller than wide a pixel is; 1.0 if unknown
+    # Centre and width (VOI LUT Function LINEAR) where the dataset's own VOI LUT or window was not what was shown.
+    window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,11 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     counts = np.asarray(cv2.calcHist([cells], [0], None, [order.size], [0, order.size]), np.float32).ravel()
     padding = _padding(dataset, stored, layout)
     counts[padding] = 0
-    shown = _voi(dataset, _modality(dataset, stored, layout), counts, layout)
+    shown, window = voi(dataset, modality(dataset, stored, signed=layout.signed), counts, signed=layout.signed)
     if text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1":
         shown = 1.0 - shown
     shown[padding] = 0.0
-    return Rendered(np.asarray(cv2.LUT(cells, shown.astype(np.float32)), np.float32), _aspect(dataset))
+    return Rendered(np.asarray(cv2.LUT(cells, shown.astype(np.float32)), np.float32), _aspect(dataset), window)
 
 
 def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
@@ -279,114 +277,6 @@ def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> ND
         ends = np.where(ends > 0x7FFF, ends - 0x10000, ends)
     inside: NDArray[np.bool_] = (stored >= ends.min()) & (stored <= ends.max())
     return inside
-
-
-def _modality(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> Floats:
-    """Apply the Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1)."""
-    item = _lut_item(dataset, "ModalityLUTSequence")
-    if item is not None:
-        table, first, _ = _lut(item, layout.signed, "Modality LUT")
-        return table[np.clip(stored - first, 0, table.size - 1)]
-    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
-    if slope == 0.0:
-        raise UnsupportedPixels("Rescale Slope is 0")
-    return stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
-
-
-def _voi(dataset: Dataset, modality: Floats, counts: NDArray[np.float32], layout: _Layout) -> Floats:
-    """Bring modality values to 0..1 by the VOI LUT, the window, or the range that the image uses (PS3.3 C.11.2)."""
-    item = _lut_item(dataset, "VOILUTSequence")
-    if item is not None:
-        # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
-        table, first, top = _lut(item, bool(modality.min() < 0) or layout.signed, "VOI LUT")
-        index = np.clip(np.rint(modality) - first, 0, table.size - 1).astype(np.intp)
-        shown: Floats | None = table[index] / top
-    else:
-        shown = _windowed(dataset, modality)
-    if shown is None or not _shows_something(shown, counts):
-        return _robust(modality, counts)
-    return shown
-
-
-def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
-    """Apply the first window by its VOI LUT Function (PS3.3 C.11.2.1.2 and C.11.2.1.3); None where there is none."""
-    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
-    function = text(dataset, "VOILUTFunction").upper() or "LINEAR"
-    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
-        return None
-    if function == "SIGMOID":
-        curve: Floats = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - centre) / width, -700.0, 700.0)))
-        return curve
-    if function == "LINEAR":
-        centre, width = centre - 0.5, width - 1.0
-    if width == 0.0:  # LINEAR of width 1 is a threshold
-        return (modality > centre).astype(np.float64)
-    ramp: Floats = np.clip((modality - centre) / width + 0.5, 0.0, 1.0)
-    return ramp
-
-
-def _shows_something(shown: Floats, counts: NDArray[np.float32]) -> bool:
-    """Tell whether enough pixels are neither all black nor all white."""
-    total = float(counts.sum())
-    black, white = float(counts[shown <= 0.0].sum()), float(counts[shown >= 1.0].sum())
-    return max(black, white) <= (1.0 - _VISIBLE) * total
-
-
-def _robust(modality: Floats, counts: NDArray[np.float32]) -> Floats:
-    """Spread the range between the two tails of the image's own histogram over 0..1."""
-    used = np.flatnonzero(counts)
-    if used.size == 0:  # nothing but padding
-        return np.zeros_like(modality)
-    used = used[np.argsort(modality[used], kind="stable")]
-    share = np.cumsum(counts[used], dtype=np.float64)
-    share /= share[-1]
-    low = modality[used[np.searchsorted(share, _TAIL)]]
-    high = modality[used[np.searchsorted(share, 1.0 - _TAIL)]]
-    if high <= low:
-        low, high = modality[used[0]], modality[used[-1]]
-    if high <= low:  # all of one value
-        return np.zeros_like(modality)
-    spread: Floats = np.clip((modality - low) / (high - low), 0.0, 1.0)
-    return spread
-
-
-def _lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """Return the first item of a LUT Sequence, unless it is an empty shell, as some converters write."""
-    found = items(dataset, keyword)
-    return found[0] if found and (values(found[0], "LUTDescriptor") or values(found[0], "LUTData")) else None
-
-
-def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
-    """Read a LUT Sequence's item: its entries, the input value of the first, and its highest possible entry.
-
-    PS3.3 C.11.1.1.1: the descriptor holds the number of entries (0 for 65,536), the first input and the bits of an
-    entry. Entries of 8 bits may be packed two to a word. An entry too large for the stated bits counts with its own.
-    """
-    descriptor = numbers(item, "LUTDescriptor")
-    entries = _lut_entries(item, int(descriptor[0]) % 0x10000 or 0x10000) if len(descriptor) == 3 else None
-    if entries is None or entries.size == 0:
-        raise UnsupportedPixels(f"the {name} is damaged")
-    first = int(descriptor[1])
-    if signed and first > 0x7FFF:
-        first -= 0x10000
-    bits = max(int(descriptor[2]), int(entries.max()).bit_length())
-    if not 1 <= bits <= 16:
-        raise UnsupportedPixels(f"the {name} has entries of {bits} bits: at most 16 are read")
-    return entries.astype(np.float64), first, float((1 << bits) - 1)
-
-
-def _lut_entries(item: Dataset, size: int) -> NDArray[np.uint16] | None:
-    """Return LUT Data as numbers, whether it came as words or as bytes; None where there are fewer than stated."""
-    found = values(item, "LUTData")
-    if len(found) == 1 and isinstance(found[0], bytes):
-        big = item.original_encoding[1] is False
-        data = found[0][: len(found[0]) // 2 * 2]
-        words = np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
-    else:
-        words = np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
-    if words.size < size <= 2 * words.size:  # two entries of 8 bits in each word, the first one in its low byte
-        words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
-    return words[:size] if words.size >= size else None
 
 
 def _aspect(dataset: Dataset) -> float:

@@ -13,11 +13,11 @@ import numpy as np
 from rich.progress import Progress
 
 from dicom_io import status
+from dicom_io.derived import encode
 from dicom_io.errors import CxrdError, InvalidData
 from dicom_io.files import read_dataset, read_header
 from dicom_io.scp import Arrival, NodeOptions, StorageNode
 from dicom_io.scu import Peer, deliver
-from dicom_io.secondary_capture import encode
 from modeltrain.preprocess import read_picture
 from worker.audit import Filter, findings
 from worker.blobs import Blobs
@@ -129,7 +129,8 @@ class _Receiver:
         dataset = read_dataset(arrival.file.path)
         stem = f"{arrival.sop_instance_uid[-12:]}"
         shutil.copyfile(arrival.file.path, self._out / "objects" / f"{stem}.dcm")
-        cv2.imwrite(str(self._out / "pictures" / f"{stem}.png"), dataset.pixel_array[..., ::-1])
+        if "PixelData" in dataset:  # a report and a presentation state have no picture of their own
+            cv2.imwrite(str(self._out / "pictures" / f"{stem}.png"), dataset.pixel_array[..., ::-1])
         return status.SUCCESS
 
 

@@ -11,6 +11,11 @@ def destinations_for(calling_ae: str, destinations: tuple[Destination, ...]) -> 
     return [each.name for each in destinations if not each.for_calling or calling_ae in each.for_calling]
 
 
+def wants(name: str, kind: str, destinations: tuple[Destination, ...]) -> bool:
+    """Tell whether a destination takes a kind of result; with no kinds of its own it takes all."""
+    return any(each.name == name and (not each.kinds or kind in each.kinds) for each in destinations)
+
+
 def peer_of(destination: Destination, settings: Settings) -> Peer:
     """Return the network peer that a destination of the settings stands for."""
     return Peer(

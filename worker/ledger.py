@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -282,9 +282,22 @@ class Ledger:
         results: Sequence[NewResult],
         destinations: Iterable[str],
         now: dt.datetime,
+        *,
+        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Enter a finding, its results, and one delivery for each result and destination."""
+        """Enter a finding, its results, and one delivery for each result and destination.
+
+        Parameters
+        ----------
+        wants
+            Whether a destination, by its name, takes a kind of result.
+        left_out
+            What is not among the results, and why.
+        """
         facts = asdict(finding) | {"results": [result.sop_instance_uid for result in results]}
+        if left_out:
+            facts["left_out"] = dict(left_out)
         del facts["analysed_at"]
         names = list(destinations)
         with self.writing() as connection:
@@ -292,7 +305,8 @@ class Ledger:
             for result in results:
                 result_id = self._enter_result(connection, receipt_id, result, now)
                 for name in names:
-                    _enter_delivery(connection, result_id, name, now)
+                    if wants(name, result.kind):
+                        _enter_delivery(connection, result_id, name, now)
 
     @staticmethod
     def _finish(

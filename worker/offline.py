@@ -16,13 +16,13 @@ from dicom_io.eligibility import judge
 from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.files import read_dataset
 from dicom_io.pixels import Rendered
-from dicom_io.secondary_capture import encode
 from modeltrain.preprocess import read_picture
 from worker.journal import unexpected
 from worker.phantom import radiograph
 from worker.picture import write_png
 from worker.pipeline import outside, rules_of
 from worker.reader import Reader, Reading
+from worker.results import make
 from worker.settings import Settings
 
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -82,7 +82,7 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
     files
         DICOM objects (with the eligibility rules applied) or JPEG and PNG pictures (without).
     out
-        Where ``NAME.png`` and ``NAME.dcm`` are written.
+        Where ``NAME.png``, ``NAME.dcm``, ``NAME.sr.dcm`` and ``NAME.pr.dcm`` are written.
     """
     rules = rules_of(settings)
     names = _Names()
@@ -104,17 +104,19 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
             if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
                 yield replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
                 continue
-            result = encode(reader.result(dataset, reading, _when()))
+            made = make(dataset, reading, reader.identity, settings.results, _when())
             stem = names.unique(file.stem)
-            picture, object_ = out / f"{stem}.png", out / f"{stem}.dcm"
-            write_png(picture, reading.picture)
-            object_.write_bytes(result)
+            write_png(out / f"{stem}.png", reading.picture)
+            written = [out / f"{stem}.png"]
+            for result in made.results:
+                written.append(out / f"{stem}{result.suffix}")
+                written[-1].write_bytes(result.data)
         except CxrdError as error:
             yield replace(answer, reason=str(error))
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
             yield replace(answer, reason=unexpected(error))
         else:
-            yield replace(_told(answer, reading), status="analysed", outputs=(str(picture), str(object_)))
+            yield replace(_told(answer, reading), status="analysed", outputs=tuple(map(str, written)))
 
 
 def _told(answer: Answer, reading: Reading) -> Answer:

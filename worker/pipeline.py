@@ -14,13 +14,13 @@ from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable
 from dicom_io.files import read_dataset
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.secondary_capture import KIND, encode
 from worker.blobs import Blobs
 from worker.clock import now
-from worker.destinations import destinations_for
+from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
 from worker.reader import Reader, Reading
+from worker.results import make
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
@@ -127,20 +127,31 @@ class Pipeline:
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
             self._ledger.leave_out(claim.id, outside(reading.finding), now())
             return "not analysed"
-        result = reader.result(dataset, reading, created)
-        data = encode(result)
-        self._blobs.check_space(len(data))
-        entry = NewResult(
-            kind=KIND,
-            sop_class_uid=str(result.SOPClassUID),
-            sop_instance_uid=str(result.SOPInstanceUID),
-            series_instance_uid=str(result.SeriesInstanceUID),
-            sha256=self._blobs.put(data),
-            size_bytes=len(data),
-        )
+        made = make(dataset, reading, reader.identity, self._settings.results, created)
+        self._blobs.check_space(sum(len(result.data) for result in made.results))
+        entries = [
+            NewResult(
+                kind=result.kind,
+                sop_class_uid=str(result.dataset.SOPClassUID),
+                sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                series_instance_uid=str(result.dataset.SeriesInstanceUID),
+                sha256=self._blobs.put(result.data),
+                size_bytes=len(result.data),
+            )
+            for result in made.results
+        ]
         finding = entry_of(reading, reader.identity, analysed_at)
-        names = destinations_for(claim.calling_ae, self._settings.destinations)
-        self._ledger.answer(claim.id, finding, [entry], names, now())
+        peers = self._settings.destinations
+        names = destinations_for(claim.calling_ae, peers)
+        self._ledger.answer(
+            claim.id,
+            finding,
+            entries,
+            names,
+            now(),
+            wants=lambda name, kind: wants(name, kind, peers),
+            left_out=made.left_out,
+        )
         if self._shadow:
             self._shadow.offer(claim.id, reading.image)
         if names:

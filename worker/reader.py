@@ -15,7 +15,6 @@ from pydicom import Dataset
 from dicom_io.eligibility import age_years
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.pixels import Rendered, render
-from dicom_io.secondary_capture import secondary_capture
 from modeltrain.judge import Judge
 from modeltrain.outputs import CLASSES, attention
 from modeltrain.preprocess import to_input
@@ -31,7 +30,8 @@ class Reading:
     """What the model saw in one radiograph.
 
     ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3]; ``input_mean`` and ``input_std``, 0 to 1,
-    are those of the network's input, ``image``, float32 [1, 224, 224].
+    are those of the network's input, ``image``, float32 [1, 224, 224]; ``aspect`` and ``window`` as in
+    `dicom_io.pixels.Rendered`.
     """
 
     finding: Finding
@@ -40,6 +40,8 @@ class Reading:
     input_mean: float
     input_std: float
     image: NDArray[np.float32]
+    aspect: float
+    window: tuple[float, float] | None
 
 
 class Reader:
@@ -101,16 +103,13 @@ class Reader:
             aspect=rendered.aspect,
             height=self._settings.results.height,
         )
-        return Reading(finding, heat, picture, float(image.mean()), float(image.std()), image)
-
-    def result(self, dataset: Dataset, reading: Reading, created: dt.datetime) -> Dataset:
-        """Return the Secondary Capture that answers a radiograph, in its study."""
-        return secondary_capture(
-            dataset,
-            reading.picture,
-            finding=reading.finding,
-            identity=self.identity,
-            series_number=self._settings.results.series_number,
-            series_description=self._settings.results.series_description,
-            created=created,
+        return Reading(
+            finding,
+            heat,
+            picture,
+            float(image.mean()),
+            float(image.std()),
+            image,
+            rendered.aspect,
+            rendered.window,
         )

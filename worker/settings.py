@@ -89,8 +89,11 @@ class ModelSettings(_Part):
 
 
 class Results(_Part):
-    """What the returned series looks like."""
+    """Which objects are returned, and what they look like."""
 
+    kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = Field(
+        ("secondary-capture", "structured-report", "presentation-state"), min_length=1
+    )
     series_number: int = Field(9701, ge=0, le=2147483647)
     series_description: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\\]+$")] = (
         "cxrd pneumonia heatmap (research)"
@@ -107,6 +110,7 @@ class Destination(_Part):
     ae_title: AeTitle
     calling_ae: AeTitle | None = None
     for_calling: tuple[AeTitle, ...] = ()
+    kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = ()
     timeout: float = Field(30.0, gt=0)
 
 

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 import yaml
 
-from dicom_io.secondary_capture import encode
+from dicom_io.derived import encode
 from modeltrain.registry import shipped_model
 from tests.acceptance.program import Service, run
 from tests.peers import chest, receiving, send, wait_for

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from dicom_io.secondary_capture import encode
+from dicom_io.derived import encode
 from tests.integration.orthanc import binary, free_port
 from tests.peers import chest, wait_for
 from worker.audit import Filter, findings

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from dicom_io.secondary_capture import encode
+from dicom_io.derived import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import chest, wait_for
 from worker.audit import Filter, findings

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dicom_io.derived import encode
 from dicom_io.errors import PeerUnavailable
 from dicom_io.scu import Peer, echo
-from dicom_io.secondary_capture import encode
 from tests.peers import Receiver, chest, receiving, wait_for
 from tests.unit.test_ledger import FINDING, NEW, NOON
 from worker import migrations

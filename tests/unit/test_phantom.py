@@ -10,8 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from dicom_io.derived import encode
 from dicom_io.pixels import render
-from dicom_io.secondary_capture import encode
 from tests.tools import tool
 from worker.phantom import draw, radiograph
 

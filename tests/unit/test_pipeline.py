@@ -16,8 +16,8 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
+from dicom_io.derived import encode
 from dicom_io.errors import OutOfResources, UnsupportedPixels
-from dicom_io.secondary_capture import encode
 from tests.peers import chest, wait_for
 from tests.unit.test_ledger import NEW
 from worker import migrations
@@ -59,11 +59,10 @@ class Bench:
     def row(self, number: int) -> dict[str, object]:
         return next(row for row in findings(self.ledger, Filter()) if row["receipt_id"] == number)
 
-    def result(self) -> bytes:
+    def results(self) -> dict[str, bytes]:
         found = story(self.ledger, "1")
         assert found is not None
-        (entry,) = found["results"]
-        return self.blobs.path(entry["sha256"]).read_bytes()
+        return {entry["kind"]: self.blobs.path(entry["sha256"]).read_bytes() for entry in found["results"]}
 
 
 @pytest.fixture
@@ -74,13 +73,14 @@ def bench(tmp_path: Path, reader: Reader) -> Bench:
 def test_done_twice_it_makes_the_same_object(bench: Bench) -> None:
     number = bench.put(chest())
     bench.pipeline.process(number)
-    first = bench.result()
+    first = bench.results()
+    assert list(first) == ["secondary-capture", "presentation-state", "structured-report"]
     assert bench.row(number)["status"] == "analysed"
     with bench.ledger.writing() as connection:
         connection.exec_driver_sql("UPDATE receipt SET state = 'received'")
     bench.pipeline.process(number)
-    assert bench.result() == first
-    assert str(bench.row(number)["result_uids"]).count("2.25.") == 1
+    assert bench.results() == first
+    assert str(bench.row(number)["result_uids"]).count("2.25.") == 3
 
 
 def test_a_finished_receipt_is_left_alone(bench: Bench) -> None:
@@ -92,9 +92,10 @@ def test_a_finished_receipt_is_left_alone(bench: Bench) -> None:
     assert bench.row(number) == before
 
 
-def test_our_own_result_is_never_analysed(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", ["secondary-capture", "presentation-state", "structured-report"])
+def test_our_own_result_is_never_analysed(bench: Bench, kind: str) -> None:
     bench.pipeline.process(bench.put(chest()))
-    ours = pydicom.dcmread(pydicom.filebase.DicomBytesIO(bench.result()))
+    ours = pydicom.dcmread(pydicom.filebase.DicomBytesIO(bench.results()[kind]))
     # Even stripped of everything that tells whose it is: the ledger knows its UID.
     ours.Manufacturer, ours.Modality, ours.SOPClassUID = "SOMEBODY", "CR", "1.2.840.10008.5.1.4.1.1.1"
     ours.ImageType = ["ORIGINAL", "PRIMARY"]

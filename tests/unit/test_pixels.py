@@ -35,10 +35,10 @@ from pydicom.uid import (
 )
 
 from dicom_io import jpeg_process
+from dicom_io.derived import encode
 from dicom_io.errors import CxrdError, UnsupportedPixels
 from dicom_io.files import read_dataset
 from dicom_io.pixels import render
-from dicom_io.secondary_capture import encode
 from tests.shared import shared
 from tests.tools import tool
 from worker.phantom import radiograph

@@ -15,11 +15,12 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
+from dicom_io.derived import encode
 from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import CxrdError, UnreadableObject
 from dicom_io.files import read_header
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.secondary_capture import encode, secondary_capture
+from dicom_io.secondary_capture import secondary_capture
 from tests.shared import shared
 from tests.tools import tool
 from worker.phantom import radiograph

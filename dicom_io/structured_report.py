@@ -1,0 +1,273 @@
+"""Makes the structured report: the finding as a machine reads it, a Comprehensive 3D SR after TID 1500 (PS3.16)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    CodedConcept,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    ImageContentItem,
+    ImageRegion,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    ObservationContext,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from highdicom.sr.utils import collect_evidence
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import Comprehensive3DSRStorage
+
+from dicom_io.derived import MANUFACTURER, begin, device_uid, names_of, plain_text, stand_in
+from dicom_io.uids import derived_uid
+from dicom_io.values import items, numbers, text, values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from dicom_io.finding import Finding, ModelIdentity
+
+KIND = "structured-report"
+
+PNEUMONIA = CodedConcept("233604007", "SCT", "Pneumonia")
+PRESENCE = CodedConcept("705057003", "SCT", "Presence")
+PRESENT = CodedConcept("52101004", "SCT", "Present")
+ABSENT = CodedConcept("2667000", "SCT", "Absent")
+INDETERMINATE = CodedConcept("82334004", "SCT", "Indeterminate")
+LUNG = CodedConcept("39607008", "SCT", "Lung")
+CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
+PROBABILITY = codes.DCM.Probability
+_ONE = CodedConcept("1", "UCUM", "no units")
+_PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
+_NOTICE = "For research use. Not for diagnosis."
+_ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
+
+
+def tracking_uid(source_uid: str, identity: ModelIdentity) -> str:
+    """Return the Tracking UID that report and presentation state give to the same finding."""
+    return derived_uid(source_uid, str(identity), "tracking")
+
+
+def presence(finding: Finding | None) -> CodedConcept:
+    """Return present, absent or indeterminate (PS3.16 CID 240, and SNOMED CT's word for what the set leaves open).
+
+    Indeterminate is what was not analysed, what lies outside the trained population, and what the conformal set does
+    not decide.
+    """
+    if finding is None or finding.out_of_distribution or finding.certain is False:
+        return INDETERMINATE
+    return PRESENT if finding.decision == "PNEUMONIA" else ABSENT
+
+
+def structured_report(
+    source: Dataset,
+    *,
+    finding: Finding | None,
+    identity: ModelIdentity,
+    series_number: int,
+    series_description: str,
+    created: datetime,
+    others: Sequence[Dataset] = (),
+    predecessors: Sequence[Dataset] = (),
+    reason: str = "",
+) -> Dataset:
+    """Report a finding, or that an image was not analysed, in a new series of the source's study (PS3.3 A.35.13).
+
+    TID 1500: procedure reported, observer device (TID 1004), image library (TID 1600), and one group of measurements
+    and evaluations (TID 1501; with a region TID 1410): presence of pneumonia, its probability, algorithm (TID 4019).
+
+    Parameters
+    ----------
+    source
+        The radiograph as received; its pixel data is not needed. It is not changed.
+    finding
+        None for an image that was not analysed, for `reason`.
+    identity
+        The model, as device and algorithm.
+    series_number, series_description
+        Of the new series, the same for every study.
+    created
+        When the report was made, aware.
+    others
+        The other result objects for the same image, named as evidence, so that the set is linked.
+    predecessors
+        Earlier reports on the same image (any data sets with study, series, SOP class and instance UID).
+    reason
+        Why there is no finding: a few words without patient data.
+
+    Raises
+    ------
+    UnreadableObject
+        The source lacks its study, SOP instance or SOP class UID.
+    Unsuitable
+        The source lacks its series or its size, without which a report cannot refer to it.
+    """
+    report = begin(
+        source,
+        identity,
+        kind=KIND,
+        sop_class=Comprehensive3DSRStorage,
+        modality="SR",
+        series_number=series_number,
+        series_description=series_description,
+        created=created,
+    )
+    stand = stand_in(source)
+    content = MeasurementReport(
+        observation_context=_observer(identity),
+        procedure_reported=_procedure(source),
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=[_group(stand, finding, identity, reason)],
+    )
+    content[0].ContentSequence.insert(-1, _library(source, stand))
+    for element in content[0]:
+        report[element.tag] = element
+    _document(report, [stand, *map(names_of, others)], [names_of(each) for each in predecessors])
+    for keyword in ("RequestAttributesSequence", "BodyPartExamined", "Laterality"):
+        if keyword in report:  # of images, not of documents
+            delattr(report, keyword)
+    return report
+
+
+def _document(report: Dataset, evidence: list[Dataset], predecessors: list[Dataset]) -> None:
+    """Set the SR Document Series and SR Document General modules (PS3.3 C.17.1, C.17.2).
+
+    highdicom's document class would do it too, but copies and parses the whole tree again, three times our cost.
+    """
+    report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    report.ReferencedPerformedProcedureStepSequence = []
+    report.PerformedProcedureCodeSequence = []
+    current, other = collect_evidence(evidence, report, study_instance_uid=report.StudyInstanceUID)
+    report.CurrentRequestedProcedureEvidenceSequence = current
+    if other:
+        report.PertinentOtherEvidenceSequence = other
+    if predecessors:
+        nothing = Dataset()
+        nothing.ContentSequence = []  # no tree refers to them: they are only to be grouped by study and series
+        study = report.StudyInstanceUID
+        report.PredecessorDocumentsSequence = collect_evidence(predecessors, nothing, study_instance_uid=study)[0]
+
+
+def _observer(identity: ModelIdentity) -> ObservationContext:
+    """Say that a device observed, by the same names as the equipment modules (TID 1001, TID 1004)."""
+    device = DeviceObserverIdentifyingAttributes(
+        uid=device_uid(identity),
+        name=plain_text(identity.name)[:64],
+        manufacturer_name=MANUFACTURER,
+        model_name=plain_text(identity.name)[:64],
+        serial_number=plain_text(identity.digest)[:64],
+    )
+    context = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=context)
+
+
+def _procedure(source: Dataset) -> CodedConcept:
+    """Return the imaging procedure by the code that the source gives it, else as what a chest radiograph is."""
+    for item in items(source, "ProcedureCodeSequence"):
+        found = [text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]
+        # Only what every character set can carry: the report's own texts are in the source's.
+        if all(found) and all(each.isascii() and "\\" not in each for each in found):
+            value, scheme, meaning = found
+            if len(value) <= 16 and len(scheme) <= 16 and len(meaning) <= 64:
+                return CodedConcept(value, scheme, meaning)
+    return CHEST_RADIOGRAPHY
+
+
+def _library(source: Dataset, stand: Dataset) -> ContainerContentItem:
+    """Describe the radiograph (TID 1600, 1601, 1602, 1603) by what its header holds."""
+    image = ImageContentItem(
+        name=codes.DCM.SourceImage,
+        referenced_sop_class_uid=stand.SOPClassUID,
+        referenced_sop_instance_uid=stand.SOPInstanceUID,
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
+    computed = text(source, "Modality").upper() == "CR"
+    modality = codes.cid29.ComputedRadiography if computed else codes.cid29.DigitalRadiography
+    entries: list[Dataset] = [CodeContentItem(codes.DCM.Modality, modality, _ACQUISITION)]
+    for name, size in ((codes.DCM.PixelDataRows, stand.Rows), (codes.DCM.PixelDataColumns, stand.Columns)):
+        entries.append(NumContentItem(name, size, _PIXELS, relationship_type=_ACQUISITION))
+    orientation = [str(each).strip() for each in values(source, "PatientOrientation")]
+    if len(orientation) == 2 and all(each.isascii() and each for each in orientation):
+        names = (codes.DCM.PatientOrientationRow, codes.DCM.PatientOrientationColumn)
+        entries += [TextContentItem(name, each, _ACQUISITION) for name, each in zip(names, orientation, strict=True)]
+    spacing = numbers(source, "ImagerPixelSpacing")
+    if len(spacing) == 2 and min(spacing) > 0:
+        for name, each in zip((codes.DCM.VerticalPixelSpacing, codes.DCM.HorizontalPixelSpacing), spacing, strict=True):
+            entries.append(NumContentItem(name, each, codes.UCUM.Millimeter, relationship_type=_ACQUISITION))
+    image.ContentSequence = ContentSequence(entries)
+    contains = RelationshipTypeValues.CONTAINS
+    group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=contains)
+    group.ContentSequence = ContentSequence([image])
+    library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=contains)
+    library.ContentSequence = ContentSequence([group])
+    return library
+
+
+def _group(
+    source: Dataset, finding: Finding | None, identity: ModelIdentity, reason: str
+) -> MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations:
+    """Return the finding as a group: with its region where it has one, else with the image as a whole."""
+    algorithm = AlgorithmIdentification(
+        name=plain_text(identity.name)[:64],
+        version=plain_text(identity.version)[:64],
+        parameters=[plain_text(each) for each in _parameters(finding, identity, reason)],
+        manufacturer=MANUFACTURER,
+    )
+    tracking = TrackingIdentifier(tracking_uid(source.SOPInstanceUID, identity), "cxrd pneumonia")
+    evaluations = [QualitativeEvaluation(PRESENCE, presence(finding))]
+    measurements = [Measurement(PROBABILITY, round(finding.probability, 4), _ONE)] if finding else []
+    contour = finding.region.contour if finding and finding.region else ()
+    if len(contour) < 3:
+        return MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking,
+            finding_type=PNEUMONIA,
+            algorithm_id=algorithm,
+            measurements=measurements,
+            qualitative_evaluations=evaluations,
+            source_images=[SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)],
+        )
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=tracking,
+        referenced_region=ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=np.array([*contour, contour[0]], dtype=np.float64),
+            source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
+        ),
+        finding_type=PNEUMONIA,
+        algorithm_id=algorithm,
+        measurements=measurements,
+        qualitative_evaluations=evaluations,
+    )
+
+
+def _parameters(finding: Finding | None, identity: ModelIdentity, reason: str) -> list[str]:
+    """Return what the answer depended on, and how sure it is (TID 4019, Algorithm Parameters)."""
+    told = [_NOTICE, f"weights sha256 {identity.digest}"]
+    if finding is None:
+        return [*told, f"not analysed: {reason}"]
+    told += [
+        f"decision {finding.decision}",
+        f"threshold {finding.threshold:.4f}",
+        f"operating point {finding.operating_point}",
+    ]
+    if finding.prediction_set is not None:
+        told.append("conformal prediction set: " + (", ".join(finding.prediction_set) or "empty"))
+    if finding.outlier is not None:
+        told.append(f"out of distribution score {finding.outlier:.2f} (limit 1)")
+    return told

@@ -1,0 +1,309 @@
+"""Report and presentation state beside the Secondary Capture: one linked set, held to tools that others wrote."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from dicom_io import presentation_state, secondary_capture, structured_report
+from dicom_io.derived import device_uid, encode
+from dicom_io.errors import InvalidResult, UnreadableObject
+from dicom_io.finding import Finding, ModelIdentity, Region
+from dicom_io.pixels import Rendered, render
+from dicom_io.validate import check
+from tests.tools import tool
+from tests.unit.test_secondary_capture import NAMES
+from worker.phantom import radiograph
+from worker.reader import Reading
+from worker.results import KINDS, ResultSet, make
+from worker.settings import Results
+
+MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.1.0", "ab12" * 16)
+REGION = Region((10, 20, 60, 90), ((10.0, 20.0), (60.0, 40.5), (42.25, 90.0)))
+FINDING = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, REGION)
+NORMAL = Finding(0.02, "NORMAL", 0.41, "screening", ("NORMAL",), 0.4)
+NOW = dt.datetime(2026, 1, 2, 23, 4, 5, tzinfo=dt.timezone(dt.timedelta(hours=-5)))
+PIXELS = np.linspace(0, 4095, 128 * 96).astype(np.uint16).reshape(128, 96)
+
+
+def source(modality: str = "CR", pixels: NDArray[Any] = PIXELS, **attributes: Any) -> Dataset:
+    made = radiograph(pixels, uid_seed="set", modality=modality)
+    for keyword, value in attributes.items():
+        if value is None:
+            del made[keyword]
+        else:
+            setattr(made, keyword, value)
+    return pydicom.dcmread(BytesIO(encode(made)))
+
+
+def answered(original: Dataset, finding: Finding = FINDING, model: ModelIdentity = MODEL, **settings: Any) -> ResultSet:
+    shown = render(original) if "PixelData" in original else Rendered(np.zeros((2, 2), np.float32), 1.0)
+    picture = np.zeros((64, 96, 3), np.uint8)
+    zeros = np.zeros((7, 7), np.float32)
+    reading = Reading(finding, zeros, picture, 0.5, 0.2, zeros, shown.aspect, shown.window)
+    return make(original, reading, model, Results(**settings), NOW)
+
+
+def objects(made: ResultSet) -> dict[str, Dataset]:
+    return {result.kind: pydicom.dcmread(BytesIO(result.data)) for result in made.results}
+
+
+def tree(item: Dataset) -> list[Dataset]:
+    below = [each for child in item.get("ContentSequence", []) for each in tree(child)]
+    return [item, *below]
+
+
+def coded(report: Dataset) -> dict[str, str]:
+    """Return the report's codes and numbers by the meaning of their names."""
+    found = {}
+    for item in tree(report)[1:]:
+        name = item.ConceptNameCodeSequence[0].CodeMeaning
+        if item.ValueType == "CODE":
+            found[name] = item.ConceptCodeSequence[0].CodeMeaning
+        elif item.ValueType == "NUM":
+            found[name] = str(item.MeasuredValueSequence[0].NumericValue)
+    return found
+
+
+def test_three_series_of_one_study_made_by_one_device() -> None:
+    original = source()
+    made = objects(answered(original))
+    assert list(made) == list(KINDS)
+    assert {each.StudyInstanceUID for each in made.values()} == {original.StudyInstanceUID}
+    assert len({each.SeriesInstanceUID for each in made.values()} | {original.SeriesInstanceUID}) == 4
+    assert sorted(int(each.SeriesNumber) for each in made.values()) == [9701, 9702, 9703]
+    assert [made[kind].Modality for kind in KINDS] == ["OT", "PR", "SR"]
+    for each in made.values():
+        equipment = each.ContributingEquipmentSequence[0]
+        assert {each.DeviceUID, equipment.DeviceUID} == {device_uid(MODEL)}
+        assert (each.Manufacturer, equipment.Manufacturer, each.ManufacturerModelName) == ("cxrd", "cxrd", MODEL.name)
+        assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+        assert each.ContentQualification == "RESEARCH"
+    observer = [item for item in tree(made["structured-report"]) if item.get("ValueType") == "UIDREF"]
+    assert device_uid(MODEL) == observer[0].UID
+
+
+def test_other_weights_are_another_device() -> None:
+    assert device_uid(replace(MODEL, digest="cd34" * 16)) != device_uid(MODEL)
+
+
+def test_the_report_names_the_whole_set_as_evidence() -> None:
+    original = source()
+    made = objects(answered(original))
+    (study,) = made["structured-report"].CurrentRequestedProcedureEvidenceSequence
+    named = {
+        (series.SeriesInstanceUID, instance.ReferencedSOPInstanceUID)
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    }
+    rest = made["structured-report"].get("PertinentOtherEvidenceSequence", [])
+    assert not rest
+    expected = [original, made["secondary-capture"], made["presentation-state"]]
+    assert named == {(each.SeriesInstanceUID, each.SOPInstanceUID) for each in expected}
+
+
+@pytest.mark.parametrize(
+    ("finding", "expected"),
+    [
+        (FINDING, "Present"),
+        (NORMAL, "Absent"),
+        (replace(FINDING, prediction_set=("NORMAL", "PNEUMONIA")), "Indeterminate"),
+        (replace(NORMAL, prediction_set=()), "Indeterminate"),
+        (replace(NORMAL, outlier=1.2), "Indeterminate"),
+        (replace(NORMAL, prediction_set=None), "Absent"),
+    ],
+)
+def test_the_report_says_present_absent_or_indeterminate(finding: Finding, expected: str) -> None:
+    report = objects(answered(source(), finding))["structured-report"]
+    told = coded(report)
+    assert (told["Finding"], told["Presence"]) == ("Pneumonia", expected)
+    assert float(told["Probability"]) == finding.probability
+    assert (report.CompletionFlag, report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+
+
+def test_the_region_is_on_the_source_image_in_both() -> None:
+    original = source()
+    made = objects(answered(original))
+    (region,) = [item for item in tree(made["structured-report"]) if item.get("ValueType") == "SCOORD"]
+    expected = [*REGION.contour, REGION.contour[0]]
+    assert np.allclose(np.reshape(region.GraphicData, (-1, 2)), expected)
+    assert region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == original.SOPInstanceUID
+    outline, box = made["presentation-state"].GraphicAnnotationSequence[0].GraphicObjectSequence
+    assert np.allclose(np.reshape(outline.GraphicData, (-1, 2)), expected)
+    assert np.allclose(np.reshape(box.GraphicData, (-1, 2)), [(10, 20), (60, 20), (60, 90), (10, 90), (10, 20)])
+    (tracking,) = [
+        item.UID
+        for item in tree(made["structured-report"])
+        if item.get("ValueType") == "UIDREF" and "Tracking" in item.ConceptNameCodeSequence[0].CodeMeaning
+    ]
+    assert outline.TrackingUID == tracking
+
+
+def test_an_image_that_was_not_analysed_can_be_reported() -> None:
+    report = structured_report.structured_report(
+        source(),
+        finding=None,
+        identity=MODEL,
+        series_number=9702,
+        series_description="report",
+        created=NOW,
+        reason="lateral view",
+    )
+    check(encode(report), structured_report.KIND, source())
+    assert coded(report)["Presence"] == "Indeterminate"
+    assert any("lateral view" in item.get("TextValue", "") for item in tree(report))
+
+
+def test_a_newer_report_points_to_its_predecessor() -> None:
+    older = objects(answered(source(), model=replace(MODEL, version="1.0.0")))["structured-report"]
+    newer = structured_report.structured_report(
+        source(),
+        finding=NORMAL,
+        identity=MODEL,
+        series_number=9702,
+        series_description="report",
+        created=NOW,
+        predecessors=[older],
+    )
+    series = newer.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == older.SOPInstanceUID
+    assert newer.SOPInstanceUID != older.SOPInstanceUID
+
+
+def test_a_source_without_a_series_gets_the_capture_alone() -> None:
+    made = answered(source(SeriesInstanceUID=None))
+    assert [result.kind for result in made.results] == ["secondary-capture"]
+    assert set(made.left_out) == {"structured-report", "presentation-state"}
+    assert "SeriesInstanceUID" in made.left_out["structured-report"]
+    with pytest.raises(InvalidResult, match="SeriesInstanceUID"):
+        answered(source(SeriesInstanceUID=None), kinds=("structured-report",))
+    with pytest.raises(UnreadableObject):
+        answered(source(StudyInstanceUID=None))
+
+
+def test_only_the_kinds_that_are_asked_for() -> None:
+    made = answered(source(), kinds=("structured-report",))
+    assert [result.kind for result in made.results] == ["structured-report"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil", "words"),
+    [
+        ("secondary-capture", lambda d: setattr(d, "Rows", 3), "another length"),
+        ("secondary-capture", lambda d: d.pop("DeviceUID"), "DeviceUID is missing"),
+        ("secondary-capture", lambda d: setattr(d, "SourceImageSequence", [Dataset()]), "refer to the source"),
+        ("presentation-state", lambda d: setattr(d, "ContentLabel", "lower case"), "ContentLabel is no CS"),
+        (
+            "presentation-state",
+            lambda d: setattr(d.GraphicAnnotationSequence[0].GraphicObjectSequence[0], "GraphicData", [1.0, 1e6] * 4),
+            "leaves the image",
+        ),
+        ("presentation-state", lambda d: setattr(d.GraphicLayerSequence[0], "GraphicLayer", "X"), "names no layer"),
+        ("structured-report", lambda d: setattr(d, "StudyInstanceUID", "1.2.3"), "not the source's"),
+        ("structured-report", lambda d: d.pop("CurrentRequestedProcedureEvidenceSequence"), "missing or empty"),
+        ("structured-report", lambda d: d.ContentSequence[-1].pop("RelationshipType"), "RelationshipType"),
+    ],
+)
+def test_a_spoilt_object_is_found(kind: str, spoil: Any, words: str) -> None:
+    original = source()
+    dataset = objects(answered(original))[kind]
+    check(encode(dataset), kind, original)
+    spoil(dataset)
+    with pytest.raises(InvalidResult, match=words):
+        check(encode(dataset), kind, original)
+
+
+def test_an_object_that_fails_its_check_is_not_sent_and_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presentation_state, "LABEL", "not a code string")
+    made = answered(source())
+    assert [result.kind for result in made.results] == ["secondary-capture", "structured-report"]
+    assert "ContentLabel" in made.left_out["presentation-state"]
+
+
+def test_the_same_twice() -> None:
+    first, second = answered(source("DX")), answered(source("DX"))
+    assert [each.data for each in first.results] == [each.data for each in second.results]
+
+
+# ---- tools that others wrote ---------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "CR": {},
+    "DX": {"modality": "DX"},
+    "MONOCHROME1": {"PhotometricInterpretation": "MONOCHROME1"},
+    "8 bits": {"pixels": (PIXELS // 16).astype(np.uint8)},
+    "10 bits": {"pixels": PIXELS // 4, "BitsStored": 10, "HighBit": 9},
+    "15 bits": {"pixels": PIXELS * 8, "BitsStored": 15, "HighBit": 14},
+    "little known": dict.fromkeys(
+        ("PatientBirthDate", "StudyID", "AccessionNumber", "PatientOrientation", "ImagerPixelSpacing", "StudyTime")
+    ),
+    "no accession number": {"AccessionNumber": ""},
+    "pixels twice as tall": {"ImagerPixelSpacing": [0.2, 0.1]},
+    "window": {"WindowCenter": [2000, 1000], "WindowWidth": [1500, 800]},
+} | {
+    f"name {number}": {"SpecificCharacterSet": charset, "PatientName": name}
+    for number, (charset, name) in enumerate(NAMES)
+    if charset
+}
+
+
+def run(program: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
+    command = [tool(program), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_tools_find_no_error(variant: str, tmp_path: Path) -> None:
+    changes = dict(VARIANTS[variant])
+    original = source(**changes) if "modality" not in changes else source(changes.pop("modality"), **changes)
+    made = answered(original)
+    assert made.left_out == {}
+    for result in made.results:
+        path = tmp_path / f"{result.kind}.dcm"
+        path.write_bytes(result.data)
+        verdict = run("dciodvfy", path)
+        assert [line for line in verdict.stderr.splitlines() if line.startswith("Error")] == [], result.kind
+    report = tmp_path / "structured-report.dcm"
+    # dsr2html knows no Korean: it says so and gives up.
+    for program in ("dsrdump", "dsr2html") if "IR 149" not in str(changes) else ("dsrdump",):
+        done = run(program, report)
+        assert done.returncode == 0, done.stderr
+        assert "Pneumonia" in done.stdout
+    picture = tmp_path / "capture.ppm"
+    subprocess.run([tool("dcm2pnm"), "+op", tmp_path / "secondary-capture.dcm", picture], check=True)
+    assert picture.stat().st_size > 64 * 96 * 3
+
+
+@pytest.mark.parametrize("variant", ["CR", "MONOCHROME1", "8 bits", "window", "15 bits"])
+def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: str, tmp_path: Path) -> None:
+    original = source(**VARIANTS[variant])
+    made = answered(original)
+    state = next(each for each in made.results if each.kind == presentation_state.KIND)
+    (tmp_path / "state.dcm").write_bytes(state.data)
+    (tmp_path / "source.dcm").write_bytes(encode(original))
+    shown = tmp_path / "shown.pgm"
+    command = [tool("dcmp2pgm"), "-p", tmp_path / "state.dcm", tmp_path / "source.dcm", shown]
+    subprocess.run(command, check=True, capture_output=True)
+    header, values = shown.read_bytes().split(b"255\n", 1)
+    assert header.startswith(b"P5")
+    theirs = np.frombuffer(values[-PIXELS.size :], np.uint8).reshape(PIXELS.shape) / 255
+    ours = render(original).values
+    # DCMTK passes the values on to a display's curve (GSDF): the order of grey stays, their spacing need not.
+    ranks = [each.ravel().argsort(kind="stable").argsort(kind="stable") for each in (theirs, ours)]
+    correlation = np.corrcoef(*ranks)
+    assert correlation[0, 1] > 0.99
+
+
+def test_kinds_are_what_the_settings_name() -> None:
+    assert set(Results().kinds) == set(KINDS)
+    assert secondary_capture.KIND in KINDS

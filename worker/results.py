@@ -1,0 +1,132 @@
+"""The result objects of one radiograph: made as one linked set, each checked before anything is sent."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from pydicom import Dataset
+
+from dicom_io import presentation_state, secondary_capture, structured_report
+from dicom_io.derived import encode
+from dicom_io.errors import InvalidResult, Unsuitable
+from dicom_io.finding import ModelIdentity
+from dicom_io.validate import check
+from worker.reader import Reading
+from worker.settings import Results
+
+log = structlog.get_logger("cxrd.results")
+
+KINDS = (secondary_capture.KIND, presentation_state.KIND, structured_report.KIND)
+"""In the order in which they are made: the report names the others."""
+_OFFSETS = {secondary_capture.KIND: 0, structured_report.KIND: 1, presentation_state.KIND: 2}
+_SUFFIXES = {secondary_capture.KIND: ".dcm", structured_report.KIND: ".sr.dcm", presentation_state.KIND: ".pr.dcm"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One object, encoded and checked."""
+
+    kind: str
+    dataset: Dataset
+    data: bytes
+
+    @property
+    def suffix(self) -> str:
+        """What its file's name ends in."""
+        return _SUFFIXES[self.kind]
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """What answers a radiograph, and why a kind of object is not among it."""
+
+    results: tuple[Result, ...]
+    left_out: dict[str, str]
+
+
+def make(
+    source: Dataset, reading: Reading, identity: ModelIdentity, settings: Results, created: dt.datetime
+) -> ResultSet:
+    """Make every kind of object that the settings ask for.
+
+    A kind whose needs the source does not meet is left out, and so is an object that does not pass its check; the rest
+    is made.
+
+    Raises
+    ------
+    UnreadableObject
+        The source lacks its study, SOP instance or SOP class UID.
+    InvalidResult
+        Nothing is left to send.
+    """
+    made: list[Result] = []
+    left_out: dict[str, str] = {}
+    for kind in (each for each in KINDS if each in settings.kinds):
+        makers: dict[str, Callable[[], Dataset]] = {
+            secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
+            presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
+            structured_report.KIND: lambda: _report(source, reading, identity, settings, created, made),
+        }
+        try:
+            dataset = makers[kind]()
+            data = encode(dataset)
+            check(data, kind, source)
+        except (Unsuitable, InvalidResult) as error:
+            left_out[kind] = str(error)
+            log.warning("result_left_out", kind=kind, reason=str(error))
+        else:
+            made.append(Result(kind, dataset, data))
+    if not made:
+        raise InvalidResult("; ".join(left_out.values()) or "results.kinds is empty")
+    return ResultSet(tuple(made), left_out)
+
+
+def _capture(
+    source: Dataset, reading: Reading, identity: ModelIdentity, settings: Results, created: dt.datetime
+) -> Dataset:
+    return secondary_capture.secondary_capture(
+        source,
+        reading.picture,
+        finding=reading.finding,
+        identity=identity,
+        series_number=settings.series_number,
+        series_description=settings.series_description,
+        created=created,
+    )
+
+
+def _presentation(
+    source: Dataset, reading: Reading, identity: ModelIdentity, settings: Results, created: dt.datetime
+) -> Dataset:
+    return presentation_state.presentation_state(
+        source,
+        finding=reading.finding,
+        identity=identity,
+        aspect=reading.aspect,
+        window=reading.window,
+        series_number=settings.series_number + _OFFSETS[presentation_state.KIND],
+        series_description="cxrd pneumonia region (research)",
+        created=created,
+    )
+
+
+def _report(
+    source: Dataset,
+    reading: Reading,
+    identity: ModelIdentity,
+    settings: Results,
+    created: dt.datetime,
+    others: list[Result],
+) -> Dataset:
+    return structured_report.structured_report(
+        source,
+        finding=reading.finding,
+        identity=identity,
+        series_number=settings.series_number + _OFFSETS[structured_report.KIND],
+        series_description="cxrd pneumonia report (research)",
+        created=created,
+        others=[other.dataset for other in others],
+    )
