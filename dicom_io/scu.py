@@ -10,7 +10,7 @@ from typing import Any
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import PeerUnavailable, RefusedByPeer
@@ -73,16 +73,32 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
     RefusedByPeer
         When it accepts none of the presentation contexts.
     """
-    entity = _entity(peer)
     contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in sorted(set(kinds))]
-    association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, max_pdu=131072)
+    with associate(peer, contexts) as association:
+        yield Delivery(association, peer)
+
+
+@contextmanager
+def associate(peer: Peer, contexts: list[PresentationContext]) -> Iterator[Any]:
+    """Open an association with these presentation contexts, and release it at the end.
+
+    Raises
+    ------
+    PeerUnavailable
+        When the peer cannot be reached or rejects the association; the message says which.
+    RefusedByPeer
+        When it accepts none of the presentation contexts.
+    """
+    association = _entity(peer).associate(
+        peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, max_pdu=131072
+    )
     if not association.is_established:
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say
-            names = sorted({UID(sop_class).name for sop_class, _ in kinds})
+            names = sorted({UID(str(context.abstract_syntax)).name for context in contexts})
             raise RefusedByPeer(f"the peer does not accept {' or '.join(names)}")
         raise PeerUnavailable(_why(association))
     try:
-        yield Delivery(association, peer)
+        yield association
     finally:
         if association.is_established:
             association.release()
@@ -96,15 +112,8 @@ def echo(peer: Peer) -> None:
     PeerUnavailable
         When it cannot be reached, rejects us, or answers with anything but success.
     """
-    association = _entity(peer).associate(
-        peer.host, peer.port, contexts=[build_context(Verification)], ae_title=peer.ae_title
-    )
-    if not association.is_established:
-        raise PeerUnavailable(_why(association))
-    try:
+    with associate(peer, [build_context(Verification)]) as association:
         answer = association.send_c_echo()
-    finally:
-        association.release()
     if answer.get("Status") != 0x0000:
         raise PeerUnavailable("the peer does not answer C-ECHO with success")
 

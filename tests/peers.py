@@ -63,6 +63,10 @@ def store_bytes(association: Any, context_id: int, data: bytes, sop_class: str, 
     return int(answer.Status)
 
 
+# Secondary Capture, Comprehensive 3D SR, Grayscale Softcopy Presentation State
+RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.11.1")
+
+
 class Receiver:
     """A destination that keeps what it gets and answers as it is told (0x0000 where it is told nothing)."""
 
@@ -105,7 +109,7 @@ class Receiver:
 
 
 @contextmanager
-def receiving(sop_classes: Sequence[str] = ("1.2.840.10008.5.1.4.1.1.7",)) -> Iterator[Receiver]:
+def receiving(sop_classes: Sequence[str] = RESULT_CLASSES) -> Iterator[Receiver]:
     """Run a `Receiver` for the length of a block."""
     receiver = Receiver(sop_classes)
     receiver.start()

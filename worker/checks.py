@@ -8,17 +8,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_io import probe
 from dicom_io.errors import CxrdError
 from dicom_io.scu import Peer, echo
+from dicom_io.status import Outcome, outcome
 from modeltrain.judge import Judge
 from modeltrain.registry import load_card
+from worker.clock import now
 from worker.database import open_ledger
 from worker.destinations import peer_of
 from worker.inference import open_engine
 from worker.parcels import Parcels
+from worker.results import SOP_CLASSES
 from worker.serving import model_folder
-from worker.settings import Settings
+from worker.settings import Destination, Settings
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Check:
     seen: str
 
 
-def run(settings: Settings, only: str | None = None) -> Iterator[Check]:
-    """Look at everything, or at one destination by name."""
+def run(settings: Settings, only: str | None = None, *, store: bool = False) -> Iterator[Check]:
+    """Look at everything, or closely at one destination by name; with `store`, leave a test object there."""
     if only is None:
         yield Check("configuration", True, f"{len(settings.destinations)} destinations")
         yield _model(settings)
@@ -43,13 +48,39 @@ def run(settings: Settings, only: str | None = None) -> Iterator[Check]:
         yield Check(f"destination {only}", False, f"not in the configuration; there are: {', '.join(names) or 'none'}")
     for destination in settings.destinations:
         if only in (None, destination.name):
-            where = f"{destination.ae_title} at {destination.host}:{destination.port}"
-            try:
-                echo(peer_of(destination, settings))
-            except CxrdError as error:
-                yield Check(f"destination {destination.name}", False, str(error))
-            else:
-                yield Check(f"destination {destination.name}", True, f"{where} answers C-ECHO")
+            yield from _destination(destination, settings, closely=only is not None, store=store)
+
+
+def _destination(destination: Destination, settings: Settings, *, closely: bool, store: bool) -> Iterator[Check]:
+    """Ask a destination whether it answers; closely: what it takes of what we send, and what else it offers."""
+    name = f"destination {destination.name}"
+    peer = peer_of(destination, settings)
+    try:
+        echo(peer)
+        yield Check(name, True, f"{destination.ae_title} at {destination.host}:{destination.port} answers C-ECHO")
+        if closely:
+            offer = probe.ask(peer, [SOP_CLASSES[kind] for kind in destination.kinds or settings.results.kinds])
+            for sop_class, syntaxes in offer.syntaxes.items():
+                taken = ", ".join(UID(each).name for each in syntaxes)
+                ok = bool({str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)} & set(syntaxes))
+                yield Check(name, ok, f"{UID(sop_class).name}: {taken or 'not accepted'}")
+            yield Check(name, True, f"storage commitment: {'' if offer.commitment else 'not '}offered")
+            yield Check(name, True, f"query (C-FIND): {'' if offer.query else 'not '}offered")
+            if store:
+                yield from _stored(name, peer, query=offer.query)
+    except CxrdError as error:
+        yield Check(name, False, str(error))
+
+
+def _stored(name: str, peer: Peer, *, query: bool) -> Iterator[Check]:
+    """Leave a test object and look for it."""
+    dataset = probe.test_object(now().astimezone())
+    status = probe.store(peer, dataset)
+    ok = outcome(status) is Outcome.DELIVERED
+    yield Check(name, ok, f"a test object of patient {probe.TEST_PATIENT} is answered with 0x{status:04X}")
+    if ok and query:
+        found = probe.find(peer, dataset)
+        yield Check(name, found, f"the test object is {'' if found else 'not '}found again by C-FIND")
 
 
 def _model(settings: Settings) -> Check:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dicom_io.errors import CxrdError
+from dicom_io.errors import CxrdError, InvalidSettings
 from worker import __version__, journal, settings
 from worker.cli_audit import audit
 from worker.cli_drift import drift
@@ -100,16 +100,23 @@ def serve(config: ConfigOption = None) -> None:
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="Only this destination")] = None, config: ConfigOption = None
+    name: Annotated[str | None, typer.Argument(help="Only this destination, and more closely")] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Leave a test object (patient CXRD-CHECK) at NAME, and look for it")
+    ] = False,
+    config: ConfigOption = None,
 ) -> None:
     """Look at configuration, model, disk, database, port and each destination (C-ECHO): one line each.
 
+    With NAME: what that destination takes of what we send, in which transfer syntaxes, and what else it offers.
     Exit code 0 when all is well, 2 when anything is not.
     """
     from worker.checks import run
 
+    if store and name is None:
+        raise InvalidSettings("--store needs the NAME of a destination")
     bad = 0
-    for line in run(settings.load(config), name):
+    for line in run(settings.load(config), name, store=store):
         sys.stdout.write(f"{'ok  ' if line.ok else 'FAIL'}  {line.name}: {line.seen}\n")
         bad += not line.ok
     if bad:

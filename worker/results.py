@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 import structlog
 from pydicom import Dataset
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from dicom_io import presentation_state, secondary_capture, structured_report
 from dicom_io.derived import encode
@@ -21,6 +26,11 @@ log = structlog.get_logger("cxrd.results")
 
 KINDS = (secondary_capture.KIND, presentation_state.KIND, structured_report.KIND)
 """In the order in which they are made: the report names the others."""
+SOP_CLASSES: dict[str, str] = {
+    secondary_capture.KIND: SecondaryCaptureImageStorage,
+    presentation_state.KIND: GrayscaleSoftcopyPresentationStateStorage,
+    structured_report.KIND: Comprehensive3DSRStorage,
+}
 _OFFSETS = {secondary_capture.KIND: 0, structured_report.KIND: 1, presentation_state.KIND: 2}
 _SUFFIXES = {secondary_capture.KIND: ".dcm", structured_report.KIND: ".sr.dcm", presentation_state.KIND: ".pr.dcm"}
 

@@ -80,7 +80,7 @@ def test_analyze_answers_for_each_file(tmp_path: Path) -> None:
     keys = {"file", "status", "reason", "probability", "decision", "threshold", "model", "outputs"}
     assert all(keys <= set(each) for each in answers.values())
     outputs = [path for each in answers.values() for path in each["outputs"]]
-    assert len(outputs) == len(set(outputs)) == 6
+    assert len(outputs) == len(set(outputs)) == 12
     for each in answers.values():
         assert bool(each["reason"]) is (each["status"] != "analysed")
         for path in each["outputs"]:
@@ -88,8 +88,11 @@ def test_analyze_answers_for_each_file(tmp_path: Path) -> None:
                 assert np.asarray(cv2.imread(path)).std() > 10
             else:
                 dataset = pydicom.dcmread(path)
-                assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
-                assert dataset.pixel_array.std() > 10
+                kinds = {".sr.dcm": "SR", ".pr.dcm": "PR"}
+                assert dataset.Modality == kinds.get(path[-7:], "OT")
+                if dataset.Modality == "OT":
+                    assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+                    assert dataset.pixel_array.std() > 10
     assert len(said.stderr.strip().splitlines()) == 6
 
 
@@ -170,7 +173,27 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
         names = [line[6:].split(":")[0] for line in said.stdout.splitlines()]
         assert names == ["configuration", "model", "disk", "database", "port", "destination good"]
         assert all(line.startswith("ok ") for line in said.stdout.splitlines())
-        assert run("check", "good", "-c", service.config).stdout.count("\n") == 1
+        closely = run("check", "good", "-c", service.config)
+        assert closely.returncode == 0, closely.stdout
+        for words in (
+            "answers C-ECHO",
+            "Secondary Capture Image Storage: Explicit VR Little Endian",
+            "Comprehensive 3D SR Storage: ",
+            "storage commitment: not offered",
+            "query (C-FIND): not offered",
+        ):
+            assert words in closely.stdout
+        stored = run("check", "good", "--store", "-c", service.config)
+        assert "a test object of patient CXRD-CHECK is answered with 0x0000" in stored.stdout
+        assert [str(each.PatientID) for each in receiver.got] == ["CXRD-CHECK"]
+        assert one_line(run("check", "--store", "-c", service.config).stderr).endswith(
+            "needs the NAME of a destination"
+        )
+    with receiving(["1.2.840.10008.5.1.4.1.1.7"]) as narrow:
+        service = serve(destinations=[good | {"port": narrow.port}])
+        said = run("check", "good", "-c", service.config)
+        assert said.returncode == 2
+        assert "FAIL  destination good: Comprehensive 3D SR Storage: not accepted" in said.stdout
     with socket.create_server(("127.0.0.1", service.port)):
         said = run("check", "-c", service.config)
     assert said.returncode == 2
@@ -196,7 +219,7 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
     with receiving() as receiver:
         receiver.answers = [0xC000]
         pacs = {"name": "pacs", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
-        service = serve(destinations=[pacs])
+        service = serve(destinations=[pacs], results={"kinds": ["secondary-capture"]})
         service.start()
         send(service.port, [chest("audit-1", AccessionNumber="A1")], calling="CR1")
         wait_for(lambda: service.events("delivery_failed"), 30)
@@ -234,7 +257,7 @@ def test_the_demo_shows_findings_and_where_they_lie(tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("phantom-") == 6
     assert len(list((tmp_path / "demo" / "pictures").glob("*.png"))) == 6
-    assert len(list((tmp_path / "demo" / "objects").glob("*.dcm"))) == 6
+    assert len(list((tmp_path / "demo" / "objects").glob("*.dcm"))) == 18
     for word in ("pictures", "objects", "ledger.sqlite", "Not for diagnosis"):
         assert word in said.stdout
 

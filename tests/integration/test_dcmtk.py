@@ -38,11 +38,12 @@ def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, sy
             Path(files[-1]).write_bytes(encode(chest(f"dcmtk-{syntax}-{number}", rows=300, cols=260)))
         command = [storescu, syntax, "-aet", "MODALITY", "-aec", "CXRD", "127.0.0.1", str(worker.port), *files]
         subprocess.run(command, check=True, timeout=60)
-        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
+        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 9, 30)
         received = [pydicom.dcmread(path) for path in inbox.iterdir()]
-        assert len(received) == 3
+        assert len(received) == 9
+        captures = [each for each in received if each.Modality == "OT"]
         sources = {pydicom.dcmread(path).SOPInstanceUID for path in files}
-        assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in received} == sources
+        assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in captures} == sources
         assert {row["calling_ae"] for row in findings(worker.ledger, Filter())} == {"MODALITY"}
     finally:
         receiver.terminate()

@@ -14,8 +14,10 @@ from PIL import Image
 from dicom_io.derived import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import chest, wait_for
+from worker import checks
 from worker.audit import Filter, findings
 from worker.daemon import Daemon
+from worker.settings import Destination, Settings
 
 
 @pytest.mark.parametrize("modality", ["CR", "DX"])
@@ -29,11 +31,17 @@ def test_a_radiograph_comes_back_with_its_heatmap(daemon: Callable[..., Daemon],
         instance = orthanc.upload(encode(source))
         orthanc.raw("/modalities/cxrd/echo", b"{}")
         orthanc.send_to_cxrd([instance])
-        wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 2, 30)
-        wait_for(lambda: findings(worker.ledger, Filter())[0]["delivered"] == 1)
+        wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 4, 30)
+        wait_for(lambda: findings(worker.ledger, Filter())[0]["delivered"] == 3)
         (study,) = orthanc.get("/studies")
-        assert len(orthanc.get(f"/studies/{study}/series")) == 2
-        (ours,) = [each for each in orthanc.get("/instances") if each != instance]
+        assert len(orthanc.get(f"/studies/{study}/series")) == 4
+        kinds = {
+            str(pydicom.dcmread(io.BytesIO(orthanc.raw(f"/instances/{each}/file"))).Modality): each
+            for each in orthanc.get("/instances")
+            if each != instance
+        }
+        assert set(kinds) == {"OT", "SR", "PR"}
+        ours = kinds["OT"]
         preview = Image.open(io.BytesIO(orthanc.raw(f"/instances/{ours}/rendered"))).convert("RGB")
         pixels = np.asarray(preview).astype(int)
         assert min(preview.size) > 400
@@ -45,9 +53,25 @@ def test_a_radiograph_comes_back_with_its_heatmap(daemon: Callable[..., Daemon],
         assert str(result.PatientName) == "Müller^Zoë"
         assert result.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
         # What the PACS routes back to us is our own output, and ends there.
-        orthanc.send_to_cxrd([ours])
-        wait_for(lambda: len(findings(worker.ledger, Filter(status="not_analysed"))) == 1)
-        assert findings(worker.ledger, Filter(status="not_analysed"))[0]["reason"] == "own output"
-        assert orthanc.get("/statistics")["CountInstances"] == 2
+        orthanc.send_to_cxrd(list(kinds.values()))
+        wait_for(lambda: len(findings(worker.ledger, Filter(status="not_analysed"))) == 3)
+        reasons = {row["reason"] for row in findings(worker.ledger, Filter(status="not_analysed"))}
+        assert reasons == {"own output"}
+        assert orthanc.get("/statistics")["CountInstances"] == 4
+    finally:
+        orthanc.stop()
+
+
+def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
+    binary("Orthanc")
+    orthanc = Orthanc(tmp_path / "orthanc", free_port())
+    try:
+        there = Destination(name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC")
+        seen = list(checks.run(Settings(destinations=(there,)), "orthanc", store=True))
+        assert all(check.ok for check in seen), seen
+        words = " ".join(check.seen for check in seen)
+        for expected in ("storage commitment: offered", "query (C-FIND): offered", "found again by C-FIND"):
+            assert expected in words
+        assert orthanc.get("/statistics")["CountInstances"] == 1
     finally:
         orthanc.stop()

@@ -1,0 +1,49 @@
+"""Reading a radiograph: what the header says of the patient's age comes before what the image looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dicom_io.pixels import render
+from tests.peers import chest
+from tests.unit.test_pipeline import Bench
+from worker.clock import now
+from worker.reader import Reader
+from worker.settings import ModelSettings, Settings
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    made = Reader(Settings())
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("age", "strange"), [("003Y", False), ("005Y", False), ("040Y", True), ("006Y", True), ("003M", True)]
+)
+def test_an_age_outside_the_trained_population_decides_first(reader: Reader, age: str, strange: bool) -> None:
+    if (reader.judge.least_age, reader.judge.greatest_age) != (1, 5):
+        pytest.skip("the shipped model states another population")
+    dataset = chest("age", PatientAge=age)
+    by_image = reader.read_values(render(dataset), now()).finding.outlier or 0.0
+    finding = reader.read(dataset, now()).finding
+    if strange:
+        assert finding.out_of_distribution
+        assert (finding.outlier or 0.0) >= 1.0
+    else:
+        assert (finding.outlier or 0.0) == by_image
+
+
+def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> None:
+    bench = Bench(tmp_path, reader)  # type: ignore[arg-type]
+    settings = Settings(model=ModelSettings(out_of_distribution="skip"))
+    bench.pipeline._settings = settings
+    number = bench.put(chest("adult", PatientAge="040Y"))
+    bench.pipeline.process(number)
+    row = bench.row(number)
+    if (reader.judge.least_age, reader.judge.greatest_age) == (1, 5):
+        assert row["status"] == "not_analysed"
+        assert "outside the trained population" in str(row["reason"])
