@@ -124,11 +124,22 @@ def check(
 
 
 @app.command()
+def conformance(config: ConfigOption = None) -> None:
+    """Print the DICOM Conformance Statement of this installation (PS3.2), as Markdown, from its configuration."""
+    from modeltrain.registry import load_card
+    from worker.conformance import statement
+    from worker.serving import model_folder
+
+    loaded = settings.load(config)
+    sys.stdout.write(statement(loaded, load_card(model_folder(loaded))))
+
+
+@app.command()
 def analyze(
     paths: Annotated[
         list[Path], typer.Argument(metavar="FILE|FOLDER...", help="DICOM objects, JPEG or PNG; folders are searched")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where NAME.png and NAME.dcm are written")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where pictures and DICOM objects are written")] = Path(
         "cxrd-out"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file on standard output")] = False,
