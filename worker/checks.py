@@ -14,6 +14,7 @@ from dicom_io import probe
 from dicom_io.errors import CxrdError
 from dicom_io.scu import Peer, echo
 from dicom_io.status import Outcome, outcome
+from dicom_io.stow import WebPeer, reach
 from modeltrain.judge import Judge
 from modeltrain.registry import load_card
 from worker.clock import now
@@ -54,8 +55,12 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
 def _destination(destination: Destination, settings: Settings, *, closely: bool, store: bool) -> Iterator[Check]:
     """Ask a destination whether it answers; closely: what it takes of what we send, and what else it offers."""
     name = f"destination {destination.name}"
-    peer = peer_of(destination, settings)
     try:
+        peer = peer_of(destination, settings)
+        if isinstance(peer, WebPeer):
+            reach(peer)
+            yield Check(name, True, f"{destination.url} answers a search (QIDO-RS)")
+            return
         echo(peer)
         yield Check(name, True, f"{destination.ae_title} at {destination.host}:{destination.port} answers C-ECHO")
         if closely:

@@ -173,9 +173,9 @@ def _destination(destination: Destination, settings: Settings) -> tuple[str, ...
     kinds = [kind for kind in settings.results.kinds if not destination.kinds or kind in destination.kinds]
     return (
         destination.name,
-        destination.ae_title,
-        f"{destination.host}:{destination.port}",
-        destination.calling_ae or settings.scp.ae_title,
+        destination.ae_title or "DICOMweb (STOW-RS)",
+        destination.url or f"{destination.host}:{destination.port}",
+        "" if destination.url else destination.calling_ae or settings.scp.ae_title,
         ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds),
     )
 
@@ -227,7 +227,7 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
     )
     yield ""
     yield f"- Secondary Capture: RGB, 8 bits, uncompressed, {settings.results.height} rows at most."
-    yield f"- Presentation state: graphic layer {LAYER} with outline, box, a line of text; window and polarity as shown."
+    yield f"- Presentation state: graphic layer {LAYER} with outline, box and text; window and polarity as shown."
     yield "- Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; COMPLETE, UNVERIFIED."
     yield ""
     yield "### 7.2 Coded terminology"

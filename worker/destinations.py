@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dicom_io.scu import Peer
+from dicom_io.stow import WebPeer, require
 from worker.settings import Destination, Settings
 
 
@@ -16,12 +17,23 @@ def wants(name: str, kind: str, destinations: tuple[Destination, ...]) -> bool:
     return any(each.name == name and (not each.kinds or kind in each.kinds) for each in destinations)
 
 
-def peer_of(destination: Destination, settings: Settings) -> Peer:
-    """Return the network peer that a destination of the settings stands for."""
+def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer:
+    """Return the network peer that a destination of the settings stands for.
+
+    Raises
+    ------
+    InvalidSettings
+        It is a DICOMweb server, and the library for that is not installed.
+    """
+    if destination.url:
+        require()
+        return WebPeer(
+            destination.url, destination.username, destination.password.get_secret_value(), destination.timeout
+        )
     return Peer(
         host=destination.host,
-        port=destination.port,
-        ae_title=destination.ae_title,
+        port=destination.port or 0,
+        ae_title=destination.ae_title or "",
         calling_ae=destination.calling_ae or settings.scp.ae_title,
         timeout=destination.timeout,
     )

@@ -6,6 +6,7 @@ import datetime as dt
 import random
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import structlog
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -13,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from dicom_io.errors import PeerUnavailable, RefusedByPeer, Retryable
 from dicom_io.scu import Delivery, Peer, deliver
 from dicom_io.status import Outcome, outcome
+from dicom_io.stow import WebDelivery, WebPeer, deliver_web
 from dicom_io.uids import digest
 from worker.blobs import Blobs
 from worker.journal import unexpected
@@ -35,7 +37,7 @@ class Courier(threading.Thread):
     def __init__(
         self,
         name: str,
-        peer: Peer,
+        peer: Peer | WebPeer,
         parcels: Parcels,
         blobs: Blobs,
         settings: OutboxSettings,
@@ -82,7 +84,7 @@ class Courier(threading.Thread):
             return False
         left = self._settings.per_association
         try:
-            with deliver(self._peer, {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due}) as delivery:
+            with self._open(due) as delivery:
                 while due and left > 0:
                     for parcel in due:
                         if self._ending.is_set():
@@ -100,7 +102,13 @@ class Courier(threading.Thread):
             log.warning("peer_unavailable", destination=self.destination, reason=str(error))
         return True
 
-    def _more(self, delivery: Delivery, left: int) -> list[Parcel]:
+    def _open(self, due: list[Parcel]) -> AbstractContextManager[Delivery | WebDelivery]:
+        """Open an association or a session that can carry what is due."""
+        if isinstance(self._peer, WebPeer):
+            return deliver_web(self._peer)
+        return deliver(self._peer, {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due})
+
+    def _more(self, delivery: Delivery | WebDelivery, left: int) -> list[Parcel]:
         """Wait a moment for further results that the open association can carry."""
         if left <= 0:
             return []
@@ -111,7 +119,7 @@ class Courier(threading.Thread):
             due = self._parcels.due(self.destination, self._clock(), left)
         return due if all(delivery.accepts(parcel.sop_class_uid) for parcel in due) else []
 
-    def _send(self, delivery: Delivery, parcel: Parcel) -> None:
+    def _send(self, delivery: Delivery | WebDelivery, parcel: Parcel) -> None:
         if not delivery.accepts(parcel.sop_class_uid):
             self._refused(parcel, None, f"the peer does not accept {UID(parcel.sop_class_uid).name}")
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicom_io.eligibility import Rules
@@ -102,16 +102,29 @@ class Results(_Part):
 
 
 class Destination(_Part):
-    """A peer that results are sent to."""
+    """A peer that results are sent to: a DICOM node by host, port and AE title, or a DICOMweb server by its URL."""
 
     name: Name
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)]
-    ae_title: AeTitle
+    host: str = ""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    ae_title: AeTitle | None = None
     calling_ae: AeTitle | None = None
+    url: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
+    username: str = ""
+    password: SecretStr = SecretStr("")
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = ()
     timeout: float = Field(30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Destination:
+        node = (self.host, self.port, self.ae_title)
+        if self.url and any(node):
+            raise ValueError("give either url, or host, port and ae_title")
+        if not self.url and not all(node):
+            missing = [name for name, value in zip(("host", "port", "ae_title"), node, strict=True) if not value]
+            raise ValueError(f"{', '.join(missing)} missing (or url, for DICOMweb)")
+        return self
 
 
 class OutboxSettings(_Part):

@@ -17,14 +17,18 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Start daemons in this process: `daemon(destinations=[(name, port, title)], **parts of the settings)`."""
     started: list[Daemon] = []
 
-    def start(destinations: list[tuple[str, int, str]] | None = None, **parts: dict[str, Any]) -> Daemon:
+    def start(
+        destinations: list[tuple[str, int, str] | dict[str, Any]] | None = None, **parts: dict[str, Any]
+    ) -> Daemon:
         settings = Settings.model_validate(
             {
                 "storage": {"folder": tmp_path / "data", "min_free_mb": 0},
                 "outbox": {"retry_first": 0.1, "retry_max": 0.5},
                 "destinations": [
-                    {"name": name, "host": "127.0.0.1", "port": port, "ae_title": title}
-                    for name, port, title in destinations or []
+                    each
+                    if isinstance(each, dict)
+                    else {"name": each[0], "host": "127.0.0.1", "port": each[1], "ae_title": each[2]}
+                    for each in destinations or []
                 ],
                 **parts,
                 "scp": {"port": 0} | parts.get("scp", {}),

@@ -35,6 +35,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+PLUGINS = (Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so"),)
+
+
 class Orthanc:
     """A running Orthanc that knows one modality, `cxrd`."""
 
@@ -54,7 +57,7 @@ class Orthanc:
             "DicomAlwaysAllowEcho": True,
             "DicomAlwaysAllowStore": True,
             "DicomModalities": {"cxrd": {"AET": "CXRD", "Host": "127.0.0.1", "Port": cxrd_port}},
-            "Plugins": [],
+            "Plugins": [str(path) for path in PLUGINS if path.exists()],
         }
         config = folder / "orthanc.json"
         config.write_text(json.dumps(settings))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dicom_io.derived import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
-from tests.peers import chest, wait_for
+from tests.peers import chest, send, wait_for
 from worker import checks
 from worker.audit import Filter, findings
 from worker.daemon import Daemon
@@ -73,5 +73,23 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
         for expected in ("storage commitment: offered", "query (C-FIND): offered", "found again by C-FIND"):
             assert expected in words
         assert orthanc.get("/statistics")["CountInstances"] == 1
+    finally:
+        orthanc.stop()
+
+
+def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    binary("Orthanc")
+    orthanc = Orthanc(tmp_path / "orthanc", free_port())
+    try:
+        web = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
+        assert [check.seen for check in checks.run(Settings(destinations=(web,)), "web")] == [
+            f"{web.url} answers a search (QIDO-RS)"
+        ]
+        worker = daemon([{"name": "web", "url": web.url}])
+        source = chest("stow", rows=600, cols=500)
+        send(worker.port, [source])
+        wait_for(lambda: findings(worker.ledger, Filter())[0]["delivered"] == 3, 30)
+        kinds = {orthanc.get(f"/instances/{each}/simplified-tags")["Modality"] for each in orthanc.get("/instances")}
+        assert kinds == {"OT", "SR", "PR"}
     finally:
         orthanc.stop()

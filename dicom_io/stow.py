@@ -1,0 +1,128 @@
+"""Delivery to a DICOMweb server: STOW-RS (PS3.18 10.5), by dicomweb-client (the extra `dicomweb`)."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydicom import dcmread
+
+from dicom_io.errors import InvalidSettings, PeerUnavailable
+from dicom_io.values import integer, items
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_OBJECT = (400, 409, 413, 415, 422)  # bad request, conflict, too large, media type, unprocessable: it is the object
+_FAILED = 0xA900  # where the server gives no reason of its own
+
+
+@dataclass(frozen=True)
+class WebPeer:
+    """A DICOMweb server: its base URL (before `/studies`), who we are there, and how long we wait (seconds)."""
+
+    url: str
+    username: str = ""
+    password: str = ""
+    timeout: float = 30.0
+
+
+class WebDelivery:
+    """A session that stores objects at one server; it answers with the statuses of C-STORE."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def accepts(self, sop_class_uid: str) -> bool:  # noqa: ARG002 - as `dicom_io.scu.Delivery`
+        """Tell whether the server may take this SOP class: nothing is negotiated, so it is asked by sending."""
+        return True
+
+    def store(self, path: Path) -> int:
+        """Send one object and return 0x0000, a warning, or the server's Failure Reason (PS3.18 table 10.5.3-1).
+
+        Raises
+        ------
+        PeerUnavailable
+            The server does not answer, is busy, or has nothing to do with us.
+        """
+        import requests
+
+        try:
+            answer = self._client.store_instances([dcmread(path)])
+        except requests.HTTPError as error:
+            return _refusal(error.response)
+        except (requests.RequestException, OSError) as error:
+            raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
+        failed = items(answer, "FailedSOPSequence")
+        if failed:
+            return integer(failed[0], "FailureReason") or _FAILED
+        warned = [integer(each, "WarningReason") for each in items(answer, "ReferencedSOPSequence")]
+        return next((reason for reason in warned if reason), 0x0000)
+
+
+def _refusal(response: Any) -> int:
+    """Turn an HTTP status of 400 and up into a status of C-STORE where it is about the object, else into an error."""
+    code = response.status_code
+    if code in _OBJECT:
+        try:  # the body may say why: Failed SOP Sequence, Failure Reason
+            return int(response.json()["00081198"]["Value"][0]["00081197"]["Value"][0])
+        except (ValueError, LookupError, TypeError):
+            return _FAILED
+    # Wrong credentials and addresses too: like an AE title that is not known, someone will put them right.
+    raise PeerUnavailable(f"the server answers with HTTP status {code}")
+
+
+def require() -> None:
+    """Raise InvalidSettings where dicomweb-client is not installed."""
+    try:
+        import dicomweb_client  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(f"a DICOMweb destination needs {error.name}: pip install 'cxrd[dicomweb]'") from error
+
+
+@contextmanager
+def deliver_web(peer: WebPeer) -> Iterator[WebDelivery]:
+    """Open a session with a server, and close it at the end."""
+    client, session = _client(peer)
+    try:
+        yield WebDelivery(client)
+    finally:
+        session.close()
+
+
+def reach(peer: WebPeer) -> None:
+    """Verify that the server answers a search for studies (QIDO-RS, PS3.18 10.6).
+
+    Raises
+    ------
+    PeerUnavailable
+        It does not, or not with success.
+    """
+    import requests
+
+    client, session = _client(peer)
+    try:
+        client.search_for_studies(limit=1)
+    except requests.HTTPError as error:
+        raise PeerUnavailable(f"the server answers with HTTP status {error.response.status_code}") from error
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
+    finally:
+        session.close()
+
+
+def _client(peer: WebPeer) -> tuple[Any, Any]:
+    from dicomweb_client import DICOMwebClient
+    from dicomweb_client.session_utils import create_session, create_session_from_user_pass
+
+    # Its log names UIDs, and tells each step; the outbox tells what counts.
+    logging.getLogger("dicomweb_client").setLevel(logging.ERROR)
+    login = (peer.username, peer.password)
+    session = create_session_from_user_pass(*login) if peer.username else create_session()
+    # In one piece: some servers take no chunked requests. The outbox repeats what failed, at its own pace.
+    client = DICOMwebClient(peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout)
+    client.set_http_retry_params(retry=False)
+    return client, session
