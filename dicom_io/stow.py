@@ -107,7 +107,9 @@ def reach(peer: WebPeer) -> None:
     try:
         client.search_for_studies(limit=1)
     except requests.HTTPError as error:
-        raise PeerUnavailable(f"the server answers with HTTP status {error.response.status_code}") from error
+        raise PeerUnavailable(
+            f"the server answers with HTTP status {getattr(error.response, 'status_code', None)}"
+        ) from error
     except (requests.RequestException, OSError, ValueError) as error:
         raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
     finally:

@@ -10,6 +10,7 @@ from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
     ContainerContentItem,
+    ContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
     ImageContentItem,
@@ -199,7 +200,7 @@ def _library(source: Dataset, stand: Dataset) -> ContainerContentItem:
     )
     computed = text(source, "Modality").upper() == "CR"
     modality = codes.cid29.ComputedRadiography if computed else codes.cid29.DigitalRadiography
-    entries: list[Dataset] = [CodeContentItem(codes.DCM.Modality, modality, _ACQUISITION)]
+    entries: list[ContentItem] = [CodeContentItem(codes.DCM.Modality, modality, _ACQUISITION)]
     for name, size in ((codes.DCM.PixelDataRows, stand.Rows), (codes.DCM.PixelDataColumns, stand.Columns)):
         entries.append(NumContentItem(name, size, _PIXELS, relationship_type=_ACQUISITION))
     orientation = [str(each).strip() for each in values(source, "PatientOrientation")]

@@ -250,7 +250,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no accession number": {"AccessionNumber": ""},
     "pixels twice as tall": {"ImagerPixelSpacing": [0.2, 0.1]},
     "window": {"WindowCenter": [2000, 1000], "WindowWidth": [1500, 800]},
-} | {
+}
+VARIANTS |= {
     f"name {number}": {"SpecificCharacterSet": charset, "PatientName": name}
     for number, (charset, name) in enumerate(NAMES)
     if charset
@@ -258,7 +259,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def run(program: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    command = [tool(program), *arguments]
+    command = [tool(program), *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
 
 
@@ -292,7 +293,7 @@ def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: 
     (tmp_path / "state.dcm").write_bytes(state.data)
     (tmp_path / "source.dcm").write_bytes(encode(original))
     shown = tmp_path / "shown.pgm"
-    command = [tool("dcmp2pgm"), "-p", tmp_path / "state.dcm", tmp_path / "source.dcm", shown]
+    command = [tool("dcmp2pgm"), "-p", str(tmp_path / "state.dcm"), str(tmp_path / "source.dcm"), str(shown)]
     subprocess.run(command, check=True, capture_output=True)
     header, values = shown.read_bytes().split(b"255\n", 1)
     assert header.startswith(b"P5")
@@ -300,7 +301,7 @@ def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: 
     ours = render(original).values
     # DCMTK passes the values on to a display's curve (GSDF): the order of grey stays, their spacing need not.
     ranks = [each.ravel().argsort(kind="stable").argsort(kind="stable") for each in (theirs, ours)]
-    correlation = np.corrcoef(*ranks)
+    correlation = np.asarray(np.corrcoef(np.stack(ranks).astype(np.float64)))
     assert correlation[0, 1] > 0.99
 
 

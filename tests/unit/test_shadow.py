@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dicom_io.errors import InvalidSettings
 from modeltrain.registry import load_card
 from tests.models import variant
 from tests.unit.test_ledger import FINDING, NEW, NOON
-from worker import migrations, shadow
+from worker import migrations
 from worker.ledger import Ledger, connect
 from worker.settings import ModelSettings, Settings, Storage
 from worker.shadow import Shadow, open_shadow
@@ -69,7 +70,7 @@ def test_when_too_many_wait_one_goes_without(
     beside: Shadow, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(_item: Any) -> None:
-        raise shadow.queue.Full
+        raise queue.Full
 
     monkeypatch.setattr(beside._queue, "put_nowait", full)
     beside.offer(1, IMAGE)
