@@ -173,10 +173,10 @@ def _destination(destination: Destination, settings: Settings) -> tuple[str, ...
     kinds = [kind for kind in settings.results.kinds if not destination.kinds or kind in destination.kinds]
     return (
         destination.name,
-        destination.ae_title or "DICOMweb (STOW-RS)",
-        destination.url or f"{destination.host}:{destination.port}",
-        "" if destination.url else destination.calling_ae or settings.scp.ae_title,
-        ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds),
+        destination.ae_title or ("webhook (no DICOM)" if destination.webhook else "DICOMweb (STOW-RS)"),
+        destination.url or destination.webhook or f"{destination.host}:{destination.port}",
+        "" if not destination.ae_title else destination.calling_ae or settings.scp.ae_title,
+        "" if destination.webhook else ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dicom_io.scu import Peer
 from dicom_io.stow import WebPeer, require
+from worker import webhook
 from worker.settings import Destination, Settings
 
 
@@ -13,11 +14,16 @@ def destinations_for(calling_ae: str, destinations: tuple[Destination, ...]) -> 
 
 
 def wants(name: str, kind: str, destinations: tuple[Destination, ...]) -> bool:
-    """Tell whether a destination takes a kind of result; with no kinds of its own it takes all."""
-    return any(each.name == name and (not each.kinds or kind in each.kinds) for each in destinations)
+    """Tell whether a destination takes a kind of result: a webhook notifications, all others what their kinds say."""
+    for each in destinations:
+        if each.name == name:
+            if each.webhook or kind == webhook.KIND:
+                return bool(each.webhook) and kind == webhook.KIND
+            return not each.kinds or kind in each.kinds
+    return False
 
 
-def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer:
+def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer | webhook.WebhookPeer:
     """Return the network peer that a destination of the settings stands for.
 
     Raises
@@ -25,6 +31,8 @@ def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer:
     InvalidSettings
         It is a DICOMweb server, and the library for that is not installed.
     """
+    if destination.webhook:
+        return webhook.WebhookPeer(destination.webhook, destination.secret.get_secret_value(), destination.timeout)
     if destination.url:
         require()
         return WebPeer(

@@ -22,8 +22,11 @@ from worker.ledger import Parcel
 from worker.parcels import Parcels
 from worker.retry import backoff
 from worker.settings import OutboxSettings
+from worker.webhook import WebhookDelivery, WebhookPeer, deliver_hook
 
 log = structlog.get_logger("cxrd.outbox")
+
+Carrier = Delivery | WebDelivery | WebhookDelivery
 
 POLL = 1.0
 """Seconds between two looks at the ledger when nobody rings: `cxrd redeliver` runs in another process."""
@@ -37,7 +40,7 @@ class Courier(threading.Thread):
     def __init__(
         self,
         name: str,
-        peer: Peer | WebPeer,
+        peer: Peer | WebPeer | WebhookPeer,
         parcels: Parcels,
         blobs: Blobs,
         settings: OutboxSettings,
@@ -102,13 +105,15 @@ class Courier(threading.Thread):
             log.warning("peer_unavailable", destination=self.destination, reason=str(error))
         return True
 
-    def _open(self, due: list[Parcel]) -> AbstractContextManager[Delivery | WebDelivery]:
+    def _open(self, due: list[Parcel]) -> AbstractContextManager[Carrier]:
         """Open an association or a session that can carry what is due."""
+        if isinstance(self._peer, WebhookPeer):
+            return deliver_hook(self._peer)
         if isinstance(self._peer, WebPeer):
             return deliver_web(self._peer)
         return deliver(self._peer, {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due})
 
-    def _more(self, delivery: Delivery | WebDelivery, left: int) -> list[Parcel]:
+    def _more(self, delivery: Carrier, left: int) -> list[Parcel]:
         """Wait a moment for further results that the open association can carry."""
         if left <= 0:
             return []
@@ -119,7 +124,7 @@ class Courier(threading.Thread):
             due = self._parcels.due(self.destination, self._clock(), left)
         return due if all(delivery.accepts(parcel.sop_class_uid) for parcel in due) else []
 
-    def _send(self, delivery: Delivery | WebDelivery, parcel: Parcel) -> None:
+    def _send(self, delivery: Carrier, parcel: Parcel) -> None:
         if not delivery.accepts(parcel.sop_class_uid):
             self._refused(parcel, None, f"the peer does not accept {UID(parcel.sop_class_uid).name}")
             return

@@ -14,6 +14,8 @@ from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable
 from dicom_io.files import read_dataset
 from dicom_io.finding import Finding, ModelIdentity
+from modeltrain.outputs import CLASSES
+from worker import webhook
 from worker.blobs import Blobs
 from worker.clock import now
 from worker.destinations import destinations_for, wants
@@ -142,6 +144,10 @@ class Pipeline:
         ]
         finding = entry_of(reading, reader.identity, analysed_at)
         peers = self._settings.destinations
+        if reading.finding.decision == CLASSES[1] and any(peer.webhook for peer in peers):
+            uids = [entry.sop_instance_uid for entry in entries]
+            uid, told = webhook.notification(dataset, reading.finding, reader.identity, uids)
+            entries.append(NewResult(webhook.KIND, "", uid, "", self._blobs.put(told), len(told)))
         names = destinations_for(claim.calling_ae, peers)
         self._ledger.answer(
             claim.id,

@@ -102,7 +102,7 @@ class Results(_Part):
 
 
 class Destination(_Part):
-    """A peer that results are sent to: a DICOM node by host, port and AE title, or a DICOMweb server by its URL."""
+    """Where results go: a DICOM node by host, port and AE title; a DICOMweb server by its URL; or a webhook's."""
 
     name: Name
     host: str = ""
@@ -112,6 +112,8 @@ class Destination(_Part):
     url: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
     username: str = ""
     password: SecretStr = SecretStr("")
+    webhook: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
+    secret: SecretStr = SecretStr("")
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = ()
     timeout: float = Field(30.0, gt=0)
@@ -119,11 +121,13 @@ class Destination(_Part):
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Destination:
         node = (self.host, self.port, self.ae_title)
-        if self.url and any(node):
-            raise ValueError("give either url, or host, port and ae_title")
-        if not self.url and not all(node):
+        if bool(self.url) + bool(self.webhook) + any(node) > 1:
+            raise ValueError("give either url, or webhook, or host, port and ae_title")
+        if not self.url and not self.webhook and not all(node):
             missing = [name for name, value in zip(("host", "port", "ae_title"), node, strict=True) if not value]
             raise ValueError(f"{', '.join(missing)} missing (or url, for DICOMweb)")
+        if self.webhook and self.kinds:
+            raise ValueError("a webhook gets notifications: it has no kinds")
         return self
 
 

@@ -149,7 +149,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 def test_every_setting_of_a_destination_is_documented_with_its_default() -> None:
     fields = Settings.model_fields["destinations"].annotation.__args__[0].model_fields  # type: ignore[union-attr]
     defaults = {name: "required" if field.is_required() else field.default for name, field in fields.items()}
-    defaults |= {"for_calling": [], "kinds": [], "password": ""}
+    defaults |= {"for_calling": [], "kinds": [], "password": "", "secret": ""}
     assert documented("| setting of a destination | default | meaning |") == defaults
 
 
