@@ -22,6 +22,7 @@ from worker.cli_drift import drift
 from worker.cli_feedback import feedback
 from worker.cli_model import evaluate, train
 from worker.cli_models import models
+from worker.cli_pull import pull
 from worker.cli_retrain import retrain
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(evaluate)
 app.add_typer(models, name="models")
 app.command()(drift)
+app.command()(pull)
 app.command()(retrain)
 app.add_typer(feedback, name="feedback")
 

@@ -71,7 +71,8 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
     rows += [(f"all other of {len(AllStoragePresentationContexts)} storage SOP classes, retired, private", "no", "yes")]
     yield from _table(("SOP class", "User of service (SCU)", "Provider of service (SCP)"), rows)
     yield ""
-    yield "No query, retrieval, worklist, printing, media storage or storage commitment."
+    model = "Study Root Query/Retrieve"
+    yield f"{model} FIND and MOVE as SCU, for `cxrd pull`. No worklist, printing, media or storage commitment."
 
 
 def _networking(settings: Settings) -> Iterator[str]:

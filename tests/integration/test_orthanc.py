@@ -16,6 +16,7 @@ from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import chest, send, wait_for
 from worker import checks
 from worker.audit import Filter, findings
+from worker.cli import app
 from worker.daemon import Daemon
 from worker.settings import Destination, Settings
 
@@ -91,5 +92,42 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
         wait_for(lambda: findings(worker.ledger, Filter())[0]["delivered"] == 3, 30)
         kinds = {orthanc.get(f"/instances/{each}/simplified-tags")["Modality"] for each in orthanc.get("/instances")}
         assert kinds == {"OT", "SR", "PR"}
+    finally:
+        orthanc.stop()
+
+
+def test_pull_fetches_what_the_pacs_holds_once(
+    daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Back-fill: found by date and by CSV, fetched by C-MOVE into the running node, and not a second time."""
+    binary("Orthanc")
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", port)
+    try:
+        worker = daemon([("pacs", orthanc.dicom, "ORTHANC")], scp={"port": port})
+        for number in range(3):
+            made = chest(f"pull-{number}", rows=300, cols=260, StudyDate=f"2026010{number + 1}")
+            made.AccessionNumber = f"P{number}"
+            orthanc.upload(encode(made))
+        orthanc.upload(encode(chest("pull-ct", rows=64, cols=64, modality="DX", Modality="OT", AccessionNumber="P9")))
+        config = tmp_path / "config.yaml"
+        pacs = f"{{name: pacs, host: 127.0.0.1, port: {orthanc.dicom}, ae_title: ORTHANC}}"
+        config.write_text(
+            f"storage: {{folder: {tmp_path / 'data'}, min_free_mb: 0}}\nscp: {{port: {port}}}\ndestinations: [{pacs}]\n"
+        )
+
+        def pull(*arguments: str) -> str:
+            capsys.readouterr()
+            app(["pull", "pacs", *arguments, "--config", str(config)], standalone_mode=False)
+            return capsys.readouterr().out
+
+        assert pull("--date", "20260101-20260102", "--dry-run") == "2 series\n"
+        assert pull("--date", "20260101-20260102") == "2 series: 2 images came, 0 were known, 0 failed\n"
+        wait_for(lambda: worker.ledger.counts().get("analysed") == 2, 30)
+        table = tmp_path / "table.csv"
+        table.write_text("accession_number\nP1\nP2\nP9\n")
+        assert pull("--csv", str(table)) == "2 series: 1 images came, 1 were known, 0 failed\n"
+        wait_for(lambda: worker.ledger.counts().get("analysed") == 3, 30)
+        assert {row["accession_number"] for row in findings(worker.ledger, Filter())} == {"P0", "P1", "P2"}
     finally:
         orthanc.stop()
