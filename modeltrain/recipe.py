@@ -150,7 +150,7 @@ RECIPES = {
     # evidence kept off the image's border. Variations are milder than from random weights: they slow a short run.
     "refine": Recipe(
         name="refine",
-        stages=((3, 160), (4, 192), (9, 224)),
+        stages=((3, 160), (4, 192), (7, 224)),
         batch_size=16,
         optimizer="adamw",
         learning_rate=5e-4,

@@ -1,0 +1,144 @@
+"""Serves the OHIF viewer's files beside an Orthanc's DICOMweb, for the demo and for the tests; not for the network.
+
+The files are those of the npm package `@ohif/app` (its folder `dist`), which is not part of cxrd.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from dicom_io.errors import InvalidSettings
+
+_PREFIX = "/dicom-web"
+_PASSED = ("Accept", "Content-Type")
+
+
+class ViewerServer:
+    """A viewer on a free port of the loopback address, in a thread.
+
+    Parameters
+    ----------
+    dist
+        The viewer's built files.
+    dicomweb
+        Base URL of the DICOMweb server that it shows, without the last `/dicom-web`.
+
+    Raises
+    ------
+    InvalidSettings
+        `dist` holds no viewer.
+    """
+
+    def __init__(self, dist: Path, dicomweb: str) -> None:
+        if not (dist / "index.html").is_file():
+            raise InvalidSettings(f"{dist}: holds no built OHIF viewer (npm pack @ohif/app)")
+        handler = type("Handler", (_Handler,), {"dist": dist.resolve(), "dicomweb": dicomweb})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        handler.url = self.url  # type: ignore[attr-defined]
+        threading.Thread(target=self._server.serve_forever, name="viewer", daemon=True).start()
+
+    def study(self, study_instance_uid: str) -> str:
+        """Return the address at which a study opens."""
+        return f"{self.url}/viewer?StudyInstanceUIDs={study_instance_uid}"
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Files of the viewer; its configuration; and everything under /dicom-web passed on."""
+
+    dist: Path
+    dicomweb: str
+    url: str
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        path = self.path.partition("?")[0]
+        try:
+            if path.startswith(f"{_PREFIX}/"):
+                self._pass_on()
+            elif path == "/app-config.js":
+                self._send(200, "text/javascript", f"window.config = {json.dumps(_configuration(self.url))};".encode())
+            else:
+                self._file(path)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # a browser that changed its mind
+
+    def _file(self, path: str) -> None:
+        file = (self.dist / path.lstrip("/")).resolve()
+        if not file.is_relative_to(self.dist) or not file.is_file():
+            file = self.dist / "index.html"  # the viewer's own routes
+        kind = "application/wasm" if file.suffix == ".wasm" else mimetypes.guess_type(file.name)[0]
+        self._send(200, kind or "application/octet-stream", file.read_bytes())
+
+    def _pass_on(self) -> None:
+        headers = {name: self.headers[name] for name in _PASSED if name in self.headers}
+        request = urllib.request.Request(f"{self.dicomweb}{self.path}", headers=headers)  # noqa: S310 - ours
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                self._send(answer.status, answer.headers.get("Content-Type", ""), answer.read())
+        except urllib.error.HTTPError as error:
+            self._send(error.code, "text/plain", error.read())
+        except OSError:
+            self._send(502, "text/plain", b"the DICOMweb server does not answer")
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        # Shared memory, which the viewer decodes with, is for isolated pages only.
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Say nothing: addresses hold UIDs."""
+
+
+def _configuration(url: str) -> dict[str, Any]:
+    """Return the viewer's settings: one data source, behind the same address."""
+    root = f"{url}{_PREFIX}"
+    source = {
+        "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+        "sourceName": "dicomweb",
+        "configuration": {
+            "friendlyName": "Orthanc",
+            "name": "orthanc",
+            "wadoUriRoot": root,
+            "qidoRoot": root,
+            "wadoRoot": root,
+            "qidoSupportsIncludeField": False,
+            "imageRendering": "wadors",
+            "thumbnailRendering": "wadors",
+            "enableStudyLazyLoad": True,
+            "supportsFuzzyMatching": False,
+            "supportsWildcard": True,
+            "omitQuotationForMultipartRequest": True,
+        },
+    }
+    return {
+        "routerBasename": "/",
+        "extensions": [],
+        "modes": [],
+        "showStudyList": True,
+        "maxNumberOfWebWorkers": 2,
+        "showWarningMessageForCrossOrigin": False,
+        "showCPUFallbackMessage": False,
+        "showLoadingIndicator": True,
+        "investigationalUseDialog": {"option": "never"},
+        "defaultDataSourceName": "dicomweb",
+        "dataSources": [source],
+    }
