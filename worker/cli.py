@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,9 @@ from worker.cli_model import evaluate, train
 from worker.cli_models import models
 from worker.cli_pull import pull
 from worker.cli_retrain import retrain
+
+if TYPE_CHECKING:
+    from worker.demo import Shown
 
 app = typer.Typer(
     name="cxrd",
@@ -226,15 +229,41 @@ def demo(
         Path | None, typer.Option("--images", help="DICOM, JPEG or PNG files [default: drawn phantoms]")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the demo keeps everything")] = Path("demo-out"),
+    viewer: Annotated[
+        Path | None,
+        typer.Option("--viewer", help="Folder of a built OHIF viewer: then show the studies in it, beside an Orthanc"),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Start the worker and a receiving node, send radiographs, and show what comes back."""
     from worker.demo import run
+    from worker.viewer import exhibition
 
     loaded = settings.load(config)
     _make(out)
-    with _progress() as bar:
-        shown = run(loaded, images, out, bar)
+    if viewer is None:
+        with _progress() as bar:
+            _show(run(loaded, images, out, bar))
+        return
+    with exhibition(viewer, out / "orthanc") as (orthanc, server):
+        with _progress() as bar:
+            _show(run(loaded, images, out, bar, orthanc=orthanc))
+        sys.stdout.write(f"viewer:            {server.worklist} (Ctrl-C ends it)\n")
+        sys.stdout.flush()
+        _until_asked()
+
+
+def _until_asked() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    while not asked.wait(1):
+        pass  # an untimed wait would keep the signal's handler from running
+
+
+def _show(shown: Shown) -> None:
+    """Print what came of a demo; exit with 2 where not everything was answered."""
     _table(shown.rows)
     sys.stdout.write(
         f"For research use. Not for diagnosis.\noverlays as PNG:   {shown.pictures}\n"

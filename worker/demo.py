@@ -23,6 +23,7 @@ from worker.audit import Filter, findings
 from worker.blobs import Blobs
 from worker.daemon import Daemon
 from worker.offline import PICTURES, find
+from worker.orthanc import LocalOrthanc
 from worker.phantom import draw, radiograph
 from worker.settings import Destination, Settings
 
@@ -42,7 +43,9 @@ class Shown:
     complete: bool
 
 
-def run(settings: Settings, images: Path | None, out: Path, bar: Progress) -> Shown:
+def run(
+    settings: Settings, images: Path | None, out: Path, bar: Progress, *, orthanc: LocalOrthanc | None = None
+) -> Shown:
     """Send radiographs through a worker of its own and collect the answers.
 
     Parameters
@@ -51,6 +54,8 @@ def run(settings: Settings, images: Path | None, out: Path, bar: Progress) -> Sh
         A folder or file: DICOM, JPEG or PNG; None for drawn phantoms.
     out
         Emptied of an earlier demo; ``sent/``, ``objects/``, ``pictures/`` and ``data/`` are made in it.
+    orthanc
+        Gets the radiographs and the results too, so that a viewer can show them together.
     """
     for name in ("sent", "objects", "pictures", "data"):
         shutil.rmtree(out / name, ignore_errors=True)
@@ -58,10 +63,16 @@ def run(settings: Settings, images: Path | None, out: Path, bar: Progress) -> Sh
     sources = _prepare(images, out / "sent")
     if not sources:
         raise InvalidData(f"{images}: no radiograph in it")
+    destinations = []
+    if orthanc is not None:
+        for path in sources.values():
+            orthanc.upload(path.read_bytes())
+        destinations.append(_here("orthanc", orthanc.dicom, "ORTHANC"))
     received = _Receiver(out)
     received.node.start()
     try:
-        daemon = Daemon(_demo_settings(settings, out / "data", received.node.port))
+        destinations.append(_here("demo", received.node.port, "DEMO"))
+        daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations)))
         daemon.start()
         try:
             _send(sources, daemon.port, settings.scp.ae_title, bar)
@@ -103,14 +114,17 @@ def _save(dataset: Any, path: Path) -> Path:
     return path
 
 
-def _demo_settings(settings: Settings, folder: Path, port: int) -> Settings:
-    """Return the settings with a folder, a port and a destination of the demo's own."""
-    here = Destination(name="demo", host="127.0.0.1", port=port, ae_title="DEMO")
+def _here(name: str, port: int, title: str) -> Destination:
+    return Destination(name=name, host="127.0.0.1", port=port, ae_title=title)
+
+
+def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...]) -> Settings:
+    """Return the settings with a folder, a port and destinations of the demo's own."""
     changes = {
         "storage": settings.storage.model_copy(update={"folder": folder, "min_free_mb": 0}),
         "ledger": settings.ledger.model_copy(update={"url": ""}),
         "scp": settings.scp.model_copy(update={"host": "127.0.0.1", "port": 0, "allowed_calling": ()}),
-        "destinations": (here,),
+        "destinations": destinations,
     }
     return settings.model_copy(update=changes)
 

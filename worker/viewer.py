@@ -1,23 +1,28 @@
-"""Serves the OHIF viewer's files beside an Orthanc's DICOMweb, for the demo and for the tests; not for the network.
+"""Shows studies in the OHIF viewer beside an Orthanc, for the demo and for the tests; not for the network.
 
 The files are those of the npm package `@ohif/app` (its folder `dist`), which is not part of cxrd.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mimetypes
+import shutil
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from dicom_io.errors import InvalidSettings
+from worker.orthanc import LocalOrthanc
 
 _PREFIX = "/dicom-web"
 _PASSED = ("Accept", "Content-Type")
+_NO_VIEWER = "{}: holds no built OHIF viewer (the folder dist of the npm package @ohif/app)"
 
 
 class ViewerServer:
@@ -38,12 +43,17 @@ class ViewerServer:
 
     def __init__(self, dist: Path, dicomweb: str) -> None:
         if not (dist / "index.html").is_file():
-            raise InvalidSettings(f"{dist}: holds no built OHIF viewer (npm pack @ohif/app)")
+            raise InvalidSettings(_NO_VIEWER.format(dist))
         handler = type("Handler", (_Handler,), {"dist": dist.resolve(), "dicomweb": dicomweb})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         handler.url = self.url  # type: ignore[attr-defined]
         threading.Thread(target=self._server.serve_forever, name="viewer", daemon=True).start()
+
+    @property
+    def worklist(self) -> str:
+        """The address of the list of studies."""
+        return f"{self.url}/"
 
     def study(self, study_instance_uid: str) -> str:
         """Return the address at which a study opens."""
@@ -53,6 +63,31 @@ class ViewerServer:
         """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextlib.contextmanager
+def exhibition(dist: Path, folder: Path) -> Iterator[tuple[LocalOrthanc, ViewerServer]]:
+    """Run an Orthanc in `folder`, emptied of an earlier one, and a viewer of its studies; end both on leaving.
+
+    Raises
+    ------
+    InvalidSettings
+        There is no viewer, no Orthanc, or no DICOMweb plugin for it.
+    """
+    if not (dist / "index.html").is_file():
+        raise InvalidSettings(_NO_VIEWER.format(dist))
+    shutil.rmtree(folder, ignore_errors=True)
+    orthanc = LocalOrthanc(folder)
+    try:
+        if not orthanc.has_dicomweb:
+            raise InvalidSettings("Orthanc's DICOMweb plugin is not installed (Debian: apt install orthanc-dicomweb)")
+        server = ViewerServer(dist, orthanc.url)
+        try:
+            yield orthanc, server
+        finally:
+            server.stop()
+    finally:
+        orthanc.stop()
 
 
 class _Handler(BaseHTTPRequestHandler):

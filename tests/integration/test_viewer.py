@@ -1,0 +1,120 @@
+"""Seen by a person: a study in the OHIF viewer, from a real Orthanc's DICOMweb, in a real browser.
+
+Screenshots stay in the folder that CXRD_TEST_ARTIFACTS names (default: build/screenshots).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicom_io.derived import encode
+from tests.integration.orthanc import Orthanc, binary, free_port
+from tests.peers import wait_for
+from worker.daemon import Daemon
+from worker.phantom import draw, radiograph
+from worker.viewer import ViewerServer
+
+PROJECT = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 60_000.0  # milliseconds: a software renderer on two busy cores
+
+
+def viewer_files() -> Path:
+    """Return the viewer's built files; skip where they are absent, fail in CI."""
+    named = os.environ.get("CXRD_TEST_OHIF")
+    found = [Path(named)] if named else sorted((PROJECT / ".viewer").glob("*/dist"))
+    if found and (found[-1] / "index.html").is_file():
+        return found[-1]
+    reason = "no OHIF viewer (`make viewer` fetches it, or CXRD_TEST_OHIF names its dist folder)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    """A page of a headless Chromium that keeps what its console said of errors."""
+    chromium = binary("chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+def shot(page: Any, name: str) -> None:
+    """Keep a screenshot as a build artefact."""
+    folder = Path(os.environ.get("CXRD_TEST_ARTIFACTS", PROJECT / "build" / "screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png")
+
+
+def coloured(page: Any) -> float:
+    """Return the part of the viewport's pixels whose red and blue differ strongly."""
+    pane = page.locator(".viewport-element, [data-viewportid]").first
+    pixels = np.asarray(Image.open(io.BytesIO(pane.screenshot())).convert("RGB")).astype(int)
+    return float((abs(pixels[..., 0] - pixels[..., 2]) > 60).mean())
+
+
+def open_series(page: Any, description: str) -> None:
+    """Open a series from the list at the left by a double click, as a person does."""
+    page.get_by_text(description, exact=False).first.dblclick()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_study_opens_in_a_viewer_with_all_results(
+    daemon: Callable[..., Daemon], tmp_path: Path, page: Any
+) -> None:
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", port)
+    viewer = ViewerServer(viewer_files(), orthanc.url)
+    try:
+        daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port})
+        source = radiograph(draw(seed=1, rows=1024, cols=860, opacity=True), uid_seed="viewer")
+        orthanc.send_to_cxrd([orthanc.upload(encode(source))])
+        wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 4, 60)
+
+        page.goto(viewer.study(str(source.StudyInstanceUID)))
+        page.get_by_text("cxrd pneumonia heatmap").first.wait_for()
+        tour = page.get_by_text(re.compile("skip all", re.IGNORECASE))
+        if tour.count():
+            tour.first.click()
+        listed = page.locator("body").inner_text()
+        for series in ("cxrd pneumonia heatmap", "cxrd pneumonia report", "cxrd pneumonia region"):
+            assert series in listed, listed
+
+        plain = coloured(page)
+        open_series(page, "cxrd pneumonia heatmap")
+        wait_for(lambda: coloured(page) > 0.005, 60)
+        assert plain < 0.005  # the radiograph itself is grey
+        shot(page, "viewer-overlay")
+
+        open_series(page, "cxrd pneumonia report")
+        wait_for(lambda: "Probability" in page.locator("body").inner_text() + page.locator("body").inner_html(), 60)
+        page.wait_for_timeout(2000)
+        shot(page, "viewer-report")
+    finally:
+        viewer.stop()
+        orthanc.stop()

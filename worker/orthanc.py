@@ -1,0 +1,113 @@
+"""An Orthanc of one's own, for the demo and for the tests: free ports of the loopback address, everything in one folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from dicom_io.errors import InvalidSettings, OutOfResources
+
+PLUGINS = ("libOrthancDicomWeb.so",)
+_PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
+_PATIENCE = 60.0
+
+
+def program() -> str | None:
+    """Return the path of the Orthanc program, or None where it is not installed."""
+    return shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")
+
+
+def free_port() -> int:
+    """Return a port on the loopback address that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LocalOrthanc:
+    """A running Orthanc with its DICOMweb plugin, where that is installed; it takes whatever is sent to it.
+
+    Parameters
+    ----------
+    folder
+        Made by the call; holds the configuration, the objects and the log.
+    modalities
+        The DICOM nodes that it knows: Orthanc's `DicomModalities`.
+
+    Raises
+    ------
+    InvalidSettings
+        Orthanc is not installed.
+    OutOfResources
+        It does not come up within a minute.
+    """
+
+    def __init__(self, folder: Path, modalities: dict[str, Any] | None = None) -> None:
+        found = program()
+        if found is None:
+            raise InvalidSettings("Orthanc is not installed (Debian: apt install orthanc orthanc-dicomweb)")
+        folder.mkdir(parents=True)
+        self.http, self.dicom = free_port(), free_port()
+        plugins = [str(each / name) for each in _PLUGIN_FOLDERS for name in PLUGINS if (each / name).exists()]
+        self.has_dicomweb = bool(plugins)
+        self.url = f"http://127.0.0.1:{self.http}"
+        config = folder / "orthanc.json"
+        config.write_text(json.dumps(self._settings(folder, plugins, modalities or {})))
+        self._log = (folder / "orthanc.log").open("wb")
+        self._process = subprocess.Popen([found, str(config)], stdout=self._log, stderr=self._log)
+        self._wait(folder / "orthanc.log")
+
+    def _settings(self, folder: Path, plugins: list[str], modalities: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "Name": "cxrd",
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "index"),
+            "HttpPort": self.http,
+            "DicomPort": self.dicom,
+            "DicomAet": "ORTHANC",
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "SslEnabled": False,
+            "DicomAlwaysAllowEcho": True,
+            "DicomAlwaysAllowStore": True,
+            "DicomModalities": modalities,
+            "Plugins": plugins,
+        }
+
+    def _wait(self, log: Path) -> None:
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                self.get("/system")
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+        self.stop()
+        raise OutOfResources(f"Orthanc did not start; {log} says why")
+
+    def stop(self) -> None:
+        """End the process that this object started."""
+        self._process.terminate()
+        self._process.wait(20)
+        self._log.close()
+
+    def get(self, path: str) -> Any:
+        """GET JSON."""
+        return json.loads(self.raw(path))
+
+    def raw(self, path: str, body: bytes | None = None) -> bytes:
+        """GET, or POST where there is a body."""
+        request = urllib.request.Request(f"{self.url}{path}", data=body)  # noqa: S310 - our own, on the loopback
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return bytes(answer.read())
+
+    def upload(self, data: bytes) -> str:
+        """Store an object over HTTP; return Orthanc's own identifier of the instance."""
+        return str(json.loads(self.raw("/instances", data))["ID"])
