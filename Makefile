@@ -13,11 +13,15 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 
-.PHONY: help install serve demo test test-fast lint format bench clean
+# The OHIF viewer, from its npm package: for `make demo VIEWER=1` and for the tests, not part of cxrd.
+OHIF := 3.12.0
+VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
+
+.PHONY: help install serve demo viewer test test-fast lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: CONFIG= (serve, demo), IMAGES= and OUT= (demo), ARGS= (test, test-fast, bench),'
+	@echo 'Variables: CONFIG= (serve, demo), IMAGES=, OUT= and VIEWER=1 (demo), ARGS= (test, test-fast, bench),'
 	@echo '           PIP_ARGS= (what pip needs, such as another index), PYTHON= (3.11 or newer)'
 
 install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command (no torch)
@@ -25,8 +29,10 @@ install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command (no torch)
 serve: install ## Set up, then run the worker: AE title CXRD, port 11112, on 127.0.0.1
 	@$(BIN)/cxrd serve $(if $(CONFIG),--config '$(CONFIG)')
 
-demo: install ## Set up, then send radiographs (IMAGES=folder, or drawn ones) and show what comes back
-	@$(BIN)/cxrd demo $(if $(IMAGES),--images '$(IMAGES)') $(if $(OUT),--out '$(OUT)') $(if $(CONFIG),--config '$(CONFIG)')
+demo: install $(if $(VIEWER),viewer) ## Set up, then send radiographs (IMAGES=folder, or drawn ones) and show what comes back
+	@$(BIN)/cxrd demo $(if $(VIEWER),--viewer '$(VIEWER_FILES)') $(if $(IMAGES),--images '$(IMAGES)') $(if $(OUT),--out '$(OUT)') $(if $(CONFIG),--config '$(CONFIG)')
+
+viewer: $(VIEWER_FILES)/index.html ## Fetch the OHIF viewer from npm (48 MB): demo VIEWER=1 shows the studies in it
 
 test: $(VENV)/.stamp-test ## Set up what the tests need (torch too), then run all of them
 	@$(BIN)/pytest $(ARGS)
@@ -48,8 +54,14 @@ format: $(VENV)/.stamp-test ## Put the code into the house's form
 bench: $(VENV)/.stamp-test ## Run the benchmark beside a plain worker (see benchmarks/)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
 
+$(VIEWER_FILES)/index.html:
+	@command -v npm >/dev/null || { echo 'fetching the viewer needs npm (Debian: apt install npm)' >&2; exit 1; }
+	@rm -rf .viewer/new && mkdir -p .viewer/new
+	@cd .viewer/new && npm pack --silent '@ohif/app@$(OHIF)' >/dev/null && tar -xzf *.tgz
+	@rm -rf '.viewer/ohif-$(OHIF)' && mv .viewer/new/package '.viewer/ohif-$(OHIF)' && rm -rf .viewer/new
+
 clean: ## Remove what was set up or cached; data, results and models stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .viewer .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

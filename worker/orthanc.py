@@ -1,4 +1,4 @@
-"""An Orthanc of one's own, for the demo and for the tests: free ports of the loopback address, everything in one folder."""
+"""An Orthanc of one's own, for the demo and for the tests: on free ports of the loopback address, all in one folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LocalOrthanc:
         config = folder / "orthanc.json"
         config.write_text(json.dumps(self._settings(folder, plugins, modalities or {})))
         self._log = (folder / "orthanc.log").open("wb")
-        self._process = subprocess.Popen([found, str(config)], stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen([found, str(config)], stdout=self._log, stderr=self._log)  # noqa: S603
         self._wait(folder / "orthanc.log")
 
     def _settings(self, folder: Path, plugins: list[str], modalities: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,10 @@ def shot(page: Any, name: str) -> None:
 
 
 def coloured(page: Any) -> float:
-    """Return the part of the viewport's pixels whose red and blue differ strongly."""
-    pane = page.locator(".viewport-element, [data-viewportid]").first
-    pixels = np.asarray(Image.open(io.BytesIO(pane.screenshot())).convert("RGB")).astype(int)
-    return float((abs(pixels[..., 0] - pixels[..., 2]) > 60).mean())
+    """Return the part of the viewport's pixels that are of a warm colour: the viewer itself is black, grey and blue."""
+    middle = {"x": 300, "y": 100, "width": 1150, "height": 780}  # between the list and the tools
+    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=middle))).convert("RGB")).astype(int)
+    return float((pixels[..., 0] - pixels[..., 2] > 60).mean())
 
 
 def open_series(page: Any, description: str) -> None:
@@ -84,9 +83,7 @@ def open_series(page: Any, description: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_study_opens_in_a_viewer_with_all_results(
-    daemon: Callable[..., Daemon], tmp_path: Path, page: Any
-) -> None:
+def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daemon], tmp_path: Path, page: Any) -> None:
     port = free_port()
     orthanc = Orthanc(tmp_path / "orthanc", port)
     viewer = ViewerServer(viewer_files(), orthanc.url)
@@ -96,11 +93,10 @@ def test_the_study_opens_in_a_viewer_with_all_results(
         orthanc.send_to_cxrd([orthanc.upload(encode(source))])
         wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 4, 60)
 
+        # The viewer greets a first visitor with a tour, at a moment of its own choosing.
+        page.add_locator_handler(page.get_by_text("Skip all"), lambda skip: skip.click())
         page.goto(viewer.study(str(source.StudyInstanceUID)))
         page.get_by_text("cxrd pneumonia heatmap").first.wait_for()
-        tour = page.get_by_text(re.compile("skip all", re.IGNORECASE))
-        if tour.count():
-            tour.first.click()
         listed = page.locator("body").inner_text()
         for series in ("cxrd pneumonia heatmap", "cxrd pneumonia report", "cxrd pneumonia region"):
             assert series in listed, listed
