@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -15,6 +16,13 @@ from worker import migrations
 from worker.ledger import Ledger, connect
 
 POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_another_test() -> Iterator[None]:
+    """Undo what a command that ran in this process made of the log."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 
@@ -34,9 +35,24 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # One write a line: a process that is killed leaves no half line for the next one to continue.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=False,
     )
+
+
+class _StandardError:
+    """Standard error as it is at the moment, be it gone: a log that cannot be written must not end the work."""
+
+    def write(self, words: str) -> int:
+        """Write what can be written; return the number of characters."""
+        with contextlib.suppress(OSError, ValueError):  # a broken pipe or a full disk; a closed file
+            sys.stderr.write(words)
+        return len(words)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def unexpected(error: BaseException) -> str:
