@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ _BACKGROUND, _WHITE, _GREY = (13, 15, 19), (240, 243, 247), (163, 171, 181)
 _AMBER, _PALE = (255, 179, 92), (205, 214, 224)
 
 NOTICE = "For research use. Not for diagnosis."
+Layout = Literal["side-by-side", "overlay"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class _Frame:
     height: int
     unit: int  # size of plain text, and the measure of all spaces
     top: int  # of the panels
-    panel: tuple[int, int]  # width and height of each of the two panels
+    panels: int  # two side by side, or the overlay alone
+    panel: tuple[int, int]  # width and height of each of them
     image: tuple[int, int]  # width and height of the radiograph, in the middle of its panel
 
     def left(self, number: int) -> int:
-        """Return where a panel begins; number 2 is the colour bar."""
+        """Return where a panel begins; the number after the last is the colour bar's."""
         return self.unit + number * (self.panel[0] + self.unit)
 
 
@@ -59,6 +61,7 @@ def compose(
     created: datetime,
     aspect: float = 1.0,
     height: int = 1024,
+    layout: Layout = "side-by-side",
 ) -> NDArray[np.uint8]:
     """Draw the radiograph, beside it the same with the heatmap over it, a colour bar, and the finding in words.
 
@@ -77,19 +80,21 @@ def compose(
     aspect
         Row spacing / column spacing of `values`.
     height
-        Of the picture, pixels, at most: a wide radiograph makes a lower one.
+        Of the picture, pixels, at most: a wide radiograph makes a lower one. Letters grow with it.
+    layout
+        `overlay` leaves the plain radiograph out, which the study has anyway.
 
     Returns
     -------
     ndarray
         uint8 [H,W,3], RGB, between 1,000 and 1,600 pixels wide.
     """
-    frame = _frame(values.shape[0] * aspect, values.shape[1], height)
+    frame = _frame(values.shape[0] * aspect, values.shape[1], height, panels=1 if layout == "overlay" else 2)
     grey = _grey(values, frame.image)
     fade = _fade(finding)
     canvas = np.zeros((frame.height, frame.width, 3), np.uint8)
     cv2.rectangle(canvas, (0, 0), (frame.width, frame.height), _BACKGROUND, cv2.FILLED)
-    for number, panel in enumerate((grey, _overlaid(grey, attention, fade))):
+    for number, panel in enumerate((grey, _overlaid(grey, attention, fade))[-frame.panels :]):
         left, top = frame.left(number), frame.top
         canvas[top : top + frame.panel[1], left : left + frame.panel[0]] = 0
         left += (frame.panel[0] - frame.image[0]) // 2
@@ -99,19 +104,21 @@ def compose(
     return _lettered(canvas, frame, finding, identity, created)
 
 
-def _frame(rows: float, columns: float, height: int) -> _Frame:
-    """Fit two radiographs of such proportions, their captions and a colour bar into the picture."""
+def _frame(rows: float, columns: float, height: int, panels: int = 2) -> _Frame:
+    """Fit the panels of a radiograph of such proportions, their captions and a colour bar into the picture."""
     unit = max(9, round(height * 0.0215))
-    above, below, bar = 6 * unit, round(2.6 * unit), 4 * unit  # header and captions, footer, colour bar with labels
+    above, below, bar = 7 * unit, round(2.6 * unit), 4 * unit  # header and captions, footer, colour bar with labels
     least, most = (round(width * height / 1024) for width in _WIDTHS)
-    scale = min((height - above - below) / rows, ((most - bar - 4 * unit) // 2) / columns)
+    rest = bar + (panels + 2) * unit  # the width that is not panels
+    scale = min((height - above - below) / rows, ((most - rest) // panels) / columns)
     image = max(1, round(columns * scale)), max(1, round(rows * scale))
-    panel = max(image[0], -(-(least - bar - 4 * unit) // 2)), max(image[1], 10 * unit)
+    panel = max(image[0], -(-(least - rest) // panels)), max(image[1], 10 * unit)
     return _Frame(
-        width=2 * panel[0] + bar + 4 * unit,
+        width=panels * panel[0] + rest,
         height=above + panel[1] + below,
         unit=unit,
         top=above,
+        panels=panels,
         panel=panel,
         image=image,
     )
@@ -146,7 +153,7 @@ def _overlaid(grey: NDArray[np.uint8], attention: NDArray[np.float32], fade: flo
 
 def _bar_place(frame: _Frame) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of the colour bar."""
-    left, unit = frame.left(2), frame.unit
+    left, unit = frame.left(frame.panels), frame.unit
     length = min(frame.panel[1], 18 * unit)
     top = frame.top + (frame.panel[1] - length) // 2
     return left, top, left + round(0.9 * unit), top + length
@@ -177,11 +184,11 @@ def _lettered(
     draw.text((edge, 0.95 * unit), _shortened(f"{identity.name} {identity.version}", 44), _PALE, plain, anchor="ra")
     draw.text((edge, 2.4 * unit), created.strftime("%Y-%m-%d %H:%M"), _GREY, plain, anchor="ra")
 
-    words, ink = _caution(finding)
-    draw.text((edge, 3.75 * unit), words, ink, plain, anchor="ra")
+    words, ink = _caution(finding)  # a line of its own: in a narrow picture nothing has room beside it
+    draw.text((unit, 4.45 * unit), words, ink, plain)
 
     heatmap = "Where the model looked (Grad-CAM)" if positive else "Where the model looked (Grad-CAM, faded)"
-    for number, caption in enumerate(("Radiograph", heatmap)):
+    for number, caption in enumerate(("Radiograph", heatmap)[-frame.panels :]):
         draw.text((frame.left(number), frame.top - 0.35 * unit), caption, _GREY, small, anchor="ld")
     _, top, right, bottom = _bar_place(frame)
     for share, label in ((0.0, "1"), (0.5, "0.5"), (1.0, "0")):

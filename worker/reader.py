@@ -102,6 +102,7 @@ class Reader:
             created=created,
             aspect=rendered.aspect,
             height=self._settings.results.height,
+            layout=self._settings.results.layout,
         )
         return Reading(
             finding,

@@ -99,6 +99,7 @@ class Results(_Part):
         "cxrd pneumonia heatmap (research)"
     )
     height: int = Field(1024, ge=400, le=4096)
+    layout: Literal["side-by-side", "overlay"] = "side-by-side"
 
 
 class Destination(_Part):

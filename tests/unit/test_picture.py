@@ -155,3 +155,22 @@ def test_a_png_is_whole_or_not_there(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) & stat.S_IRUSR
     with pytest.raises(OutOfResources):
         write_png(tmp_path / "nowhere" / "a.png", rgb)
+
+
+def test_the_overlay_may_stand_alone() -> None:
+    values, attention = chest(400, 330), hot(3, 2)
+    both = composed(values, attention)
+    alone = compose(values, attention, finding=PNEUMONIA, identity=MODEL, created=NOW, layout="overlay")
+    frame = _frame(400, 330, 1024, panels=1)
+    assert 1000 <= alone.shape[1] < both.shape[1]
+    assert alone.shape[0] == both.shape[0]
+    left, top = frame.left(0) + (frame.panel[0] - frame.image[0]) // 2, frame.top
+    shown = alone[top : top + frame.image[1], left : left + frame.image[0]].astype(np.int64)
+    assert np.array_equal(shown, panels(both, (400, 330))[1])
+
+
+@pytest.mark.parametrize("height", [400, 1024, 4096])
+def test_letters_grow_with_the_picture(height: int) -> None:
+    frame = _frame(500, 410, height)
+    assert frame.height <= height + 1
+    assert frame.unit / frame.height == pytest.approx(0.0215, rel=0.06)
