@@ -116,8 +116,9 @@ def test_the_same_input_gives_the_same_probability_as_picture_and_as_dicom(tmp_p
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_both_engines_answer_alike(tmp_path: Path, engine: str) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), draw(seed=5, rows=500, cols=460, opacity=True))
-    said = run("analyze", tmp_path / "a.png", "--out", tmp_path / "out", "--json", CXRD_MODEL__ENGINE=engine, CXRD_MODEL__PRECISION="fp32")
-    reference = run("analyze", tmp_path / "a.png", "--out", tmp_path / "out", "--json")
+    asked = ("analyze", tmp_path / "a.png", "--out", tmp_path / "out", "--json")
+    said = run(*asked, CXRD_MODEL__ENGINE=engine, CXRD_MODEL__PRECISION="fp32")
+    reference = run(*asked, CXRD_MODEL__PRECISION="fp32")
     assert abs(json.loads(said.stdout)["probability"] - json.loads(reference.stdout)["probability"]) < 1e-3
 
 
