@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom import Dataset
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -16,16 +24,23 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_io.errors import PeerUnavailable, RefusedByPeer
 from dicom_io.files import read_dataset
 
+# None of them loses anything, so that an object keeps its UID whichever way it travels (PS3.3 C.7.6.1.1.5).
+COMPRESSIONS = {"rle": RLELossless, "jpeg-2000": JPEG2000Lossless}
+
 
 @dataclass(frozen=True)
 class Peer:
-    """A destination on the network, and how long we wait for it (seconds)."""
+    """A destination on the network, and how long we wait for it (seconds).
+
+    `compression` is a transfer syntax that pictures are sent in where the peer accepts it; else they go uncompressed.
+    """
 
     host: str
     port: int
     ae_title: str
     calling_ae: str = "CXRD"
     timeout: float = 30.0
+    compression: str = ""
 
 
 class Delivery:
@@ -48,12 +63,23 @@ class Delivery:
             When the association was lost or the peer did not answer in time.
         """
         try:
-            answer = self._association.send_c_store(read_dataset(path))
+            answer = self._association.send_c_store(self._suited(read_dataset(path)))
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
         if "Status" not in answer:
             raise PeerUnavailable("the peer did not answer the C-STORE")
         return int(answer.Status)
+
+    def _suited(self, dataset: Dataset) -> Dataset:
+        """Compress a picture where that was asked for and the peer accepts it."""
+        wanted = self._peer.compression
+        taken = any(
+            context.abstract_syntax == dataset.SOPClassUID and wanted in context.transfer_syntax
+            for context in self._association.accepted_contexts
+        )
+        if wanted and taken and "PixelData" in dataset and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+            dataset.compress(wanted, generate_instance_uid=False)
+        return dataset
 
 
 @contextmanager
@@ -73,7 +99,11 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
     RefusedByPeer
         When it accepts none of the presentation contexts.
     """
-    contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in sorted(set(kinds))]
+    wanted = sorted(set(kinds))
+    contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in wanted]
+    if peer.compression and any(sop_class == SecondaryCaptureImageStorage for sop_class, _ in wanted):
+        # A context of its own: of several syntaxes in one, the peer would choose.
+        contexts.append(build_context(SecondaryCaptureImageStorage, peer.compression))
     with associate(peer, contexts) as association:
         yield Delivery(association, peer)
 

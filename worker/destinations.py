@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_io.scu import Peer
+from dicom_io.scu import COMPRESSIONS, Peer
 from dicom_io.stow import WebPeer, require
 from worker import webhook
 from worker.settings import Destination, Settings
@@ -44,4 +44,5 @@ def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer | we
         ae_title=destination.ae_title or "",
         calling_ae=destination.calling_ae or settings.scp.ae_title,
         timeout=destination.timeout,
+        compression=COMPRESSIONS.get(destination.compression, ""),
     )

@@ -117,6 +117,7 @@ class Destination(_Part):
     secret: SecretStr = SecretStr("")
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = ()
+    compression: Literal["none", "rle", "jpeg-2000"] = "none"
     timeout: float = Field(30.0, gt=0)
 
     @model_validator(mode="after")
@@ -129,6 +130,8 @@ class Destination(_Part):
             raise ValueError(f"{', '.join(missing)} missing (or url, for DICOMweb)")
         if self.webhook and self.kinds:
             raise ValueError("a webhook gets notifications: it has no kinds")
+        if self.compression != "none" and not all(node):
+            raise ValueError("compression is negotiated with a DICOM node (host, port and ae_title)")
         return self
 
 

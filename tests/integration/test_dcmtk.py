@@ -11,7 +11,7 @@ import pytest
 
 from dicom_io.derived import encode
 from tests.integration.orthanc import binary, free_port
-from tests.peers import chest, wait_for
+from tests.peers import chest, send, wait_for
 from worker.audit import Filter, findings
 from worker.daemon import Daemon
 
@@ -45,6 +45,44 @@ def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, sy
         sources = {pydicom.dcmread(path).SOPInstanceUID for path in files}
         assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in captures} == sources
         assert {row["calling_ae"] for row in findings(worker.ledger, Filter())} == {"MODALITY"}
+    finally:
+        receiver.terminate()
+        receiver.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("accepts", "compression", "arrives"),
+    [
+        ("+xr", "rle", "1.2.840.10008.1.2.5"),
+        ("+xv", "jpeg-2000", "1.2.840.10008.1.2.4.90"),
+        ("+x=", "jpeg-2000", "1.2.840.10008.1.2.1"),  # it takes uncompressed objects only
+    ],
+)
+def test_a_picture_is_compressed_where_the_node_takes_it(
+    daemon: Callable[..., Daemon], tmp_path: Path, accepts: str, compression: str, arrives: str
+) -> None:
+    storescp, dciodvfy, port, inbox = binary("storescp"), binary("dciodvfy"), free_port(), tmp_path / "inbox"
+    inbox.mkdir()
+    receiver = subprocess.Popen(
+        [storescp, accepts, "-od", str(inbox), "-aet", "PACS", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        place = {"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": "PACS", "compression": compression}
+        worker = daemon([place])
+        assert send(worker.port, [chest(f"compressed-{accepts}", rows=300, cols=260)]) == [0]
+        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
+        received = {pydicom.dcmread(path).Modality: path for path in inbox.iterdir()}
+        assert set(received) == {"OT", "SR", "PR"}
+        picture = pydicom.dcmread(received["OT"])
+        assert picture.file_meta.TransferSyntaxUID == arrives
+        (kept,) = [path for path in worker.blobs.folder.rglob("*.dcm") if path.read_bytes()[128:].count(b"DERIVED")]
+        original = pydicom.dcmread(kept)
+        assert picture.SOPInstanceUID == original.SOPInstanceUID
+        assert (picture.pixel_array == original.pixel_array).all()
+        said = subprocess.run([dciodvfy, str(received["OT"])], capture_output=True, text=True, timeout=60, check=False)
+        assert "Error" not in said.stderr + said.stdout
     finally:
         receiver.terminate()
         receiver.wait(10)
