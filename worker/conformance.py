@@ -227,7 +227,10 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
         " Device UID of its own for each set of weights; Content Qualification RESEARCH."
     )
     yield ""
-    yield f"- Secondary Capture: RGB, 8 bits, uncompressed, {settings.results.height} rows at most."
+    yield (
+        f"- Secondary Capture: RGB, 8 bits, {settings.results.height} rows at most; uncompressed, or lossless RLE or"
+        " JPEG 2000 where a destination is set so and accepts it."
+    )
     yield f"- Presentation state: graphic layer {LAYER} with outline, box and text; window and polarity as shown."
     yield "- Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; COMPLETE, UNVERIFIED."
     yield ""
