@@ -54,8 +54,10 @@ def network(request: pytest.FixtureRequest) -> ChestNet:
 
 @pytest.fixture
 def images() -> Tensor:
-    """Three drawn radiographs, float32 [3, 1, 224, 224]."""
-    return torch.from_numpy(batch(3))
+    """Three drawn radiographs, the last a negative so that each class has evidence, float32 [3, 1, 224, 224]."""
+    drawn = batch(3)
+    drawn[2] = 1 - drawn[2]
+    return torch.from_numpy(drawn)
 
 
 def answers(network: ChestNet, images: Tensor) -> Outputs:

@@ -64,12 +64,29 @@ def outputs(*difference: float, subtype: float = np.nan, outlier: float = np.nan
 def test_calibration_finds_how_much_too_sure_a_network_is() -> None:
     logits, labels = answers(20_000, sharpness=2.5)
     fitted = fit_calibration(logits, labels)
-    assert fitted["slope"] == pytest.approx(1 / 2.5, rel=0.05)
+    assert fitted["best_slope"] == pytest.approx(1 / 2.5, rel=0.05)
     assert fitted["intercept"] == pytest.approx(0, abs=0.08)
-    probability = calibrated(logits, fitted["slope"], fitted["intercept"])
+    probability = calibrated(logits, fitted["best_slope"], fitted["intercept"])
     for low in np.arange(0, 1, 0.2):
         inside = (probability >= low) & (probability < low + 0.2)
         assert probability[inside].mean() == pytest.approx(labels[inside].mean(), abs=0.03)
+
+
+def test_the_gentlest_slope_within_one_standard_error_is_taken() -> None:
+    slopes = []
+    for count in (300, 3_000, 300_000):
+        logits, labels = answers(count, sharpness=2.5)
+        fitted = fit_calibration(logits, labels)
+        slopes.append(fitted["slope"] / fitted["best_slope"])
+
+        def losses(slope: float, logits: Any = logits, labels: Any = labels, shift: float = fitted["intercept"]) -> Any:
+            given = calibrated(logits, slope, shift).astype(np.float64)
+            return -np.log(np.where(labels == 1, given, 1 - given).clip(1e-12))
+
+        best = losses(fitted["best_slope"])
+        assert losses(fitted["slope"]).mean() == pytest.approx(best.mean() + best.std() / count**0.5, rel=0.01)
+    assert 0.5 <= slopes[0] < slopes[1] < slopes[2] < 1
+    assert slopes[2] > 0.9, "the more images, the closer to the best"
 
 
 def test_calibration_of_separable_answers_stays_finite_and_keeps_their_order() -> None:

@@ -146,7 +146,9 @@ def answers(tmp_path: Path) -> Answers:
     kinds = [f"person{i}_{AGENTS[i % 2]}_{i}.png" for i in range(6)]
     write_class(tmp_path / "PNEUMONIA", kinds, opacity=True)
     said = [0.001, 0.002, 0.004, 0.2, 0.005, 0.6, 0.9, 0.8, 0.7, 0.01, 0.99, 0.95]
-    return ask(predictor(said), scan(tmp_path), judge=Judge(load_card(shipped_model())))
+    card = load_card(shipped_model())
+    card.raw["calibration"] = {"slope": 1.0, "intercept": 0.0}  # what is said is what counts
+    return ask(predictor(said), scan(tmp_path), judge=Judge(card))
 
 
 def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) -> None:
