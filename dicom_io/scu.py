@@ -22,7 +22,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import PeerUnavailable, RefusedByPeer
-from dicom_io.files import read_dataset
+from dicom_io.files import read_dataset, read_header
+from dicom_io.status import Outcome, outcome
 
 # None of them loses anything, so that an object keeps its UID whichever way it travels (PS3.3 C.7.6.1.1.5).
 COMPRESSIONS = {"rle": RLELossless, "jpeg-2000": JPEG2000Lossless}
@@ -62,24 +63,40 @@ class Delivery:
         PeerUnavailable
             When the association was lost or the peer did not answer in time.
         """
+        if self._takes_compressed(path):
+            status = self._sent_compressed(path)
+            if status is not None and outcome(status) is not Outcome.REFUSED:
+                return status
+        return self._send(read_dataset(path))
+
+    def _send(self, dataset: Dataset) -> int:
         try:
-            answer = self._association.send_c_store(self._suited(read_dataset(path)))
+            answer = self._association.send_c_store(dataset)
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
         if "Status" not in answer:
             raise PeerUnavailable("the peer did not answer the C-STORE")
         return int(answer.Status)
 
-    def _suited(self, dataset: Dataset) -> Dataset:
-        """Compress a picture where that was asked for and the peer accepts it."""
+    def _takes_compressed(self, path: Path) -> bool:
+        """Tell whether compression was asked for, and the peer accepts it for an object of this class."""
         wanted = self._peer.compression
-        taken = any(
-            context.abstract_syntax == dataset.SOPClassUID and wanted in context.transfer_syntax
+        if not wanted:
+            return False
+        sop_class = read_header(path).SOPClassUID
+        return any(
+            context.abstract_syntax == sop_class and wanted in context.transfer_syntax
             for context in self._association.accepted_contexts
         )
-        if wanted and taken and "PixelData" in dataset and not dataset.file_meta.TransferSyntaxUID.is_compressed:
-            dataset.compress(wanted, generate_instance_uid=False)
-        return dataset
+
+    def _sent_compressed(self, path: Path) -> int | None:
+        """Send a picture compressed and return the status; None where it cannot be compressed."""
+        dataset = read_dataset(path)
+        try:
+            dataset.compress(self._peer.compression, generate_instance_uid=False)
+        except Exception:  # noqa: BLE001 - whatever ails the encoder: the picture goes as it is
+            return None
+        return self._send(dataset)
 
 
 @contextmanager

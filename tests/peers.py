@@ -70,7 +70,7 @@ RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", 
 class Receiver:
     """A destination that keeps what it gets and answers as it is told (0x0000 where it is told nothing)."""
 
-    def __init__(self, sop_classes: Sequence[str]) -> None:
+    def __init__(self, sop_classes: Sequence[str], further_syntaxes: Sequence[str] = ()) -> None:
         self.answers: list[int] = []
         self.got: list[Dataset] = []
         self.associations = 0
@@ -78,6 +78,8 @@ class Receiver:
         self._entity = AE("RECEIVER")
         for uid in sop_classes:
             self._entity.add_supported_context(uid)
+            for syntax in further_syntaxes:
+                self._entity.add_supported_context(uid, syntax)
         self._entity.add_supported_context("1.2.840.10008.1.1")
         self._server: Any = None
         self.port = 0
@@ -109,9 +111,9 @@ class Receiver:
 
 
 @contextmanager
-def receiving(sop_classes: Sequence[str] = RESULT_CLASSES) -> Iterator[Receiver]:
+def receiving(sop_classes: Sequence[str] = RESULT_CLASSES, further_syntaxes: Sequence[str] = ()) -> Iterator[Receiver]:
     """Run a `Receiver` for the length of a block."""
-    receiver = Receiver(sop_classes)
+    receiver = Receiver(sop_classes, further_syntaxes)
     receiver.start()
     try:
         yield receiver

@@ -243,14 +243,18 @@ def demo(
     _make(out)
     if viewer is None:
         with _progress() as bar:
-            _show(run(loaded, images, out, bar))
+            shown = run(loaded, images, out, bar)
+        _show(shown)
+        _insist(shown)
         return
     with exhibition(viewer, out / "orthanc") as (orthanc, server):
         with _progress() as bar:
-            _show(run(loaded, images, out, bar, orthanc=orthanc))
+            shown = run(loaded, images, out, bar, orthanc=orthanc)
+        _show(shown)
         sys.stdout.write(f"viewer:            {server.worklist} (Ctrl-C ends it)\n")
         sys.stdout.flush()
         _until_asked()
+    _insist(shown)
 
 
 def _until_asked() -> None:
@@ -263,12 +267,16 @@ def _until_asked() -> None:
 
 
 def _show(shown: Shown) -> None:
-    """Print what came of a demo; exit with 2 where not everything was answered."""
+    """Print what came of a demo."""
     _table(shown.rows)
     sys.stdout.write(
         f"For research use. Not for diagnosis.\noverlays as PNG:   {shown.pictures}\n"
         f"overlays as DICOM: {shown.objects}\naudit database:    {shown.database}\n"
     )
+
+
+def _insist(shown: Shown) -> None:
+    """Exit with 2 where not everything was answered."""
     if not shown.complete:
         sys.stderr.write("cxrd: not every image was answered in time; see the audit database\n")
         raise typer.Exit(2)

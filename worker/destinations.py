@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pydicom.pixels.encoders.base import get_encoder
+
+from dicom_io.errors import InvalidSettings
 from dicom_io.scu import COMPRESSIONS, Peer
 from dicom_io.stow import WebPeer, require
 from worker import webhook
@@ -29,7 +32,7 @@ def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer | we
     Raises
     ------
     InvalidSettings
-        It is a DICOMweb server, and the library for that is not installed.
+        The library is not installed that its protocol or its compression needs.
     """
     if destination.webhook:
         return webhook.WebhookPeer(destination.webhook, destination.secret.get_secret_value(), destination.timeout)
@@ -38,11 +41,14 @@ def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer | we
         return WebPeer(
             destination.url, destination.username, destination.password.get_secret_value(), destination.timeout
         )
+    compression = COMPRESSIONS.get(destination.compression, "")
+    if compression and not get_encoder(compression).is_available:
+        raise InvalidSettings(f"destination {destination.name}: nothing here can compress to {destination.compression}")
     return Peer(
         host=destination.host,
         port=destination.port or 0,
         ae_title=destination.ae_title or "",
         calling_ae=destination.calling_ae or settings.scp.ae_title,
         timeout=destination.timeout,
-        compression=COMPRESSIONS.get(destination.compression, ""),
+        compression=compression,
     )

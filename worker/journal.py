@@ -18,14 +18,14 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
 
     What libraries log or warn of is left out, since it may quote a data set.
     """
-    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    console = style == "console" or (style == "auto" and _is_terminal())
     warnings.simplefilter("ignore")
     for name in ("pydicom", "pynetdicom", "alembic", "sqlalchemy", "py.warnings"):
         library = logging.getLogger(name)
         library.handlers = [logging.NullHandler()]
         library.propagate = False
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=_is_terminal()) if console else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -45,14 +45,24 @@ class _StandardError:
 
     def write(self, words: str) -> int:
         """Write what can be written; return the number of characters."""
-        with contextlib.suppress(OSError, ValueError):  # a broken pipe or a full disk; a closed file
-            sys.stderr.write(words)
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # a broken pipe or a full disk; a closed file
+                sys.stderr.write(words)
         return len(words)
 
     def flush(self) -> None:
         """Flush what can be flushed."""
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+
+
+def _is_terminal() -> bool:
+    """Whether a person reads standard error; it may be closed or, where it was at the start, not there at all."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:
+        return False
 
 
 def unexpected(error: BaseException) -> str:

@@ -1,7 +1,12 @@
-"""An Orthanc of one's own, for the demo and for the tests: on free ports of the loopback address, all in one folder."""
+"""An Orthanc of one's own, for the demo and for the tests: on free ports, all in one folder.
+
+Its HTTP server answers the loopback address only. Orthanc cannot bind its DICOM port to one address: while it runs,
+whoever reaches this machine can store objects there.
+"""
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import socket
@@ -16,6 +21,8 @@ from dicom_io.errors import InvalidSettings, OutOfResources
 PLUGINS = ("libOrthancDicomWeb.so",)
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 _PATIENCE = 60.0
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses of this machine without the proxy that the environment may name."""
 
 
 def program() -> str | None:
@@ -85,7 +92,7 @@ class LocalOrthanc:
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 self.get("/system")
-            except OSError:
+            except (OSError, ValueError, http.client.HTTPException):
                 time.sleep(0.1)
             else:
                 return
@@ -95,8 +102,13 @@ class LocalOrthanc:
     def stop(self) -> None:
         """End the process that this object started."""
         self._process.terminate()
-        self._process.wait(20)
-        self._log.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._log.close()
 
     def get(self, path: str) -> Any:
         """GET JSON."""
@@ -105,7 +117,7 @@ class LocalOrthanc:
     def raw(self, path: str, body: bytes | None = None) -> bytes:
         """GET, or POST where there is a body."""
         request = urllib.request.Request(f"{self.url}{path}", data=body)  # noqa: S310 - our own, on the loopback
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with DIRECT.open(request, timeout=60) as answer:
             return bytes(answer.read())
 
     def upload(self, data: bytes) -> str:

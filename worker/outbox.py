@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import structlog
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicom_io.errors import PeerUnavailable, RefusedByPeer, Retryable
+from dicom_io.errors import PeerUnavailable, Permanent, RefusedByPeer, Retryable
 from dicom_io.scu import Delivery, Peer, deliver
 from dicom_io.status import Outcome, outcome
 from dicom_io.stow import WebDelivery, WebPeer, deliver_web
@@ -128,7 +128,16 @@ class Courier(threading.Thread):
         if not delivery.accepts(parcel.sop_class_uid):
             self._refused(parcel, None, f"the peer does not accept {UID(parcel.sop_class_uid).name}")
             return
-        status = delivery.store(self._blobs.path(parcel.sha256))
+        try:
+            status = delivery.store(self._blobs.path(parcel.sha256))
+        except (PeerUnavailable, RefusedByPeer, Retryable):
+            raise
+        except Permanent as error:
+            self._refused(parcel, None, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - one result that cannot be sent must not hold up the others
+            self._later(parcel, None, unexpected(error))
+            return
         verdict = outcome(status)
         if verdict is Outcome.DELIVERED:
             self._parcels.sent(parcel, status, self._clock())

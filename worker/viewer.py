@@ -6,6 +6,7 @@ The files are those of the npm package `@ohif/app` (its folder `dist`), which is
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import mimetypes
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_io.errors import InvalidSettings
-from worker.orthanc import LocalOrthanc
+from worker.orthanc import DIRECT, LocalOrthanc
 
 _PREFIX = "/dicom-web"
 _PASSED = ("Accept", "Content-Type")
@@ -45,7 +46,7 @@ class ViewerServer:
         if not (dist / "index.html").is_file():
             raise InvalidSettings(_NO_VIEWER.format(dist))
         handler = type("Handler", (_Handler,), {"dist": dist.resolve(), "dicomweb": dicomweb})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         handler.url = self.url  # type: ignore[attr-defined]
         threading.Thread(target=self._server.serve_forever, name="viewer", daemon=True).start()
@@ -90,6 +91,11 @@ def exhibition(dist: Path, folder: Path) -> Iterator[tuple[LocalOrthanc, ViewerS
         orthanc.stop()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_arguments: Any) -> None:
+        """Say nothing: what went wrong may quote an address, and addresses hold names and UIDs."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Files of the viewer; its configuration; and everything under /dicom-web passed on."""
 
@@ -102,7 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request."""
         path = self.path.partition("?")[0]
         try:
-            if path.startswith(f"{_PREFIX}/"):
+            if f"http://{self.headers.get('Host')}" != self.url:  # a page of elsewhere whose name leads here
+                self._send(403, "text/plain", b"")
+            elif path.startswith(f"{_PREFIX}/"):
                 self._pass_on()
             elif path == "/app-config.js":
                 self._send(200, "text/javascript", f"window.config = {json.dumps(_configuration(self.url))};".encode())
@@ -122,12 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: self.headers[name] for name in _PASSED if name in self.headers}
         request = urllib.request.Request(f"{self.dicomweb}{self.path}", headers=headers)  # noqa: S310 - ours
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-                self._send(answer.status, answer.headers.get("Content-Type", ""), answer.read())
+            with DIRECT.open(request, timeout=60) as answer:
+                said = answer.status, answer.headers.get("Content-Type", ""), answer.read()
         except urllib.error.HTTPError as error:
-            self._send(error.code, "text/plain", error.read())
-        except OSError:
-            self._send(502, "text/plain", b"the DICOMweb server does not answer")
+            said = error.code, "text/plain", b""
+        except (OSError, ValueError, http.client.HTTPException):
+            said = 502, "text/plain", b"the DICOMweb server does not answer"
+        self._send(*said)
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)

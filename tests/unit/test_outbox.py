@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from dicom_io.derived import encode
 from dicom_io.errors import PeerUnavailable
-from dicom_io.scu import Peer, echo
+from dicom_io.scu import Delivery, Peer, deliver, echo
 from tests.peers import Receiver, chest, receiving, wait_for
 from tests.unit.test_ledger import FINDING, NEW, NOON
 from worker import migrations
@@ -186,3 +188,54 @@ def test_destinations_may_depend_on_the_sender() -> None:
     assert destinations_for("CT1", (both, some)) == ["both", "some"]
     assert destinations_for("CR2", (both, some)) == ["both"]
     assert [getattr(peer_of(each, Settings()), "calling_ae", "") for each in (some, both)] == ["ME", "CXRD"]
+
+
+def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Office) -> None:
+    office.add(3)
+    office.blobs.path(office.results[0].sha256).unlink()
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["failed", "sent", "sent"])
+        assert len(receiver.got) == 2
+
+
+def test_a_result_that_nobody_foresaw_waits_its_turn(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.add(2)
+    bad = office.blobs.path(office.results[0].sha256)
+    store = Delivery.store
+
+    def surprising(self: Delivery, path: Path) -> int:
+        if path == bad:
+            raise MemoryError
+        return store(self, path)
+
+    monkeypatch.setattr(Delivery, "store", surprising)
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["pending", "sent"])
+        assert "unexpected MemoryError" in str(office.deliveries())
+
+
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@pytest.mark.parametrize("trouble", ["encoder", "refusal"])
+def test_a_picture_that_does_not_go_compressed_goes_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    dataset = chest("plain", SOPClassUID=CAPTURE)
+    dataset.file_meta.MediaStorageSOPClassUID = UID(CAPTURE)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(encode(dataset))
+
+    def failing(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no encoder")
+
+    if trouble == "encoder":
+        monkeypatch.setattr(Dataset, "compress", failing)
+    with receiving([CAPTURE], [RLELossless]) as receiver:
+        receiver.answers = [0xC000] if trouble == "refusal" else []
+        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=RLELossless)
+        with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+            assert delivery.store(path) == 0
+        assert not receiver.got[-1].file_meta.TransferSyntaxUID.is_compressed
