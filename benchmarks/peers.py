@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -19,17 +18,11 @@ from typing import Any
 import yaml
 
 from benchmarks.ground import Missing, program, shared
+from worker.orthanc import free_port
 
 POLL = 0.02
 """Seconds between two looks at Orthanc: the resolution of a result's time."""
 _TICK = os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    """Return a port on the loopback address that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Process:

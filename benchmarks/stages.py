@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks import ground
-from benchmarks.peers import Sender, free_port
+from benchmarks.peers import Sender
 from dicom_io.derived import encode
 from dicom_io.eligibility import judge
 from dicom_io.files import read_dataset, read_header
@@ -42,6 +42,7 @@ from worker.blobs import Blobs
 from worker.clock import now
 from worker.inference import OnnxEngine
 from worker.ledger import Ledger, NewFinding, NewReceipt, NewResult, connect
+from worker.orthanc import free_port
 from worker.picture import compose
 from worker.pipeline import rules_of
 from worker.settings import Settings

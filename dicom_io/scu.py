@@ -22,7 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import PeerUnavailable, RefusedByPeer
-from dicom_io.files import read_dataset, read_header
+from dicom_io.files import read_dataset
 from dicom_io.status import Outcome, outcome
 
 # None of them loses anything, so that an object keeps its UID whichever way it travels (PS3.3 C.7.6.1.1.5).
@@ -51,9 +51,12 @@ class Delivery:
         self._association = association
         self._peer = peer
 
-    def accepts(self, sop_class_uid: str) -> bool:
-        """Tell whether the peer took a presentation context for this SOP class."""
-        return any(context.abstract_syntax == sop_class_uid for context in self._association.accepted_contexts)
+    def accepts(self, sop_class_uid: str, syntax: str | None = None) -> bool:
+        """Tell whether the peer took a presentation context for this SOP class, and for this syntax if one is named."""
+        return any(
+            context.abstract_syntax == sop_class_uid and (syntax is None or syntax in context.transfer_syntax)
+            for context in self._association.accepted_contexts
+        )
 
     def store(self, path: Path) -> int:
         """Send one object and return the peer's status.
@@ -63,11 +66,13 @@ class Delivery:
         PeerUnavailable
             When the association was lost or the peer did not answer in time.
         """
-        if self._takes_compressed(path):
-            status = self._sent_compressed(path)
+        dataset = read_dataset(path)
+        if self._peer.compression and self.accepts(dataset.SOPClassUID, self._peer.compression):
+            status = self._sent_compressed(dataset)
             if status is not None and outcome(status) is not Outcome.REFUSED:
                 return status
-        return self._send(read_dataset(path))
+            dataset = read_dataset(path)  # as it was before the attempt
+        return self._send(dataset)
 
     def _send(self, dataset: Dataset) -> int:
         try:
@@ -78,20 +83,8 @@ class Delivery:
             raise PeerUnavailable("the peer did not answer the C-STORE")
         return int(answer.Status)
 
-    def _takes_compressed(self, path: Path) -> bool:
-        """Tell whether compression was asked for, and the peer accepts it for an object of this class."""
-        wanted = self._peer.compression
-        if not wanted:
-            return False
-        sop_class = read_header(path).SOPClassUID
-        return any(
-            context.abstract_syntax == sop_class and wanted in context.transfer_syntax
-            for context in self._association.accepted_contexts
-        )
-
-    def _sent_compressed(self, path: Path) -> int | None:
-        """Send a picture compressed and return the status; None where it cannot be compressed."""
-        dataset = read_dataset(path)
+    def _sent_compressed(self, dataset: Dataset) -> int | None:
+        """Compress a picture in its place, send it and return the status; None where it cannot be compressed."""
         try:
             dataset.compress(self._peer.compression, generate_instance_uid=False)
         except Exception:  # noqa: BLE001 - whatever ails the encoder: the picture goes as it is

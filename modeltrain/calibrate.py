@@ -79,9 +79,8 @@ def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> d
     that are closer together.
     """
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
-    fitted = LogisticRegression(C=1.0).fit(
-        difference[:, np.newaxis], labels
-    )  # the prior keeps separable classes finite
+    # The mild prior keeps separable classes finite.
+    fitted = LogisticRegression(C=1.0).fit(difference[:, np.newaxis], labels)
     best = max(float(fitted.coef_[0, 0]), 1e-3)
     sign = np.where(labels == 1, -1.0, 1.0)
 

@@ -95,12 +95,18 @@ def serve(config: ConfigOption = None) -> None:
     loaded = settings.load(config)
     journal.configure(loaded.logging.level, loaded.logging.format)
     daemon = Daemon(loaded)
-    ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
+    ending = _ending()
     daemon.start()
     ending.wait()
     daemon.stop()
+
+
+def _ending() -> threading.Event:
+    """Return an event that SIGTERM or Ctrl-C sets from now on."""
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    return ending
 
 
 @app.command()
@@ -253,17 +259,8 @@ def demo(
         _show(shown)
         sys.stdout.write(f"viewer:            {server.worklist} (Ctrl-C ends it)\n")
         sys.stdout.flush()
-        _until_asked()
+        _ending().wait()
     _insist(shown)
-
-
-def _until_asked() -> None:
-    """Wait for SIGINT or SIGTERM."""
-    asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    while not asked.wait(1):
-        pass  # an untimed wait would keep the signal's handler from running
 
 
 def _show(shown: Shown) -> None:

@@ -130,7 +130,7 @@ class Courier(threading.Thread):
             return
         try:
             status = delivery.store(self._blobs.path(parcel.sha256))
-        except (PeerUnavailable, RefusedByPeer, Retryable):
+        except (RefusedByPeer, Retryable):  # they concern the association
             raise
         except Permanent as error:
             self._refused(parcel, None, str(error))

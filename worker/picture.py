@@ -181,13 +181,8 @@ def _lettered(
     draw.text((unit, 0.7 * unit), f"Pneumonia probability {finding.probability:.{digits}f}", _WHITE, title)
     decision = f"Decision: {finding.decision}   (threshold {finding.threshold:.{digits}f})"
     draw.text((unit, 2.8 * unit), decision, _AMBER if positive else _PALE, large)
-    draw.text(
-        (edge, 0.95 * unit),
-        _shortened(f"{identity.name} {identity.version}", 44 if frame.panels == 2 else 30),
-        _PALE,
-        plain,
-        anchor="ra",
-    )
+    model = _shortened(f"{identity.name} {identity.version}", 44 if frame.panels == 2 else 30)
+    draw.text((edge, 0.95 * unit), model, _PALE, plain, anchor="ra")
     draw.text((edge, 2.4 * unit), created.strftime("%Y-%m-%d %H:%M"), _GREY, plain, anchor="ra")
 
     words, ink = _caution(finding)  # a line of its own: in a narrow picture nothing has room beside it

@@ -23,7 +23,6 @@ from worker.orthanc import DIRECT, LocalOrthanc
 
 _PREFIX = "/dicom-web"
 _PASSED = ("Accept", "Content-Type")
-_NO_VIEWER = "{}: holds no built OHIF viewer (the folder dist of the npm package @ohif/app)"
 
 
 class ViewerServer:
@@ -43,8 +42,7 @@ class ViewerServer:
     """
 
     def __init__(self, dist: Path, dicomweb: str) -> None:
-        if not (dist / "index.html").is_file():
-            raise InvalidSettings(_NO_VIEWER.format(dist))
+        _require_viewer(dist)
         handler = type("Handler", (_Handler,), {"dist": dist.resolve(), "dicomweb": dicomweb})
         self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -66,6 +64,11 @@ class ViewerServer:
         self._server.server_close()
 
 
+def _require_viewer(dist: Path) -> None:
+    if not (dist / "index.html").is_file():
+        raise InvalidSettings(f"{dist}: holds no built OHIF viewer (the folder dist of the npm package @ohif/app)")
+
+
 @contextlib.contextmanager
 def exhibition(dist: Path, folder: Path) -> Iterator[tuple[LocalOrthanc, ViewerServer]]:
     """Run an Orthanc in `folder`, emptied of an earlier one, and a viewer of its studies; end both on leaving.
@@ -75,8 +78,7 @@ def exhibition(dist: Path, folder: Path) -> Iterator[tuple[LocalOrthanc, ViewerS
     InvalidSettings
         There is no viewer, no Orthanc, or no DICOMweb plugin for it.
     """
-    if not (dist / "index.html").is_file():
-        raise InvalidSettings(_NO_VIEWER.format(dist))
+    _require_viewer(dist)  # before an Orthanc is started for it
     shutil.rmtree(folder, ignore_errors=True)
     orthanc = LocalOrthanc(folder)
     try:
