@@ -60,7 +60,13 @@ def main() -> None:
 def trained(arch: str, data: Path, epochs: int, side: int) -> Row:
     """Train one architecture and measure it."""
     recipe = dataclasses.replace(
-        RECIPES["refine"], name="comparison", arch=arch, stages=((epochs, side),), learning_rate=1e-3, ema=0.98
+        RECIPES["refine"],
+        name="comparison",
+        arch=arch,
+        stages=((epochs, side),),
+        learning_rate=1e-3,
+        ema=0.98,
+        precision="bfloat16",
     )
     split = split_by_patient(training_samples(data), recipe.validation_fraction, recipe.seed)
     train, validation = Images(split.train, recipe.cache_bytes), Images(split.validation, recipe.cache_bytes, side)
@@ -69,7 +75,7 @@ def trained(arch: str, data: Path, epochs: int, side: int) -> Row:
     for epoch in range(epochs):
         learner.learn(train, epoch, progress=False)
     minutes = (time.monotonic() - started) / 60
-    loss, auc = learner.validate(validation)
+    loss, auc, _ = learner.validate(validation)
     parameters = sum(parameter.numel() for parameter in learner.network.parameters()) / 1e6
     with tempfile.TemporaryDirectory() as folder:
         write_weights(rounded({k: v.contiguous() for k, v in learner.average.state_dict().items()}), Path(folder), arch)

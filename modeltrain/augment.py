@@ -53,6 +53,9 @@ def _place(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.rando
     rows, columns = image.shape
     turn = np.deg2rad(rng.uniform(-how.rotation, how.rotation))
     zoom = np.exp(rng.uniform(-how.scale, how.scale, 2))  # each axis its own: children differ in build, films in crop
+    if how.aspect:
+        half = rng.uniform(-how.aspect, how.aspect) / 2
+        zoom = zoom * np.exp([half, -half])
     shift = how.shift
     if rng.random() < how.crop:
         closer = rng.uniform(1.0, 4 / 3)

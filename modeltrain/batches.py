@@ -14,6 +14,7 @@ from modeltrain.augment import augment
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from modeltrain.data import Images, Sample
@@ -27,15 +28,25 @@ def batch_count(images: int, size: int) -> int:
     return max(1, images // size)
 
 
-def order_of(samples: Sequence[Sample], recipe: Recipe, epoch: int) -> list[int]:
-    """Return the indices of an epoch's images, shuffled by seed and epoch."""
+def order_of(
+    samples: Sequence[Sample], recipe: Recipe, epoch: int, weights: NDArray[np.float64] | None = None
+) -> list[int]:
+    """Return the indices of an epoch's images, shuffled by seed and epoch.
+
+    `weights`, float64 [N], are the images' overlap weights, by which the recipe's part of each class is drawn.
+    """
     rng = np.random.default_rng([recipe.seed, epoch])
     if not recipe.balanced:
         return [int(index) for index in rng.permutation(len(samples))]
     labels = np.array([sample.label for sample in samples])
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     fewest = min(len(members) for members in classes)
-    chosen = np.concatenate([rng.choice(members, fewest, replace=False) for members in classes])
+    by_weight = round(fewest * recipe.overlap) if weights is not None else 0
+    chosen = np.concatenate([rng.choice(members, fewest - by_weight, replace=False) for members in classes])
+    if weights is not None and by_weight:
+        parts = [weights[members] / weights[members].sum() for members in classes]
+        drawn = [rng.choice(members, by_weight, p=part) for members, part in zip(classes, parts, strict=True)]
+        chosen = np.concatenate([chosen, *drawn])
     return [int(index) for index in rng.permutation(chosen)]
 
 
@@ -45,14 +56,16 @@ def batches(
     """Yield an epoch's augmented batches: images float32 [N, 1, side, side], labels and agents int64 [N].
 
     They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
-    chance depends on seed, epoch and index alone, so a resumed run sees the same images.
+    chance depends on seed, epoch and place in the order alone, so a resumed run sees the same images, and one that was
+    drawn twice is varied twice.
     """
     side, size = recipe.side(epoch), recipe.batch_size
     count = batch_count(len(order), size)
 
     def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = order[number * size : (number + 1) * size]
-        chances = (np.random.default_rng([recipe.seed, epoch, index]) for index in chosen)
+        places = range(number * size, number * size + len(chosen))
+        chances = (np.random.default_rng([recipe.seed, epoch, place]) for place in places)
         varied = [
             augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
         ]

@@ -19,10 +19,11 @@ from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.calibrate import Raw, fit_all, raw_answers
-from modeltrain.data import data_digest, read_sample, scan
+from modeltrain.data import Images, data_digest, read_sample, scan
 from modeltrain.details import details
 from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
+from modeltrain.framing import overlap_weights, propensities
 from modeltrain.judge import Judge, calibrated
 from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -35,6 +36,7 @@ from modeltrain.source import Source, Sources, sources_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from modeltrain.data import Sample, Split
@@ -191,7 +193,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
-    fitted = fit_all(raw)
+    fitted = fit_all(raw, _overlap(progress, split))
     fitted["int8"] = _keeps_its_word(folder, split, raw, fitted)
     parts: dict[str, Any] = {"train": _counts(split.train), "validation": _counts(split.validation)}
     digests = {"training": progress.data_digest}
@@ -229,6 +231,15 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
     }
 
 
+def _overlap(progress: Progress, split: Split) -> NDArray[np.float64] | None:
+    """Return the validation images' overlap weights, if the run drew its images by them."""
+    if not progress.recipe.get("overlap"):
+        return None
+    train, validation = (Images(part, progress.recipe["cache_bytes"]) for part in (split.train, split.validation))
+    _, others = propensities(train, split.train, validation, progress.recipe["seed"])
+    return overlap_weights(others, np.array([sample.label for sample in split.validation]))
+
+
 def _write_card(folder: Path, card: dict[str, Any]) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -262,6 +273,7 @@ def _training(progress: Progress) -> dict[str, Any]:
         "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
         "validation_loss": [round(line.validation_loss, 4) for line in history],
         "validation_auc": [round(line.validation_auc, 4) for line in history],
+        "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
         "began_with": _training(Progress.from_json(json.dumps(progress.start))) if progress.start else None,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,9 +12,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dicom_io.errors import InvalidData
+from modeltrain.augment import augment
 from modeltrain.data import Sample, read_sample
 from modeltrain.gate import statistics
 from modeltrain.preprocess import PICTURE_SUFFIXES
+from modeltrain.recipe import Augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +31,10 @@ FLAGGED = 0.01  # part of the validation images that each of the two looks may f
 _AXES = 64  # principal axes of the Mahalanobis distance
 _MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
 _BATCH = 16
+# The population framed and exposed as another room of the same hospital might: that alone makes no image an outlier.
+_AS_ELSEWHERE = Augmentation(
+    flip=0.0, rotation=4.0, scale=0.08, shift=0.04, aspect=0.25, crop=0.3, brightness=0.1, contrast=0.25, gamma=0.2
+)
 
 
 def fit_gate(
@@ -46,21 +53,36 @@ def fit_gate(
     train
         The population; at most 2,000 of it are looked at, drawn by `seed`.
     validation
-        Where the limits are set: each look may flag one in a hundred of these.
+        Where the limits are set: each look may flag one in a hundred of these, as they are and framed anew.
     outliers
         A folder of radiographs of other populations (JPEG or PNG; never those that the gate is judged on). Distorted
         images of `train` (turned, inverted, cut, noise) are outliers in any case.
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
-    own = _features(network, (read_sample(sample, size) for sample in chosen))
+    own = _features(network, _framed_anew(chosen, size, rng, every=2))
     foreign = [_features(network, _distorted(chosen[: _MOST // 4], size, rng))]
     if outliers:
         paths = _pictures(outliers)
         picked = [paths[i] for i in rng.permutation(len(paths))[:_MOST]]
-        foreign.append(_features(network, (read_sample(Sample(path, 0, ""), size) for path in picked)))
-    known = _features(network, (read_sample(sample, size) for sample in validation))
+        foreign.append(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
+    known = _features(network, chain(_framed_anew(validation, size, rng), _plain(validation, size)))
     return _fit(own, np.concatenate(foreign), known)
+
+
+def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]]:
+    return (read_sample(sample, size) for sample in samples)
+
+
+def _framed_anew(
+    samples: Sequence[Sample], size: int, rng: np.random.Generator, every: int = 1
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the images, each `every`-th of them framed and exposed anew."""
+    for number, image in enumerate(_plain(samples, size)):
+        if number % every:
+            yield image
+        else:
+            yield augment(np.rint(image[0] * 255).astype(np.uint8), size, _AS_ELSEWHERE, rng)
 
 
 def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[np.float64]) -> dict[str, Tensor]:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One line of a run's history; losses are weighted by class, times are seconds."""
+    """One line of a run's history; losses are weighted by class, times are seconds.
+
+    `validation_auc_alike` is the AUC under overlap weights, where both classes are framed alike; None where the recipe
+    has none.
+    """
 
     epoch: int
     side: int
@@ -29,6 +33,7 @@ class Epoch:
     validation_loss: float
     validation_auc: float
     seconds: float
+    validation_auc_alike: float | None = None
 
 
 @dataclass(slots=True)
@@ -48,12 +53,12 @@ class Progress:
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the highest validation AUC.
+        """The epoch with the highest validation AUC, under overlap weights where the recipe draws by them.
 
         Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
         images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
         """
-        return max(self.history, key=lambda epoch: epoch.validation_auc)
+        return max(self.history, key=lambda line: line.validation_auc_alike or line.validation_auc)
 
     def to_json(self) -> str:
         """Return the header's text."""

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.batches import batch_count, batches, order_of
 from modeltrain.data import Images
+from modeltrain.framing import overlap_weights, propensities
 from modeltrain.network import ChestNet, build, load_weights
 from modeltrain.outputs import probability
 from modeltrain.progress import Epoch, Progress, origin_of, read_progress
@@ -39,6 +40,7 @@ from modeltrain.source import Source, Sources, sources_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from modeltrain.recipe import Recipe
@@ -95,6 +97,7 @@ def run(
     state = Progress(_plain(recipe), digest, start=origin_of(start, recipe, digest) if start else None)
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
+    drawn_by, weighed_by = _overlap(train_images, validation_images, recipe)
     out.mkdir(parents=True, exist_ok=True)
 
     learner = Learner(recipe, device)
@@ -115,10 +118,10 @@ def run(
                 log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
                 break
             started = time.monotonic()
-            train_loss, rate = learner.learn(train_images, epoch, progress=progress)
-            validation_loss, auc = learner.validate(validation_images)
+            train_loss, rate = learner.learn(train_images, epoch, weights=drawn_by, progress=progress)
+            validation_loss, auc, alike = learner.validate(validation_images, weighed_by)
             seconds = round(time.monotonic() - started, 1)
-            line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds)
+            line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, alike)
             state.history.append(line)
             _report(board, line)
             if state.best is line:
@@ -145,10 +148,12 @@ class Learner:
         load_weights(self.network, {key: value for key, value in weights.items() if not key.startswith("gate.")})
         self.average.load_state_dict(self.network.state_dict())
 
-    def learn(self, images: Images, epoch: int, *, progress: bool) -> tuple[float, float]:
+    def learn(
+        self, images: Images, epoch: int, *, weights: NDArray[np.float64] | None = None, progress: bool
+    ) -> tuple[float, float]:
         """Go once through the images; return the mean loss and the last learning rate."""
         recipe, losses, rate = self.recipe, [], 0.0
-        order = order_of(images.samples, recipe, epoch)
+        order = order_of(images.samples, recipe, epoch, weights)
         count = batch_count(len(order), recipe.batch_size)
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
         self.network.train()
@@ -169,7 +174,10 @@ class Learner:
     def _loss(self, batch: Tensor, labels: Tensor, agents: Tensor) -> Tensor:
         """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
         recipe = self.recipe
-        outputs = self.network(batch.to(self.device, memory_format=torch.channels_last))
+        lower = recipe.precision == "bfloat16"
+        with torch.autocast(self.device, torch.bfloat16, enabled=lower):
+            outputs = self.network(batch.to(self.device, memory_format=torch.channels_last))
+        outputs = type(outputs)(*(each.float() for each in outputs))
         loss = cross_entropy(
             outputs.logits, labels.to(self.device), self.weights, label_smoothing=recipe.label_smoothing
         )
@@ -192,8 +200,11 @@ class Learner:
                 kept.copy_(new)
 
     @torch.inference_mode()
-    def validate(self, images: Images) -> tuple[float, float]:
-        """Return the averaged network's class-weighted cross-entropy and AUC, at the side the model serves with."""
+    def validate(self, images: Images, weights: NDArray[np.float64] | None = None) -> tuple[float, float, float | None]:
+        """Return the averaged network's class-weighted cross-entropy and AUC, at the side the model serves with.
+
+        The third is the AUC under `weights`, float64 [N], where there are any.
+        """
         self.average.eval()
         size, logits = self.recipe.batch_size, []
         for start in range(0, len(images), size):
@@ -203,7 +214,9 @@ class Learner:
         scores = torch.cat(logits)
         labels = torch.tensor([sample.label for sample in images.samples])
         loss = cross_entropy(scores, labels.to(self.device), self.weights).item()
-        return loss, float(roc_auc_score(labels.numpy(), probability(scores.cpu().numpy())))
+        said = probability(scores.cpu().numpy())
+        alike = None if weights is None else float(roc_auc_score(labels.numpy(), said, sample_weight=weights))
+        return loss, float(roc_auc_score(labels.numpy(), said)), alike
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything a resumed run needs, by name."""
@@ -227,6 +240,17 @@ class Learner:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _overlap(
+    train: Images, validation: Images, recipe: Recipe
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+    """Return the overlap weights of training and validation images, if the recipe draws by them."""
+    if not recipe.overlap:
+        return None, None
+    found = propensities(train, train.samples, validation, recipe.seed)
+    labels = [np.array([sample.label for sample in images.samples]) for images in (train, validation)]
+    return overlap_weights(found[0], labels[0]), overlap_weights(found[1], labels[1])
 
 
 def _placed(network: ChestNet, device: str) -> ChestNet:
@@ -281,12 +305,15 @@ def _report(board: SummaryWriter, line: Epoch) -> None:
     """Write one epoch's curves and log line."""
     for name in ("train_loss", "validation_loss", "validation_auc", "learning_rate", "side"):
         board.add_scalar(name, getattr(line, name), line.epoch)
+    if line.validation_auc_alike is not None:
+        board.add_scalar("validation_auc_alike", line.validation_auc_alike, line.epoch)
     log.info(
-        "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f, %.0f s",
+        "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f (framed alike: %s), %.0f s",
         line.epoch,
         line.train_loss,
         line.validation_loss,
         line.validation_auc,
+        "-" if line.validation_auc_alike is None else f"{line.validation_auc_alike:.4f}",
         line.seconds,
     )
 

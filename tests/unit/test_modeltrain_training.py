@@ -80,10 +80,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_pa
     class Killed(Exception):
         pass
 
-    def killed(self: train.Learner, images: object, epoch: int, *, progress: bool) -> tuple[float, float]:
+    def killed(self: train.Learner, images: object, epoch: int, **options: Any) -> tuple[float, float]:
         if epoch == 1:
             raise Killed
-        return learn(self, images, epoch, progress=progress)  # type: ignore[arg-type]
+        return learn(self, images, epoch, **options)  # type: ignore[arg-type]
 
     learn = train.Learner.learn
     with pytest.MonkeyPatch.context() as patch:
