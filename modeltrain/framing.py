@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +81,9 @@ def propensities(
     model = HistGradientBoostingClassifier(
         max_iter=100, learning_rate=0.05, early_stopping=False, class_weight="balanced", random_state=seed
     )
-    own = cross_val_predict(model, known, labels, groups=patients, cv=folds, method="predict_proba")
-    return own[:, 1], model.fit(known, labels).predict_proba(asked)[:, 1]
+    with threadpool_limits(1):  # small data: threads that wait for each other cost minutes where other work runs
+        own = cross_val_predict(model, known, labels, groups=patients, cv=folds, method="predict_proba")
+        return own[:, 1], model.fit(known, labels).predict_proba(asked)[:, 1]
 
 
 def overlap_weights(propensities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
