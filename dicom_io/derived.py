@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmwrite
 from pydicom.charset import convert_encodings
+from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import validate_value
 
 from dicom_io.errors import UnreadableObject, Unsuitable
 from dicom_io.uids import derived_uid
@@ -99,6 +101,9 @@ _REQUIRED = (
     "StudyID",
     "AccessionNumber",
 )
+
+# Value representations in which a wrong value is an error for whoever reads it (PS3.5 6.2).
+_STRICT = ("AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI")
 
 
 def begin(
@@ -250,13 +255,29 @@ def _copy_source(source: Dataset, dataset: Dataset) -> None:
     dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=encodings)
     for keyword in COPIED:
         element = element_of(source, keyword)
-        if element is not None:
+        if element is not None and _fits(source, keyword):
             dataset[element.tag] = element
     for keyword in _REQUIRED:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
     if not text(dataset, "BodyPartExamined"):
         dataset.Laterality = None  # whether the part is one of a pair is not known (PS3.3 C.7.3.1, type 2C)
+
+
+def _fits(source: Dataset, keyword: str) -> bool:
+    """Whether a value that need not be there is one at all: an age of "62" has no unit, and archives refuse it.
+
+    Texts and what an object must have are copied as they are, right or wrong: by them it is found beside its source.
+    """
+    vr = dictionary_VR(keyword)
+    if keyword in _REQUIRED or vr not in _STRICT:
+        return True
+    try:
+        for value in values(source, keyword):
+            validate_value(vr, str(value), RAISE)
+    except MALFORMED:
+        return False
+    return True
 
 
 def element_of(source: Dataset, keyword: str) -> DataElement | RawDataElement | None:

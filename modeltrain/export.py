@@ -58,6 +58,7 @@ def export_model(
     current: bool = False,
     locked_test: bool = False,
     outliers: Path | None = None,
+    ages: tuple[float, float] | None = None,
 ) -> Path:
     """Turn the best weights of a training run into a model folder, and return it.
 
@@ -82,6 +83,9 @@ def export_model(
 
     outliers
         A folder of radiographs of other populations, for the gate (see `fit_gate`).
+    ages
+        Least and greatest age of the population in completed years: whose header states another one is outside. None
+        leaves ages aside.
 
     Raises
     ------
@@ -110,6 +114,7 @@ def export_model(
         _write_network(building, load_file(weights), arch, split, outliers)
         card = _card(building, progress, split, f"{name}-{version}")
         card["data"]["layout"] = sources.name
+        card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
         _write_card(building, card)
         card["metrics"] = _metrics(load_card(building), split.validation)
         _write_card(building, card)
@@ -196,7 +201,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
     fitted = fit_all(raw, _overlap(progress, split))
     fitted["int8"] = _keeps_its_word(folder, split, raw, fitted)
     parts: dict[str, Any] = {"train": _counts(split.train), "validation": _counts(split.validation)}
-    digests = {"training": progress.data_digest}
+    digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}
     return {
         "format": 2,
         "name": label.rpartition("-")[0],
@@ -204,8 +209,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
         "arch": progress.recipe.get("arch", "resnet18"),
         "classes": list(CLASSES),
-        # Completed years, as the data set's publishers state them.
-        "population": {"least_age_years": 1, "greatest_age_years": 5},
+        "population": None,
         "intended_use": "research and screening support, not for diagnosis",
         **fitted,
         "data": {

@@ -13,6 +13,7 @@ from dicom_io.errors import InvalidData
 from modeltrain.registry import SAFETENSORS, load_card
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from modeltrain.recipe import Recipe
@@ -44,12 +45,15 @@ class Progress:
     ----------
     start
         The progress of the run whose weights this one began with, as plain values; None for a run of its own.
+    parts
+        The digest of each part of the data.
     """
 
     recipe: dict[str, Any]
     data_digest: str
     history: list[Epoch] = field(default_factory=list)
     start: dict[str, Any] | None = None
+    parts: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> Epoch:
@@ -68,7 +72,8 @@ class Progress:
     def from_json(cls, text: str) -> Progress:
         """Read the header's text."""
         raw = json.loads(text)
-        return cls(raw["recipe"], raw["data_digest"], [Epoch(**line) for line in raw["history"]], raw.get("start"))
+        history = [Epoch(**line) for line in raw["history"]]
+        return cls(raw["recipe"], raw["data_digest"], history, raw.get("start"), raw.get("parts") or [])
 
 
 def read_progress(path: Path) -> Progress:
@@ -86,16 +91,26 @@ def read_progress(path: Path) -> Progress:
         raise InvalidData(f"{path}: not a file of a training run ({error})") from error
 
 
-def origin_of(start: Path, recipe: Recipe, digest: str) -> dict[str, Any]:
-    """Return what a run that begins with other weights remembers of their run."""
+def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
+    """Return what a run that begins with other weights remembers of their run.
+
+    Raises
+    ------
+    InvalidData
+        They, or weights that they began with, learnt from a part of this run's data that was divided in another way.
+    """
     origin = _progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
     divided_by = ("seed", "validation_fraction")
-    same_split = all(origin.recipe[key] == getattr(recipe, key) for key in divided_by)
-    if origin.data_digest == digest and not same_split:
-        raise InvalidData(
-            f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
-        )
-    return asdict(origin)
+    told = asdict(origin)
+    earlier: dict[str, Any] | None = told
+    while earlier is not None:
+        shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
+        if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
+            raise InvalidData(
+                f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
+            )
+        earlier = earlier.get("start")
+    return told
 
 
 def _progress_of_model(folder: Path) -> Progress:
@@ -107,4 +122,5 @@ def _progress_of_model(folder: Path) -> Progress:
         Epoch(number, side, rate, math.nan, loss, auc, 3600 * run["hours"] / run["epochs"])
         for number, (side, rate, loss, auc) in enumerate(lines, start=1)
     ]
-    return Progress(run["recipe"], raw["data"]["sha256"]["training"], history)
+    digests = raw["data"]["sha256"]
+    return Progress(run["recipe"], digests["training"], history, parts=digests.get("parts") or [])

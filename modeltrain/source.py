@@ -74,11 +74,13 @@ class Sources:
             if part.held is not None:
                 splits.append(_split_as_said(part))
                 continue
+            if len(self.parts) == 1:
+                _both_classes(part.samples, part.name)
             try:
                 splits.append(split_by_patient(part.samples, fraction, seed))
-            except InvalidData:
+            except InvalidData as error:
                 if len(self.parts) == 1:
-                    raise
+                    raise InvalidData(f"{part.name}: {error}") from error
                 splits.append(Split(part.samples, ()))
         both = Split(
             tuple(sample for split in splits for sample in split.train),
@@ -86,9 +88,14 @@ class Sources:
         )
         for side, samples in (("training", both.train), ("validation", both.validation)):
             _both_classes(samples, f"{self.name}: {side}")
-        shared = {sample.patient for sample in both.train} & {sample.patient for sample in both.validation}
-        if shared:
-            raise InvalidData(f"{self.name}: {len(shared)} patient(s) are in training and in validation")
+        sides = [{sample.patient: sample.path for sample in side} for side in (both.train, both.validation)]
+        refuse(
+            f"{self.name}: a patient is in training and in validation",
+            [
+                f"{sides[0][patient].name} and {sides[1][patient].name}"
+                for patient in sorted(sides[0].keys() & sides[1].keys())
+            ],
+        )
         return both
 
 
@@ -143,6 +150,7 @@ def csv_source(path: Path) -> Source:
     faults += _both_sides(samples, sides, [number for number, _ in rows]) if not faults else []
     refuse(path, faults)
     _both_classes(samples, str(path))
+    _one_label(path, samples)
     held = frozenset(s.patient for s, side in zip(samples, sides, strict=True) if side == "validation")
     return Source(f"CSV file {path.name}", tuple(samples), _digest(samples), held if any(sides) else None)
 
@@ -215,7 +223,7 @@ def _sample(root: Path, row: dict[str, str]) -> tuple[Sample, str]:
         raise InvalidData(f"agent {row['agent']!r} is neither {' nor '.join(AGENTS)}")
     if side not in ("", "train", "validation"):
         raise InvalidData(f"split {row['split']!r} is neither train nor validation")
-    path = root / row["path"]
+    path = (root / row["path"]).resolve()
     if not row["path"] or not path.is_file():
         raise InvalidData(f"no such file: {row['path'] or '(empty)'}")
     number = CLASSES.index(label)
@@ -259,6 +267,17 @@ def _both_classes(samples: Sequence[Sample], where: str) -> None:
     for label, name in enumerate(CLASSES):
         if not counts[label]:
             raise InvalidData(f"{where} holds no {name}: both classes are needed")
+
+
+def _one_label(path: Path, samples: Sequence[Sample]) -> None:
+    """Refuse the same picture under two labels, whatever it is called."""
+    first: dict[str, Sample] = {}
+    faults = []
+    for sample in samples:
+        before = first.setdefault(_content(sample.path), sample)
+        if before.label != sample.label:
+            faults.append(f"{before.path.name} and {sample.path.name} are one picture with two labels")
+    refuse(path, faults)
 
 
 def _digest(samples: Sequence[Sample]) -> str:

@@ -94,7 +94,9 @@ def run(
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
-    state = Progress(_plain(recipe), digest, start=origin_of(start, recipe, digest) if start else None)
+    parts = [part.digest for part in sources.parts]
+    origin = origin_of(start, recipe, [digest, *parts]) if start else None
+    state = Progress(_plain(recipe), digest, start=origin, parts=parts)
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     drawn_by, weighed_by = _overlap(train_images, validation_images, recipe)

@@ -9,8 +9,12 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnxruntime
+
 from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
-from modeltrain.registry import CARD, CURRENT, Card, current_model, load_card, shipped_model
+from modeltrain.outputs import CLASSES
+from modeltrain.registry import CARD, CURRENT, ONNX, Card, current_model, load_card, shipped_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,11 +119,12 @@ class Versions:
         Raises
         ------
         InvalidModel
-            It is not an intact model folder.
+            It is not an intact model folder, or what is in it cannot answer.
         OutOfResources
             It cannot be written.
         """
         card = load_card(folder)
+        prove(card)
         name = version_name(card)
         target, building = self.root / name, self.root / f".{name}.new"
         if not target.exists():
@@ -148,10 +153,7 @@ class Versions:
         entry = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "to": added.name, **facts}
         temporary = self.root / f".{CURRENT}.new"
         try:
-            with (self.root / HISTORY).open("a", encoding="utf-8") as history:
-                history.write(json.dumps(entry) + "\n")
-                history.flush()
-                os.fsync(history.fileno())
+            self._note(entry)
             temporary.write_text(f"{added.name}\n", encoding="utf-8")
             _sync(temporary)
             temporary.replace(self.root / CURRENT)
@@ -160,25 +162,89 @@ class Versions:
             raise OutOfResources(f"{self.root / CURRENT}: cannot be written ({error.strerror})") from error
 
     def history(self) -> list[dict[str, Any]]:
-        """Return what was promoted and rolled back, the oldest first."""
+        """Return what was promoted and rolled back, the oldest first.
+
+        A last line without its end is what a full disk or a lost process leaves: that exchange never took place.
+
+        Raises
+        ------
+        InvalidModel
+            A line is not what was written; the message names it.
+        """
         try:
-            lines = (self.root / HISTORY).read_text(encoding="utf-8").splitlines()
+            text = (self.root / HISTORY).read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        entries = []
+        for number, line in enumerate(text.split("\n")[:-1], start=1):
+            try:
+                entry = json.loads(line)
+                entries.append({**entry, "from": str(entry["from"]), "to": str(entry["to"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise InvalidModel(f"{self.root / HISTORY}: line {number} is damaged; repair or remove it") from error
+        return entries
 
     def before(self) -> str:
-        """Return the name of the model that served before the current one.
+        """Return the name of the model that served before the current one, and can serve.
+
+        Going back twice goes back by two: what was rolled back is not gone back to.
 
         Raises
         ------
         InvalidSettings
-            Nothing was promoted yet.
+            There is none.
+        InvalidModel
+            The history is damaged.
         """
-        history = self.history()
-        if not history:
-            raise InvalidSettings("nothing was promoted yet: there is nothing to roll back to")
-        return str(history[-1]["from"])
+        usable = {version.name for version in self.all()}
+        for name in reversed(_served_before(self.history(), self.current().name)):
+            if name in usable:
+                return name
+        raise InvalidSettings("nothing was promoted yet: there is nothing to roll back to")
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Add a line to the history, whole, after what a torn write may have left."""
+        with (self.root / HISTORY).open("a+b") as history:
+            history.seek(0)
+            history.truncate(history.read().rfind(b"\n") + 1)
+            history.write(json.dumps(entry).encode() + b"\n")
+            history.flush()
+            os.fsync(history.fileno())
+
+
+def prove(card: Card) -> None:
+    """Let a model answer one empty image on the CPU: digests say that files are as they were made, not that they serve.
+
+    Raises
+    ------
+    InvalidModel
+        It cannot be loaded, or answers in another form than `modeltrain.outputs.Outputs`.
+    """
+    try:
+        session = onnxruntime.InferenceSession(str(card.folder / ONNX), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        blank = np.zeros((1, 1, card.input_size, card.input_size), np.float32)
+        answers = dict(zip(names, session.run(names, {"image": blank}), strict=True))
+    except Exception as error:  # ONNX Runtime's errors have no common base but this
+        raise InvalidModel(f"{card.folder / ONNX}: cannot answer ({type(error).__name__})") from error
+    shapes = {name: answers[name].shape for name in ("logits", "cam") if name in answers}
+    if shapes.get("logits") != (1, len(CLASSES)) or shapes.get("cam", ())[:2] != (1, len(CLASSES)):
+        raise InvalidModel(f"{card.folder / ONNX}: answers in another form than logits and cam of two classes")
+
+
+def _served_before(history: list[dict[str, Any]], current: str) -> list[str]:
+    """Return the models that served before the current one and were not rolled back, the latest last."""
+    # An exchange whose rename failed stands in the history, but what came after it began elsewhere.
+    begun = [*(entry["from"] for entry in history[1:]), current][: len(history)]
+    stack: list[str] = []
+    for entry, after in zip(history, begun, strict=True):
+        if entry["to"] != after:
+            continue
+        if entry.get("kind") != "rolled_back":
+            stack.append(entry["from"])
+        elif entry["to"] in stack:
+            del stack[stack.index(entry["to"]) :]
+    return stack
 
 
 def _folders(root: Path) -> list[Path]:

@@ -27,7 +27,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, TensorBoard, the model")],
     recipe: Annotated[
         str,
-        typer.Option(help="seed (the first project's), scratch (stronger, for random weights) or refine (to go on)"),
+        typer.Option(help="seed (the first project's), scratch (for random weights), refine or robust (to go on)"),
     ] = "seed",
     init: Annotated[
         Literal["random", "imagenet"] | None, typer.Option(help="Weights to begin with [default: the recipe's]")
@@ -41,6 +41,9 @@ def train(
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the model")] = "cxr-pneumonia-resnet18",
     version: Annotated[str, typer.Option(help="Version of the model, made of digits")] = "0.0.0",
+    ages: Annotated[
+        tuple[float, float] | None, typer.Option(help="Least and greatest age of the population, in completed years")
+    ] = None,
 ) -> None:
     """Train a model on a folder of labelled radiographs and export it for serving (needs the extra `train`).
 
@@ -61,7 +64,7 @@ def train(
     if (out / f"{name}-{version}").exists():  # said before the hours of training, not after
         raise InvalidSettings(f"{out / f'{name}-{version}'}: exists already; name another --version")
     weights = training.run(data, out, chosen, resume=resume, device=device)
-    folder = export.export_model(weights, data, out, name=name, version=version)
+    folder = export.export_model(weights, data, out, name=name, version=version, ages=ages)
     sys.stdout.write(f"model: {folder}\n")
 
 

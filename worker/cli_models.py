@@ -162,10 +162,12 @@ def rollback(
 
 
 def _exchange(loaded: Settings, versions: Versions, version: Version, kind: str, facts: dict[str, Any]) -> None:
-    """Enter the exchange in the audit, then let it happen: never the other way round."""
+    """Enter the exchange in the audit, then let it happen: never the other way round. Force changes nothing here."""
+    from modeltrain.versions import prove
     from worker.clock import now
     from worker.database import open_ledger
 
+    prove(version.card)
     facts = {"kind": kind, "from": _serving_name(loaded), "by": getpass.getuser(), **facts}
     entered = {key: value for key, value in facts.items() if key != "kind"}
     entered |= {"to": version.name, "to_sha256": version.card.sha256}
@@ -221,7 +223,7 @@ def _compared(loaded: Settings, old: Card, new: Card, data: Path) -> Comparison:
 
     samples = evaluation_samples(data)
     answers: list[Answers] = []
-    judges = [Judge(card, loaded.model.operating_point) for card in (old, new)]
+    judges = [Judge(card, loaded.model.operating_point, loaded.model.threshold) for card in (old, new)]
     for card, judge in zip((old, new), judges, strict=True):
         engine = open_engine(card, loaded.model)
         answers.append(ask(engine.predict, samples, judge=judge, size=card.input_size))

@@ -40,6 +40,9 @@ def retrain(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch in --out")] = False,
     name: Annotated[str, typer.Option(help="Name of the model")] = "cxr-pneumonia-site",
     version: Annotated[str, typer.Option(help="Version of the model, made of digits")] = "0.0.0",
+    ages: Annotated[
+        tuple[float, float] | None, typer.Option(help="Least and greatest age of the population, in completed years")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Train a model on local images, beginning with the current one's weights (needs the extra `train`).
@@ -63,7 +66,7 @@ def retrain(
     sources = _sources(loaded, data, base, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
     weights = training.run(sources, out, chosen, start=weights_before, resume=resume, device=device)
-    folder = export.export_model(weights, sources, out, name=name, version=version, outliers=outliers)
+    folder = export.export_model(weights, sources, out, name=name, version=version, outliers=outliers, ages=ages)
     sys.stdout.write(f"model: {folder}\n")
 
 

@@ -47,7 +47,8 @@ class Shadow:
     def __init__(self, card: Card, settings: Settings, ledger: Ledger) -> None:
         self.card = card
         self._ledger = ledger
-        self._judge = Judge(card)
+        # As it would decide if it were promoted: otherwise it differs by the settings and not by itself.
+        self._judge = Judge(card, settings.model.operating_point, settings.model.threshold)
         # One thread: a candidate must not take the cores from the model that people wait for.
         self._engine = OnnxEngine(card.folder / onnx_file(card, settings.model.precision), threads=1)
         self._queue: queue.Queue[tuple[int, NDArray[np.float32]] | None] = queue.Queue(_MOST)

@@ -118,7 +118,7 @@ def test_a_small_part_is_for_training_as_a_whole_and_a_shared_patient_is_refused
     small = Source("one image", (Sample(known.path, 1, "site-1"),), "d")
     assert small.samples[0] in Sources((small, base)).split(0.2, 7).train
     leaking = Source("one image", (Sample(known.path, 1, known.patient),), "d")
-    with pytest.raises(InvalidData, match=r"1 patient\(s\) are in training and in validation"):
+    with pytest.raises(InvalidData, match=r"a patient is in training and in validation: IM-\S+ and IM-"):
         Sources((leaking, base)).split(0.2, 7)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,3 +120,57 @@ def test_only_a_model_that_is_worse_is_held_back() -> None:
     lower = compare(good, good, (0.6, 0.99))
     assert [line.split()[0] for line in lower.worse(0.01)] == ["sensitivity"], "its own threshold is part of a model"
     assert lower.to_dict()["auc"]["difference"] == 0
+
+
+def test_going_back_twice_goes_back_by_two(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "site")
+    shipped = versions.find(versions.all()[0].name)
+    good, bad = (versions.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
+    serves = shipped.name
+    for each in (good, bad):
+        versions.promote(each, {"from": serves, "kind": "promoted"})
+        serves = each.name
+    for expected in (good.name, shipped.name):
+        before = versions.before()
+        assert before == expected
+        versions.promote(versions.find(before), {"from": serves, "kind": "rolled_back"})
+        serves = before
+    with pytest.raises(InvalidSettings, match="nothing to roll back to"):
+        versions.before()
+
+
+def test_a_model_that_is_gone_and_an_exchange_that_failed_are_passed_over(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "site")
+    shipped = versions.all()[0]
+    good, bad = (versions.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
+    versions.promote(good, {"from": shipped.name, "kind": "promoted"})
+    versions._note({"from": good.name, "to": "never-came-to-be", "kind": "promoted"})
+    versions.promote(bad, {"from": good.name, "kind": "promoted"})
+    (tmp_path / "site" / good.name / ONNX).write_bytes(b"broken")
+    assert versions.before() == shipped.name
+
+
+def test_a_torn_line_of_the_history_is_no_exchange(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "site")
+    shipped = versions.all()[0]
+    added = versions.add(variant(tmp_path / "new"))
+    versions.promote(added, {"from": shipped.name, "kind": "promoted"})
+    history = tmp_path / "site" / "history.jsonl"
+    with history.open("a") as file:
+        file.write('{"at": "20')
+    assert versions.before() == shipped.name
+    versions.promote(versions.find(shipped.name), {"from": added.name, "kind": "rolled_back"})
+    assert [entry["kind"] for entry in versions.history()] == ["promoted", "rolled_back"]
+    history.write_text("nonsense\n" + history.read_text())
+    with pytest.raises(InvalidModel, match=r"history.jsonl: line 1 is damaged"):
+        versions.history()
+
+
+def test_a_file_with_the_right_digest_that_cannot_answer_is_not_taken_in(tmp_path: Path) -> None:
+    folder = variant(tmp_path / "new")
+    (folder / ONNX).write_bytes(b"no network")
+    card = json.loads((folder / CARD).read_text())
+    card["files"][ONNX] = {"sha256": hashlib.sha256(b"no network").hexdigest(), "bytes": 10}
+    (folder / CARD).write_text(json.dumps(card))
+    with pytest.raises(InvalidModel, match=r"model.onnx: cannot answer"):
+        Versions(tmp_path / "site").add(folder)
