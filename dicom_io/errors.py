@@ -10,12 +10,14 @@ a log, an audit row or onto a terminal as they are.
     │   ├── Unsuitable          a source that lacks what one kind of result object needs
     │   ├── InvalidResult       a result object of ours that does not hold to the standard
     │   ├── RefusedByPeer       a destination will never take this object
+    │   ├── Declined            a peer refuses this one thing and says why; others may pass
     │   ├── InvalidSettings     config.yaml or the environment says something we cannot follow
     │   ├── InvalidModel        a model folder that is missing, incomplete or altered
     │   └── InvalidData         training or evaluation data that cannot be used
     └── Retryable               the same step may pass later
         ├── OutOfResources      disk full, ledger locked
-        └── PeerUnavailable     a destination that does not answer, or is busy
+        ├── PeerUnavailable     a destination that does not answer, or is busy
+        └── NotNow              a peer that does not take this one thing now; others may pass
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ class RefusedByPeer(Permanent):
     """A destination will never take this object."""
 
 
+class Declined(Permanent):
+    """A peer refuses this one thing, and says why; others may pass."""
+
+
 class InvalidSettings(Permanent):
     """The configuration says something that cannot be followed."""
 
@@ -71,3 +77,7 @@ class OutOfResources(Retryable):
 
 class PeerUnavailable(Retryable):
     """A destination that does not answer, or is busy."""
+
+
+class NotNow(Retryable):
+    """A peer that does not take this one thing now; others may pass."""

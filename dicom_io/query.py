@@ -1,28 +1,37 @@
-"""Finding studies in a PACS and having them sent: Study Root Query/Retrieve, C-FIND and C-MOVE, as SCU (PS3.4 C)."""
+"""Finding studies in a PACS and having them sent: Study Root Query/Retrieve as SCU (PS3.4 C), by C-MOVE or C-GET."""
 
 from __future__ import annotations
 
+import datetime as dt
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
+from pynetdicom import build_role, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from dicom_io.errors import PeerUnavailable, RefusedByPeer
+from dicom_io import spool, status
+from dicom_io.errors import OutOfResources, PeerUnavailable, RefusedByPeer
+from dicom_io.scp import READABLE_SYNTAXES, Arrival
 from dicom_io.scu import associate
 from dicom_io.values import integer, text, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from pynetdicom.presentation import PresentationContext
 
     from dicom_io.scu import Peer
 
 _PENDING = (0xFF00, 0xFF01)
+_MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers in one byte
 
 
 @dataclass(frozen=True)
@@ -53,18 +62,46 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What became of the images of one C-MOVE."""
+class Receipt:
+    """Where what we fetch ourselves goes: not through our node, but through the same receipt.
 
-    completed: int
-    failed: int
+    Attributes
+    ----------
+    receive
+        Called with each object; returns a C-STORE status, as for `dicom_io.scp.StorageNode`.
+    folder
+        Where objects lie while they arrive.
+    called
+        Our AE title, for the record.
+    """
+
+    receive: Callable[[Arrival], int]
+    folder: Path
+    called: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """Retrieval by C-MOVE: the PACS sends to this AE title, whose address it must know."""
+
+    destination: str
+
+
+@dataclass(frozen=True)
+class Get:
+    """Retrieval by C-GET: the PACS sends objects of these classes on the association that asked for them."""
+
+    receipt: Receipt
+    sop_classes: tuple[str, ...]
 
 
 class Archive:
     """An open association with a PACS."""
 
-    def __init__(self, association: Any) -> None:
+    def __init__(self, association: Any, by: Move | Get, arrived: _Arrived | None = None) -> None:
         self._association = association
+        self._by = by
+        self._arrived = arrived
 
     def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
         """Yield the series of these modalities in all studies that match.
@@ -80,8 +117,7 @@ class Archive:
         study.AccessionNumber = wanted.accession_number
         study.StudyInstanceUID, study.ModalitiesInStudy = wanted.study_instance_uid, ""
         for found in self._find(study):
-            known = {str(each) for each in values(found, "ModalitiesInStudy")}
-            if known and not known & set(modalities):
+            if not may_hold(found, modalities):
                 continue
             query = Dataset()
             query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", found.StudyInstanceUID
@@ -98,69 +134,152 @@ class Archive:
         query.SeriesInstanceUID, query.SOPInstanceUID = series.series_instance_uid, ""
         return [str(found.SOPInstanceUID) for found in self._find(query)]
 
-    def move(self, series: Series, destination: str) -> Moved:
-        """Have a series sent to an AE title that the PACS knows (C-MOVE).
+    def fetch(self, series: Series, missing: list[str]) -> str:  # noqa: ARG002 - as `dicom_io.wado.WebArchive`
+        """Have a series sent, as a whole: what is known comes again, and changes nothing.
+
+        Returns
+        -------
+        str
+            What went wrong, in words; empty where the PACS says that all was sent.
 
         Raises
         ------
         RefusedByPeer
-            The PACS does not know that AE title.
+            The PACS does not know the AE title that it is to send to.
         PeerUnavailable
-            It stopped answering, or answers with another failure.
+            It stopped answering.
+        OutOfResources
+            What it sent could not be stored here.
         """
         query = Dataset()
         query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", series.study_instance_uid
         query.SeriesInstanceUID = series.series_instance_uid
-        last = Dataset()
-        try:
-            for status, _ in self._association.send_c_move(
-                query, destination, StudyRootQueryRetrieveInformationModelMove
-            ):
-                last = status
-        except RuntimeError as error:
-            raise PeerUnavailable("the association was lost") from error
-        code = integer(last, "Status")
-        if code is None:
-            raise PeerUnavailable("the PACS does not answer the C-MOVE")
-        if code == 0xA801:
-            raise RefusedByPeer(f"the PACS does not know our AE title {destination}: add it there, with host and port")
-        completed = integer(last, "NumberOfCompletedSuboperations") or 0
+        send = self._association
+        if isinstance(self._by, Move):
+            model, name = StudyRootQueryRetrieveInformationModelMove, "C-MOVE"
+            last = _last(lambda: send.send_c_move(query, self._by.destination, model), name)
+            if last.Status == 0xA801:
+                raise RefusedByPeer(
+                    f"the PACS does not know our AE title {self._by.destination}: add it there, with host and port"
+                )
+        else:
+            model, name = StudyRootQueryRetrieveInformationModelGet, "C-GET"
+            last = _last(lambda: send.send_c_get(query, model), name)
+            if self._arrived is not None and self._arrived.full:
+                raise OutOfResources("what came could not be stored: disk full or ledger locked")
         failed = integer(last, "NumberOfFailedSuboperations") or 0
-        if code not in (0x0000, 0xB000) and not completed:
-            raise PeerUnavailable(f"the PACS answers the C-MOVE with 0x{code:04X}")
-        return Moved(completed + (integer(last, "NumberOfWarningSuboperations") or 0), failed)
+        return f"the PACS answers the {name} with 0x{last.Status:04X}, {failed} failed" if last.Status else ""
 
     def _find(self, query: Dataset) -> list[Dataset]:
         found: list[Dataset] = []
-        status = None
+        code = None
         try:
             for answer, identifier in self._association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
-                status = integer(answer, "Status")
-                if status in _PENDING and identifier is not None:
+                code = integer(answer, "Status")
+                if code in _PENDING and identifier is not None:
                     found.append(identifier)
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
-        if status != 0x0000:
-            said = "not" if status is None else f"with 0x{status:04X}"
+        if code != 0x0000:
+            said = "not" if code is None else f"with 0x{code:04X}"
             raise PeerUnavailable(f"the PACS answers the C-FIND {said}")
         return found
 
 
+def may_hold(study: Dataset, modalities: tuple[str, ...]) -> bool:
+    """Tell whether a study as a search found it may hold series of these modalities; not every PACS says so."""
+    known = {str(each) for each in values(study, "ModalitiesInStudy")}
+    return not known or bool(known & set(modalities))
+
+
+def _last(ask: Callable[[], Iterable[tuple[Dataset, Any]]], name: str) -> Dataset:
+    """Return the last answer to a retrieval: the one with a status of its own."""
+    last = Dataset()
+    try:
+        for answer, _ in ask():
+            last = answer
+    except RuntimeError as error:
+        raise PeerUnavailable("the association was lost") from error
+    if "Status" not in last:
+        raise PeerUnavailable(f"the PACS does not answer the {name}")
+    return last
+
+
+class _Arrived:
+    """Hands what a C-GET brings to the receipt."""
+
+    def __init__(self, receipt: Receipt, peer: Peer) -> None:
+        self._receipt = receipt
+        self._peer = peer
+        self.full = False
+
+    def __call__(self, event: Any) -> int:
+        file = event.request._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
+        try:
+            code = self._receipt.receive(
+                Arrival(
+                    file=file,
+                    sop_class_uid=str(event.request.AffectedSOPClassUID),
+                    sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+                    transfer_syntax_uid=str(event.context.transfer_syntax),
+                    # As if the PACS had sent it on its own account: rules about senders hold for it too.
+                    calling_ae=self._peer.ae_title,
+                    called_ae=self._receipt.called,
+                    peer_address=self._peer.host,
+                    received_at=dt.datetime.now(dt.UTC),
+                )
+            )
+        finally:
+            file.discard()
+        self.full = self.full or code == status.OUT_OF_RESOURCES
+        return code
+
+
 @contextmanager
-def archive(peer: Peer) -> Iterator[Archive]:
-    """Open an association for C-FIND and C-MOVE, and release it at the end.
+def archive(peer: Peer, by: Move | Get) -> Iterator[Archive]:
+    """Open an association for C-FIND and retrieval, and release it at the end.
 
     Raises
     ------
     PeerUnavailable
         When the peer cannot be reached or rejects the association.
     RefusedByPeer
-        When it offers no Study Root query or retrieval.
+        When it offers no Study Root query or retrieval of this kind.
     """
-    models = (StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelMove)
-    with associate(peer, [build_context(model) for model in models]) as association:
-        taken = {context.abstract_syntax for context in association.accepted_contexts}
-        for model in models:
-            if model not in taken:
-                raise RefusedByPeer(f"the peer does not offer {model.name}")
-        yield Archive(association)
+    find = StudyRootQueryRetrieveInformationModelFind
+    if isinstance(by, Move):
+        model = StudyRootQueryRetrieveInformationModelMove
+        with associate(peer, [build_context(find), build_context(model)]) as association:
+            _insist(association, find, model)
+            yield Archive(association, by)
+        return
+    model = StudyRootQueryRetrieveInformationModelGet
+    arrived = _Arrived(by.receipt, peer)
+    storage = _storage_contexts(by.sop_classes, _MOST_CONTEXTS - 2)
+    roles = [build_role(sop_class, scp_role=True) for sop_class in by.sop_classes]
+    handlers = [(evt.EVT_C_STORE, arrived), (evt.EVT_CONN_CLOSE, spool.drop_unfinished)]
+    # What arrives on our own association is spooled under the port of the other side.
+    with (
+        spool.using(peer.port, by.receipt.folder),
+        associate(
+            peer, [build_context(find), build_context(model), *storage], roles=roles, handlers=handlers
+        ) as association,
+    ):
+        _insist(association, find, model)
+        yield Archive(association, by, arrived)
+
+
+def _storage_contexts(sop_classes: tuple[str, ...], most: int) -> list[PresentationContext]:
+    """Return a context for each class and syntax: an object stored in a syntax that is not offered cannot come.
+
+    The syntaxes go in the order of `READABLE_SYNTAXES`, as many as there is room for.
+    """
+    pairs = [(sop_class, syntax) for syntax in READABLE_SYNTAXES for sop_class in sop_classes]
+    return [build_context(sop_class, syntax) for sop_class, syntax in pairs[:most]]
+
+
+def _insist(association: Any, *models: Any) -> None:
+    taken = {context.abstract_syntax for context in association.accepted_contexts}
+    for model in models:
+        if model not in taken:
+            raise RefusedByPeer(f"the peer does not offer {model.name}")

@@ -117,7 +117,7 @@ class StorageNode:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ACCEPTED, _on_accepted),
-            (evt.EVT_CONN_CLOSE, _on_closed),
+            (evt.EVT_CONN_CLOSE, spool.drop_unfinished),
         ]
         spool.use(self.options.port, self._folder)
         self._server = self._entity.start_server(
@@ -226,11 +226,3 @@ def _on_accepted(event: Any) -> None:
             provider.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
 
     provider.receive_primitive = guarded
-
-
-def _on_closed(event: Any) -> None:
-    """Remove what a sender began and never finished."""
-    message = event.assoc.dimse.message
-    file = getattr(message, "_data_set_file", None)
-    if file is not None:
-        file.discard()

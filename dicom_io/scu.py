@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +119,15 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
 
 
 @contextmanager
-def associate(peer: Peer, contexts: list[PresentationContext]) -> Iterator[Any]:
+def associate(
+    peer: Peer, contexts: list[PresentationContext], *, roles: Sequence[Any] = (), handlers: Sequence[Any] = ()
+) -> Iterator[Any]:
     """Open an association with these presentation contexts, and release it at the end.
+
+    Parameters
+    ----------
+    roles, handlers
+        SCP/SCU Role Selection items (PS3.7 D.3.3.4) and pynetdicom's event handlers, for what the peer asks of us.
 
     Raises
     ------
@@ -130,7 +137,13 @@ def associate(peer: Peer, contexts: list[PresentationContext]) -> Iterator[Any]:
         When it accepts none of the presentation contexts.
     """
     association = _entity(peer).associate(
-        peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, max_pdu=131072
+        peer.host,
+        peer.port,
+        contexts=contexts,
+        ae_title=peer.ae_title,
+        max_pdu=131072,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
     )
     if not association.is_established:
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say

@@ -12,6 +12,8 @@ import hashlib
 import os
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
@@ -116,6 +118,32 @@ def use(port: int, folder: Path) -> None:
         _folders[port] = folder
         _config.STORE_RECV_CHUNKED_DATASET = True
         setattr(pynetdicom.dimse_messages, "NamedTemporaryFile", _open)  # noqa: B010 - not one of its public names
+
+
+@contextmanager
+def using(port: int, folder: Path) -> Iterator[None]:
+    """Stream what arrives on associations that we opened with a peer at `port` into `folder`, for the length of a block.
+
+    A process that listens at a port of that number itself cannot do this at the same time.
+    """
+    with _lock:
+        before = _folders.get(port)
+    use(port, folder)
+    try:
+        yield
+    finally:
+        with _lock:
+            if before is None:
+                del _folders[port]
+            else:
+                _folders[port] = before
+
+
+def drop_unfinished(event: Any) -> None:
+    """Remove what a peer began to send and never finished; a handler for the closing of a connection."""
+    file = getattr(event.assoc.dimse.message, "_data_set_file", None)
+    if file is not None:
+        file.discard()
 
 
 def _open(**options: Any) -> Any:

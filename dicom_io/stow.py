@@ -86,7 +86,7 @@ def require() -> None:
 @contextmanager
 def deliver_web(peer: WebPeer) -> Iterator[WebDelivery]:
     """Open a session with a server, and close it at the end."""
-    client, session = _client(peer)
+    client, session = open_client(peer)
     try:
         yield WebDelivery(client)
     finally:
@@ -101,22 +101,35 @@ def reach(peer: WebPeer) -> None:
     PeerUnavailable
         It does not, or not with success.
     """
-    import requests
-
-    client, session = _client(peer)
+    client, session = open_client(peer)
     try:
-        client.search_for_studies(limit=1)
-    except requests.HTTPError as error:
-        raise PeerUnavailable(
-            f"the server answers with HTTP status {getattr(error.response, 'status_code', None)}"
-        ) from error
-    except (requests.RequestException, OSError, ValueError) as error:
-        raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
+        with in_words():
+            client.search_for_studies(limit=1)
     finally:
         session.close()
 
 
-def _client(peer: WebPeer) -> tuple[Any, Any]:
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Turn what a request raises into PeerUnavailable; never quoting an address, which may hold a patient's ID."""
+    import requests
+
+    try:
+        yield
+    except requests.HTTPError as error:
+        code = getattr(error.response, "status_code", None)
+        raise PeerUnavailable(f"the server answers with HTTP status {code}") from error
+    except (requests.ConnectionError, requests.Timeout, OSError) as error:
+        # A requests.JSONDecodeError is an OSError too.
+        if isinstance(error, ValueError):
+            raise PeerUnavailable("the server does not answer as a DICOMweb server does") from error
+        raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
+    except (requests.RequestException, ValueError) as error:
+        raise PeerUnavailable("the server does not answer as a DICOMweb server does") from error
+
+
+def open_client(peer: WebPeer) -> tuple[Any, Any]:
+    """Return a client of dicomweb-client for a server, and its session, to be closed by the caller."""
     from dicomweb_client import DICOMwebClient
     from dicomweb_client.session_utils import create_session, create_session_from_user_pass
 
@@ -125,6 +138,8 @@ def _client(peer: WebPeer) -> tuple[Any, Any]:
     login = (peer.username, peer.password)
     session = create_session_from_user_pass(*login) if peer.username else create_session()
     # In one piece: some servers take no chunked requests. The outbox repeats what failed, at its own pace.
-    client = DICOMwebClient(peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout)
+    client = DICOMwebClient(
+        peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout, permissive_uid=True
+    )
     client.set_http_retry_params(retry=False)
     return client, session

@@ -101,6 +101,20 @@ def serve(config: ConfigOption = None) -> None:
     daemon.stop()
 
 
+def _end_demo(number: int, _frame: object) -> None:
+    """End the demo at once, and what it started.
+
+    Not by an exception: libraries that are being imported or are at work may swallow it. The demo's own worker needs no
+    farewell; its ledger is made for that.
+    """
+    from worker.orthanc import stop_all
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    stop_all()
+    os._exit(128 + number)
+
+
 def _ending() -> threading.Event:
     """Return an event that SIGTERM or Ctrl-C sets from now on."""
     ending = threading.Event()
@@ -218,15 +232,19 @@ def retry(
 ) -> None:
     """Give failed images to the workers once more, for instance after an upgrade.
 
-    A running worker takes them up at its next sweep (worker.sweep_seconds).
+    A running worker takes them up at once.
     """
     from worker.audit import Filter, findings
+    from worker.bell import Bell
     from worker.clock import now
     from worker.database import open_ledger
 
-    ledger = open_ledger(settings.load(config))
+    loaded = settings.load(config)
+    ledger = open_ledger(loaded)
     ids = receipt or [row["receipt_id"] for row in findings(ledger, Filter(status="failed"))]
-    sys.stdout.write(f"{ledger.requeue(ids, now())} images will be analysed again\n")
+    count = ledger.requeue(ids, now())
+    Bell(loaded.storage.folder).ring()
+    sys.stdout.write(f"{count} images will be analysed again\n")
 
 
 @app.command()
@@ -245,6 +263,9 @@ def demo(
     from worker.demo import run
     from worker.viewer import exhibition
 
+    # From here on: until the viewer's address is shown, and after it `_ending`.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_demo)
     loaded = settings.load(config)
     _make(out)
     if viewer is None:

@@ -1,11 +1,13 @@
-"""`cxrd pull`: fetch from a PACS what it already holds."""
+"""`cxrd pull`: fetch from an archive what it already holds."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,12 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dicom_io.errors import InvalidSettings
 from worker import settings
 
+if TYPE_CHECKING:
+    from dicom_io.query import Receipt
+    from worker.pull import Open, Step
+    from worker.settings import Destination
+
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 _DATES = re.compile(r"\d{8}|\d{8}-(\d{8})?|-\d{8}")
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="The PACS: a destination's name in config.yaml")],
+    name: Annotated[str, typer.Argument(help="The archive: a destination's name in config.yaml")],
     date: Annotated[str, typer.Option(help="Study date: 20260131, 20260101-20260131 or 20260101-")] = "",
     patient: Annotated[str, typer.Option(help="Patient ID")] = "",
     accession: Annotated[str, typer.Option(help="Accession number")] = "",
@@ -30,27 +37,27 @@ def pull(
     most_waiting: Annotated[
         int, typer.Option(min=1, help="Wait while this many images are unanswered: today's come first")
     ] = 20,
+    get: Annotated[
+        bool, typer.Option("--get", help="From a DICOM node by C-GET: it needs not know our address")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many series there are")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Find radiographs in a PACS (C-FIND) and have them sent to the running cxrd (C-MOVE), for back-fill.
+    """Fetch radiographs that an archive already holds, for back-fill.
 
-    The PACS must know our AE title with host and port, as for any other sender, and `cxrd serve` must run. Broken off,
-    it goes on where it was: what the audit knows is not asked for again. Exit code 2 when anything failed.
+    From a DICOM node: found by C-FIND, and sent to the running `cxrd serve` by C-MOVE, for which the PACS must know our AE
+    title with host and port; with --get, fetched by C-GET on our own association. From a DICOMweb server (a destination
+    with a url): QIDO-RS and WADO-RS. Broken off, it goes on where it was: what the audit knows is not asked for again.
+    Exit code 2 when anything failed.
     """
     from dicom_io.query import Wanted
-    from dicom_io.scu import Peer
     from worker.database import open_ledger
-    from worker.destinations import peer_of
-    from worker.pull import fetch, find, wanted_of
+    from worker.pull import direct_receipt, fetch, find, wanted_of
 
     loaded = settings.load(config)
     there = {each.name: each for each in loaded.destinations}
     if name not in there:
         raise InvalidSettings(f"{name}: not in the configuration; there are: {', '.join(there) or 'none'}")
-    peer = peer_of(there[name], loaded)
-    if not isinstance(peer, Peer):
-        raise InvalidSettings(f"{name}: is no DICOM node; pull asks by C-FIND and C-MOVE")
     if date and not _DATES.fullmatch(date):
         raise InvalidSettings(f"--date {date}: write it as 20260131, 20260101-20260131 or 20260101-")
     wanted = wanted_of(table) if table else []
@@ -58,19 +65,51 @@ def pull(
         wanted.append(Wanted(date, patient, accession))
     if not wanted:
         raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
-    series = find(peer, wanted, loaded.rules.modalities)
-    if dry_run or not series:
-        sys.stdout.write(f"{len(series)} series\n")
-        return
-    came = failed = known = 0
-    columns = (TextColumn("pulling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("pulling", total=len(series))
-        for step in fetch(peer, series, open_ledger(loaded), loaded.scp.ae_title, most_waiting=most_waiting):
-            came, failed, known = came + step.came, failed + step.failed + bool(step.error), known + step.known
-            if step.error:
-                sys.stderr.write(f"cxrd: series {step.done} of {step.total}: {step.error}\n")
-            bar.update(task, completed=step.done)
-    sys.stdout.write(f"{len(series)} series: {came} images came, {known} were known, {failed} failed\n")
+    ledger = open_ledger(loaded)
+    with ExitStack() as stack:
+        opened = _way(there[name], loaded, get, lambda: stack.enter_context(direct_receipt(loaded, ledger)))
+        series = find(opened, wanted, loaded.rules.modalities)
+        if dry_run or not series:
+            sys.stdout.write(f"{len(series)} series\n")
+            return
+        failed = _show(fetch(opened, series, ledger, most_waiting=most_waiting), len(series))
     if failed:
         raise typer.Exit(2)
+
+
+def _way(destination: Destination, loaded: settings.Settings, get: bool, receipt: Callable[[], Receipt]) -> Open:
+    """Return what opens the archive, in the way that fits it."""
+    from dicom_io.query import Get, Move, archive
+    from dicom_io.scu import Peer
+    from dicom_io.stow import WebPeer
+    from dicom_io.wado import web_archive
+    from worker.destinations import peer_of
+
+    name = destination.name
+    peer = peer_of(destination, loaded)
+    if isinstance(peer, WebPeer):
+        if get:
+            raise InvalidSettings(f"{name}: --get is for DICOM nodes; a DICOMweb server is asked by WADO-RS anyhow")
+        received = receipt()
+        return lambda: web_archive(peer, received, sender=name)
+    if not isinstance(peer, Peer):
+        raise InvalidSettings(f"{name}: is no archive; pull asks DICOM nodes and DICOMweb servers")
+    by = Get(receipt(), loaded.rules.sop_classes) if get else Move(loaded.scp.ae_title)
+    return lambda: archive(peer, by)
+
+
+def _show(steps: Iterator[Step], total: int) -> int:
+    """Follow the steps with a progress bar, sum them up, and return how many images failed."""
+    came = failed = known = 0
+    columns = (TextColumn("pulling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("pulling", total=total)
+            for step in steps:
+                came, failed, known = came + step.came, failed + step.failed, known + step.known
+                if step.error:
+                    sys.stderr.write(f"cxrd: series {step.done} of {step.total}: {step.error}\n")
+                bar.update(task, completed=step.done)
+    finally:
+        sys.stdout.write(f"{total} series: {came} images came, {known} were known, {failed} failed\n")
+    return failed

@@ -11,6 +11,7 @@ import structlog
 
 from dicom_io.errors import InvalidSettings
 from dicom_io.scp import NodeOptions, StorageNode
+from worker.bell import Bell
 from worker.blobs import Blobs
 from worker.clock import now
 from worker.database import make_folder, open_ledger
@@ -63,6 +64,7 @@ class Daemon:
             lambda receipt_id: self.ledger.put_back(receipt_id, now()),
             threads=settings.worker.threads or os.cpu_count() or 1,
             sweep_seconds=settings.worker.sweep_seconds,
+            rung=Bell(folder).heard,
         )
         key = PatientKey(folder, settings.audit.patient_id)
         intake = Intake(self.ledger, self.blobs, key, self._engine.submit)

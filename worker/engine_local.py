@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -12,6 +13,9 @@ from dicom_io.errors import Retryable
 from worker.journal import unexpected
 
 log = structlog.get_logger("cxrd.engine")
+
+_LOOK = 1.0
+"""Seconds between two looks whether another process has rung."""
 
 
 class LocalEngine:
@@ -27,6 +31,8 @@ class LocalEngine:
     put_back
         Makes a receipt wait for a worker again whose outcome could not be entered, because the ledger itself was locked
         or full at that moment; called by the sweep until it succeeds.
+    rung
+        Tells whether another process has put work into the ledger; asked every second between two sweeps.
     """
 
     def __init__(
@@ -37,11 +43,13 @@ class LocalEngine:
         *,
         threads: int,
         sweep_seconds: float,
+        rung: Callable[[], bool] = lambda: False,
     ) -> None:
         self._process = process
         self._unfinished = unfinished
         self._put_back = put_back
         self._sweep_seconds = sweep_seconds
+        self._rung = rung
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._waiting: set[int] = set()
         self._stranded: set[int] = set()
@@ -97,4 +105,7 @@ class LocalEngine:
                     self.submit(receipt_id)
             except Exception as error:  # noqa: BLE001 - as above
                 log.warning("sweep_error", reason=unexpected(error))
-            self._ending.wait(self._sweep_seconds)
+            until = time.monotonic() + self._sweep_seconds
+            while (left := until - time.monotonic()) > 0 and not self._rung():
+                if self._ending.wait(min(_LOOK, left)):
+                    break

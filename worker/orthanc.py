@@ -11,6 +11,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -35,6 +36,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+_running: list[LocalOrthanc] = []
+
+
+def stop_all() -> None:
+    """End every Orthanc that this process has started; may be called from a signal's handler."""
+    for each in list(_running):
+        each.stop()
 
 
 class LocalOrthanc:
@@ -67,8 +77,9 @@ class LocalOrthanc:
         config = folder / "orthanc.json"
         config.write_text(json.dumps(self._settings(folder, plugins, modalities or {})))
         self._log = (folder / "orthanc.log").open("wb")
-        self._process = subprocess.Popen([found, str(config)], stdout=self._log, stderr=self._log)  # noqa: S603
-        self._wait(folder / "orthanc.log")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starting = False
+        self._start([found, str(config)], folder / "orthanc.log")
 
     def _settings(self, folder: Path, plugins: list[str], modalities: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -87,28 +98,60 @@ class LocalOrthanc:
             "Plugins": plugins,
         }
 
+    def _start(self, command: list[str], log: Path) -> None:
+        """Start the process so that it is ended even where a signal's handler interrupts this.
+
+        A handler runs in the main thread, at any moment. In a thread of its own, the start surely comes to the line
+        that notes the process.
+        """
+
+        def run() -> None:
+            try:
+                self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)  # noqa: S603
+            finally:
+                self._starting = False
+
+        _running.append(self)
+        try:
+            self._starting = True
+            threading.Thread(target=run, name="orthanc", daemon=True).start()
+            self._wait(log)
+        except BaseException:
+            self.stop()
+            raise
+
     def _wait(self, log: Path) -> None:
         end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end and self._process.poll() is None:
+        self._wait_for_start()
+        while time.monotonic() < end and self._process is not None and self._process.poll() is None:
             try:
                 self.get("/system")
             except (OSError, ValueError, http.client.HTTPException):
                 time.sleep(0.1)
             else:
                 return
-        self.stop()
         raise OutOfResources(f"Orthanc did not start; {log} says why")
 
+    def _wait_for_start(self) -> None:
+        # No lock and no event: `stop` may interrupt this very line, in the same thread.
+        end = time.monotonic() + 10
+        while self._starting and time.monotonic() < end:
+            time.sleep(0.005)
+
     def stop(self) -> None:
-        """End the process that this object started."""
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        finally:
-            self._log.close()
+        """End the process that this object started; a second call does nothing."""
+        self._wait_for_start()
+        process = self._process
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._log.close()
+        if self in _running:
+            _running.remove(self)
 
     def get(self, path: str) -> Any:
         """GET JSON."""

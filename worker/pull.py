@@ -1,19 +1,46 @@
-"""Back-fill: what a PACS already holds is found, and sent to the running node, as fast as it is answered."""
+"""Back-fill: what an archive already holds is found and fetched, as fast as it is answered."""
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from dicom_io.errors import InvalidData, PeerUnavailable
-from dicom_io.query import Archive, Series, Wanted, archive
-from dicom_io.scu import Peer
+from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUnavailable
+from dicom_io.query import Receipt, Series, Wanted
+from worker.bell import Bell
+from worker.blobs import Blobs
+from worker.intake import Intake
 from worker.ledger import Ledger
+from worker.patient import PatientKey
+from worker.settings import Settings
 
 _COLUMNS = ("accession_number", "patient_id", "study_instance_uid", "dates")
+_LOST = 3
+"""So many series in a row that an archive does not answer for, and it counts as gone."""
+_PATIENCE = 600
+"""Seconds that images wait without any of them being answered, until nobody seems to be there to answer them."""
+
+
+class Source(Protocol):
+    """An archive that is open: `dicom_io.query.Archive` or `dicom_io.wado.WebArchive`."""
+
+    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+        """Yield the series that match."""
+
+    def instances(self, series: Series) -> list[str]:
+        """Return the SOP Instance UIDs of a series."""
+
+    def fetch(self, series: Series, missing: list[str]) -> str:
+        """Fetch at least the missing instances; return what went wrong, in words, or nothing."""
+
+
+Open = Callable[[], AbstractContextManager[Source]]
 
 
 @dataclass(frozen=True)
@@ -53,26 +80,57 @@ def wanted_of(path: Path) -> list[Wanted]:
     return wanted
 
 
-def find(peer: Peer, wanted: list[Wanted], modalities: tuple[str, ...]) -> list[Series]:
-    """Return all matching series, each once. Raises as `dicom_io.query` does."""
+@contextmanager
+def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
+    """Yield what receives objects that this process fetches itself: the same intake as behind the node.
+
+    Raises
+    ------
+    InvalidSettings
+        Another process is fetching into the same storage folder.
+    OutOfResources
+        The storage folder cannot be written to.
+    """
+    folder = settings.storage.folder
+    try:
+        blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
+        spool = blobs.incoming / "pull"  # its own: the daemon empties the other one when it starts
+        spool.mkdir(exist_ok=True)
+        lock = (folder / "pull.lock").open("a")
+    except OSError as error:
+        raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidSettings(f"another cxrd pull is fetching into {folder}") from error
+        for leftover in spool.glob("*.part"):  # of a process that died: never entered, and fetched again
+            leftover.unlink()
+        bell = Bell(folder)
+        key = PatientKey(folder, settings.audit.patient_id)
+        intake = Intake(ledger, blobs, key, lambda _receipt: bell.ring())
+        yield Receipt(intake.receive, spool, settings.scp.ae_title)
+
+
+def find(opened: Open, wanted: list[Wanted], modalities: tuple[str, ...]) -> list[Series]:
+    """Return all matching series, each once. Raises as the archive does."""
     found: dict[str, Series] = {}
-    with archive(peer) as pacs:
+    with opened() as source:
         for each in wanted:
-            for series in pacs.series(each, modalities):
+            for series in source.series(each, modalities):
                 found.setdefault(series.series_instance_uid, series)
     return list(found.values())
 
 
 def fetch(
-    peer: Peer,
+    opened: Open,
     series: list[Series],
     ledger: Ledger,
-    destination: str,
     *,
     most_waiting: int,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Step]:
-    """Have series sent, one after the other; what the ledger knows already is not asked for again.
+    """Fetch series, one after the other; what the ledger knows already is not asked for again.
 
     So it goes on where it was broken off. Before each series it waits until fewer than `most_waiting` images are
     unanswered: a back-fill must not keep today's images waiting.
@@ -80,15 +138,30 @@ def fetch(
     Raises
     ------
     PeerUnavailable, RefusedByPeer
-        The PACS is not there, or does not know us.
+        The archive is not there, does not know us, or has gone. Or nobody answers the images that wait.
+    OutOfResources
+        What comes cannot be stored.
     """
+    lost = 0
     for number, each in enumerate(series, start=1):
-        while _waiting(ledger) >= most_waiting:
-            sleep(1.0)
+        _wait(ledger, most_waiting, sleep)
         # One association for each: a PACS closes those that wait.
-        with archive(peer) as pacs:
-            step = _one(pacs, each, ledger, destination, number, len(series))
+        with opened() as source:
+            step, answered = _one(source, each, ledger, number, len(series))
         yield step
+        lost = 0 if answered else lost + 1
+        if lost >= _LOST:
+            raise PeerUnavailable(f"{step.error}, for {_LOST} series in a row: given up; call it again to go on")
+
+
+def _wait(ledger: Ledger, most_waiting: int, sleep: Callable[[float], None]) -> None:
+    before, since = -1, 0
+    while (waiting := _waiting(ledger)) >= most_waiting:
+        since = since + 1 if waiting == before else 0
+        if since >= _PATIENCE:
+            raise PeerUnavailable(f"{waiting} images wait and none is answered: is `cxrd serve` running?")
+        before = waiting
+        sleep(1.0)
 
 
 def _waiting(ledger: Ledger) -> int:
@@ -96,15 +169,24 @@ def _waiting(ledger: Ledger) -> int:
     return counts.get("received", 0) + counts.get("working", 0)
 
 
-def _one(pacs: Archive, series: Series, ledger: Ledger, destination: str, number: int, total: int) -> Step:
-    """Fetch one series; a PACS that fails with one may well have the next."""
+def _one(source: Source, series: Series, ledger: Ledger, number: int, total: int) -> tuple[Step, bool]:
+    """Fetch one series, and tell whether the archive answered; one that fails with one may well have the next."""
     try:
-        instances = pacs.instances(series)
-        known = sum(ledger.knows(uid) for uid in instances)
-        if known == len(instances):
-            return Step(number, total, known=known)
-        moved = pacs.move(series, destination)
+        instances = source.instances(series)
     except PeerUnavailable as error:
-        return Step(number, total, error=str(error))
-    # A series is sent as a whole: what was known comes again, and changes nothing.
-    return Step(number, total, came=max(moved.completed - known, 0), failed=moved.failed, known=known)
+        return Step(number, total, failed=1, error=str(error)), False
+    missing = [uid for uid in instances if not ledger.knows(uid)]
+    known = len(instances) - len(missing)
+    if not missing:
+        return Step(number, total, known=known), True
+    error, answered = "", True
+    try:
+        error = source.fetch(series, missing)
+    except PeerUnavailable as unavailable:
+        error, answered = str(unavailable), False
+    # Whatever was said: an image has come when it is in the ledger, and not before.
+    came = sum(ledger.knows(uid) for uid in missing)
+    failed = len(missing) - came
+    if failed and not error:
+        error = "not everything came"
+    return Step(number, total, came, failed, known, error if failed else ""), answered or came > 0

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dicom_io.errors import InvalidData, InvalidSettings, PeerUnavailable
-from dicom_io.query import Moved, Series, Wanted
-from dicom_io.scu import Peer
+from dicom_io.query import Series, Wanted
 from worker import pull
 from worker.cli import app
-
-PACS = Peer("127.0.0.1", 1, "PACS")
 
 
 class Ledger:
@@ -25,40 +21,74 @@ class Ledger:
         return uid in self.known
 
     def counts(self) -> dict[str, int]:
-        return {"received": self.waiting.pop(0) if self.waiting else 0}
+        return {"received": self.waiting.pop(0) if len(self.waiting) > 1 else self.waiting[0]}
 
 
 class Archive:
-    asked: list[str]
+    """Answers for every series but those whose name begins with `lost`; of `half` it sends one image of two."""
 
-    def __init__(self) -> None:
-        self.asked = []
+    def __init__(self, ledger: Ledger) -> None:
+        self.asked: list[str] = []
+        self._ledger = ledger
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+        yield from [Series("1", uid, modalities[0]) for uid in (f"{wanted.patient_id}.1", "both")]
 
     def instances(self, series: Series) -> list[str]:
-        if series.series_instance_uid == "lost":
+        if series.series_instance_uid.startswith("lost"):
             raise PeerUnavailable("the association was lost")
         return [f"{series.series_instance_uid}.1", f"{series.series_instance_uid}.2"]
 
-    def move(self, series: Series, destination: str) -> Moved:
-        self.asked.append(f"{series.series_instance_uid} to {destination}")
-        return Moved(2, 0)
+    def fetch(self, series: Series, missing: list[str]) -> str:
+        self.asked.append(series.series_instance_uid)
+        self._ledger.known.update(missing[:1] if series.series_instance_uid == "half" else missing)
+        return ""
 
 
-def test_what_is_known_is_not_asked_for_and_a_failure_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    pacs = Archive()
+def run(ledger: Ledger, uids: list[str], slept: list[float] | None = None) -> tuple[list[pull.Step], Archive]:
+    pacs = Archive(ledger)
+    series = [Series("1", uid, "CR") for uid in uids]
+    sleep = ([] if slept is None else slept).append
+    steps = list(pull.fetch(lambda: pacs, series, ledger, most_waiting=3, sleep=sleep))  # type: ignore[arg-type]
+    return steps, pacs
 
-    @contextmanager
-    def opened(_peer: Peer) -> Any:
-        yield pacs
 
-    monkeypatch.setattr(pull, "archive", opened)
+def test_what_is_known_is_not_asked_for_and_a_failure_is_not_the_end() -> None:
     slept: list[float] = []
-    ledger: Any = Ledger({"a.1", "a.2", "b.1"}, waiting=[5, 5, 0])
-    series = [Series("1", uid, "CR") for uid in ("a", "lost", "b")]
-    steps = list(pull.fetch(PACS, series, ledger, "CXRD", most_waiting=3, sleep=slept.append))
-    assert pacs.asked == ["b to CXRD"]
-    assert [(step.known, step.came, bool(step.error)) for step in steps] == [(2, 0, False), (0, 0, True), (1, 1, False)]
+    steps, pacs = run(Ledger({"a.1", "a.2", "b.1"}, waiting=[5, 5, 0]), ["a", "lost", "b", "half"], slept)
+    assert pacs.asked == ["b", "half"]
+    assert [(step.known, step.came, step.failed, step.error) for step in steps] == [
+        (2, 0, 0, ""),
+        (0, 0, 1, "the association was lost"),
+        (1, 1, 0, ""),
+        (0, 1, 1, "not everything came"),
+    ]
     assert slept == [1.0, 1.0]
+
+
+def test_three_series_in_a_row_without_an_answer_are_the_end() -> None:
+    run(Ledger(set(), [0]), ["lost1", "lost2", "a", "lost3", "lost4"])
+    with pytest.raises(PeerUnavailable, match="3 series in a row"):
+        run(Ledger(set(), [0]), ["lost1", "lost2", "lost3", "a"])
+
+
+def test_it_does_not_wait_for_ever_where_nobody_answers_images() -> None:
+    slept: list[float] = []
+    with pytest.raises(PeerUnavailable, match="7 images wait and none is answered"):
+        run(Ledger(set(), [8, 7]), ["a"], slept)
+    assert len(slept) == 601
+
+
+def test_each_series_is_found_once() -> None:
+    pacs = Archive(Ledger(set(), [0]))
+    found = pull.find(lambda: pacs, [Wanted(patient_id="p"), Wanted(patient_id="q")], ("DX",))
+    assert [each.series_instance_uid for each in found] == ["p.1", "both", "q.1"]
 
 
 def test_a_table_is_read(tmp_path: Path) -> None:
@@ -88,7 +118,7 @@ def test_a_table_that_would_fetch_everything_is_refused(text: str, words: str, t
     ("arguments", "words"),
     [
         (["nowhere", "--date", "20260101"], "nowhere: not in the configuration"),
-        (["web", "--date", "20260101"], "no DICOM node"),
+        (["hook", "--date", "20260101"], "is no archive"),
         (["pacs"], "name what to pull"),
         (["pacs", "--date", "yesterday"], "write it as 20260131"),
     ],
@@ -96,7 +126,7 @@ def test_a_table_that_would_fetch_everything_is_refused(text: str, words: str, t
 def test_a_mistake_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
-        "destinations:\n  - {name: pacs, host: 127.0.0.1, port: 1, ae_title: PACS}\n  - {name: web, url: 'http://x/'}\n"
+        "destinations:\n  - {name: pacs, host: 127.0.0.1, port: 1, ae_title: PACS}\n  - {name: hook, webhook: 'http://x/'}\n"
     )
     with pytest.raises(InvalidSettings, match=words):
         app(["pull", *arguments, "--config", str(config)], standalone_mode=False)

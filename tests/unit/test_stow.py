@@ -21,6 +21,13 @@ from worker.settings import load
 
 
 @contextmanager
+def serving_bytes(body: bytes) -> Iterator[str]:
+    """Answer every request with these bytes."""
+    with serving(200, body) as (url, _):
+        yield url
+
+
+@contextmanager
 def serving(status: int, body: Any = None) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """Answer every request alike, on a free port of the loopback address."""
     asked: list[dict[str, str]] = []
@@ -32,7 +39,7 @@ def serving(status: int, body: Any = None) -> Iterator[tuple[str, list[dict[str,
 
         def do_GET(self) -> None:
             asked.append({"path": self.path, **dict(self.headers)})
-            data = b"" if body is None else json.dumps(body).encode()
+            data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/dicom+json")
             self.send_header("Content-Length", str(len(data)))
