@@ -161,8 +161,8 @@ def _document(report: Dataset, evidence: list[Dataset], predecessors: list[Datas
     if predecessors:
         nothing = Dataset()
         nothing.ContentSequence = []  # no tree refers to them: they are only to be grouped by study and series
-        study = report.StudyInstanceUID
-        report.PredecessorDocumentsSequence = collect_evidence(predecessors, nothing, study_instance_uid=study)[0]
+        same, others = collect_evidence(predecessors, nothing, study_instance_uid=report.StudyInstanceUID)
+        report.PredecessorDocumentsSequence = [*same, *others]
 
 
 def _observer(identity: ModelIdentity) -> ObservationContext:

@@ -1,4 +1,4 @@
-"""Questions to the audit database: the rows of its two views, filtered, as a table, CSV or JSON."""
+"""Questions to the audit database: the rows of its views, filtered, as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from worker.ledger import Ledger
 
 @dataclass(frozen=True)
 class Filter:
-    """Which findings are asked for; what is None does not restrict."""
+    """Which findings are asked for; what is None does not restrict.
+
+    `history`: the answers of all models, instead of each image with the one that stands.
+    """
 
     since: dt.datetime | None = None
     until: dt.datetime | None = None
@@ -28,6 +31,7 @@ class Filter:
     accession: str | None = None
     calling_ae: str | None = None
     undelivered: bool = False
+    history: bool = False
     limit: int | None = None
 
 
@@ -44,12 +48,13 @@ _CONDITIONS = {
 
 
 def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
-    """Return the rows of the view ``findings`` that fit, newest first."""
+    """Return the rows of the view ``findings`` (or ``answers``) that fit, newest first."""
     values = {name: getattr(wanted, name) for name in _CONDITIONS if getattr(wanted, name) is not None}
     where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * wanted.undelivered
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
     clause = f"WHERE {' AND '.join(where)}" if where else ""
-    query = f"SELECT * FROM findings {clause} ORDER BY receipt_id DESC"  # noqa: S608
+    view, order = ("answers", "receipt_id DESC, finding_id") if wanted.history else ("findings", "receipt_id")
+    query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608
     if wanted.limit is not None:
         query += " LIMIT :limit"
         values["limit"] = wanted.limit
@@ -61,7 +66,7 @@ def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
 
 
 def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
-    """Return all that is known of one received object: its finding, its deliveries and its events.
+    """Return all that is known of one received object: the finding that stands, all answers, deliveries and events.
 
     Parameters
     ----------
@@ -69,7 +74,10 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
         A receipt's number, or a SOP Instance UID, received or produced.
     """
     by_number = (
-        "receipt_id = :key" if key.isdigit() else "sop_instance_uid = :key OR result_uids LIKE '%' || :key || '%'"
+        "receipt_id = :key"
+        if key.isdigit()
+        else "sop_instance_uid = :key"
+        " OR receipt_id = (SELECT x.receipt_id FROM result x WHERE x.sop_instance_uid = :key)"
     )
     value: int | str = int(key) if key.isdigit() else key
     with ledger.reading() as connection:
@@ -77,15 +85,19 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
         if row is None:
             return None
         number = {"id": row["receipt_id"]}
-        sent = text("SELECT * FROM deliveries WHERE receipt_id = :id ORDER BY delivery_id")
-        steps = text("SELECT at, kind, detail FROM event WHERE receipt_id = :id ORDER BY id")
-        objects = text("SELECT kind, sop_instance_uid, sha256 FROM result WHERE receipt_id = :id ORDER BY id")
-        return {
-            "finding": _plain(row),
-            "results": [_plain(each) for each in connection.execute(objects, number).mappings()],
-            "deliveries": [_plain(each) for each in connection.execute(sent, number).mappings()],
-            "events": [_plain(each) for each in connection.execute(steps, number).mappings()],
+        queries = {
+            "answers": "SELECT * FROM finding WHERE receipt_id = :id ORDER BY id",
+            "reanalysis": "SELECT * FROM reanalysis WHERE receipt_id = :id",
+            "results": "SELECT kind, sop_instance_uid, sha256, finding_id FROM result"
+            " WHERE receipt_id = :id ORDER BY id",
+            "deliveries": "SELECT * FROM deliveries WHERE receipt_id = :id ORDER BY delivery_id",
+            "events": "SELECT at, kind, detail FROM event WHERE receipt_id = :id ORDER BY id",
         }
+        rest = {
+            name: [_plain(each) for each in connection.execute(text(query), number).mappings()]
+            for name, query in queries.items()
+        }
+    return {"finding": _plain(row), **rest, "reanalysis": next(iter(rest["reanalysis"]), None)}
 
 
 def refusals(ledger: Ledger, limit: int) -> list[dict[str, Any]]:

@@ -10,10 +10,20 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
 
-from worker.tables import EventRow, ReceiptRow
+from worker.tables import EventRow, FindingRow, ReceiptRow
 
 GENESIS = "0" * 64
 """What stands before the first event."""
+_DECISIVE = ("analysed", "not_analysed", "failed")
+_SEALED = (
+    "probability",
+    "decision",
+    "threshold",
+    "model_sha256",
+    "operating_point",
+    "prediction_set",
+    "outlier",
+)
 
 
 def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str) -> str:
@@ -63,7 +73,8 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
     """
     problems: list[str] = []
     previous, count = GENESIS, 0
-    found: dict[int, dict[str, Any]] = {}
+    states: dict[int, str] = {}
+    found: dict[tuple[int, str], dict[str, Any]] = {}
     rows = connection.execute(select(EventRow.__table__).order_by(EventRow.id)).mappings()
     for row in rows:
         count += 1
@@ -73,33 +84,36 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
         if row["digest"] != sealed:
             problems.append(f"event {row['id']}: altered")
         previous = row["digest"]
-        if row["kind"] in ("analysed", "not_analysed", "failed") and row["receipt_id"] is not None:
-            found[row["receipt_id"]] = {"state": row["kind"], **json.loads(row["detail"])}
-    problems.extend(_differing(connection, found))
+        if row["kind"] in _DECISIVE and row["receipt_id"] is not None:
+            states[row["receipt_id"]] = row["kind"]
+        if row["kind"] in ("analysed", "reanalysed") and row["receipt_id"] is not None:
+            said = json.loads(row["detail"])
+            found[row["receipt_id"], said["model_sha256"]] = said
+    problems.extend(_other_states(connection, states))
+    problems.extend(_other_findings(connection, found))
     return count, problems
 
 
-def _differing(connection: Connection, found: dict[int, dict[str, Any]]) -> Iterable[str]:
-    """Compare each receipt with its last decisive event; a finding without one was put there by hand."""
-    keys = (
-        "state",
-        "probability",
-        "decision",
-        "threshold",
-        "model_sha256",
-        "operating_point",
-        "prediction_set",
-        "outlier",
-    )
-    columns = [ReceiptRow.id, *(getattr(ReceiptRow, key) for key in keys)]
-    for row in connection.execute(select(*columns).order_by(ReceiptRow.id)).mappings():
-        said = found.pop(row["id"], None)
-        if said is None:
-            if row["probability"] is not None:
-                yield f"receipt {row['id']}: a finding that no event tells of"
-        elif row["state"] in ("analysed", "not_analysed", "failed"):
-            for key in keys:
-                if row[key] != said.get(key):
-                    yield f"receipt {row['id']}: {key} differs from what its event says"
-    for receipt_id in found:
+def _other_states(connection: Connection, states: dict[int, str]) -> Iterable[str]:
+    """Compare each receipt with its last decisive event."""
+    for row in connection.execute(select(ReceiptRow.id, ReceiptRow.state).order_by(ReceiptRow.id)):
+        said = states.pop(row.id, None)
+        if said != row.state and row.state in _DECISIVE:
+            yield f"receipt {row.id}: state differs from what its event says"
+    for receipt_id in states:
         yield f"receipt {receipt_id}: removed"
+
+
+def _other_findings(connection: Connection, found: dict[tuple[int, str], dict[str, Any]]) -> Iterable[str]:
+    """Compare each finding with the last event of its image and model; one without was put there by hand."""
+    columns = [FindingRow.receipt_id, *(getattr(FindingRow, key) for key in _SEALED)]
+    for row in connection.execute(select(*columns).order_by(FindingRow.id)).mappings():
+        said = found.pop((row["receipt_id"], row["model_sha256"]), None)
+        if said is None:
+            yield f"receipt {row['receipt_id']}: a finding that no event tells of"
+        else:
+            for key in _SEALED:
+                if row[key] != said.get(key):
+                    yield f"receipt {row['receipt_id']}: {key} differs from what its event says"
+    for receipt_id, model_sha256 in found:
+        yield f"receipt {receipt_id}: the finding of model {model_sha256[:12]} was removed, or given to another model"

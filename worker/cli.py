@@ -1,4 +1,4 @@
-"""The command line: `cxrd serve`, `analyze`, `check`, `audit`, `redeliver`, `retry`, `demo`, `train`, `evaluate`."""
+"""The command line: `cxrd serve`, `analyze`, `check`, `audit`, `redeliver`, `retry`, `demo`, and what joins them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from worker.cli_feedback import feedback
 from worker.cli_model import evaluate, train
 from worker.cli_models import models
 from worker.cli_pull import pull
+from worker.cli_reanalyze import reanalyze
 from worker.cli_retrain import retrain
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ app.command()(evaluate)
 app.add_typer(models, name="models")
 app.command()(drift)
 app.command()(pull)
+app.command()(reanalyze)
 app.command()(retrain)
 app.add_typer(feedback, name="feedback")
 

@@ -31,6 +31,9 @@ Study = Annotated[str | None, typer.Option(help="Study Instance UID")]
 Accession = Annotated[str | None, typer.Option(help="Accession number")]
 Calling = Annotated[str | None, typer.Option("--from", help="Calling AE title")]
 Undelivered = Annotated[bool, typer.Option("--undelivered", help="Only where a delivery has not succeeded")]
+History = Annotated[
+    bool, typer.Option("--history", help="The answers of all models, not only the one that stands for each image")
+]
 Limit = Annotated[int | None, typer.Option(help="At most so many, newest first")]
 
 _SHOWN = (
@@ -57,6 +60,7 @@ def list_(
     accession: Accession = None,
     calling: Calling = None,
     undelivered: Undelivered = False,
+    history: History = False,
     limit: Limit = 50,
     style: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Form of the answer")] = "table",
     config: ConfigOption = None,
@@ -74,20 +78,22 @@ def list_(
         accession=accession,
         calling_ae=calling,
         undelivered=undelivered,
+        history=history,
         limit=limit,
     )
     rows = findings(_ledger(config), wanted)
     if style != "table":
         write(rows, style, sys.stdout)
         return
-    table = Table(*_SHOWN)
+    columns = (*_SHOWN, "model") if history else _SHOWN
+    table = Table(*columns)
     for row in rows:
         shown = row | {
             "received_at": row["received_at"][:19],
             "probability": "" if row["probability"] is None else f"{row['probability']:.3f}",
             "delivered": f"{row['delivered']}/{row['deliveries']}",
         }
-        table.add_row(*("" if shown[name] is None else str(shown[name]) for name in _SHOWN))
+        table.add_row(*("" if shown[name] is None else str(shown[name]) for name in columns))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -96,7 +102,7 @@ def show(
     key: Annotated[str, typer.Argument(help="A receipt's number, or a SOP Instance UID, received or produced")],
     config: ConfigOption = None,
 ) -> None:
-    """Show all that is known of one image: finding, results, deliveries, and each step with its time (JSON)."""
+    """Show all that is known of one image: finding, all models' answers, results, deliveries and steps (JSON)."""
     from worker.audit import story
 
     found = story(_ledger(config), key)
@@ -115,6 +121,7 @@ def export(
     at_least: AtLeast = None,
     calling: Calling = None,
     undelivered: Undelivered = False,
+    history: History = False,
     config: ConfigOption = None,
 ) -> None:
     """Write findings to a CSV or JSON file, all columns."""
@@ -130,6 +137,7 @@ def export(
         at_least=at_least,
         calling_ae=calling,
         undelivered=undelivered,
+        history=history,
     )
     rows = findings(_ledger(config), wanted)
     try:

@@ -233,6 +233,10 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
     )
     yield f"- Presentation state: graphic layer {LAYER} with outline, box and text; window and polarity as shown."
     yield "- Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; COMPLETE, UNVERIFIED."
+    yield (
+        "- When an image is read again by a newer model, objects with UIDs of their own are made beside the earlier"
+        " ones, and the report names the last earlier one in Predecessor Documents Sequence."
+    )
     yield ""
     yield "### 7.2 Coded terminology"
     yield ""

@@ -16,12 +16,14 @@ from worker.blobs import Blobs
 from worker.clock import now
 from worker.database import make_folder, open_ledger
 from worker.destinations import peer_of
+from worker.engine_idle import IdleEngine
 from worker.engine_local import LocalEngine
 from worker.intake import Intake
 from worker.outbox import Courier
 from worker.parcels import Parcels
 from worker.patient import PatientKey
 from worker.pipeline import Pipeline
+from worker.reanalyses import Reanalyses
 from worker.serving import Serving
 from worker.settings import Settings
 from worker.shadow import open_shadow
@@ -66,6 +68,15 @@ class Daemon:
             sweep_seconds=settings.worker.sweep_seconds,
             rung=Bell(folder).heard,
         )
+        self.reanalyses = Reanalyses(self.ledger)
+        # Without the shadow: it is there for live images, and a back-fill would fill its queue.
+        again = Pipeline(settings, self.ledger, self.blobs, self.serving, self._ring, work=self.reanalyses)
+        self._idle = IdleEngine(
+            self._reanalysis,
+            again.process,
+            lambda receipt_id: self.reanalyses.put_back(receipt_id, now()),
+            pause=settings.worker.reanalysis_pause,
+        )
         key = PatientKey(folder, settings.audit.patient_id)
         intake = Intake(self.ledger, self.blobs, key, self._engine.submit)
         options = {name: getattr(settings.scp, name) for name in NodeOptions.__dataclass_fields__}
@@ -79,13 +90,16 @@ class Daemon:
     def start(self) -> None:
         """Take back what a dead process had in hand, start the threads, and listen last."""
         taken_back = self.ledger.recover(now(), self.settings.worker.max_crashes)
+        taken_back += self.reanalyses.recover(now(), self.settings.worker.max_crashes)
         for courier in self.couriers:
             courier.start()
         self._engine.start()
+        self._idle.start()
         try:
             self._node.start()
         except OSError as error:
             self._engine.stop()
+            self._idle.stop()
             where = f"{self.settings.scp.host}:{self.settings.scp.port}"
             raise InvalidSettings(f"scp: cannot listen on {where}: {error.strerror}") from error
         log.info(
@@ -103,6 +117,7 @@ class Daemon:
     def stop(self) -> None:
         """Stop listening, finish what is in hand, and leave the rest to the next start."""
         self._node.stop()
+        self._idle.stop()
         self._engine.stop()
         for courier in self.couriers:
             courier.stop()
@@ -113,6 +128,14 @@ class Daemon:
             self.shadow.close()
         self._lock.close()
         log.info("stopped", **self.ledger.counts())
+
+    def _reanalysis(self) -> int | None:
+        """Return the receipt that is to be read again next: none while a new image waits or is in hand."""
+        moment = now()
+        if not self.reanalyses.waits(moment) or self.ledger.busy(moment):
+            return None
+        with self.serving.lease() as reader:  # this also takes up a model that was promoted
+            return self.reanalyses.next(reader.identity.digest, moment)
 
     def _ring(self) -> None:
         for courier in self.couriers:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import kstest
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, distinct, func, select
 
 from dicom_io.errors import InvalidModel
 from modeltrain.registry import Card
 from worker.ledger import Ledger
-from worker.tables import ReceiptRow
+from worker.tables import FindingRow, ReceiptRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Drift:
-    """A period's drift. ``others`` counts the images of other models, which are left out."""
+    """A period's drift. ``others`` counts the images that only other models have answered."""
 
     model: str
     n: int
@@ -67,19 +67,22 @@ class Period:
 
 
 def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.datetime | None) -> Period:
-    """Read a period from the ledger."""
-    limits: list[ColumnElement[bool]] = [ReceiptRow.probability.is_not(None)]
+    """Read a period from the ledger: what this model said of its images, whether or not another one spoke later."""
+    limits: list[ColumnElement[bool]] = []
     limits += [ReceiptRow.received_at >= since] if since else []
     limits += [ReceiptRow.received_at < until] if until else []
-    own = ReceiptRow.model_sha256 == card.sha256
-    columns = [getattr(ReceiptRow, name) for name in MEASURES]
+    said = FindingRow.receipt_id == ReceiptRow.id
+    own = said & (FindingRow.model_sha256 == card.sha256)
+    columns = [getattr(FindingRow, name) for name in MEASURES]
+    images = select(func.count(distinct(ReceiptRow.id))).join(FindingRow, said)
     with ledger.reading() as connection:
-        rows = connection.execute(select(*columns, ReceiptRow.outlier).where(*limits, own)).all()
-        others = connection.scalar(select(func.count()).where(*limits, ~own)) or 0
+        query = select(*columns, FindingRow.outlier).join(ReceiptRow, own).where(*limits)
+        rows = connection.execute(query.order_by(ReceiptRow.id)).all()
+        others = (connection.scalar(images.where(*limits)) or 0) - len(rows)
     table = np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
     table = table.reshape(len(rows), len(MEASURES) + 1)
     values = {name: table[:, place][~np.isnan(table[:, place])] for place, name in enumerate(MEASURES)}
-    return Period(values, table[:, -1][~np.isnan(table[:, -1])], int(others))
+    return Period(values, table[:, -1][~np.isnan(table[:, -1])], others)
 
 
 def drift(seen: Period, card: Card) -> Drift:

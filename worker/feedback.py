@@ -16,7 +16,7 @@ from modeltrain.outputs import AGENTS, CLASSES
 from worker import chain
 from worker.blobs import Blobs
 from worker.ledger import Ledger
-from worker.tables import FeedbackRow, ReceiptRow, State
+from worker.tables import FeedbackRow, FindingRow, ReceiptRow, State, standing
 
 _SHOWN = 3  # faulty rows that an error quotes; the rest is counted
 
@@ -154,7 +154,7 @@ def faults(path: Path, rows: list[tuple[int, Verdict | str]]) -> str:
 
 
 def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
-    """Return the last verdict on each image beside the model's decision, the newest image first."""
+    """Return the last verdict on each image beside the decision that stands, the newest image first."""
     last = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.receipt_id)
     query = (
         select(
@@ -165,16 +165,17 @@ def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
             FeedbackRow.agent,
             FeedbackRow.reader,
             FeedbackRow.at,
-            ReceiptRow.decision,
-            ReceiptRow.probability,
-            ReceiptRow.model,
+            FindingRow.decision,
+            FindingRow.probability,
+            FindingRow.model,
         )
         .join(ReceiptRow, ReceiptRow.id == FeedbackRow.receipt_id)
+        .outerjoin(FindingRow, standing())
         .where(FeedbackRow.id.in_(last))
         .order_by(FeedbackRow.receipt_id.desc())
     )
     if disagree:
-        query = query.where(FeedbackRow.verdict != ReceiptRow.decision)
+        query = query.where(FeedbackRow.verdict != FindingRow.decision)
     with ledger.reading() as connection:
         rows = [dict(row) for row in connection.execute(query).mappings()]
     return [row | {"at": row["at"].isoformat(sep=" ", timespec="seconds")} for row in rows]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, insert, s
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from dicom_io.errors import InvalidSettings, OutOfResources
-from worker import chain
+from worker import answers, chain
 from worker.tables import DeliveryRow, ReceiptRow, ResultRow, State
 
 
@@ -38,14 +38,19 @@ class NewReceipt:
 
 @dataclass(frozen=True)
 class Claim:
-    """A received object that this worker now has in hand."""
+    """A received object that this worker now has in hand.
+
+    `dated_at` is what its results bear as their time, the same each time the work is done; `model_sha256` names the
+    only model that may answer, and is empty where any may.
+    """
 
     id: int
     sop_instance_uid: str
     calling_ae: str
     sha256: str
-    received_at: dt.datetime
+    dated_at: dt.datetime
     attempts: int
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -295,18 +300,22 @@ class Ledger:
         left_out
             What is not among the results, and why.
         """
-        facts = asdict(finding) | {"results": [result.sop_instance_uid for result in results]}
-        if left_out:
-            facts["left_out"] = dict(left_out)
-        del facts["analysed_at"]
-        names = list(destinations)
+        facts = answers.facts_of(finding, results, left_out or {})
         with self.writing() as connection:
-            self._finish(connection, receipt_id, State.ANALYSED, now, "", facts, **asdict(finding))
-            for result in results:
-                result_id = self._enter_result(connection, receipt_id, result, now)
-                for name in names:
-                    if wants(name, result.kind):
-                        _enter_delivery(connection, result_id, name, now)
+            self._finish(connection, receipt_id, State.ANALYSED, now, "", facts)
+            answers.enter(connection, receipt_id, finding, results, destinations, now, wants)
+
+    def earlier(self, receipt_id: int, model_sha256: str, report: str) -> answers.Earlier | None:
+        """Return what other models said of an object before this one; None where none has. See `answers.earlier`."""
+        with self.reading() as connection:
+            return answers.earlier(connection, receipt_id, model_sha256, report)
+
+    def busy(self, now: dt.datetime) -> bool:
+        """Tell whether a received object is in hand, or waits and is due."""
+        due = (ReceiptRow.state == State.RECEIVED) & (ReceiptRow.next_attempt_at <= now)
+        with self.reading() as connection:
+            query = select(ReceiptRow.id).where(due | (ReceiptRow.state == State.WORKING)).limit(1)
+            return connection.execute(query).first() is not None
 
     @staticmethod
     def _finish(
@@ -315,23 +324,11 @@ class Ledger:
         state: State,
         now: dt.datetime,
         reason: str,
-        facts: dict[str, Any] | None = None,
-        **columns: Any,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
-        connection.execute(row.values(state=state, reason=reason, finished_at=now, **columns))
+        connection.execute(row.values(state=state, reason=reason, finished_at=now))
         chain.append(connection, state.value, now, receipt_id, reason=reason, **(facts or {}))
-
-    @staticmethod
-    def _enter_result(connection: Connection, receipt_id: int, result: NewResult, now: dt.datetime) -> int:
-        """Insert a result, or update the row of an earlier attempt at the same work."""
-        known = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
-        if known is not None:
-            values = {"sha256": result.sha256, "size_bytes": result.size_bytes}
-            connection.execute(update(ResultRow).where(ResultRow.id == known).values(**values))
-            return int(known)
-        row = insert(ResultRow).values(receipt_id=receipt_id, created_at=now, **asdict(result))
-        return int(connection.execute(row.returning(ResultRow.id)).scalar_one())
 
     def requeue(self, receipt_ids: Iterable[int], now: dt.datetime) -> int:
         """Give failed objects to the workers once more; return how many."""
@@ -351,17 +348,3 @@ class Ledger:
             states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
             sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
         return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
-
-
-def _enter_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime) -> None:
-    query = select(DeliveryRow.id).where(DeliveryRow.result_id == result_id, DeliveryRow.destination == destination)
-    if connection.scalar(query) is None:
-        connection.execute(
-            insert(DeliveryRow).values(
-                result_id=result_id,
-                destination=destination,
-                created_at=now,
-                first_due_at=now,
-                next_attempt_at=now,
-            )
-        )

@@ -20,7 +20,7 @@ class Parcels:
         self._ledger = ledger
 
     def due(self, destination: str, now: dt.datetime, limit: int) -> list[Parcel]:
-        """Return what is to be sent to a destination now, oldest first."""
+        """Return what is to be sent to a destination now: what answers new images first, then oldest first."""
         query = (
             select(
                 DeliveryRow.id,
@@ -37,7 +37,7 @@ class Parcels:
                 DeliveryRow.state == DeliveryState.PENDING,
                 DeliveryRow.next_attempt_at <= now,
             )
-            .order_by(DeliveryRow.id)
+            .order_by(DeliveryRow.priority, DeliveryRow.id)
             .limit(limit)
         )
         with self._ledger.reading() as connection:

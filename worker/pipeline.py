@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable
@@ -16,13 +18,14 @@ from dicom_io.files import read_dataset
 from dicom_io.finding import Finding, ModelIdentity
 from modeltrain.outputs import CLASSES
 from worker import webhook
+from worker.answers import Earlier
 from worker.blobs import Blobs
 from worker.clock import now
 from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
 from worker.reader import Reader, Reading
-from worker.results import make
+from worker.results import Result, make
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
@@ -62,11 +65,51 @@ def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime
     )
 
 
+class Work(Protocol):
+    """Where a task's image comes from and where its outcome goes: the ledger, or the reanalyses."""
+
+    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
+        """Take an image in hand, if it is to be had."""
+        ...
+
+    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+        """Put it back until later."""
+        ...
+
+    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
+        """Put it back as it was."""
+        ...
+
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+        """Enter that it is not analysed."""
+        ...
+
+    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+        """Enter that it cannot be analysed."""
+        ...
+
+    def answer(
+        self,
+        receipt_id: int,
+        finding: NewFinding,
+        results: Sequence[NewResult],
+        destinations: Iterable[str],
+        now: dt.datetime,
+        *,
+        wants: Callable[[str, str], bool],
+        left_out: Mapping[str, str] | None,
+    ) -> None:
+        """Enter finding, results and deliveries."""
+        ...
+
+
 class Pipeline:
     """Processes receipts by id. Idempotent: done twice, it makes the same objects and the same rows.
 
     Parameters
     ----------
+    work
+        New images are the ledger's own work, and the default.
     models
         Lends the reader of the current model.
     delivered
@@ -83,9 +126,11 @@ class Pipeline:
         models: Serving | Reader,
         delivered: Callable[[], None],
         shadow: Shadow | None = None,
+        work: Work | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._tasks: Work = work or ledger
         self._blobs = blobs
         self._models = models
         self._shadow = shadow
@@ -94,14 +139,14 @@ class Pipeline:
 
     def process(self, receipt_id: int) -> None:
         """Take a receipt through to its end, or put it back to be tried again."""
-        claim = self._ledger.claim(receipt_id, now())
+        claim = self._tasks.claim(receipt_id, now())
         if claim is None:
             return
         begun = time.monotonic()
         try:
             state = self._work(claim)
         except Permanent as error:
-            self._ledger.fail(claim.id, str(error), now())
+            self._tasks.fail(claim.id, str(error), now())
             state = f"failed: {error}"
         except (Retryable, MemoryError, OSError) as error:
             reason = str(error) if isinstance(error, Retryable) else unexpected(error)
@@ -116,43 +161,35 @@ class Pipeline:
         verdict = judge(dataset, self._rules)
         reason = "own output" if self._ledger.is_result(claim.sop_instance_uid) else verdict.reason
         if not verdict.analyse or reason == "own output":
-            self._ledger.leave_out(claim.id, reason, now())
+            self._tasks.leave_out(claim.id, reason, now())
             return "not analysed"  # the reason may quote a code of the header, so it stays out of the log
         with self._models.lease() as reader:
+            if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since it was found to be due
+                self._tasks.put_back(claim.id, now())
+                return "put back: another model serves"
             return self._analyse(claim, dataset, reader)
 
     def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
-        # The time of receipt, so that the same image always gets the same bytes back; in the zone of the site.
-        created = claim.received_at.astimezone()
+        # The time of receipt or of the wish, so that the same work always gives the same bytes; in the site's zone.
+        created = claim.dated_at.astimezone()
         reading = reader.read(dataset, created)
         analysed_at = now()
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
-            self._ledger.leave_out(claim.id, outside(reading.finding), now())
+            self._tasks.leave_out(claim.id, outside(reading.finding), now())
             return "not analysed"
-        made = make(dataset, reading, reader.identity, self._settings.results, created)
+        earlier = self._ledger.earlier(claim.id, reader.identity.digest, Comprehensive3DSRStorage)
+        report = earlier.report if earlier else None
+        made = make(dataset, reading, reader.identity, self._settings.results, created, report)
         self._blobs.check_space(sum(len(result.data) for result in made.results))
-        entries = [
-            NewResult(
-                kind=result.kind,
-                sop_class_uid=str(result.dataset.SOPClassUID),
-                sop_instance_uid=str(result.dataset.SOPInstanceUID),
-                series_instance_uid=str(result.dataset.SeriesInstanceUID),
-                sha256=self._blobs.put(result.data),
-                size_bytes=len(result.data),
-            )
-            for result in made.results
-        ]
+        entries = [self._stored(result) for result in made.results]
         finding = entry_of(reading, reader.identity, analysed_at)
         peers = self._settings.destinations
-        if reading.finding.decision == CLASSES[1] and any(peer.webhook for peer in peers):
-            uids = [entry.sop_instance_uid for entry in entries]
-            uid, told = webhook.notification(dataset, reading.finding, reader.identity, uids)
-            entries.append(NewResult(webhook.KIND, "", uid, "", self._blobs.put(told), len(told)))
+        told = self._notification(dataset, reading.finding, reader.identity, entries, earlier)
         names = destinations_for(claim.calling_ae, peers)
-        self._ledger.answer(
+        self._tasks.answer(
             claim.id,
             finding,
-            entries,
+            [*entries, *told],
             names,
             now(),
             wants=lambda name, kind: wants(name, kind, peers),
@@ -164,13 +201,40 @@ class Pipeline:
             self._delivered()
         return "analysed"
 
+    def _stored(self, result: Result) -> NewResult:
+        return NewResult(
+            kind=result.kind,
+            sop_class_uid=str(result.dataset.SOPClassUID),
+            sop_instance_uid=str(result.dataset.SOPInstanceUID),
+            series_instance_uid=str(result.dataset.SeriesInstanceUID),
+            sha256=self._blobs.put(result.data),
+            size_bytes=len(result.data),
+        )
+
+    def _notification(
+        self,
+        dataset: Dataset,
+        finding: Finding,
+        identity: ModelIdentity,
+        entries: list[NewResult],
+        earlier: Earlier | None,
+    ) -> list[NewResult]:
+        """Return what a webhook is to be told: of a positive finding, unless the earlier one was positive too."""
+        known = earlier is not None and earlier.decision == finding.decision
+        if known or finding.decision != CLASSES[1] or not any(peer.webhook for peer in self._settings.destinations):
+            return []
+        uids = [entry.sop_instance_uid for entry in entries]
+        before = earlier.decision if earlier else None
+        uid, told = webhook.notification(dataset, finding, identity, uids, before)
+        return [NewResult(webhook.KIND, "", uid, "", self._blobs.put(told), len(told))]
+
     def _postpone(self, claim: Claim, reason: str) -> None:
         wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())
-        self._ledger.postpone(claim.id, reason, now(), now() + dt.timedelta(seconds=wait))
+        self._tasks.postpone(claim.id, reason, now(), now() + dt.timedelta(seconds=wait))
 
     def _unforeseen(self, claim: Claim, reason: str) -> str:
         if claim.attempts >= self._settings.worker.max_attempts:
-            self._ledger.fail(claim.id, reason, now())
+            self._tasks.fail(claim.id, reason, now())
             return f"failed: {reason}"
         self._postpone(claim, reason)
         return f"postponed: {reason}"

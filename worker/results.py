@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -58,12 +58,23 @@ class ResultSet:
 
 
 def make(
-    source: Dataset, reading: Reading, identity: ModelIdentity, settings: Results, created: dt.datetime
+    source: Dataset,
+    reading: Reading,
+    identity: ModelIdentity,
+    settings: Results,
+    created: dt.datetime,
+    predecessor: Mapping[str, str] | None = None,
 ) -> ResultSet:
     """Make every kind of object that the settings ask for.
 
     A kind whose needs the source does not meet is left out, and so is an object that does not pass its check; the rest
     is made.
+
+    Parameters
+    ----------
+    predecessor
+        The report of an earlier model on the same image, by StudyInstanceUID, SeriesInstanceUID, SOPClassUID and
+        SOPInstanceUID: the new report points to it (PS3.3 C.17.2, Predecessor Documents Sequence).
 
     Raises
     ------
@@ -78,7 +89,7 @@ def make(
         makers: dict[str, Callable[[], Dataset]] = {
             secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
             presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
-            structured_report.KIND: lambda: _report(source, reading, identity, settings, created, made),
+            structured_report.KIND: lambda: _report(source, reading, identity, settings, created, made, predecessor),
         }
         try:
             dataset = makers[kind]()
@@ -130,7 +141,11 @@ def _report(
     settings: Results,
     created: dt.datetime,
     others: list[Result],
+    predecessor: Mapping[str, str] | None,
 ) -> Dataset:
+    before = Dataset()
+    for keyword, uid in (predecessor or {}).items():
+        setattr(before, keyword, uid)
     return structured_report.structured_report(
         source,
         finding=reading.finding,
@@ -139,4 +154,5 @@ def _report(
         series_description="cxrd pneumonia report (research)",
         created=created,
         others=[other.dataset for other in others],
+        predecessors=[before] if predecessor else [],
     )

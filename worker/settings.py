@@ -157,6 +157,7 @@ class WorkerSettings(_Part):
     max_attempts: int = Field(3, ge=1, le=100)
     max_crashes: int = Field(10, ge=1, le=1000)
     sweep_seconds: float = Field(60.0, gt=0)
+    reanalysis_pause: float = Field(1.0, ge=0)
 
 
 class Logging(_Part):

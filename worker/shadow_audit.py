@@ -8,24 +8,28 @@ from typing import Any
 from sqlalchemy import Select, case, func, select
 
 from worker.ledger import Ledger
-from worker.tables import ReceiptRow, ShadowRow
+from worker.tables import FindingRow, ReceiptRow, ShadowRow
+
+# A shadow that was promoted later may have answered the image once more: it is not held to itself.
+_BESIDE = (ShadowRow.receipt_id == FindingRow.receipt_id) & (ShadowRow.model_sha256 != FindingRow.model_sha256)
 
 
 def differences(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
-    """Return the images that the shadow model decided otherwise, the newest first."""
+    """Return the images that the shadow model decided otherwise than a model that served, the newest first."""
     query = _since(
         select(
             ReceiptRow.id.label("receipt_id"),
             ReceiptRow.sop_instance_uid,
-            ReceiptRow.model,
-            ReceiptRow.probability,
-            ReceiptRow.decision,
+            FindingRow.model,
+            FindingRow.probability,
+            FindingRow.decision,
             ShadowRow.model.label("shadow"),
             ShadowRow.probability.label("shadow_probability"),
             ShadowRow.decision.label("shadow_decision"),
         )
-        .join(ShadowRow, ShadowRow.receipt_id == ReceiptRow.id)
-        .where(ShadowRow.decision != ReceiptRow.decision)
+        .join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
+        .join(ShadowRow, _BESIDE)
+        .where(ShadowRow.decision != FindingRow.decision)
         .order_by(ReceiptRow.id.desc()),
         since,
     )
@@ -35,18 +39,19 @@ def differences(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any
 
 def summary(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
     """Return one row for each pair of models: images, how many were decided alike, and how far apart they are."""
-    gap = ShadowRow.probability - ReceiptRow.probability
+    gap = ShadowRow.probability - FindingRow.probability
     query = _since(
         select(
-            ReceiptRow.model,
+            FindingRow.model,
             ShadowRow.model.label("shadow"),
             func.count().label("n"),
-            func.sum(case((ShadowRow.decision == ReceiptRow.decision, 1), else_=0)).label("agree"),
+            func.sum(case((ShadowRow.decision == FindingRow.decision, 1), else_=0)).label("agree"),
             func.avg(gap).label("mean_difference"),
             func.max(func.abs(gap)).label("largest_difference"),
         )
-        .join(ShadowRow, ShadowRow.receipt_id == ReceiptRow.id)
-        .group_by(ReceiptRow.model, ShadowRow.model),
+        .join(ReceiptRow, FindingRow.receipt_id == ReceiptRow.id)
+        .join(ShadowRow, _BESIDE)
+        .group_by(FindingRow.model, ShadowRow.model),
         since,
     )
     with ledger.reading() as connection:

@@ -1,16 +1,30 @@
 """The ledger's tables: one row for a received object, for each result, each delivery, and each step that was taken.
 
-The views that people query (``findings``, ``deliveries``, ``refusals``) are made by the migrations; see docs/audit.md.
+The views that people query (``findings``, ``answers``, ``deliveries``, ``refusals``) are made by the migrations; see
+docs/audit.md.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    select,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 
@@ -30,6 +44,17 @@ class DeliveryState(StrEnum):
     PENDING = "pending"  # to be sent, at `next_attempt_at`
     SENT = "sent"  # the destination answered with success or a warning
     FAILED = "failed"  # refused for good, or given up after outbox.give_up_after_hours
+
+
+class ReanalysisState(StrEnum):
+    """Where the second reading of an image by a newer model stands."""
+
+    WAITING = "waiting"  # until its model serves, and nothing new is to be analysed
+    WORKING = "working"  # a worker has it; after a crash it becomes `waiting` again
+    DONE = "done"  # the model's finding stands, its results are in the outbox
+    LEFT_OUT = "left_out"  # the rules or the model's gate left it out; the earlier finding stands
+    FAILED = "failed"  # it could not be read; the earlier finding stands
+    WITHDRAWN = "withdrawn"  # by `cxrd reanalyze --cancel`
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -84,18 +109,28 @@ class ReceiptRow(Table):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     received_at: Mapped[dt.datetime]
     started_at: Mapped[dt.datetime | None]
-    analysed_at: Mapped[dt.datetime | None]
     finished_at: Mapped[dt.datetime | None]
     next_attempt_at: Mapped[dt.datetime]
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     crashes: Mapped[int] = mapped_column(Integer, default=0)
     state: Mapped[str] = mapped_column(String(16), default=State.RECEIVED)
     reason: Mapped[str] = mapped_column(Text, default="")
-    model: Mapped[str | None] = mapped_column(String(128))
-    model_sha256: Mapped[str | None] = mapped_column(String(64))
-    probability: Mapped[float | None] = mapped_column(Float)
-    decision: Mapped[str | None] = mapped_column(String(32))
-    threshold: Mapped[float | None] = mapped_column(Float)
+
+
+class FindingRow(Table):
+    """What one model said of one received object; the one that was entered last stands."""
+
+    __tablename__ = "finding"
+    __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"))
+    model: Mapped[str] = mapped_column(String(128))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    probability: Mapped[float] = mapped_column(Float)
+    decision: Mapped[str] = mapped_column(String(32))
+    threshold: Mapped[float] = mapped_column(Float)
+    analysed_at: Mapped[dt.datetime]
     operating_point: Mapped[str | None] = mapped_column(String(32))
     prediction_set: Mapped[str | None] = mapped_column(String(32))
     outlier: Mapped[float | None] = mapped_column(Float)
@@ -113,6 +148,8 @@ class ResultRow(Table):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
+    # Of every result that exists; NULL only because SQLite cannot add a column that must not be.
+    finding_id: Mapped[int | None] = mapped_column(ForeignKey("finding.id"), index=True)
     kind: Mapped[str] = mapped_column(String(32))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -138,10 +175,31 @@ class DeliveryRow(Table):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     status: Mapped[int | None] = mapped_column(Integer)
     error: Mapped[str] = mapped_column(Text, default="")
+    priority: Mapped[int] = mapped_column(Integer, default=0)  # 0 goes before 1, which answers no new image
     created_at: Mapped[dt.datetime]
     first_due_at: Mapped[dt.datetime]
     next_attempt_at: Mapped[dt.datetime]
     delivered_at: Mapped[dt.datetime | None]
+
+
+class ReanalysisRow(Table):
+    """The wish to have a received object read by a newer model, and what became of it; a later wish takes its place."""
+
+    __tablename__ = "reanalysis"
+    __table_args__ = (Index("ix_reanalysis_state", "state", "model_sha256", "next_attempt_at"),)
+
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), primary_key=True)
+    model: Mapped[str] = mapped_column(String(128))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), default=ReanalysisState.WAITING)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    requested_by: Mapped[str] = mapped_column(String(64))
+    requested_at: Mapped[dt.datetime]
+    started_at: Mapped[dt.datetime | None]
+    finished_at: Mapped[dt.datetime | None]
+    next_attempt_at: Mapped[dt.datetime]
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    crashes: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class ShadowRow(Table):
@@ -191,6 +249,8 @@ class EventRow(Table):
     digest: Mapped[str] = mapped_column(String(64))
 
 
-def as_dict(row: Any) -> dict[str, Any]:
-    """Return a row's columns by name."""
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+def standing() -> ColumnElement[bool]:
+    """Return what joins a `ReceiptRow` with the `FindingRow` that stands: the one that was entered last."""
+    later = aliased(FindingRow)
+    last = select(func.max(later.id)).where(later.receipt_id == ReceiptRow.id).correlate(ReceiptRow)
+    return FindingRow.id == last.scalar_subquery()

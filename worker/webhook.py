@@ -27,7 +27,13 @@ _OURS = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, u
 _REFUSED = 0xA900
 
 
-def notification(source: Dataset, finding: Finding, identity: ModelIdentity, results: list[str]) -> tuple[str, bytes]:
+def notification(
+    source: Dataset,
+    finding: Finding,
+    identity: ModelIdentity,
+    results: list[str],
+    earlier_decision: str | None = None,
+) -> tuple[str, bytes]:
     """Return a finding's notification: its UID, the same each time, and its JSON.
 
     It names study, image and accession number, and no person: who may know more looks that up.
@@ -38,6 +44,7 @@ def notification(source: Dataset, finding: Finding, identity: ModelIdentity, res
         "type": "cxrd.finding",
         "finding": "PNEUMONIA",
         "decision": finding.decision,
+        "earlier_decision": earlier_decision,
         "probability": round(finding.probability, 4),
         "threshold": round(finding.threshold, 4),
         "operating_point": finding.operating_point,

@@ -96,7 +96,7 @@ def test_only_one_worker_gets_a_receipt(ledger: Ledger) -> None:
     number = received(ledger)
     claim = ledger.claim(number, NOON)
     assert claim is not None
-    assert (claim.attempts, claim.received_at) == (1, NOON)
+    assert (claim.attempts, claim.dated_at) == (1, NOON)
     assert ledger.claim(number, NOON) is None
     assert ledger.unfinished(NOON) == []
 
@@ -187,8 +187,8 @@ def test_the_views_answer_what_was_asked_for(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE receipt SET probability = 0.1", "probability differs"),
-        ("UPDATE receipt SET decision = 'NORMAL'", "decision differs"),
+        ("UPDATE finding SET probability = 0.1", "probability differs"),
+        ("UPDATE finding SET decision = 'NORMAL'", "decision differs"),
         ("UPDATE event SET detail = replace(detail, '0.93', '0.11') WHERE kind = 'analysed'", "altered"),
         ("DELETE FROM event WHERE kind = 'received'", "removed or altered"),
     ],

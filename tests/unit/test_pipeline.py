@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import json
 import os
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -18,7 +21,9 @@ from pydicom import Dataset
 
 from dicom_io.derived import encode
 from dicom_io.errors import OutOfResources, UnsupportedPixels
+from tests.models import variant
 from tests.peers import chest, wait_for
+from tests.tools import tool
 from tests.unit.test_ledger import NEW
 from worker import migrations
 from worker.audit import Filter, findings, story
@@ -29,7 +34,8 @@ from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, connect
 from worker.pipeline import Pipeline
 from worker.reader import Reader
-from worker.settings import Settings
+from worker.reanalyses import Reanalyses
+from worker.settings import Destination, Results, RulesSettings, Settings
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,8 @@ class Bench:
 
     def put(self, dataset: Dataset) -> int:
         sha256 = self.blobs.put(encode(dataset))
-        new = replace(NEW, sop_instance_uid=str(dataset.SOPInstanceUID), sha256=sha256, received_at=now())
+        uid, study = str(dataset.SOPInstanceUID), str(dataset.StudyInstanceUID)
+        new = replace(NEW, sop_instance_uid=uid, study_instance_uid=study, sha256=sha256, received_at=now())
         number = self.ledger.receive(new)
         assert number is not None
         return number
@@ -236,3 +243,123 @@ def test_an_unforeseen_error_is_described_without_its_message() -> None:
         said = unexpected(error)
     assert said.startswith("unexpected ValueError at unit/test_pipeline.py:")
     assert "Jane" not in said
+
+
+# ---- read again by another model -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sterner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A newer model that calls everything PNEUMONIA."""
+    made = Reader(Settings(), variant(tmp_path_factory.mktemp("models") / "net", bias=60.0))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def milder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """An earlier model that calls everything NORMAL."""
+    made = Reader(Settings(), variant(tmp_path_factory.mktemp("models") / "net", version="0.9.0", bias=-60.0))
+    yield made
+    made.close()
+
+
+def again(bench: Bench, reader: Reader, number: int, **settings: Any) -> Pipeline:
+    """Wish that a model reads an image again; return the pipeline that does it."""
+    work = Reanalyses(bench.ledger)
+    work.request([number], reader.card.label, reader.identity.digest, "jd", now())
+    return Pipeline(Settings(**settings), bench.ledger, bench.blobs, reader, lambda: None, work=work)
+
+
+def made_by(bench: Bench, reader: Reader) -> dict[str, Dataset]:
+    """Return the objects of a model by their kind, reread from their bytes."""
+    found = story(bench.ledger, "1")
+    assert found is not None
+    (own,) = [each["id"] for each in found["answers"] if each["model_sha256"] == reader.identity.digest]
+    entries = [each for each in found["results"] if each["finding_id"] == own]
+    return {each["kind"]: pydicom.dcmread(bench.blobs.path(each["sha256"])) for each in entries}
+
+
+def test_a_newer_model_s_report_names_the_earlier_one(bench: Bench, sterner: Reader, tmp_path: Path) -> None:
+    number = bench.put(chest())
+    bench.pipeline.process(number)
+    second = again(bench, sterner, number)
+    Pipeline(Settings(), bench.ledger, bench.blobs, bench.reader, lambda: None, work=Reanalyses(bench.ledger)).process(
+        number
+    )  # another model serves: it waits
+    assert bench.row(number)["reanalysis"] == "waiting"
+    second.process(number)
+    old, new = made_by(bench, bench.reader), made_by(bench, sterner)
+    assert list(old) == list(new) == ["secondary-capture", "presentation-state", "structured-report"]
+    for kind, dataset in new.items():
+        assert dataset.SOPInstanceUID != old[kind].SOPInstanceUID
+        assert dataset.SeriesInstanceUID != old[kind].SeriesInstanceUID
+        assert dataset.StudyInstanceUID == old[kind].StudyInstanceUID
+        assert dataset.DeviceUID != old[kind].DeviceUID
+        path = tmp_path / f"{kind}.dcm"
+        dataset.save_as(path)
+        verdict = subprocess.run([tool("dciodvfy"), path], check=False, capture_output=True, text=True)
+        assert [line for line in verdict.stderr.splitlines() if line.startswith("Error")] == [], kind
+    report, before = new["structured-report"], old["structured-report"]
+    (study,) = report.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    (instance,) = series.ReferencedSOPSequence
+    assert (study.StudyInstanceUID, series.SeriesInstanceUID) == (before.StudyInstanceUID, before.SeriesInstanceUID)
+    assert (instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID) == (
+        before.SOPClassUID,
+        before.SOPInstanceUID,
+    )
+    assert "PredecessorDocumentsSequence" not in before
+    # A worker that died before the outcome was entered does it again, to the last byte.
+    first = bench.results()
+    with bench.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE reanalysis SET state = 'waiting'")
+    second.process(number)
+    assert bench.results() == first
+    assert bench.row(number)["answers"] == 2
+
+
+def test_a_predecessor_that_was_never_made_is_not_named(bench: Bench, milder: Reader, sterner: Reader) -> None:
+    number = bench.put(chest())
+    Pipeline(
+        Settings(results=Results(kinds=("secondary-capture",))), bench.ledger, bench.blobs, milder, lambda: None
+    ).process(number)
+    again(bench, sterner, number).process(number)
+    assert "PredecessorDocumentsSequence" not in made_by(bench, sterner)["structured-report"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, sterner: Reader, lost: bool) -> None:
+    number = bench.put(chest())
+    bench.pipeline.process(number)
+    before = bench.row(number)
+    second = again(bench, sterner, number, rules=RulesSettings(modalities=("CR",) if lost else ("DX",)))
+    if lost:
+        bench.blobs.path(str(before["sha256"])).unlink()
+    second.process(number)
+    found = story(bench.ledger, str(number))
+    assert found is not None
+    expected = ("failed", "the file is missing") if lost else ("left_out", "modality")
+    assert found["reanalysis"]["state"] == expected[0]
+    assert found["reanalysis"]["reason"].startswith(expected[1])
+    assert bench.row(number) == before | {"reanalysis": expected[0]}
+
+
+def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: Reader, sterner: Reader) -> None:
+    hooks = {"destinations": (Destination(name="hook", webhook="http://127.0.0.1:9/x"),)}
+    number = bench.put(chest())
+    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, milder, lambda: None).process(number)
+    again(bench, sterner, number, **hooks).process(number)
+    found = story(bench.ledger, str(number))
+    assert found is not None
+    (told,) = [each for each in found["results"] if each["kind"] == "notification"]
+    said = json.loads(bench.blobs.path(told["sha256"]).read_bytes())
+    assert (said["decision"], said["earlier_decision"]) == ("PNEUMONIA", "NORMAL")
+    assert [each["destination"] for each in found["deliveries"]] == ["hook"]
+    # The other way round, or positive as before: no news.
+    other = bench.put(chest("b"))
+    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, sterner, lambda: None).process(other)
+    again(bench, milder, other, **hooks).process(other)
+    found = story(bench.ledger, str(other))
+    assert found is not None
+    assert [each["kind"] for each in found["results"]].count("notification") == 1

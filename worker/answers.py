@@ -1,0 +1,127 @@
+"""What the models said of each received object, with the results and deliveries that follow from it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from worker.tables import DeliveryRow, FindingRow, ReceiptRow, ResultRow
+
+if TYPE_CHECKING:
+    from worker.ledger import NewFinding, NewResult
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What another model said of the same object before: its decision, and its report (four UIDs) where it made one."""
+
+    decision: str
+    report: Mapping[str, str] | None = None
+
+
+def facts_of(finding: NewFinding, results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the event of an answer tells."""
+    facts = asdict(finding) | {"results": [result.sop_instance_uid for result in results]}
+    if left_out:
+        facts["left_out"] = dict(left_out)
+    del facts["analysed_at"]
+    return facts
+
+
+def enter(
+    connection: Connection,
+    receipt_id: int,
+    finding: NewFinding,
+    results: Sequence[NewResult],
+    destinations: Iterable[str],
+    now: dt.datetime,
+    wants: Callable[[str, str], bool],
+    *,
+    priority: int = 0,
+) -> None:
+    """Enter a finding, its results and their deliveries, in the caller's transaction.
+
+    The same model has one finding of an object, however often the work is done; other models' findings stay.
+    """
+    finding_id = _enter_finding(connection, receipt_id, finding)
+    names = list(destinations)
+    for result in results:
+        result_id = _enter_result(connection, receipt_id, finding_id, result, now)
+        for name in names:
+            if wants(name, result.kind):
+                _enter_delivery(connection, result_id, name, now, priority)
+
+
+def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: str) -> Earlier | None:
+    """Return what was said of an object before this model's finding, or before now where it has none yet.
+
+    Parameters
+    ----------
+    report
+        SOP Class UID of the reports that can be a predecessor. The last one that was made is named, if any was.
+    """
+    own = select(FindingRow.id).where(FindingRow.receipt_id == receipt_id, FindingRow.model_sha256 == model_sha256)
+    before = [FindingRow.receipt_id == receipt_id]
+    finding_id = connection.scalar(own)
+    if finding_id is not None:  # the work is done once more: it must come out the same
+        before.append(FindingRow.id < finding_id)
+    decision = connection.scalar(select(FindingRow.decision).where(*before).order_by(FindingRow.id.desc()).limit(1))
+    if decision is None:
+        return None
+    query = (
+        select(
+            ReceiptRow.study_instance_uid.label("StudyInstanceUID"),
+            ResultRow.series_instance_uid.label("SeriesInstanceUID"),
+            ResultRow.sop_class_uid.label("SOPClassUID"),
+            ResultRow.sop_instance_uid.label("SOPInstanceUID"),
+        )
+        .join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
+        .join(FindingRow, FindingRow.id == ResultRow.finding_id)
+        .where(*before, ResultRow.sop_class_uid == report)
+        .order_by(FindingRow.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().first()
+    return Earlier(str(decision), None if row is None else dict(row))
+
+
+def _enter_finding(connection: Connection, receipt_id: int, finding: NewFinding) -> int:
+    """Insert a finding, or update the row of an earlier attempt at the same work."""
+    query = select(FindingRow.id)
+    query = query.where(FindingRow.receipt_id == receipt_id, FindingRow.model_sha256 == finding.model_sha256)
+    known = connection.scalar(query)
+    if known is not None:
+        connection.execute(update(FindingRow).where(FindingRow.id == known).values(**asdict(finding)))
+        return int(known)
+    row = insert(FindingRow).values(receipt_id=receipt_id, **asdict(finding))
+    return int(connection.execute(row.returning(FindingRow.id)).scalar_one())
+
+
+def _enter_result(connection: Connection, receipt_id: int, finding_id: int, result: NewResult, now: dt.datetime) -> int:
+    """Insert a result, or update the row of an earlier attempt at the same work."""
+    known = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
+    if known is not None:
+        values = {"sha256": result.sha256, "size_bytes": result.size_bytes}
+        connection.execute(update(ResultRow).where(ResultRow.id == known).values(**values))
+        return int(known)
+    row = insert(ResultRow).values(receipt_id=receipt_id, finding_id=finding_id, created_at=now, **asdict(result))
+    return int(connection.execute(row.returning(ResultRow.id)).scalar_one())
+
+
+def _enter_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime, priority: int) -> None:
+    query = select(DeliveryRow.id).where(DeliveryRow.result_id == result_id, DeliveryRow.destination == destination)
+    if connection.scalar(query) is None:
+        connection.execute(
+            insert(DeliveryRow).values(
+                result_id=result_id,
+                destination=destination,
+                priority=priority,
+                created_at=now,
+                first_due_at=now,
+                next_attempt_at=now,
+            )
+        )
