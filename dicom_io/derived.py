@@ -253,10 +253,10 @@ def encode(dataset: Dataset) -> bytes:
 def _prepare(dataset: Dataset) -> None:
     """Spare pydicom what costs most in writing many small items, without a change in the bytes.
 
-    Codes, which are half of a report's items and the same in each report, are put in as they are written. Of other
-    items made here it is told that they are in the encoding in which they are written: it need not look, in each of them
-    and in all items below, for value representations that depend on other elements (PS3.5 A.1). Items that hold such a
-    one are left to it.
+    Codes, which are half of a report's items and the same in each report, are put in as they are written. Other items
+    made here are declared to be in the encoding in which they are written: it need not look, in each of them and in all
+    items below, for value representations that depend on other elements (PS3.5 A.1). Items with such a one are left
+    to it.
     """
     for element in dataset.elements():
         if element.VR == "SQ" and isinstance(element, DataElement):

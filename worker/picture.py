@@ -192,21 +192,21 @@ def _draw_bar(canvas: NDArray[np.uint8], frame: _Frame, blend: NDArray[np.uint32
 def _letter(
     canvas: NDArray[np.uint8], frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
 ) -> None:
-    """Write header, captions, labels of the bar, and footer: into strips, since Pillow would copy all of the picture."""
+    """Write header, captions, labels of the bar, and footer: into strips, since Pillow copies what it writes on."""
     foot, right = frame.top + frame.panel[1], frame.left(frame.panels)
     header = Image.fromarray(canvas[: frame.top])
     _write_header(header, frame, finding, identity, created)
-    canvas[: frame.top] = header
+    canvas[: frame.top] = np.asarray(header)
     above, below = frame.top - frame.unit, foot + frame.unit  # a low panel's bar is as long as the panel
     labels = Image.fromarray(canvas[above:below, right:])
     _write_labels(labels, frame, above)
-    canvas[above:below, right:] = labels
+    canvas[above:below, right:] = np.asarray(labels)
     footer = Image.fromarray(canvas[foot:])
     draw, middle = ImageDraw.Draw(footer), frame.height - 1.3 * frame.unit - foot
     draw.text((frame.unit, middle), NOTICE, _WHITE, _font(round(1.05 * frame.unit)), anchor="lm")
     words = _shortened(f"sha256 {identity.digest[:12]}", 24)
     draw.text((frame.width - frame.unit, middle), words, _GREY, _font(round(0.92 * frame.unit)), anchor="rm")
-    canvas[foot:] = footer
+    canvas[foot:] = np.asarray(footer)
 
 
 def _write_header(
