@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import dcmwrite
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import STANDARD_VR, validate_value
 
 from dicom_io.errors import UnreadableObject, Unsuitable
 from dicom_io.uids import derived_uid
@@ -88,6 +91,9 @@ COPIED = (
     "TimezoneOffsetFromUTC",
     "LongitudinalTemporalInformationModified",
 )
+
+# Code Value, Coding Scheme Designator, Code Meaning: all that most items of a code sequence hold (PS3.3 8.8).
+_CODE = dict.fromkeys((0x00080100, 0x00080102, 0x00080104)).keys()
 
 # Attributes that must be there, if need be empty (type 2).
 _REQUIRED = (
@@ -241,8 +247,50 @@ def code(value: str, meaning: str, scheme: str = "DCM") -> Dataset:
 
 def encode(dataset: Dataset) -> bytes:
     """Return the DICOM file of a dataset that has its file meta information."""
+    if dataset.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian:
+        _prepare(dataset)
     buffer = BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _prepare(dataset: Dataset) -> None:
+    """Spare pydicom what costs most in writing many small items, without a change in the bytes.
+
+    Codes, which are half of a report's items and the same in each report, are put in as they are written. Other items
+    made here are declared to be in the encoding in which they are written: it need not look, in each of them and in all
+    items below, for value representations that depend on other elements (PS3.5 A.1). Items with such a one are left
+    to it.
+    """
+    for element in dataset.elements():
+        if element.VR == "SQ" and isinstance(element, DataElement):
+            written = _code_written(element)
+            if written is not None:
+                dataset[element.tag] = RawDataElement(
+                    element.tag, "SQ", len(written), written, 0, is_implicit_VR=False, is_little_endian=True
+                )
+            else:
+                for item in element.value:
+                    _prepare(item)
+    if dataset.original_encoding == (None, None) and all(each.VR in STANDARD_VR for each in dataset.elements()):
+        dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=default_encoding)
+
+
+def _code_written(element: DataElement) -> bytes | None:
+    """Return the value of a sequence as bytes where it is one code of the common form, else None."""
+    if len(element.value) != 1 or element.value[0].keys() != _CODE:
+        return None
+    found = [element.value[0].get_item(tag).value for tag in _CODE]
+    if not all(isinstance(each, str) and each.isascii() for each in found):
+        return None
+    return _code_bytes(*found)
+
+
+@lru_cache(maxsize=1024)
+def _code_bytes(value: str, scheme: str, meaning: str) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_sequence(buffer, DataElement(0x0040A043, "SQ", [code(value, meaning, scheme)]), [default_encoding])
     return buffer.getvalue()
 
 
@@ -251,7 +299,9 @@ def _copy_source(source: Dataset, dataset: Dataset) -> None:
     if text(source, "SpecificCharacterSet") or len(values(source, "SpecificCharacterSet")) > 1:
         dataset.SpecificCharacterSet = source.SpecificCharacterSet
     # With this, pydicom writes elements that it has not decoded as they are.
-    encodings = convert_encodings(dataset.SpecificCharacterSet) if "SpecificCharacterSet" in dataset else None
+    encodings = (
+        convert_encodings(dataset.SpecificCharacterSet) if "SpecificCharacterSet" in dataset else default_encoding
+    )
     dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=encodings)
     for keyword in COPIED:
         element = element_of(source, keyword)
@@ -293,17 +343,17 @@ def element_of(source: Dataset, keyword: str) -> DataElement | RawDataElement | 
         element = source[tag]
         if vr != "SQ":
             return DataElement(tag, vr, element.value)
-        return DataElement(tag, vr, [_plain(item) for item in items(source, keyword)])
+        return DataElement(tag, vr, [plain_item(item) for item in items(source, keyword)])
     except MALFORMED:
         return None
 
 
-def _plain(item: Dataset) -> Dataset:
+def plain_item(item: Dataset) -> Dataset:
     """Copy a sequence's item, its own items included, decoded; private elements stay behind."""
     copy = Dataset()
     for element in item:
         if not element.tag.is_private and element.tag.element != 0:
-            nested = [_plain(each) for each in element.value] if element.VR == "SQ" else element.value
+            nested = [plain_item(each) for each in element.value] if element.VR == "SQ" else element.value
             copy[element.tag] = DataElement(element.tag, element.VR, nested)
     return copy
 

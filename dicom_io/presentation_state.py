@@ -11,7 +11,7 @@ from highdicom.pr import GraphicAnnotation, GraphicLayer, GraphicObject, TextObj
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
 
-from dicom_io.derived import begin, element_of, plain_text, reference, stand_in
+from dicom_io.derived import begin, element_of, plain_item, plain_text, reference, stand_in
 from dicom_io.grayscale import lut_item
 from dicom_io.structured_report import tracking_uid
 from dicom_io.values import number, text
@@ -146,7 +146,7 @@ def _grayscale(state: Dataset, source: Dataset, window: tuple[float, float] | No
     """Repeat the transformations that the model's input went through (PS3.3 C.11.1, C.11.8, C.11.6)."""
     modality = lut_item(source, "ModalityLUTSequence")
     if modality is not None:
-        state.ModalityLUTSequence = [modality]
+        state.ModalityLUTSequence = [plain_item(modality)]
     elif number(source, "RescaleSlope") is not None or number(source, "RescaleIntercept") is not None:
         slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
         state.RescaleSlope, state.RescaleIntercept = 1.0 if slope is None else slope, intercept or 0.0
@@ -167,7 +167,7 @@ def _voi(source: Dataset, window: tuple[float, float] | None) -> Dataset | None:
         return item
     table = lut_item(source, "VOILUTSequence")
     if table is not None:
-        item.VOILUTSequence = [table]
+        item.VOILUTSequence = [plain_item(table)]
         return item
     given = number(source, "WindowCenter"), number(source, "WindowWidth")
     if given[0] is None or given[1] is None:

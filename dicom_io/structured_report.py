@@ -29,12 +29,11 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
-from highdicom.sr.utils import collect_evidence
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_io.derived import MANUFACTURER, begin, device_uid, names_of, plain_text, stand_in
+from dicom_io.derived import MANUFACTURER, begin, device_uid, names_of, plain_text, reference, stand_in
 from dicom_io.uids import derived_uid
 from dicom_io.values import items, numbers, text, values
 
@@ -154,15 +153,39 @@ def _document(report: Dataset, evidence: list[Dataset], predecessors: list[Datas
     report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     report.ReferencedPerformedProcedureStepSequence = []
     report.PerformedProcedureCodeSequence = []
-    current, other = collect_evidence(evidence, report, study_instance_uid=report.StudyInstanceUID)
-    report.CurrentRequestedProcedureEvidenceSequence = current
-    if other:
-        report.PertinentOtherEvidenceSequence = other
+    # All of it is of the source's study: the source, and what is made for it.
+    report.CurrentRequestedProcedureEvidenceSequence = _evidence(evidence)
     if predecessors:
-        nothing = Dataset()
-        nothing.ContentSequence = []  # no tree refers to them: they are only to be grouped by study and series
-        same, others = collect_evidence(predecessors, nothing, study_instance_uid=report.StudyInstanceUID)
-        report.PredecessorDocumentsSequence = [*same, *others]
+        report.PredecessorDocumentsSequence = _evidence(predecessors)
+
+
+def _evidence(instances: Sequence[Dataset]) -> list[Dataset]:
+    """Group SOP instances by study and series (PS3.3 Table C.17-3, SOP Instance Reference Macro), each named once.
+
+    highdicom's `collect_evidence` makes the same items, but searches the whole tree for references twice before that,
+    which costs as much as making the tree; `validate` looks for them in the written bytes.
+    """
+    studies: dict[str, dict[str, dict[str, Dataset]]] = {}
+    for instance in instances:
+        series = studies.setdefault(instance.StudyInstanceUID, {}).setdefault(instance.SeriesInstanceUID, {})
+        series.setdefault(instance.SOPInstanceUID, reference(instance))
+    return [
+        _with(
+            StudyInstanceUID=study,
+            ReferencedSeriesSequence=[
+                _with(SeriesInstanceUID=uid, ReferencedSOPSequence=list(named.values()))
+                for uid, named in series.items()
+            ],
+        )
+        for study, series in studies.items()
+    ]
+
+
+def _with(**attributes: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return item
 
 
 def _observer(identity: ModelIdentity) -> ObservationContext:

@@ -6,21 +6,23 @@ kind must have (PS3.3 A.8.1, A.33.1, A.35.13), and that all it refers to is ther
 
 from __future__ import annotations
 
-from io import BytesIO
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pydicom import dcmread
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import RAISE
+from pydicom.datadict import tag_for_keyword
 from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
 from dicom_io import presentation_state, secondary_capture, structured_report
 from dicom_io.derived import COPIED
 from dicom_io.errors import InvalidResult
-from dicom_io.values import MALFORMED, integer, items, numbers, text, values
+from dicom_io.values import MALFORMED, integer, text
+from dicom_io.written import BINARY, NUMBERS, Element, Item, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pydicom.dataset import Dataset
 
@@ -49,6 +51,18 @@ _OWN = {
         "CurrentRequestedProcedureEvidenceSequence",
     ),
 }
+# What a content item must hold for its value type (PS3.3 C.18).
+_NEEDED = {
+    "NUM": "MeasuredValueSequence",
+    "CODE": "ConceptCodeSequence",
+    "TEXT": "TextValue",
+    "UIDREF": "UID",
+    "IMAGE": "ReferencedSOPSequence",
+    "SCOORD": "GraphicData",
+    "CONTAINER": "ContentSequence",
+}
+_COPIED = frozenset(tag_for_keyword(keyword) for keyword in COPIED)
+_NOT_HELD = (*BINARY, "PN", "SQ")
 
 
 def check(data: bytes, kind: str, source: Dataset) -> None:
@@ -69,119 +83,140 @@ def check(data: bytes, kind: str, source: Dataset) -> None:
         Names the attribute and the rule, and quotes no value.
     """
     try:
-        dataset = dcmread(BytesIO(data))
-        dataset.decode()
+        meta, written = read(data)
     except MALFORMED as error:
         raise InvalidResult(f"{kind}: cannot be read again ({type(error).__name__})") from error
-    _identity(dataset, kind, source)
+    _identity(meta, written, kind, source)
     for keyword in (*_ALWAYS, *_OWN[kind]):
-        if not values(dataset, keyword):
+        if not written.has_value(keyword):
             raise InvalidResult(f"{kind}: {keyword} is missing or empty")
     for keyword in _MAY_BE_EMPTY:
-        if keyword not in dataset:
+        if written.get(keyword) is None:
             raise InvalidResult(f"{kind}: {keyword} is missing")
-    _representations(dataset, kind)
-    {
-        secondary_capture.KIND: _capture,
-        presentation_state.KIND: _presentation,
-        structured_report.KIND: _report,
-    }[kind](dataset, source)
+    _representations(written, kind, _encodings(written))
+    if kind == secondary_capture.KIND:
+        _capture(written, source, encapsulated=meta.TransferSyntaxUID.is_encapsulated)
+    elif kind == presentation_state.KIND:
+        _presentation(written, source)
+    else:
+        _report(written, source)
 
 
-def _identity(dataset: Dataset, kind: str, source: Dataset) -> None:
+def _identity(meta: Dataset, written: Item, kind: str, source: Dataset) -> None:
     """Hold the object to its file meta information and to its source's study."""
-    meta = dataset.file_meta
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
-        if text(meta, f"MediaStorage{keyword}") != text(dataset, keyword):
+        if text(meta, f"MediaStorage{keyword}") != written.text(keyword):
             raise InvalidResult(f"{kind}: {keyword} differs from the file meta information")
-    if text(dataset, "StudyInstanceUID") != text(source, "StudyInstanceUID"):
+    if written.text("StudyInstanceUID") != text(source, "StudyInstanceUID"):
         raise InvalidResult(f"{kind}: StudyInstanceUID is not the source's")
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        if text(dataset, keyword) == text(source, keyword):
+        if written.text(keyword) == text(source, keyword):
             raise InvalidResult(f"{kind}: {keyword} is the source's")
 
 
-def _representations(dataset: Dataset, kind: str) -> None:
+def _encodings(written: Item) -> list[str]:
+    """Return the character sets of the object, as Python calls them."""
+    stated = written.get("SpecificCharacterSet")
+    return convert_encodings(stated.value.decode("ascii", "replace").rstrip(" \0").split("\\") if stated else None)
+
+
+def _representations(written: Item, kind: str, encodings: list[str]) -> None:
     """Hold every value that is ours to its value representation (PS3.5 6.2); copied texts stay as they came."""
-    for element in dataset:
-        if element.keyword in COPIED:
+    for element in written:
+        if element.tag in _COPIED:
             continue
-        if element.VR == "SQ":
-            for item in element.value:
-                _representations(item, kind)
-            continue
-        found = values(dataset, element.keyword)
+        for item in element.items:
+            _representations(item, kind, encodings)
         try:
-            if element.VR == "UI" and not all(UID(str(each)).is_valid for each in found):
-                raise ValueError("UID")
-            if element.VR not in ("OB", "OW", "PN"):
-                for each in found:
-                    validate_value(element.VR, str(each) if element.VR in ("DS", "IS") else each, RAISE)
+            if element.vr in NUMBERS:
+                if len(element.value) % NUMBERS[element.vr].size:
+                    raise ValueError("no whole number of numbers")
+            elif element.vr not in _NOT_HELD:
+                _hold(element, encodings)
         except MALFORMED as error:
-            raise InvalidResult(f"{kind}: {element.keyword} is no {element.VR}") from error
+            raise InvalidResult(f"{kind}: {element.keyword} is no {element.vr}") from error
 
 
-def _capture(dataset: Dataset, source: Dataset) -> None:
+def _hold(element: Element, encodings: list[str]) -> None:
+    """Hold the values of a text to its value representation."""
+    value = element.value
+    said = value.decode("ascii") if value.isascii() else decode_bytes(value, encodings, set())
+    if element.vr not in ("LT", "ST", "UR", "UT"):  # a backslash divides no values there
+        for each in said.split("\\"):
+            _valid(element.vr, each.rstrip("\0") if element.vr == "UI" else each.strip(" \0"))
+    else:
+        _valid(element.vr, said.rstrip(" \0"))
+
+
+@lru_cache(maxsize=4096)
+def _valid(vr: str, value: str) -> None:
+    """Hold one value to its representation; most of them are the same in every object."""
+    if vr == "UI" and value and not UID(value).is_valid:
+        raise ValueError("UID")
+    if value:
+        validate_value(vr, value, RAISE)
+
+
+def _capture(written: Item, source: Dataset, *, encapsulated: bool) -> None:
     """Hold the pixels to their description."""
     kind = secondary_capture.KIND
-    size = (integer(dataset, "Rows") or 0) * (integer(dataset, "Columns") or 0) * 3
-    if (integer(dataset, "SamplesPerPixel"), text(dataset, "PhotometricInterpretation")) != (3, "RGB"):
+    size = int(written.number("Rows") * written.number("Columns") * 3)
+    if (written.number("SamplesPerPixel"), written.text("PhotometricInterpretation")) != (3, "RGB"):
         raise InvalidResult(f"{kind}: the picture is not RGB")
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and len(dataset.PixelData) != size + size % 2:
+    pixels = written.get("PixelData")
+    if not encapsulated and (pixels is None or pixels.length != size + size % 2):
         raise InvalidResult(f"{kind}: PixelData has another length than Rows and Columns say")
-    _refers(kind, items(dataset, "SourceImageSequence"), source)
+    _refers(kind, written.items("SourceImageSequence"), source)
 
 
-def _presentation(dataset: Dataset, source: Dataset) -> None:
+def _presentation(written: Item, source: Dataset) -> None:
     """Hold the drawing to its layer, its counts and the image's borders (PS3.3 C.10.5)."""
     kind = presentation_state.KIND
-    layers = {text(layer, "GraphicLayer") for layer in items(dataset, "GraphicLayerSequence")}
+    layers = {layer.text("GraphicLayer") for layer in written.items("GraphicLayerSequence")}
     rows, columns = integer(source, "Rows") or 0, integer(source, "Columns") or 0
-    for annotation in items(dataset, "GraphicAnnotationSequence"):
-        if text(annotation, "GraphicLayer") not in layers:
+    for annotation in written.items("GraphicAnnotationSequence"):
+        if annotation.text("GraphicLayer") not in layers:
             raise InvalidResult(f"{kind}: GraphicLayer names no layer")
-        for graphic in items(annotation, "GraphicObjectSequence"):
-            points = numbers(graphic, "GraphicData")
-            if len(points) != 2 * (integer(graphic, "NumberOfGraphicPoints") or 0):
+        for graphic in annotation.items("GraphicObjectSequence"):
+            points = graphic.numbers("GraphicData")
+            if len(points) != 2 * graphic.number("NumberOfGraphicPoints"):
                 raise InvalidResult(f"{kind}: GraphicData has another number of points than stated")
             _inside(kind, points, rows, columns)
-    for series in items(dataset, "ReferencedSeriesSequence"):
-        if text(series, "SeriesInstanceUID") != text(source, "SeriesInstanceUID"):
+    for series in written.items("ReferencedSeriesSequence"):
+        if series.text("SeriesInstanceUID") != text(source, "SeriesInstanceUID"):
             raise InvalidResult(f"{kind}: ReferencedSeriesSequence names another series than the source's")
-        _refers(kind, items(series, "ReferencedImageSequence"), source)
+        _refers(kind, series.items("ReferencedImageSequence"), source)
 
 
-def _report(dataset: Dataset, source: Dataset) -> None:
+def _report(written: Item, source: Dataset) -> None:
     """Hold each content item to its value type, and each reference to the evidence (PS3.3 C.17.3, C.18)."""
     kind = structured_report.KIND
     evidence = {
-        text(instance, "ReferencedSOPInstanceUID")
-        for study in items(dataset, "CurrentRequestedProcedureEvidenceSequence")
-        for series in items(study, "ReferencedSeriesSequence")
-        for instance in items(series, "ReferencedSOPSequence")
+        instance.text("ReferencedSOPInstanceUID")
+        for study in written.items("CurrentRequestedProcedureEvidenceSequence")
+        for series in study.items("ReferencedSeriesSequence")
+        for instance in series.items("ReferencedSOPSequence")
     }
     if text(source, "SOPInstanceUID") not in evidence:
         raise InvalidResult(f"{kind}: the evidence lacks the source")
     rows, columns = integer(source, "Rows") or 0, integer(source, "Columns") or 0
-    needed = {"NUM": "MeasuredValueSequence", "CODE": "ConceptCodeSequence", "TEXT": "TextValue", "UIDREF": "UID"}
-    needed |= {"IMAGE": "ReferencedSOPSequence", "SCOORD": "GraphicData", "CONTAINER": "ContentSequence"}
-    for item in _content(dataset):
-        value_type = text(item, "ValueType")
-        if value_type not in needed or not values(item, needed[value_type]):
+    for item in _content(written):
+        value_type = item.text("ValueType")
+        if value_type not in _NEEDED or not item.has_value(_NEEDED[value_type]):
             raise InvalidResult(f"{kind}: a content item lacks what its value type needs")
-        if not text(item, "RelationshipType"):
+        if not item.text("RelationshipType"):
             raise InvalidResult(f"{kind}: a content item lacks RelationshipType")
         if value_type == "IMAGE":
-            named = {text(each, "ReferencedSOPInstanceUID") for each in items(item, "ReferencedSOPSequence")}
+            named = {each.text("ReferencedSOPInstanceUID") for each in item.items("ReferencedSOPSequence")}
             if not named <= evidence:
                 raise InvalidResult(f"{kind}: a content item refers to what is no evidence")
         if value_type == "SCOORD":
-            _inside(kind, numbers(item, "GraphicData"), rows, columns)
+            _inside(kind, item.numbers("GraphicData"), rows, columns)
 
 
-def _content(dataset: Dataset) -> Iterator[Dataset]:
+def _content(written: Item) -> Iterator[Item]:
     """Yield all content items below this one."""
-    for item in items(dataset, "ContentSequence"):
+    for item in written.items("ContentSequence"):
         yield item
         yield from _content(item)
 
@@ -194,6 +229,6 @@ def _inside(kind: str, points: list[float], rows: int, columns: int) -> None:
         raise InvalidResult(f"{kind}: GraphicData leaves the image")
 
 
-def _refers(kind: str, references: list[Dataset], source: Dataset) -> None:
-    if text(source, "SOPInstanceUID") not in {text(each, "ReferencedSOPInstanceUID") for each in references}:
+def _refers(kind: str, references: Iterable[Item], source: Dataset) -> None:
+    if text(source, "SOPInstanceUID") not in {each.text("ReferencedSOPInstanceUID") for each in references}:
         raise InvalidResult(f"{kind}: does not refer to the source")

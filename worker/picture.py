@@ -91,17 +91,19 @@ def compose(
     """
     frame = _frame(values.shape[0] * aspect, values.shape[1], height, panels=1 if layout == "overlay" else 2)
     grey = _grey(values, frame.image)
-    fade = _fade(finding)
+    blend = _blend(_fade(finding))
     canvas = np.zeros((frame.height, frame.width, 3), np.uint8)
     cv2.rectangle(canvas, (0, 0), (frame.width, frame.height), _BACKGROUND, cv2.FILLED)
-    for number, panel in enumerate((grey, _overlaid(grey, attention, fade))[-frame.panels :]):
+    plain = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
+    for number, panel in enumerate((plain, _overlaid(grey, attention, blend))[-frame.panels :]):
         left, top = frame.left(number), frame.top
         canvas[top : top + frame.panel[1], left : left + frame.panel[0]] = 0
         left += (frame.panel[0] - frame.image[0]) // 2
         top += (frame.panel[1] - frame.image[1]) // 2
         canvas[top : top + frame.image[1], left : left + frame.image[0]] = panel
-    _draw_bar(canvas, frame, fade)
-    return _lettered(canvas, frame, finding, identity, created)
+    _draw_bar(canvas, frame, blend)
+    _letter(canvas, frame, finding, identity, created)
+    return canvas
 
 
 def _frame(rows: float, columns: float, height: int, panels: int = 2) -> _Frame:
@@ -125,11 +127,10 @@ def _frame(rows: float, columns: float, height: int, panels: int = 2) -> _Frame:
 
 
 def _grey(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring the radiograph to its size in the picture, uint8 [h,w,3]; in eight bits, since that is quicker."""
+    """Bring the radiograph to its size in the picture, uint8 [h,w]; in eight bits, since that is quicker."""
     shrinks = size[0] <= values.shape[1] and size[1] <= values.shape[0]
     eight = cv2.convertScaleAbs(values, alpha=255.0)
-    small = cv2.resize(eight, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_GRAY2RGB), np.uint8)
+    return np.asarray(cv2.resize(eight, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.uint8)
 
 
 def _fade(finding: Finding) -> float:
@@ -139,16 +140,37 @@ def _fade(finding: Finding) -> float:
     return float(np.clip(finding.probability / finding.threshold, 0.0, 1.0))
 
 
-def _overlaid(grey: NDArray[np.uint8], attention: NDArray[np.float32], fade: float) -> NDArray[np.uint8]:
-    """Blend the colours of the attention over a picture, uint8 [h,w,3]; each cell covers its part of the picture."""
-    height, width = grey.shape[:2]
-    smooth = cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC)
-    # Eight bits of attention are as many as there are colours, so each level's share of the blend is a table's entry.
-    level = cv2.cvtColor(cv2.convertScaleAbs(np.maximum(smooth, 0, out=smooth), alpha=255.0), cv2.COLOR_GRAY2RGB)
+@lru_cache(maxsize=4)
+def _blend(fade: float) -> NDArray[np.uint32]:
+    """Return what becomes of each grey under each level of attention: uint32 [65536], red, green and blue in its bytes.
+
+    Eight bits of attention are as many as there are colours, and a radiograph has eight bits here: every pixel's blend
+    is an entry of this table, at 256 times the level plus the grey.
+    """
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(256, axis=0)
+    level = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(256, axis=1)
     weight = np.linspace(0, _OPACITY * fade, 256, dtype=np.float32).reshape(1, 256, 1)
     kept = np.repeat(1 - weight, 3, axis=2)
     blended = cv2.multiply(grey, cv2.LUT(level, kept), dtype=cv2.CV_32F)
-    return np.asarray(cv2.convertScaleAbs(cv2.add(blended, cv2.LUT(level, weight * _COLOURS))), np.uint8)
+    table = cv2.convertScaleAbs(cv2.add(blended, cv2.LUT(level, weight * _COLOURS)))
+    packed = np.ascontiguousarray(cv2.cvtColor(table, cv2.COLOR_RGB2RGBA)).view(np.uint32).ravel()
+    packed.flags.writeable = False
+    return packed
+
+
+def _overlaid(grey: NDArray[np.uint8], attention: NDArray[np.float32], blend: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """Blend the colours of the attention over a radiograph, uint8 [h,w]; each cell covers its part of it.
+
+    Returns
+    -------
+    ndarray
+        uint8 [h,w,3].
+    """
+    height, width = grey.shape
+    smooth = cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC)
+    level = cv2.convertScaleAbs(np.maximum(smooth, 0, out=smooth), alpha=255.0)
+    entry = np.ascontiguousarray(cv2.merge((grey, level))).view("<u2").reshape(height, width)
+    return np.asarray(cv2.cvtColor(blend[entry].view(np.uint8).reshape(height, width, 4), cv2.COLOR_RGBA2RGB), np.uint8)
 
 
 def _bar_place(frame: _Frame) -> tuple[int, int, int, int]:
@@ -159,20 +181,39 @@ def _bar_place(frame: _Frame) -> tuple[int, int, int, int]:
     return left, top, left + round(0.9 * unit), top + length
 
 
-def _draw_bar(canvas: NDArray[np.uint8], frame: _Frame, fade: float) -> None:
+def _draw_bar(canvas: NDArray[np.uint8], frame: _Frame, blend: NDArray[np.uint32]) -> None:
     """Draw the scale of the overlay as it looks over grey tissue."""
     left, top, right, bottom = _bar_place(frame)
-    tissue = np.full((bottom - top, right - left, 3), _MID_GREY, np.uint8)
+    tissue = np.full((bottom - top, right - left), _MID_GREY, np.uint8)
     ramp = np.repeat(np.linspace(1, 0, bottom - top, dtype=np.float32)[:, None], right - left, axis=1)
-    canvas[top:bottom, left:right] = _overlaid(tissue, ramp, fade)
+    canvas[top:bottom, left:right] = _overlaid(tissue, ramp, blend)
 
 
-def _lettered(
+def _letter(
     canvas: NDArray[np.uint8], frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
-) -> NDArray[np.uint8]:
-    """Write header, captions, labels of the bar, and footer."""
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
+) -> None:
+    """Write header, captions, labels of the bar, and footer: into strips, since Pillow copies what it writes on."""
+    foot, right = frame.top + frame.panel[1], frame.left(frame.panels)
+    header = Image.fromarray(canvas[: frame.top])
+    _write_header(header, frame, finding, identity, created)
+    canvas[: frame.top] = np.asarray(header)
+    above, below = frame.top - frame.unit, foot + frame.unit  # a low panel's bar is as long as the panel
+    labels = Image.fromarray(canvas[above:below, right:])
+    _write_labels(labels, frame, above)
+    canvas[above:below, right:] = np.asarray(labels)
+    footer = Image.fromarray(canvas[foot:])
+    draw, middle = ImageDraw.Draw(footer), frame.height - 1.3 * frame.unit - foot
+    draw.text((frame.unit, middle), NOTICE, _WHITE, _font(round(1.05 * frame.unit)), anchor="lm")
+    words = _shortened(f"sha256 {identity.digest[:12]}", 24)
+    draw.text((frame.width - frame.unit, middle), words, _GREY, _font(round(0.92 * frame.unit)), anchor="rm")
+    canvas[foot:] = np.asarray(footer)
+
+
+def _write_header(
+    strip: Image.Image, frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
+) -> None:
+    """Write the finding, the model, the date, what makes the answer doubtful, and the panels' captions."""
+    draw = ImageDraw.Draw(strip)
     unit, edge = frame.unit, frame.width - frame.unit
     positive = finding.probability >= finding.threshold
     digits = _digits(finding)
@@ -191,15 +232,18 @@ def _lettered(
     heatmap = "Where the model looked (Grad-CAM)" if positive else "Where the model looked (Grad-CAM, faded)"
     for number, caption in enumerate(("Radiograph", heatmap)[-frame.panels :]):
         draw.text((frame.left(number), frame.top - 0.35 * unit), caption, _GREY, small, anchor="ld")
-    _, top, right, bottom = _bar_place(frame)
+
+
+def _write_labels(strip: Image.Image, frame: _Frame, above: int) -> None:
+    """Write the numbers of the colour bar and what they are, into the strip at its right that begins `above`."""
+    draw, unit = ImageDraw.Draw(strip), frame.unit
+    small = _font(round(0.92 * unit))
+    left, top, right, bottom = _bar_place(frame)
+    right, top, bottom = right - left, top - above, bottom - above
     for share, label in ((0.0, "1"), (0.5, "0.5"), (1.0, "0")):
         draw.text((right + 0.4 * unit, top + share * (bottom - top)), label, _GREY, small, anchor="lm")
-    _write_upright(picture, "relative attention", small, right=edge, middle=(top + bottom) // 2)
-
-    foot = frame.height - 1.3 * unit
-    draw.text((unit, foot), NOTICE, _WHITE, plain, anchor="lm")
-    draw.text((edge, foot), _shortened(f"sha256 {identity.digest[:12]}", 24), _GREY, small, anchor="rm")
-    return np.asarray(picture)
+    edge = frame.width - unit - left
+    _write_upright(strip, "relative attention", small, right=edge, middle=(top + bottom) // 2)
 
 
 def _caution(finding: Finding) -> tuple[str, tuple[int, int, int]]:

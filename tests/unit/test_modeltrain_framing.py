@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from modeltrain.batches import order_of
@@ -17,17 +18,18 @@ from modeltrain.recipe import RECIPES
 from tests.unit.modeltrain_toys import draw
 
 
-def framed(seed: int, margin: int) -> np.ndarray:
+def framed(seed: int, margin: int) -> NDArray[np.uint8]:
     """Return a drawn chest, 96 pixels wide, between two black margins."""
     image = np.zeros((96, 96), np.uint8)
     image[:, margin : 96 - margin] = cv2.resize(draw(seed, opacity=False, side=96), (96 - 2 * margin, 96))
     return image
 
 
-def habit(count: int, kept_by: float, seed: int) -> tuple[list[np.ndarray], list[Sample]]:
+def habit(count: int, kept_by: float, seed: int) -> tuple[list[NDArray[np.uint8]], list[Sample]]:
     """Return images of a site where PNEUMONIA is framed closely and NORMAL widely, in this part of the cases."""
     rng = np.random.default_rng(seed)
-    images, samples = [], []
+    images: list[NDArray[np.uint8]] = []
+    samples: list[Sample] = []
     for number in range(count):
         label = number % 2
         close = bool(label) == (rng.random() < kept_by)
@@ -42,7 +44,7 @@ def test_black_sides_and_squashing_are_seen() -> None:
     assert wide[5] == pytest.approx(16 / 96, abs=0.02)
     assert narrow[4] < 0.05
     grain = np.random.default_rng(0).integers(0, 255, (96, 96)).astype(np.uint8)
-    squashed = cv2.resize(grain, (96, 192), interpolation=cv2.INTER_CUBIC)[48:144]
+    squashed = np.asarray(cv2.resize(grain, (96, 192), interpolation=cv2.INTER_CUBIC)[48:144], np.uint8)
     assert framing(squashed)[0] < framing(grain)[0] - 0.3
 
 

@@ -1,0 +1,168 @@
+"""What the three result objects of a 2500×2048 image cost in CPU: making, writing and checking each, and the picture.
+
+    .venv/bin/python benchmarks/results.py [--rounds 40] [--json] [--profile 25]
+
+One thread, the thread's own CPU time, medians over warm rounds on a drawn radiograph with a positive finding and its
+region: the dearest case. Not counted: reading the image, the forward pass (below the table, as a yardstick for the
+machine), and storing the objects. `--profile` shows instead which functions the time goes to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import datetime as dt
+import json
+import os
+import pstats
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+import cv2
+import numpy as np
+from pydicom import Dataset, dcmread
+
+from benchmarks import ground
+from dicom_io import presentation_state, secondary_capture, structured_report
+from dicom_io.derived import encode
+from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.pixels import Rendered, render
+from dicom_io.validate import check
+from modeltrain.preprocess import to_input
+from modeltrain.region import attended_region
+from modeltrain.registry import Card, load_card, shipped_model
+from worker.inference import OnnxEngine
+from worker.phantom import draw, radiograph
+from worker.picture import compose
+from worker.settings import Results
+
+GOAL = 60.0
+"""Milliseconds of CPU for everything in the table, on two cores where the forward pass takes 11 ms."""
+_CREATED = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU time of one step, milliseconds."""
+
+    step: str
+    median: float
+    least: float
+
+
+class Stand:
+    """A radiograph as it was received, and what a model found in it."""
+
+    def __init__(self, card: Card) -> None:
+        pixels = draw(seed=1, rows=ground.ROWS, cols=ground.COLUMNS, opacity=True)
+        self.file = encode(radiograph(pixels.astype(np.uint16) * 16, uid_seed="benchmark", modality="DX"))
+        self.rendered: Rendered = render(dcmread(BytesIO(self.file)))
+        self.identity = ModelIdentity(card.name, card.version, card.sha256)
+        down, across = np.mgrid[0:7, 0:7].astype(np.float32)
+        self.heat = np.exp(-((down - 4) ** 2 + (across - 2) ** 2) / 3).astype(np.float32)
+        region = attended_region(self.heat, ground.ROWS, ground.COLUMNS)
+        self.finding = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, region)
+        self.settings = Results()
+
+    def round(self, step: Callable[[str, Callable[[], object]], object]) -> None:
+        """Do it all once; every part goes through `step` by its name."""
+        source = dcmread(BytesIO(self.file))  # anew: what has been decoded once is not decoded again
+        common = {"finding": self.finding, "identity": self.identity, "created": _CREATED}
+        series = {"series_number": 9701, "series_description": "benchmark"}
+        shown = {"aspect": self.rendered.aspect, "window": self.rendered.window}
+        picture = step("compose the picture", lambda: compose(self.rendered.values, self.heat, **common))
+        made: list[Dataset] = []
+        makers: dict[str, Callable[[], Dataset]] = {
+            secondary_capture.KIND: lambda: secondary_capture.secondary_capture(source, picture, **common, **series),
+            presentation_state.KIND: lambda: presentation_state.presentation_state(source, **common, **series, **shown),
+            structured_report.KIND: lambda: structured_report.structured_report(
+                source, **common, **series, others=made
+            ),
+        }
+        for kind, maker in makers.items():
+            dataset = step(f"{kind}: make", maker)
+            data = step(f"{kind}: write", lambda dataset=dataset: encode(dataset))
+            step(f"{kind}: check", lambda data=data, kind=kind: check(data, kind, source))
+            made.append(dataset)
+
+
+def measure(stand: Stand, rounds: int) -> list[Cost]:
+    """Return what each step costs."""
+    times: dict[str, list[float]] = {}
+
+    def step(name: str, work: Callable[[], object]) -> object:
+        begun = time.thread_time()
+        done = work()
+        times.setdefault(name, []).append(1000 * (time.thread_time() - begun))
+        return done
+
+    for number in range(rounds + 3):
+        stand.round(step)
+        if number == 2:  # three to warm up
+            times.clear()
+    return [Cost(name, statistics.median(found), min(found)) for name, found in times.items()]
+
+
+def forward_pass(stand: Stand, card: Card, rounds: int) -> tuple[float, float]:
+    """Return the forward pass's wall time on two threads and its CPU time: medians, milliseconds."""
+    engine = OnnxEngine(card.folder / "model.onnx", 2)
+    image = to_input(stand.rendered.values, card.input_size)[None]
+    walls, cpus = [], []
+    for _ in range(rounds + 3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        engine.predict(image)
+        walls.append(1000 * (time.perf_counter() - wall))
+        cpus.append(1000 * (time.process_time() - cpu))
+    return statistics.median(walls[3:]), statistics.median(cpus[3:])
+
+
+def profile(stand: Stand, rounds: int, lines: int) -> None:
+    """Print the functions that take most time, with all that they call."""
+    stand.round(lambda _, work: work())
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(rounds):
+        stand.round(lambda _, work: work())
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("cumulative").print_stats(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    cv2.setNumThreads(1)
+    card = load_card(shipped_model())
+    stand = Stand(card)
+    if options.profile:
+        profile(stand, options.rounds, options.profile)
+        return
+    costs = measure(stand, options.rounds)
+    costs.append(Cost("sum", sum(each.median for each in costs), sum(each.least for each in costs)))
+    wall, cpu = forward_pass(stand, card, options.rounds)
+    if options.json:
+        steps = {each.step: each.median for each in costs}
+        print(json.dumps({"cpu_ms": steps, "goal_ms": GOAL, "forward_pass_ms": {"wall": wall, "cpu": cpu}}))
+        return
+    print(f"{ground.ROWS}×{ground.COLUMNS}, {options.rounds} rounds, {os.cpu_count()} cores\n")
+    print("| step | CPU ms, median | least |\n|---|---:|---:|")
+    for each in costs:
+        print(f"| {each.step} | {each.median:.1f} | {each.least:.1f} |")
+    print(f"\nGoal: {GOAL:g}. Forward pass: {wall:.1f} ms on two threads, {cpu:.1f} ms of CPU.")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40, help="rounds to take the medians of")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--profile", type=int, default=0, metavar="LINES", help="print so many functions by time")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds begins at 1")
+    return options
+
+
+if __name__ == "__main__":
+    ground.run(main)
