@@ -221,7 +221,7 @@ def test_which_studies_were_above_and_were_they_delivered(database: Path, page: 
     assert (answer["accession_number"], answer["probability"], answer["delivered"]) == ("A1", 0.95, "yes")
 
 
-@pytest.mark.parametrize("view", ["findings", "deliveries", "refusals"])
+@pytest.mark.parametrize("view", ["findings", "answers", "deliveries", "refusals"])
 def test_every_column_of_a_view_is_explained(database: Path, view: str) -> None:
     columns = [row["name"] for row in ask(database, f"SELECT name FROM pragma_table_info('{view}')")]  # noqa: S608
     assert first_column(section(ROOT / "docs" / "audit.md", f"### {view}")) == columns
