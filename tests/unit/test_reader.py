@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dicom_io.pixels import render
+from modeltrain.outputs import Outputs
 from tests.peers import chest
 from tests.unit.test_pipeline import Bench
 from worker.clock import now
+from worker.inference import Batcher
 from worker.reader import Reader
 from worker.settings import ModelSettings, Settings
 
@@ -47,3 +51,33 @@ def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> No
     if (reader.judge.least_age, reader.judge.greatest_age) == (1, 5):
         assert row["status"] == "not_analysed"
         assert "outside the trained population" in str(row["reason"])
+
+
+class Silent:
+    """A batcher in whose maps nothing speaks for PNEUMONIA."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+
+    def predict(self, image: NDArray[np.float32]) -> Outputs:
+        """Answer with the same logits and a map without a positive cell."""
+        slope = np.arange(49, dtype=np.float32).reshape(7, 7)
+        outputs = self._batcher.predict(image)
+        return outputs._replace(cam=-np.abs(outputs.cam) - slope)
+
+    def close(self) -> None:
+        """End the batcher."""
+        self._batcher.close()
+
+
+def test_every_pneumonia_has_a_place() -> None:
+    """A threshold below the network's own calls images pneumonia in which no cell speaks for it."""
+    everything = Reader(Settings(model=ModelSettings(threshold=0.0)))
+    everything._batcher = Silent(everything._batcher)  # type: ignore[assignment]
+    try:
+        reading = everything.read_values(render(chest("place")), now())
+    finally:
+        everything.close()
+    assert reading.finding.decision == "PNEUMONIA"
+    assert reading.attention.max() == 1
+    assert reading.finding.region is not None
