@@ -127,7 +127,8 @@ def _ending() -> threading.Event:
 def check(
     name: Annotated[str | None, typer.Argument(help="Only this destination, and more closely")] = None,
     store: Annotated[
-        bool, typer.Option("--store", help="Leave a test object (patient CXRD-CHECK) at NAME, and look for it")
+        bool,
+        typer.Option("--store", help="Leave a test object or message (patient CXRD-CHECK) at NAME, and look for it"),
     ] = False,
     config: ConfigOption = None,
 ) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 from pydicom import Dataset
 
 from dicom_io.eligibility import Rules, judge
-from dicom_io.errors import Permanent, Retryable
+from dicom_io.errors import Permanent, Retryable, Unsuitable
 from dicom_io.files import read_dataset
 from dicom_io.finding import Finding, ModelIdentity
 from modeltrain.outputs import CLASSES
-from worker import webhook
+from worker import oru, webhook
 from worker.blobs import Blobs
 from worker.clock import now
 from worker.destinations import destinations_for, wants
@@ -143,11 +143,11 @@ class Pipeline:
             for result in made.results
         ]
         finding = entry_of(reading, reader.identity, analysed_at)
-        peers = self._settings.destinations
-        if reading.finding.decision == CLASSES[1] and any(peer.webhook for peer in peers):
+        left_out = dict(made.left_out)
+        if reading.finding.decision == CLASSES[1]:
             uids = [entry.sop_instance_uid for entry in entries]
-            uid, told = webhook.notification(dataset, reading.finding, reader.identity, uids)
-            entries.append(NewResult(webhook.KIND, "", uid, "", self._blobs.put(told), len(told)))
+            entries += self._notifications(dataset, reading.finding, reader.identity, created, uids, left_out)
+        peers = self._settings.destinations
         names = destinations_for(claim.calling_ae, peers)
         self._ledger.answer(
             claim.id,
@@ -156,13 +156,37 @@ class Pipeline:
             names,
             now(),
             wants=lambda name, kind: wants(name, kind, peers),
-            left_out=made.left_out,
+            left_out=left_out,
         )
         if self._shadow:
             self._shadow.offer(claim.id, reading.image)
         if names:
             self._delivered()
         return "analysed"
+
+    def _notifications(
+        self,
+        dataset: Dataset,
+        finding: Finding,
+        identity: ModelIdentity,
+        created: dt.datetime,
+        results: list[str],
+        left_out: dict[str, str],
+    ) -> Iterator[NewResult]:
+        """Yield what tells other systems of a finding, for those that are configured."""
+        peers = self._settings.destinations
+        made: list[tuple[str, tuple[str, bytes]]] = []
+        if any(peer.webhook for peer in peers):
+            made.append((webhook.KIND, webhook.notification(dataset, finding, identity, results)))
+        if any(peer.hl7 for peer in peers):
+            try:
+                sender = self._settings.scp.ae_title
+                made.append((oru.KIND, oru.message(dataset, finding, identity, created=created, sender=sender)))
+            except Unsuitable as error:
+                left_out[oru.KIND] = str(error)
+                log.warning("result_left_out", kind=oru.KIND, reason=str(error))
+        for kind, (uid, told) in made:
+            yield NewResult(kind, "", uid, "", self._blobs.put(told), len(told))
 
     def _postpone(self, claim: Claim, reason: str) -> None:
         wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())
