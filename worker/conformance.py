@@ -78,7 +78,7 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
     yield ""
     model = "Study Root Query/Retrieve"
     yield (
-        f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`; with GET, Storage as SCP on the association that asked"
+        f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`; with GET, Storage as SCP on the same association"
         f" ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU role selection). DICOMweb user"
         " agent: STOW-RS for results, QIDO-RS and WADO-RS (application/dicom, any transfer syntax) for `cxrd pull`."
         " No worklist, printing, media or storage commitment."
