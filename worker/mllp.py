@@ -121,8 +121,10 @@ class Hl7Delivery:
             raise PeerUnavailable("the HL7 receiver does not answer in time") from error
         except OSError as error:
             raise PeerUnavailable(f"the connection to the HL7 receiver was lost ({type(error).__name__})") from error
-        frame = bytes(got)
-        return frame[frame.index(_START) + 1 : frame.index(_END)].decode("utf-8", "replace")
+        answer, _, rest = bytes(got).partition(_START)[2].partition(_END)
+        if rest.strip(b"\r\n"):
+            self.close()  # more than one answer: the next must not be taken for that of the next message
+        return answer.decode("utf-8", "replace")
 
 
 @contextmanager

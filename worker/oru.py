@@ -180,12 +180,12 @@ def _order(segment: Any, source: Dataset, moment: str) -> None:
 
 def _observations(source: Dataset, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
     """Yield OBX-2, 3, 5 and what belongs to them; the first two are the finding, the others what it is about."""
-    found = presence(finding)
+    found, positive = presence(finding), finding.decision == "PNEUMONIA"
     yield {
         2: "CWE",
         3: _composite(PNEUMONIA.value, PNEUMONIA.meaning, "SCT"),
         5: _composite(found.value, found.meaning, "SCT"),
-        8: "A",
+        8: "A" if positive else "N",
     }
     yield {
         2: "NM",
@@ -193,7 +193,7 @@ def _observations(source: Dataset, finding: Finding) -> Iterator[dict[int, str |
         5: f"{finding.probability:.4f}",
         6: _composite("1", "no units", "UCUM"),
         7: f"<{finding.threshold:.4f}",
-        8: "H",
+        8: "H" if positive else "",
     }
     told = {
         ("110180", "Study Instance UID", "DCM"): text(source, "StudyInstanceUID"),

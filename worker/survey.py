@@ -116,10 +116,8 @@ def _server(peer: WebPeer, *, store: bool) -> Iterator[Seen]:
         there, syntax = copy_of(peer, series, dataset.SOPInstanceUID, Path(folder))
         yield there, f"the test object is {'' if there else 'not '}found again (QIDO-RS)"
         if there:
-            yield (
-                bool(syntax),
-                f"it {f'comes back in {UID(syntax).name}' if syntax else 'does not come back'} (WADO-RS)",
-            )
+            back = f"comes back in {UID(syntax).name}" if syntax else "does not come back"
+            yield bool(syntax), f"it {back} (WADO-RS)"
 
 
 def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:

@@ -68,11 +68,19 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
     binary("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
-        there = Destination(name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC")
+        there = Destination(
+            name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC", compression="jpeg-2000"
+        )
         seen = list(checks.run(Settings(destinations=(there,)), "orthanc", store=True))
         assert all(check.ok for check in seen), seen
         words = " ".join(check.seen for check in seen)
-        for expected in ("storage commitment: offered", "query (C-FIND): offered", "found again by C-FIND"):
+        for expected in (
+            "compression jpeg-2000: accepted",
+            "storage commitment: offered",
+            "query (C-FIND): offered",
+            "retrieval: C-MOVE offered, C-GET offered",
+            "found again by C-FIND",
+        ):
             assert expected in words
         assert orthanc.get("/statistics")["CountInstances"] == 1
     finally:
@@ -84,9 +92,15 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
         web = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
-        assert [check.seen for check in checks.run(Settings(destinations=(web,)), "web")] == [
-            f"{web.url} answers a search (QIDO-RS)"
+        seen = list(checks.run(Settings(destinations=(web,)), "web", store=True))
+        assert all(check.ok for check in seen), seen
+        assert [check.seen for check in seen] == [
+            f"{web.url} answers a search (QIDO-RS)",
+            "a test object of patient CXRD-CHECK is answered with success (STOW-RS)",
+            "the test object is found again (QIDO-RS)",
+            "it comes back in Explicit VR Little Endian (WADO-RS)",
         ]
+        orthanc.delete("/instances/" + orthanc.get("/instances")[0])
         worker = daemon([{"name": "web", "url": web.url}])
         source = chest("stow", rows=600, cols=500)
         send(worker.port, [source])
