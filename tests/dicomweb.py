@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.give(406, "text/plain", b"")
             return
         data = self.server_.objects[uid][1]
-        data = fault if isinstance(fault, bytes) else {"garbage": b"x" * 999, "empty": b""}.get(fault, data)
+        data = fault if isinstance(fault, bytes) else {"garbage": b"x" * 999, "empty": b""}.get(str(fault), data)
         if fault == "bare":
             self.give(200, "application/dicom", data)
             return
@@ -126,7 +126,7 @@ def _fits(dataset: Dataset, query: dict[str, list[str]]) -> bool:
     low, dash, high = query.get("StudyDate", [""])[0].partition("-")
     if not low and not high:
         return True
-    return low <= dataset.StudyDate <= (high or ("99999999" if dash else low))
+    return low <= str(dataset.StudyDate) <= (high or ("99999999" if dash else low))
 
 
 @contextmanager
