@@ -21,6 +21,8 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
 )
 
 from dicom_io.errors import PeerUnavailable
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
     from dicom_io.scu import Peer
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit, JPEG2000Lossless)
+_SERVICES = (
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelGet,
+)  # in the order of `Offer`
 TEST_PATIENT = "CXRD-CHECK"
 
 
@@ -46,13 +54,15 @@ class Offer:
     ----------
     syntaxes
         Transfer syntaxes accepted for each SOP class asked for; none where it does not take the class.
-    commitment, query
-        Whether it offers Storage Commitment (push model) and Study Root C-FIND.
+    commitment, query, move, get
+        Whether it offers Storage Commitment (push model), and Study Root C-FIND, C-MOVE and C-GET.
     """
 
     syntaxes: dict[str, tuple[str, ...]]
     commitment: bool
     query: bool
+    move: bool
+    get: bool
 
 
 def ask(peer: Peer, sop_classes: Collection[str]) -> Offer:
@@ -64,14 +74,13 @@ def ask(peer: Peer, sop_classes: Collection[str]) -> Offer:
         When the peer cannot be reached or rejects the association.
     """
     contexts = [build_context(sop_class, syntax) for sop_class in sop_classes for syntax in SYNTAXES]
-    contexts += [build_context(StorageCommitmentPushModel), build_context(StudyRootQueryRetrieveInformationModelFind)]
+    contexts += [build_context(service) for service in _SERVICES]
     with associate(peer, contexts) as association:
         taken = [(str(each.abstract_syntax), str(each.transfer_syntax[0])) for each in association.accepted_contexts]
     classes = {sop_class for sop_class, _ in taken}
     return Offer(
         {each: tuple(syntax for sop_class, syntax in taken if sop_class == each) for each in sop_classes},
-        str(StorageCommitmentPushModel) in classes,
-        str(StudyRootQueryRetrieveInformationModelFind) in classes,
+        *(str(service) in classes for service in _SERVICES),
     )
 
 

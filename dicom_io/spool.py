@@ -122,7 +122,7 @@ def use(port: int, folder: Path) -> None:
 
 @contextmanager
 def using(port: int, folder: Path) -> Iterator[None]:
-    """Stream what arrives on associations that we opened with a peer at `port` into `folder`, for the length of a block.
+    """Stream what arrives on associations that we opened with a peer at `port` into `folder`, within a block.
 
     A process that listens at a port of that number itself cannot do this at the same time.
     """

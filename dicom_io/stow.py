@@ -138,8 +138,6 @@ def open_client(peer: WebPeer) -> tuple[Any, Any]:
     login = (peer.username, peer.password)
     session = create_session_from_user_pass(*login) if peer.username else create_session()
     # In one piece: some servers take no chunked requests. The outbox repeats what failed, at its own pace.
-    client = DICOMwebClient(
-        peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout, permissive_uid=True
-    )
+    client = DICOMwebClient(peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout, permissive_uid=True)
     client.set_http_retry_params(retry=False)
     return client, session

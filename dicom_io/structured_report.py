@@ -131,7 +131,7 @@ def structured_report(
     stand = stand_in(source)
     content = MeasurementReport(
         observation_context=_observer(identity),
-        procedure_reported=_procedure(source),
+        procedure_reported=procedure(source),
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=[_group(stand, finding, identity, reason)],
     )
@@ -201,7 +201,7 @@ def _observer(identity: ModelIdentity) -> ObservationContext:
     return ObservationContext(observer_device_context=context)
 
 
-def _procedure(source: Dataset) -> CodedConcept:
+def procedure(source: Dataset) -> CodedConcept:
     """Return the imaging procedure by the code that the source gives it, else as what a chest radiograph is."""
     for item in items(source, "ProcedureCodeSequence"):
         found = [text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]

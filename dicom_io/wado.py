@@ -21,6 +21,7 @@ from dicom_io.values import MALFORMED, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _PAGE = 500
 """Matches asked for at a time; a server may give fewer."""
@@ -209,3 +210,27 @@ def web_archive(peer: WebPeer, receipt: Receipt, sender: str) -> Iterator[WebArc
         session.close()
 
 
+def copy_of(peer: WebPeer, series: Series, uid: str, folder: Path) -> tuple[bool, str]:
+    """Tell whether a server finds an instance, and in which transfer syntax it gives it back (empty: it does not).
+
+    Parameters
+    ----------
+    folder
+        Where the object may lie for a moment.
+
+    Raises
+    ------
+    PeerUnavailable
+        The server does not answer.
+    """
+    syntaxes: list[str] = []
+
+    def receive(arrival: Arrival) -> int:
+        syntaxes.append(arrival.transfer_syntax_uid)
+        return status.SUCCESS
+
+    with web_archive(peer, Receipt(receive, folder, ""), "") as source:
+        if uid not in source.instances(series):
+            return False, ""
+        source.fetch(series, [uid])
+    return True, "".join(syntaxes)

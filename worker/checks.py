@@ -8,24 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from dicom_io import probe
 from dicom_io.errors import CxrdError
 from dicom_io.scu import Peer, echo
-from dicom_io.status import Outcome, outcome
-from dicom_io.stow import WebPeer, reach
 from modeltrain.judge import Judge
 from modeltrain.registry import load_card
-from worker.clock import now
 from worker.database import open_ledger
 from worker.destinations import peer_of
 from worker.inference import open_engine
 from worker.parcels import Parcels
-from worker.results import SOP_CLASSES
 from worker.serving import model_folder
 from worker.settings import Destination, Settings
-from worker.webhook import WebhookPeer
+from worker.survey import reached
 
 
 @dataclass(frozen=True)
@@ -58,39 +52,10 @@ def _destination(destination: Destination, settings: Settings, *, closely: bool,
     name = f"destination {destination.name}"
     try:
         peer = peer_of(destination, settings)
-        if isinstance(peer, WebhookPeer):
-            # Nothing can be asked of a webhook without setting something off there.
-            yield Check(name, True, f"{destination.webhook} gets notifications; it is not called by this check")
-            return
-        if isinstance(peer, WebPeer):
-            reach(peer)
-            yield Check(name, True, f"{destination.url} answers a search (QIDO-RS)")
-            return
-        echo(peer)
-        yield Check(name, True, f"{destination.ae_title} at {destination.host}:{destination.port} answers C-ECHO")
-        if closely:
-            offer = probe.ask(peer, [SOP_CLASSES[kind] for kind in destination.kinds or settings.results.kinds])
-            for sop_class, syntaxes in offer.syntaxes.items():
-                taken = ", ".join(UID(each).name for each in syntaxes)
-                ok = bool({str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)} & set(syntaxes))
-                yield Check(name, ok, f"{UID(sop_class).name}: {taken or 'not accepted'}")
-            yield Check(name, True, f"storage commitment: {'' if offer.commitment else 'not '}offered")
-            yield Check(name, True, f"query (C-FIND): {'' if offer.query else 'not '}offered")
-            if store:
-                yield from _stored(name, peer, query=offer.query)
+        for ok, seen in reached(peer, destination, settings, closely=closely, store=store):
+            yield Check(name, ok, seen)
     except CxrdError as error:
         yield Check(name, False, str(error))
-
-
-def _stored(name: str, peer: Peer, *, query: bool) -> Iterator[Check]:
-    """Leave a test object and look for it."""
-    dataset = probe.test_object(now().astimezone())
-    status = probe.store(peer, dataset)
-    ok = outcome(status) is Outcome.DELIVERED
-    yield Check(name, ok, f"a test object of patient {probe.TEST_PATIENT} is answered with 0x{status:04X}")
-    if ok and query:
-        found = probe.find(peer, dataset)
-        yield Check(name, found, f"the test object is {'' if found else 'not '}found again by C-FIND")
 
 
 def _model(settings: Settings) -> Check:

@@ -129,13 +129,15 @@ def _ending() -> threading.Event:
 def check(
     name: Annotated[str | None, typer.Argument(help="Only this destination, and more closely")] = None,
     store: Annotated[
-        bool, typer.Option("--store", help="Leave a test object (patient CXRD-CHECK) at NAME, and look for it")
+        bool,
+        typer.Option("--store", help="Leave a test object or message (patient CXRD-CHECK) at NAME"),
     ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Look at configuration, model, disk, database, port and each destination (C-ECHO): one line each.
 
-    With NAME: what that destination takes of what we send, in which transfer syntaxes, and what else it offers.
+    With NAME: what that destination takes of what we send, in which transfer syntaxes, and what else it offers; with
+    --store, whether it takes a test object and gives it back, or takes a test message.
     Exit code 0 when all is well, 2 when anything is not.
     """
     from worker.checks import run

@@ -45,10 +45,10 @@ def pull(
 ) -> None:
     """Fetch radiographs that an archive already holds, for back-fill.
 
-    From a DICOM node: found by C-FIND, and sent to the running `cxrd serve` by C-MOVE, for which the PACS must know our AE
-    title with host and port; with --get, fetched by C-GET on our own association. From a DICOMweb server (a destination
-    with a url): QIDO-RS and WADO-RS. Broken off, it goes on where it was: what the audit knows is not asked for again.
-    Exit code 2 when anything failed.
+    From a DICOM node: found by C-FIND, and sent to the running `cxrd serve` by C-MOVE, for which the PACS must know our
+    AE title with host and port; with --get, fetched by C-GET on our own association. From a DICOMweb server (a
+    destination with a url): QIDO-RS and WADO-RS. Broken off, it goes on where it was: what the audit knows is not asked
+    for again. Exit code 2 when anything failed.
     """
     from dicom_io.query import Wanted
     from worker.database import open_ledger

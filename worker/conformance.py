@@ -28,6 +28,11 @@ _STATUSES_TAKEN = (
     ("0x0106, 0x0112, 0x0117, 0x0120, 0x0122, 0x0124, 0xA9xx, 0xCxxx", "Failure", "the delivery has *failed*"),
     ("0xA7xx, 0x0110, any other; no answer", "Failure", "tried again, later each time"),
 )
+_CALLED = {
+    "url": "DICOMweb (STOW-RS)",
+    "webhook": "webhook (no DICOM)",
+    "hl7": "HL7 v2.5.1 ORU^R01 over MLLP (no DICOM)",
+}
 _CODES = (report.PNEUMONIA, report.PRESENCE, report.PRESENT, report.ABSENT, report.INDETERMINATE)
 
 
@@ -72,7 +77,12 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
     yield from _table(("SOP class", "User of service (SCU)", "Provider of service (SCP)"), rows)
     yield ""
     model = "Study Root Query/Retrieve"
-    yield f"{model} FIND and MOVE as SCU, for `cxrd pull`. No worklist, printing, media or storage commitment."
+    yield (
+        f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`; with GET, Storage as SCP on the same association"
+        f" ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU role selection). DICOMweb user"
+        " agent: STOW-RS for results, QIDO-RS and WADO-RS (application/dicom, any transfer syntax) for `cxrd pull`."
+        " No worklist, printing, media or storage commitment."
+    )
 
 
 def _networking(settings: Settings) -> Iterator[str]:
@@ -174,10 +184,10 @@ def _destination(destination: Destination, settings: Settings) -> tuple[str, ...
     kinds = [kind for kind in settings.results.kinds if not destination.kinds or kind in destination.kinds]
     return (
         destination.name,
-        destination.ae_title or ("webhook (no DICOM)" if destination.webhook else "DICOMweb (STOW-RS)"),
-        destination.url or destination.webhook or f"{destination.host}:{destination.port}",
+        destination.ae_title or _CALLED["webhook" if destination.webhook else "hl7" if destination.hl7 else "url"],
+        destination.url or destination.webhook or destination.hl7 or f"{destination.host}:{destination.port}",
         "" if not destination.ae_title else destination.calling_ae or settings.scp.ae_title,
-        "" if destination.webhook else ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds),
+        "" if destination.notified else ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds),
     )
 
 

@@ -7,8 +7,11 @@ from pydicom.pixels.encoders.base import get_encoder
 from dicom_io.errors import InvalidSettings
 from dicom_io.scu import COMPRESSIONS, Peer
 from dicom_io.stow import WebPeer, require
-from worker import webhook
+from worker import oru, webhook
+from worker.mllp import Hl7Peer
 from worker.settings import Destination, Settings
+
+AnyPeer = Peer | WebPeer | webhook.WebhookPeer | Hl7Peer
 
 
 def destinations_for(calling_ae: str, destinations: tuple[Destination, ...]) -> list[str]:
@@ -17,16 +20,16 @@ def destinations_for(calling_ae: str, destinations: tuple[Destination, ...]) -> 
 
 
 def wants(name: str, kind: str, destinations: tuple[Destination, ...]) -> bool:
-    """Tell whether a destination takes a kind of result: a webhook notifications, all others what their kinds say."""
+    """Tell whether a destination takes a kind of result: notifications of its own kind, or else what its kinds say."""
     for each in destinations:
         if each.name == name:
-            if each.webhook or kind == webhook.KIND:
-                return bool(each.webhook) and kind == webhook.KIND
+            if each.notified or kind in (webhook.KIND, oru.KIND):
+                return kind == (webhook.KIND if each.webhook else oru.KIND if each.hl7 else None)
             return not each.kinds or kind in each.kinds
     return False
 
 
-def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer | webhook.WebhookPeer:
+def peer_of(destination: Destination, settings: Settings) -> AnyPeer:
     """Return the network peer that a destination of the settings stands for.
 
     Raises
@@ -36,6 +39,11 @@ def peer_of(destination: Destination, settings: Settings) -> Peer | WebPeer | we
     """
     if destination.webhook:
         return webhook.WebhookPeer(destination.webhook, destination.secret.get_secret_value(), destination.timeout)
+    if destination.hl7:
+        oru.require()
+        host, port = destination.hl7_address
+        names = destination.hl7_application, destination.hl7_facility
+        return Hl7Peer(host, port, *names, timeout=destination.timeout)
     if destination.url:
         require()
         return WebPeer(

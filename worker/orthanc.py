@@ -43,7 +43,7 @@ _running: list[LocalOrthanc] = []
 
 def stop_all() -> None:
     """End every Orthanc that this process has started; may be called from a signal's handler."""
-    for each in list(_running):
+    for each in _running:
         each.stop()
 
 

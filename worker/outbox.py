@@ -11,14 +11,16 @@ from contextlib import AbstractContextManager
 import structlog
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicom_io.errors import PeerUnavailable, Permanent, RefusedByPeer, Retryable
-from dicom_io.scu import Delivery, Peer, deliver
+from dicom_io.errors import NotNow, PeerUnavailable, Permanent, RefusedByPeer, Retryable
+from dicom_io.scu import Delivery, deliver
 from dicom_io.status import Outcome, outcome
 from dicom_io.stow import WebDelivery, WebPeer, deliver_web
 from dicom_io.uids import digest
 from worker.blobs import Blobs
+from worker.destinations import AnyPeer
 from worker.journal import unexpected
 from worker.ledger import Parcel
+from worker.mllp import Hl7Delivery, Hl7Peer, deliver_hl7
 from worker.parcels import Parcels
 from worker.retry import backoff
 from worker.settings import OutboxSettings
@@ -26,7 +28,7 @@ from worker.webhook import WebhookDelivery, WebhookPeer, deliver_hook
 
 log = structlog.get_logger("cxrd.outbox")
 
-Carrier = Delivery | WebDelivery | WebhookDelivery
+Carrier = Delivery | WebDelivery | WebhookDelivery | Hl7Delivery
 
 POLL = 1.0
 """Seconds between two looks at the ledger when nobody rings: `cxrd redeliver` runs in another process."""
@@ -40,7 +42,7 @@ class Courier(threading.Thread):
     def __init__(
         self,
         name: str,
-        peer: Peer | WebPeer | WebhookPeer,
+        peer: AnyPeer,
         parcels: Parcels,
         blobs: Blobs,
         settings: OutboxSettings,
@@ -111,6 +113,8 @@ class Courier(threading.Thread):
             return deliver_hook(self._peer)
         if isinstance(self._peer, WebPeer):
             return deliver_web(self._peer)
+        if isinstance(self._peer, Hl7Peer):
+            return deliver_hl7(self._peer)
         return deliver(self._peer, {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due})
 
     def _more(self, delivery: Carrier, left: int) -> list[Parcel]:
@@ -130,6 +134,9 @@ class Courier(threading.Thread):
             return
         try:
             status = delivery.store(self._blobs.path(parcel.sha256))
+        except NotNow as error:
+            self._later(parcel, None, str(error))
+            return
         except (RefusedByPeer, Retryable):  # they concern the association
             raise
         except Permanent as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -13,11 +13,11 @@ from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_io.eligibility import Rules, judge
-from dicom_io.errors import Permanent, Retryable
+from dicom_io.errors import Permanent, Retryable, Unsuitable
 from dicom_io.files import read_dataset
 from dicom_io.finding import Finding, ModelIdentity
 from modeltrain.outputs import CLASSES
-from worker import webhook
+from worker import oru, webhook
 from worker.answers import Earlier
 from worker.blobs import Blobs
 from worker.clock import now
@@ -183,8 +183,9 @@ class Pipeline:
         self._blobs.check_space(sum(len(result.data) for result in made.results))
         entries = [self._stored(result) for result in made.results]
         finding = entry_of(reading, reader.identity, analysed_at)
+        left_out = dict(made.left_out)
+        told = list(self._notifications(dataset, reading.finding, reader.identity, created, entries, earlier, left_out))
         peers = self._settings.destinations
-        told = self._notification(dataset, reading.finding, reader.identity, entries, earlier)
         names = destinations_for(claim.calling_ae, peers)
         self._tasks.answer(
             claim.id,
@@ -193,7 +194,7 @@ class Pipeline:
             names,
             now(),
             wants=lambda name, kind: wants(name, kind, peers),
-            left_out=made.left_out,
+            left_out=left_out,
         )
         if self._shadow:
             self._shadow.offer(claim.id, reading.image)
@@ -211,22 +212,34 @@ class Pipeline:
             size_bytes=len(result.data),
         )
 
-    def _notification(
+    def _notifications(
         self,
         dataset: Dataset,
         finding: Finding,
         identity: ModelIdentity,
+        created: dt.datetime,
         entries: list[NewResult],
         earlier: Earlier | None,
-    ) -> list[NewResult]:
-        """Return what a webhook is to be told: of a positive finding, unless the earlier one was positive too."""
-        known = earlier is not None and earlier.decision == finding.decision
-        if known or finding.decision != CLASSES[1] or not any(peer.webhook for peer in self._settings.destinations):
-            return []
-        uids = [entry.sop_instance_uid for entry in entries]
-        before = earlier.decision if earlier else None
-        uid, told = webhook.notification(dataset, finding, identity, uids, before)
-        return [NewResult(webhook.KIND, "", uid, "", self._blobs.put(told), len(told))]
+        left_out: dict[str, str],
+    ) -> Iterator[NewResult]:
+        """Yield what tells other systems of a positive finding, unless the earlier one was positive too."""
+        if finding.decision != CLASSES[1] or (earlier is not None and earlier.decision == finding.decision):
+            return
+        peers = self._settings.destinations
+        made: list[tuple[str, tuple[str, bytes]]] = []
+        if any(peer.webhook for peer in peers):
+            uids = [entry.sop_instance_uid for entry in entries]
+            before = earlier.decision if earlier else None
+            made.append((webhook.KIND, webhook.notification(dataset, finding, identity, uids, before)))
+        if any(peer.hl7 for peer in peers):
+            try:
+                sender = self._settings.scp.ae_title
+                made.append((oru.KIND, oru.message(dataset, finding, identity, created=created, sender=sender)))
+            except Unsuitable as error:
+                left_out[oru.KIND] = str(error)
+                log.warning("result_left_out", kind=oru.KIND, reason=str(error))
+        for kind, (uid, told) in made:
+            yield NewResult(kind, "", uid, "", self._blobs.put(told), len(told))
 
     def _postpone(self, claim: Claim, reason: str) -> None:
         wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())

@@ -173,20 +173,19 @@ def _one(source: Source, series: Series, ledger: Ledger, number: int, total: int
     """Fetch one series, and tell whether the archive answered; one that fails with one may well have the next."""
     try:
         instances = source.instances(series)
-    except PeerUnavailable as error:
-        return Step(number, total, failed=1, error=str(error)), False
+    except PeerUnavailable as unavailable:
+        return Step(number, total, failed=1, error=str(unavailable)), False
     missing = [uid for uid in instances if not ledger.knows(uid)]
     known = len(instances) - len(missing)
     if not missing:
         return Step(number, total, known=known), True
-    error, answered = "", True
+    told, answered = "", True
     try:
-        error = source.fetch(series, missing)
+        told = source.fetch(series, missing)
     except PeerUnavailable as unavailable:
-        error, answered = str(unavailable), False
+        told, answered = str(unavailable), False
     # Whatever was said: an image has come when it is in the ledger, and not before.
     came = sum(ledger.knows(uid) for uid in missing)
     failed = len(missing) - came
-    if failed and not error:
-        error = "not everything came"
-    return Step(number, total, came, failed, known, error if failed else ""), answered or came > 0
+    error = (told or "not everything came") if failed else ""
+    return Step(number, total, came, failed, known, error), answered or came > 0

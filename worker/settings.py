@@ -103,7 +103,7 @@ class Results(_Part):
 
 
 class Destination(_Part):
-    """Where results go: a DICOM node by host, port and AE title; a DICOMweb server by its URL; or a webhook's."""
+    """Where results go: a DICOM node by host, port and AE title; a DICOMweb server by its URL; or a webhook; or HL7."""
 
     name: Name
     host: str = ""
@@ -115,6 +115,9 @@ class Destination(_Part):
     password: SecretStr = SecretStr("")
     webhook: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
     secret: SecretStr = SecretStr("")
+    hl7: Annotated[str, StringConstraints(pattern=r"^(\S+:\d{1,5})?$")] = ""
+    hl7_application: Annotated[str, StringConstraints(max_length=180)] = ""
+    hl7_facility: Annotated[str, StringConstraints(max_length=180)] = ""
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = ()
     compression: Literal["none", "rle", "jpeg-2000"] = "none"
@@ -123,16 +126,29 @@ class Destination(_Part):
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Destination:
         node = (self.host, self.port, self.ae_title)
-        if bool(self.url) + bool(self.webhook) + any(node) > 1:
-            raise ValueError("give either url, or webhook, or host, port and ae_title")
-        if not self.url and not self.webhook and not all(node):
+        if bool(self.url) + bool(self.webhook) + bool(self.hl7) + any(node) > 1:
+            raise ValueError("give either url, or webhook, or hl7, or host, port and ae_title")
+        if not self.url and not self.notified and not all(node):
             missing = [name for name, value in zip(("host", "port", "ae_title"), node, strict=True) if not value]
             raise ValueError(f"{', '.join(missing)} missing (or url, for DICOMweb)")
-        if self.webhook and self.kinds:
-            raise ValueError("a webhook gets notifications: it has no kinds")
+        if self.notified and self.kinds:
+            raise ValueError("a webhook or an HL7 receiver gets notifications: it has no kinds")
+        if self.hl7 and not 0 < self.hl7_address[1] < 65536:
+            raise ValueError("hl7: the port must be 1 to 65535")
         if self.compression != "none" and not all(node):
             raise ValueError("compression is negotiated with a DICOM node (host, port and ae_title)")
         return self
+
+    @property
+    def notified(self) -> bool:
+        """Whether it gets notifications of findings, and no result objects."""
+        return bool(self.webhook or self.hl7)
+
+    @property
+    def hl7_address(self) -> tuple[str, int]:
+        """Host and port of `hl7`; an IPv6 address stands in brackets there."""
+        host, _, port = self.hl7.rpartition(":")
+        return host.strip("[]"), int(port or 0)
 
 
 class OutboxSettings(_Part):

@@ -7,6 +7,7 @@ import hmac
 import json
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from dicom_io.values import text
 from worker import __version__
 
 KIND = "notification"
+TEST = "cxrd.check"
 SIGNATURE = "X-Cxrd-Signature"
 _OURS = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, unprocessable: it will not pass later
 _REFUSED = 0xA900
@@ -60,6 +62,11 @@ def notification(
     return uid, json.dumps(told, ensure_ascii=False, sort_keys=True).encode()
 
 
+def test_notification() -> bytes:
+    """Return the JSON that `cxrd check --store` sends: of a type of its own, about nothing."""
+    return json.dumps({"id": derived_uid(str(uuid.uuid4()), "check", KIND), "type": TEST}, sort_keys=True).encode()
+
+
 @dataclass(frozen=True)
 class WebhookPeer:
     """Where notifications go, the secret that signs them, and how long we wait (seconds)."""
@@ -87,7 +94,10 @@ class WebhookDelivery:
         PeerUnavailable
             Anything else: it is posted again later, so the receiver must know an `id` that it has seen.
         """
-        body = path.read_bytes()
+        return self.post(path.read_bytes())
+
+    def post(self, body: bytes) -> int:
+        """Post one body. Returns and raises as `store` does."""
         headers = {"Content-Type": "application/json", "User-Agent": f"cxrd/{__version__}"}
         if self._peer.secret:
             headers[SIGNATURE] = signature(self._peer.secret, body)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from worker.orthanc import LocalOrthanc, free_port
+from worker.orthanc import DIRECT, LocalOrthanc, free_port
 
 __all__ = ["Orthanc", "binary", "free_port"]
 
@@ -32,6 +33,12 @@ class Orthanc(LocalOrthanc):
     def __init__(self, folder: Path, cxrd_port: int) -> None:
         binary("Orthanc")
         super().__init__(folder, {"cxrd": {"AET": "CXRD", "Host": "127.0.0.1", "Port": cxrd_port}})
+
+    def delete(self, path: str) -> None:
+        """DELETE what lies under a path of the REST interface."""
+        request = urllib.request.Request(f"{self.url}{path}", method="DELETE")  # noqa: S310 - our own, on the loopback
+        with DIRECT.open(request, timeout=60):
+            pass
 
     def send_to_cxrd(self, instances: list[str]) -> None:
         """Send instances by C-STORE to the modality `cxrd`; raises where any of them is not accepted."""

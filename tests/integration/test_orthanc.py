@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import RLELossless
 
 from dicom_io.derived import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
@@ -67,11 +68,19 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
     binary("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
-        there = Destination(name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC")
+        there = Destination(
+            name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC", compression="jpeg-2000"
+        )
         seen = list(checks.run(Settings(destinations=(there,)), "orthanc", store=True))
         assert all(check.ok for check in seen), seen
         words = " ".join(check.seen for check in seen)
-        for expected in ("storage commitment: offered", "query (C-FIND): offered", "found again by C-FIND"):
+        for expected in (
+            "compression jpeg-2000: accepted",
+            "storage commitment: offered",
+            "query (C-FIND): offered",
+            "retrieval: C-MOVE offered, C-GET offered",
+            "found again by C-FIND",
+        ):
             assert expected in words
         assert orthanc.get("/statistics")["CountInstances"] == 1
     finally:
@@ -83,9 +92,15 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
         web = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
-        assert [check.seen for check in checks.run(Settings(destinations=(web,)), "web")] == [
-            f"{web.url} answers a search (QIDO-RS)"
+        seen = list(checks.run(Settings(destinations=(web,)), "web", store=True))
+        assert all(check.ok for check in seen), seen
+        assert [check.seen for check in seen] == [
+            f"{web.url} answers a search (QIDO-RS)",
+            "a test object of patient CXRD-CHECK is answered with success (STOW-RS)",
+            "the test object is found again (QIDO-RS)",
+            "it comes back in Explicit VR Little Endian (WADO-RS)",
         ]
+        orthanc.delete("/instances/" + orthanc.get("/instances")[0])
         worker = daemon([{"name": "web", "url": web.url}])
         source = chest("stow", rows=600, cols=500)
         send(worker.port, [source])
@@ -96,38 +111,55 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
         orthanc.stop()
 
 
-def test_pull_fetches_what_the_pacs_holds_once(
-    daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("way", ["move", "get", "web"])
+def test_pull_fetches_what_the_archive_holds_once(
+    way: str, daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Back-fill: found by date and by CSV, fetched by C-MOVE into the running node, and not a second time."""
+    """Back-fill: found by date and by CSV, fetched in each way, answered at once, and not fetched a second time."""
     binary("Orthanc")
     port = free_port()
-    orthanc = Orthanc(tmp_path / "orthanc", port)
+    orthanc = Orthanc(tmp_path / "orthanc", port if way == "move" else 1)
     try:
-        worker = daemon([("pacs", orthanc.dicom, "ORTHANC")], scp={"port": port})
+        worker = daemon(scp={"port": port})
+        sent = {}
         for number in range(3):
             made = chest(f"pull-{number}", rows=300, cols=260, StudyDate=f"2026010{number + 1}")
             made.AccessionNumber = f"P{number}"
+            if number == 1:
+                made.compress(RLELossless, generate_instance_uid=False)
+            sent[f"P{number}"] = made
             orthanc.upload(encode(made))
         orthanc.upload(encode(chest("pull-ct", rows=64, cols=64, modality="DX", Modality="OT", AccessionNumber="P9")))
         config = tmp_path / "config.yaml"
-        pacs = f"{{name: pacs, host: 127.0.0.1, port: {orthanc.dicom}, ae_title: ORTHANC}}"
+        there = {
+            "web": f"{{name: pacs, url: 'http://127.0.0.1:{orthanc.http}/dicom-web'}}",
+        }.get(way, f"{{name: pacs, host: 127.0.0.1, port: {orthanc.dicom}, ae_title: ORTHANC}}")
         config.write_text(
-            f"storage: {{folder: {tmp_path / 'data'}, min_free_mb: 0}}\nscp: {{port: {port}}}\ndestinations: [{pacs}]\n"
+            f"storage: {{folder: {tmp_path / 'data'}, min_free_mb: 0}}\nscp: {{port: {port}}}\n"
+            f"destinations: [{there}]\n"
         )
 
         def pull(*arguments: str) -> str:
             capsys.readouterr()
-            app(["pull", "pacs", *arguments, "--config", str(config)], standalone_mode=False)
+            more = ["--get"] if way == "get" else []
+            app(["pull", "pacs", *arguments, *more, "--config", str(config)], standalone_mode=False)
             return capsys.readouterr().out
 
         assert pull("--date", "20260101-20260102", "--dry-run") == "2 series\n"
         assert pull("--date", "20260101-20260102") == "2 series: 2 images came, 0 were known, 0 failed\n"
-        wait_for(lambda: worker.ledger.counts().get("analysed") == 2, 30)
+        wait_for(lambda: worker.ledger.counts().get("analysed") == 2, 30)  # long before the next sweep
         table = tmp_path / "table.csv"
         table.write_text("accession_number\nP1\nP2\nP9\n")
         assert pull("--csv", str(table)) == "2 series: 1 images came, 1 were known, 0 failed\n"
         wait_for(lambda: worker.ledger.counts().get("analysed") == 3, 30)
-        assert {row["accession_number"] for row in findings(worker.ledger, Filter())} == {"P0", "P1", "P2"}
+        rows = {row["accession_number"]: row for row in findings(worker.ledger, Filter())}
+        assert set(rows) == {"P0", "P1", "P2"}
+        assert {row["calling_ae"] for row in rows.values()} == {"pacs" if way == "web" else "ORTHANC"}
+        for path in (tmp_path / "data" / "objects").glob("*/*.dcm"):
+            stored = pydicom.dcmread(path)
+            if stored.Modality in ("DX", "CR"):
+                source = sent[stored.AccessionNumber]
+                assert stored.file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
+                assert stored.PixelData == source.PixelData
     finally:
         orthanc.stop()

@@ -16,6 +16,7 @@ from dicom_io.stow import WebPeer
 from dicom_io.wado import WebArchive, web_archive
 from tests.dicomweb import WebServer, dicomweb
 from tests.peers import chest
+from tests.unit.test_stow import serving_bytes
 from worker import pull
 from worker.audit import Filter, findings
 from worker.cli import app
@@ -100,7 +101,9 @@ def test_what_is_known_is_not_fetched_again(site: Site, server: WebServer) -> No
 @pytest.mark.parametrize("knows_offset", [True, False])
 def test_matches_come_page_by_page(page: int, knows_offset: bool, site: Site, server: WebServer) -> None:
     server.page, server.knows_offset = page, knows_offset
-    assert len(site.pull()) == (4 if knows_offset else page)  # it ends, also where a server gives the same page for ever
+    assert len(site.pull()) == (
+        4 if knows_offset else page
+    )  # it ends, also where a server gives the same page for ever
 
 
 @pytest.mark.parametrize(
@@ -159,28 +162,26 @@ def test_a_server_that_goes_is_given_up_and_taken_up_again(site: Site, server: W
         series = [Series("1.2", f"1.2.{number}", "DX") for number in range(50)]
         steps: list[pull.Step] = []
         with pytest.raises(PeerUnavailable, match=r"cannot be reached .* 3 series in a row"):
-            steps.extend(
-                pull.fetch(lambda: web_archive(gone, receipt, "x"), series, site.ledger, most_waiting=9)
-            )
+            steps.extend(pull.fetch(lambda: web_archive(gone, receipt, "x"), series, site.ledger, most_waiting=9))
+    site.peer = gone
     with pytest.raises(PeerUnavailable, match="cannot be reached"):
-        site.peer = gone
         site.pull()
 
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"a": 1}', b'[1, "x"]', b'[{"0020000D": 5}]'])
 def test_an_answer_that_is_no_dicom_json_is_one_error(body: bytes, site: Site, server: WebServer) -> None:
-    from tests.unit.test_stow import serving_bytes
-
-    with serving_bytes(body) as url, pytest.raises(PeerUnavailable, match="not answer as a DICOMweb server"):
+    with serving_bytes(body) as url:
         site.peer = WebPeer(url, timeout=5)
-        site.pull()
+        with pytest.raises(PeerUnavailable, match="not answer as a DICOMweb server"):
+            site.pull()
 
 
 def test_a_full_disk_ends_it(site: Site, server: WebServer) -> None:
     receipt = Receipt(lambda _arrival: status.OUT_OF_RESOURCES, site.settings.storage.folder, "CXRD")
-    with web_archive(site.peer, receipt, "web") as source, pytest.raises(OutOfResources, match="disk full"):
+    with web_archive(site.peer, receipt, "web") as source:
         series = next(source.series(Wanted("20260101"), ("DX", "CR")))
-        source.fetch(series, source.instances(series))
+        with pytest.raises(OutOfResources, match="disk full"):
+            source.fetch(series, source.instances(series))
     assert len(server.retrieved()) == 1
 
 

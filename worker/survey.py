@@ -1,0 +1,158 @@
+"""What a destination answers when it is asked, for `cxrd check`: each kind in its own way."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from dicom_io import probe
+from dicom_io.derived import encode
+from dicom_io.errors import Declined, PeerUnavailable
+from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.query import Series
+from dicom_io.scu import Peer, echo
+from dicom_io.status import Outcome, outcome
+from dicom_io.stow import WebPeer, deliver_web, reach
+from dicom_io.wado import copy_of
+from worker import oru, webhook
+from worker.clock import now
+from worker.destinations import AnyPeer
+from worker.mllp import Hl7Peer, deliver_hl7
+from worker.results import SOP_CLASSES
+from worker.settings import Destination, Settings
+
+Seen = tuple[bool, str]
+"""Whether it is well, and what was seen."""
+
+_FINDING = Finding(0.0, "NORMAL", 1.0)
+_IDENTITY = ModelIdentity("cxrd-check", "0", "0" * 64)
+
+
+def reached(
+    peer: AnyPeer, destination: Destination, settings: Settings, *, closely: bool, store: bool
+) -> Iterator[Seen]:
+    """Ask a destination, by the protocol that results travel by.
+
+    Parameters
+    ----------
+    closely
+        Ask what it takes and offers too.
+    store
+        Leave a test object or a test message there, of a patient who does not exist.
+
+    Raises
+    ------
+    CxrdError
+        It does not answer, or not as it should.
+    """
+    if isinstance(peer, webhook.WebhookPeer):
+        return _hook(peer, store=store)
+    if isinstance(peer, Hl7Peer):
+        return _receiver(peer, settings, store=store)
+    if isinstance(peer, WebPeer):
+        return _server(peer, store=store)
+    return _node(peer, destination, settings, closely=closely, store=store)
+
+
+def _node(peer: Peer, destination: Destination, settings: Settings, *, closely: bool, store: bool) -> Iterator[Seen]:
+    echo(peer)
+    yield True, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO"
+    if not closely:
+        return
+    sop_classes = [SOP_CLASSES[kind] for kind in settings.results.kinds if kind in (destination.kinds or (kind,))]
+    offer = probe.ask(peer, sop_classes)
+    for sop_class, syntaxes in offer.syntaxes.items():
+        taken = ", ".join(UID(each).name for each in syntaxes)
+        ok = bool({str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)} & set(syntaxes))
+        yield ok, f"{UID(sop_class).name}: {taken or 'not accepted'}"
+    if peer.compression and SecondaryCaptureImageStorage in offer.syntaxes:
+        ok = peer.compression in offer.syntaxes[SecondaryCaptureImageStorage]
+        yield (
+            ok,
+            f"compression {destination.compression}: {'' if ok else 'not '}accepted"
+            + ("" if ok else "; pictures go uncompressed"),
+        )
+    yield True, f"storage commitment: {_offered(offer.commitment)}"
+    yield True, f"query (C-FIND): {_offered(offer.query)}"
+    yield True, f"retrieval: C-MOVE {_offered(offer.move)}, C-GET {_offered(offer.get)}"
+    if store:
+        dataset = probe.test_object(now().astimezone())
+        status = probe.store(peer, dataset)
+        ok = outcome(status) is Outcome.DELIVERED
+        yield ok, f"a test object of patient {probe.TEST_PATIENT} is answered with 0x{status:04X}"
+        if ok and offer.query:
+            found = probe.find(peer, dataset)
+            yield found, f"the test object is {'' if found else 'not '}found again by C-FIND"
+
+
+def _offered(there: bool) -> str:
+    return "offered" if there else "not offered"
+
+
+def _server(peer: WebPeer, *, store: bool) -> Iterator[Seen]:
+    reach(peer)
+    yield True, f"{peer.url} answers a search (QIDO-RS)"
+    if not store:
+        return
+    dataset = probe.test_object(now().astimezone())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "test.dcm"
+        path.write_bytes(encode(dataset))
+        with deliver_web(peer) as delivery:
+            status = delivery.store(path)
+        ok = outcome(status) is Outcome.DELIVERED
+        told = f"0x{status:04X}" if status else "success"
+        yield ok, f"a test object of patient {probe.TEST_PATIENT} is answered with {told} (STOW-RS)"
+        if not ok:
+            return
+        series = Series(dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality)
+        there, syntax = copy_of(peer, series, dataset.SOPInstanceUID, Path(folder))
+        yield there, f"the test object is {'' if there else 'not '}found again (QIDO-RS)"
+        if there:
+            back = f"comes back in {UID(syntax).name}" if syntax else "does not come back"
+            yield bool(syntax), f"it {back} (WADO-RS)"
+
+
+def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
+    """Connect, with TLS where the address says so; calling it would set something off."""
+    address = urlsplit(peer.url)
+    secure = address.scheme == "https"
+    host, port = address.hostname or "", address.port or (443 if secure else 80)
+    try:
+        with socket.create_connection((host, port), timeout=min(peer.timeout, 10.0)) as connection:
+            if secure:
+                with ssl.create_default_context().wrap_socket(connection, server_hostname=host):
+                    pass
+    except ssl.SSLError as error:
+        raise PeerUnavailable(f"{host}:{port}: no TLS connection ({getattr(error, 'reason', None)})") from error
+    except OSError as error:
+        raise PeerUnavailable(f"{host}:{port} cannot be reached ({type(error).__name__})") from error
+    yield True, f"{host}:{port} takes {'TLS ' if secure else ''}connections; the webhook itself was not called"
+    if store:
+        with webhook.deliver_hook(peer) as delivery:
+            status = delivery.post(webhook.test_notification())
+        yield status == 0, f"a notification of type {webhook.TEST} is {'taken' if status == 0 else 'refused'}"
+
+
+def _receiver(peer: Hl7Peer, settings: Settings, *, store: bool) -> Iterator[Seen]:
+    with deliver_hl7(peer) as delivery:
+        delivery.open()
+        yield True, f"{peer.host}:{peer.port} takes connections; no message was sent"
+        if store:
+            moment = now().astimezone()
+            source: Dataset = probe.test_object(moment)
+            sender = settings.scp.ae_title
+            _, told = oru.message(source, _FINDING, _IDENTITY, created=moment, sender=sender, processing="T")
+            try:
+                code = delivery.send(told)
+            except Declined as error:
+                yield False, f"a test message (processing ID T, patient {probe.TEST_PATIENT}): {error}"
+            else:
+                yield True, f"a test message (processing ID T, patient {probe.TEST_PATIENT}) is answered with {code}"
