@@ -30,4 +30,5 @@ def test_where_nothing_speaks_for_pneumonia_what_speaks_least_against_it_is_show
     cam[1, 1] = -3
     result = least_against(cam)
     assert result.dtype == np.float32
-    np.testing.assert_allclose(result, [[[0, 1, 2 / 3]], [[0, 0, 0]]], atol=1e-6)
+    expected = np.array([[[0, 1, 2 / 3]], [[0, 0, 0]]], np.float32)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
