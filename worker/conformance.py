@@ -233,6 +233,8 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
     )
     yield f"- Presentation state: graphic layer {LAYER} with outline, box and text; window and polarity as shown."
     yield "- Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; COMPLETE, UNVERIFIED."
+    if settings.results.report_not_analysed:
+        yield "- Radiographs that are not analysed get such a report too: Indeterminate, the reason as a Comment."
     yield ""
     yield "### 7.2 Coded terminology"
     yield ""

@@ -265,10 +265,25 @@ class Ledger:
             if connection.execute(row.values(state=State.RECEIVED, next_attempt_at=now)).rowcount:
                 chain.append(connection, "put_back", now, receipt_id)
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
-        """Enter the decision not to analyse an object."""
+    def leave_out(
+        self,
+        receipt_id: int,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        destinations: Iterable[str] = (),
+        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter the decision not to analyse an object, and the report that says so, where there is one.
+
+        Parameters are those of `answer`.
+        """
+        facts = _named(results, left_out) if results or left_out else {}
         with self.writing() as connection:
-            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason)
+            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
+            self._enter(connection, receipt_id, results, destinations, now, wants)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter that an object could not be analysed."""
@@ -295,18 +310,11 @@ class Ledger:
         left_out
             What is not among the results, and why.
         """
-        facts = asdict(finding) | {"results": [result.sop_instance_uid for result in results]}
-        if left_out:
-            facts["left_out"] = dict(left_out)
+        facts = asdict(finding) | _named(results, left_out)
         del facts["analysed_at"]
-        names = list(destinations)
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.ANALYSED, now, "", facts, **asdict(finding))
-            for result in results:
-                result_id = self._enter_result(connection, receipt_id, result, now)
-                for name in names:
-                    if wants(name, result.kind):
-                        _enter_delivery(connection, result_id, name, now)
+            self._enter(connection, receipt_id, results, destinations, now, wants)
 
     @staticmethod
     def _finish(
@@ -321,6 +329,23 @@ class Ledger:
         row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
         connection.execute(row.values(state=state, reason=reason, finished_at=now, **columns))
         chain.append(connection, state.value, now, receipt_id, reason=reason, **(facts or {}))
+
+    def _enter(
+        self,
+        connection: Connection,
+        receipt_id: int,
+        results: Sequence[NewResult],
+        destinations: Iterable[str],
+        now: dt.datetime,
+        wants: Callable[[str, str], bool],
+    ) -> None:
+        """Enter results, and one delivery for each of them and each destination that takes it."""
+        names = list(destinations)
+        for result in results:
+            result_id = self._enter_result(connection, receipt_id, result, now)
+            for name in names:
+                if wants(name, result.kind):
+                    _enter_delivery(connection, result_id, name, now)
 
     @staticmethod
     def _enter_result(connection: Connection, receipt_id: int, result: NewResult, now: dt.datetime) -> int:
@@ -351,6 +376,12 @@ class Ledger:
             states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
             sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
         return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
+
+
+def _named(results: Sequence[NewResult], left_out: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return what an event says of results: their UIDs, and what is not among them and why."""
+    named = {"results": [result.sop_instance_uid for result in results]}
+    return named | ({"left_out": dict(left_out)} if left_out else {})
 
 
 def _enter_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime) -> None:

@@ -22,13 +22,16 @@ from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
 from worker.reader import Reader, Reading
-from worker.results import make
+from worker.results import ResultSet, make, not_analysed
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
 from worker.shadow import Shadow
 
 log = structlog.get_logger("cxrd.pipeline")
+
+_LEFT_OUT = "not analysed"
+"""For the log: the reason may quote a code of the header, and stays in the ledger."""
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -115,23 +118,36 @@ class Pipeline:
         dataset = read_dataset(self._blobs.path(claim.sha256))
         verdict = judge(dataset, self._rules)
         reason = "own output" if self._ledger.is_result(claim.sop_instance_uid) else verdict.reason
-        if not verdict.analyse or reason == "own output":
+        told = verdict.radiograph and self._settings.results.report_not_analysed
+        if reason == "own output" or not (verdict.analyse or told):
             self._ledger.leave_out(claim.id, reason, now())
-            return "not analysed"  # the reason may quote a code of the header, so it stays out of the log
+            return _LEFT_OUT
         with self._models.lease() as reader:
-            return self._analyse(claim, dataset, reader)
+            if verdict.analyse:
+                return self._analyse(claim, dataset, reader)
+            return self._report(claim, dataset, reason, reader.identity)
 
-    def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
-        # The time of receipt, so that the same image always gets the same bytes back; in the zone of the site.
-        created = claim.received_at.astimezone()
-        reading = reader.read(dataset, created)
-        analysed_at = now()
-        if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
-            self._ledger.leave_out(claim.id, outside(reading.finding), now())
-            return "not analysed"
-        made = make(dataset, reading, reader.identity, self._settings.results, created)
+    def _report(self, claim: Claim, dataset: Dataset, reason: str, identity: ModelIdentity) -> str:
+        """Enter that a radiograph is not analysed, with the report that says so."""
+        made = not_analysed(dataset, reason, identity, self._settings.results, claim.received_at.astimezone())
+        names, peers = destinations_for(claim.calling_ae, self._settings.destinations), self._settings.destinations
+        self._ledger.leave_out(
+            claim.id,
+            reason,
+            now(),
+            results=self._keep(made),
+            destinations=names,
+            wants=lambda name, kind: wants(name, kind, peers),
+            left_out=made.left_out,
+        )
+        if names:
+            self._delivered()
+        return _LEFT_OUT
+
+    def _keep(self, made: ResultSet) -> list[NewResult]:
+        """Make result objects durable, and return them as the ledger takes them."""
         self._blobs.check_space(sum(len(result.data) for result in made.results))
-        entries = [
+        return [
             NewResult(
                 kind=result.kind,
                 sop_class_uid=str(result.dataset.SOPClassUID),
@@ -142,6 +158,19 @@ class Pipeline:
             )
             for result in made.results
         ]
+
+    def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
+        # The time of receipt, so that the same image always gets the same bytes back; in the zone of the site.
+        created = claim.received_at.astimezone()
+        reading = reader.read(dataset, created)
+        analysed_at = now()
+        if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
+            if self._settings.results.report_not_analysed:
+                return self._report(claim, dataset, outside(reading.finding), reader.identity)
+            self._ledger.leave_out(claim.id, outside(reading.finding), now())
+            return _LEFT_OUT
+        made = make(dataset, reading, reader.identity, self._settings.results, created)
+        entries = self._keep(made)
         finding = entry_of(reading, reader.identity, analysed_at)
         peers = self._settings.destinations
         if reading.finding.decision == CLASSES[1] and any(peer.webhook for peer in peers):
