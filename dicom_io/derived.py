@@ -235,7 +235,7 @@ def stand_in(source: Dataset) -> Dataset:
 
 def plain_text(words: str) -> str:
     """Bring our own words to what every character set of DICOM can carry; a backslash would divide a value."""
-    return words.encode("ascii", "replace").decode("ascii").replace("\\", "/")
+    return words.replace("–", "-").encode("ascii", "replace").decode("ascii").replace("\\", "/")
 
 
 def code(value: str, meaning: str, scheme: str = "DCM") -> Dataset:

@@ -66,6 +66,7 @@ class Verdict:
 
     analyse: bool
     reason: str  # empty where it is analysed
+    radiograph: bool = True  # by modality, SOP class and image type, and not our own: what a report can be about
 
 
 def judge(header: Dataset, rules: Rules) -> Verdict:
@@ -86,7 +87,7 @@ def judge(header: Dataset, rules: Rules) -> Verdict:
     for rule in _RULES:
         reason = rule(header, rules)
         if reason:
-            return Verdict(analyse=False, reason=reason)
+            return Verdict(analyse=False, reason=reason, radiograph=rule not in _NO_RADIOGRAPH)
     return Verdict(analyse=True, reason="")
 
 
@@ -288,3 +289,6 @@ _RULES: tuple[Callable[[Dataset, Rules], str], ...] = (
     _frontal,
     _age,
 )
+
+# What these leave out is no radiograph, a copy of one, or somebody's result.
+_NO_RADIOGRAPH = (_own_output, _modality, _sop_class, _image_type)

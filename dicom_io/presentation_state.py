@@ -10,6 +10,7 @@ from highdicom.color import CIELabColor
 from highdicom.pr import GraphicAnnotation, GraphicLayer, GraphicObject, TextObject
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
+from pydicom.valuerep import DSfloat
 
 from dicom_io.derived import begin, element_of, plain_item, plain_text, reference, stand_in
 from dicom_io.grayscale import lut_item
@@ -172,7 +173,8 @@ def _voi(source: Dataset, window: tuple[float, float] | None) -> Dataset | None:
     given = number(source, "WindowCenter"), number(source, "WindowWidth")
     if given[0] is None or given[1] is None:
         return None
-    item.WindowCenter, item.WindowWidth = given
+    # A number of more than sixteen characters is no decimal string (PS3.5 6.2).
+    item.WindowCenter, item.WindowWidth = (DSfloat(value, auto_format=True) for value in (given[0], given[1]))
     function = element_of(source, "VOILUTFunction")
     if function is not None:
         item[function.tag] = function

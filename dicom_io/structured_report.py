@@ -55,6 +55,7 @@ CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
 _ONE = CodedConcept("1", "UCUM", "no units")
 _PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
+_NOT_ANALYSED = f"{KIND}/not-analysed"
 _NOTICE = "For research use. Not for diagnosis."
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
@@ -87,7 +88,9 @@ def structured_report(
     predecessors: Sequence[Dataset] = (),
     reason: str = "",
 ) -> Dataset:
-    """Report a finding, or that an image was not analysed, in a new series of the source's study (PS3.3 A.35.13).
+    """Report a finding, or that and why an image was not analysed, in a new series of its study (PS3.3 A.35.13).
+
+    A report of not having analysed has UIDs of its own: it must not stand in the way of a later finding's.
 
     TID 1500: procedure reported, observer device (TID 1004), image library (TID 1600), and one group of measurements
     and evaluations (TID 1501; with a region TID 1410): presence of pneumonia, its probability, algorithm (TID 4019).
@@ -121,7 +124,7 @@ def structured_report(
     report = begin(
         source,
         identity,
-        kind=KIND,
+        kind=KIND if finding else _NOT_ANALYSED,
         sop_class=Comprehensive3DSRStorage,
         modality="SR",
         series_number=series_number,
@@ -136,6 +139,10 @@ def structured_report(
         imaging_measurements=[_group(stand, finding, identity, reason)],
     )
     content[0].ContentSequence.insert(-1, _library(source, stand))
+    if finding is None:
+        words = plain_text(f"Not analysed: {reason}")
+        group = content[0].ContentSequence[-1].ContentSequence[0]
+        group.ContentSequence.append(TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS))
     for element in content[0]:
         report[element.tag] = element
     _document(report, [stand, *map(names_of, others)], [names_of(each) for each in predecessors])

@@ -25,11 +25,15 @@ class Earlier:
 
 def facts_of(finding: NewFinding, results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
     """Return what the event of an answer tells."""
-    facts = asdict(finding) | {"results": [result.sop_instance_uid for result in results]}
-    if left_out:
-        facts["left_out"] = dict(left_out)
+    facts = asdict(finding) | named(results, left_out)
     del facts["analysed_at"]
     return facts
+
+
+def named(results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an event says of results: their UIDs, and what is not among them and why."""
+    uids: dict[str, Any] = {"results": [result.sop_instance_uid for result in results]}
+    return uids | ({"left_out": dict(left_out)} if left_out else {})
 
 
 def enter(
@@ -48,6 +52,21 @@ def enter(
     The same model has one finding of an object, however often the work is done; other models' findings stay.
     """
     finding_id = _enter_finding(connection, receipt_id, finding)
+    enter_results(connection, receipt_id, finding_id, results, destinations, now, wants, priority=priority)
+
+
+def enter_results(
+    connection: Connection,
+    receipt_id: int,
+    finding_id: int | None,
+    results: Sequence[NewResult],
+    destinations: Iterable[str],
+    now: dt.datetime,
+    wants: Callable[[str, str], bool],
+    *,
+    priority: int = 0,
+) -> None:
+    """Enter results and their deliveries; without a finding, of an object that was not analysed."""
     names = list(destinations)
     for result in results:
         result_id = _enter_result(connection, receipt_id, finding_id, result, now)
@@ -101,7 +120,9 @@ def _enter_finding(connection: Connection, receipt_id: int, finding: NewFinding)
     return int(connection.execute(row.returning(FindingRow.id)).scalar_one())
 
 
-def _enter_result(connection: Connection, receipt_id: int, finding_id: int, result: NewResult, now: dt.datetime) -> int:
+def _enter_result(
+    connection: Connection, receipt_id: int, finding_id: int | None, result: NewResult, now: dt.datetime
+) -> int:
     """Insert a result, or update the row of an earlier attempt at the same work."""
     known = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
     if known is not None:

@@ -247,6 +247,8 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
         "- When an image is read again by a newer model, objects with UIDs of their own are made beside the earlier"
         " ones, and the report names the last earlier one in Predecessor Documents Sequence."
     )
+    if settings.results.report_not_analysed:
+        yield "- Radiographs that are not analysed get such a report too: Indeterminate, the reason as a Comment."
     yield ""
     yield "### 7.2 Coded terminology"
     yield ""

@@ -270,10 +270,25 @@ class Ledger:
             if connection.execute(row.values(state=State.RECEIVED, next_attempt_at=now)).rowcount:
                 chain.append(connection, "put_back", now, receipt_id)
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
-        """Enter the decision not to analyse an object."""
+    def leave_out(
+        self,
+        receipt_id: int,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        destinations: Iterable[str] = (),
+        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter the decision not to analyse an object, and the report that says so, where there is one.
+
+        Parameters are those of `answer`.
+        """
+        facts = answers.named(results, left_out or {}) if results or left_out else {}
         with self.writing() as connection:
-            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason)
+            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
+            answers.enter_results(connection, receipt_id, None, results, destinations, now, wants)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter that an object could not be analysed."""

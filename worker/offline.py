@@ -22,7 +22,7 @@ from worker.phantom import radiograph
 from worker.picture import write_png
 from worker.pipeline import outside, rules_of
 from worker.reader import Reader, Reading
-from worker.results import make
+from worker.results import Result, make, not_analysed
 from worker.settings import Settings
 
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -98,25 +98,43 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
                 dataset = read_dataset(file)
                 verdict = judge(dataset, rules)
                 if not verdict.analyse:
-                    yield replace(answer, status="not_analysed", reason=verdict.reason)
+                    answer = replace(answer, status="not_analysed", reason=verdict.reason)
+                    told = _told_why(dataset, verdict.reason, reader, settings) if verdict.radiograph else ()
+                    yield replace(answer, outputs=_write(told, out / names.unique(file.stem)) if told else ())
                     continue
                 reading = reader.read(dataset, _when())
             if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
-                yield replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
+                answer = replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
+                told = _told_why(dataset, answer.reason, reader, settings)
+                yield replace(answer, outputs=_write(told, out / names.unique(file.stem)) if told else ())
                 continue
             made = make(dataset, reading, reader.identity, settings.results, _when())
             stem = names.unique(file.stem)
             write_png(out / f"{stem}.png", reading.picture)
-            written = [out / f"{stem}.png"]
-            for result in made.results:
-                written.append(out / f"{stem}{result.suffix}")
-                written[-1].write_bytes(result.data)
+            written = (str(out / f"{stem}.png"), *_write(made.results, out / stem))
         except CxrdError as error:
             yield replace(answer, reason=str(error))
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
             yield replace(answer, reason=unexpected(error))
         else:
-            yield replace(_told(answer, reading), status="analysed", outputs=tuple(map(str, written)))
+            yield replace(_told(answer, reading), status="analysed", outputs=written)
+
+
+def _told_why(dataset: Dataset, reason: str, reader: Reader, settings: Settings) -> tuple[Result, ...]:
+    """Return the report that an image was not analysed, where the settings ask for one."""
+    if not settings.results.report_not_analysed:
+        return ()
+    return not_analysed(dataset, reason, reader.identity, settings.results, _when()).results
+
+
+def _write(results: tuple[Result, ...], stem: Path) -> tuple[str, ...]:
+    """Write result objects to files whose names begin alike; return those names."""
+    written = []
+    for result in results:
+        file = stem.with_name(stem.name + result.suffix)
+        file.write_bytes(result.data)
+        written.append(str(file))
+    return tuple(written)
 
 
 def _told(answer: Answer, reading: Reading) -> Answer:

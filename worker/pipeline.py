@@ -25,13 +25,16 @@ from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
 from worker.reader import Reader, Reading
-from worker.results import Result, make
+from worker.results import Result, ResultSet, make, not_analysed
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
 from worker.shadow import Shadow
 
 log = structlog.get_logger("cxrd.pipeline")
+
+_LEFT_OUT = "not analysed"
+"""For the log: the reason may quote a code of the header, and stays in the ledger."""
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -160,14 +163,40 @@ class Pipeline:
         dataset = read_dataset(self._blobs.path(claim.sha256))
         verdict = judge(dataset, self._rules)
         reason = "own output" if self._ledger.is_result(claim.sop_instance_uid) else verdict.reason
-        if not verdict.analyse or reason == "own output":
+        # A second look that is left out needs no report: the first answer stands.
+        told = verdict.radiograph and self._settings.results.report_not_analysed and not claim.model_sha256
+        if reason == "own output" or not (verdict.analyse or told):
             self._tasks.leave_out(claim.id, reason, now())
-            return "not analysed"  # the reason may quote a code of the header, so it stays out of the log
+            return _LEFT_OUT
         with self._models.lease() as reader:
+            if not verdict.analyse:
+                return self._report(claim, dataset, reason, reader.identity)
             if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since it was found to be due
                 self._tasks.put_back(claim.id, now())
                 return "put back: another model serves"
             return self._analyse(claim, dataset, reader)
+
+    def _report(self, claim: Claim, dataset: Dataset, reason: str, identity: ModelIdentity) -> str:
+        """Enter that a radiograph is not analysed, with the report that says so."""
+        made = not_analysed(dataset, reason, identity, self._settings.results, claim.dated_at.astimezone())
+        names, peers = destinations_for(claim.calling_ae, self._settings.destinations), self._settings.destinations
+        self._ledger.leave_out(
+            claim.id,
+            reason,
+            now(),
+            results=self._keep(made),
+            destinations=names,
+            wants=lambda name, kind: wants(name, kind, peers),
+            left_out=made.left_out,
+        )
+        if names:
+            self._delivered()
+        return _LEFT_OUT
+
+    def _keep(self, made: ResultSet) -> list[NewResult]:
+        """Make result objects durable, and return them as the ledger takes them."""
+        self._blobs.check_space(sum(len(result.data) for result in made.results))
+        return [self._stored(result) for result in made.results]
 
     def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
         # The time of receipt or of the wish, so that the same work always gives the same bytes; in the site's zone.
@@ -175,13 +204,14 @@ class Pipeline:
         reading = reader.read(dataset, created)
         analysed_at = now()
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
+            if self._settings.results.report_not_analysed and not claim.model_sha256:
+                return self._report(claim, dataset, outside(reading.finding), reader.identity)
             self._tasks.leave_out(claim.id, outside(reading.finding), now())
-            return "not analysed"
+            return _LEFT_OUT
         earlier = self._ledger.earlier(claim.id, reader.identity.digest, Comprehensive3DSRStorage)
         report = earlier.report if earlier else None
         made = make(dataset, reading, reader.identity, self._settings.results, created, report)
-        self._blobs.check_space(sum(len(result.data) for result in made.results))
-        entries = [self._stored(result) for result in made.results]
+        entries = self._keep(made)
         finding = entry_of(reading, reader.identity, analysed_at)
         left_out = dict(made.left_out)
         told = list(self._notifications(dataset, reading.finding, reader.identity, created, entries, earlier, left_out))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from pydicom import Dataset
@@ -16,9 +17,11 @@ from pydicom.uid import (
 
 from dicom_io import presentation_state, secondary_capture, structured_report
 from dicom_io.derived import encode
-from dicom_io.errors import InvalidResult, Unsuitable
-from dicom_io.finding import ModelIdentity
+from dicom_io.errors import InvalidResult, UnreadableObject, Unsuitable
+from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.validate import check
+from dicom_io.values import MALFORMED
+from worker.journal import unexpected
 from worker.reader import Reading
 from worker.settings import Results
 
@@ -85,24 +88,63 @@ def make(
     """
     made: list[Result] = []
     left_out: dict[str, str] = {}
+    makers: dict[str, Callable[[], Dataset]] = {
+        secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
+        presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
+        structured_report.KIND: lambda: _report(
+            source, reading.finding, identity, settings, created, others=made, predecessor=predecessor
+        ),
+    }
     for kind in (each for each in KINDS if each in settings.kinds):
-        makers: dict[str, Callable[[], Dataset]] = {
-            secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
-            presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
-            structured_report.KIND: lambda: _report(source, reading, identity, settings, created, made, predecessor),
-        }
-        try:
-            dataset = makers[kind]()
-            data = encode(dataset)
-            check(data, kind, source)
-        except (Unsuitable, InvalidResult) as error:
-            left_out[kind] = str(error)
-            log.warning("result_left_out", kind=kind, reason=str(error))
-        else:
-            made.append(Result(kind, dataset, data))
+        _add(kind, makers[kind], source, made, left_out)
     if not made:
         raise InvalidResult("; ".join(left_out.values()) or "results.kinds is empty")
     return ResultSet(tuple(made), left_out)
+
+
+def not_analysed(
+    source: Dataset, reason: str, identity: ModelIdentity, settings: Results, created: dt.datetime
+) -> ResultSet:
+    """Make the report that says that a radiograph was not analysed, and why.
+
+    Parameters
+    ----------
+    reason
+        A few words without patient data.
+    identity
+        The model that did not look.
+
+    Returns
+    -------
+    ResultSet
+        With one report, or with the reason why there is none: then the audit alone says that nothing was analysed.
+    """
+    made: list[Result] = []
+    left_out: dict[str, str] = {}
+    maker = partial(_report, source, None, identity, settings, created, reason=reason)
+    try:
+        _add(structured_report.KIND, maker, source, made, left_out)
+    except UnreadableObject as error:
+        left_out[structured_report.KIND] = str(error)
+    return ResultSet(tuple(made), left_out)
+
+
+def _add(
+    kind: str, maker: Callable[[], Dataset], source: Dataset, made: list[Result], left_out: dict[str, str]
+) -> None:
+    """Make one object, write it and check it; enter it, or why there is none."""
+    try:
+        dataset = maker()
+        data = encode(dataset)
+        check(data, kind, source)
+    except (Unsuitable, InvalidResult) as error:
+        left_out[kind] = str(error)
+    except MALFORMED as error:  # the source holds something that nobody thought of; its message may quote it
+        left_out[kind] = f"{kind}: {unexpected(error)}"
+    else:
+        made.append(Result(kind, dataset, data))
+        return
+    log.warning("result_left_out", kind=kind, reason=left_out[kind])
 
 
 def _capture(
@@ -136,23 +178,26 @@ def _presentation(
 
 def _report(
     source: Dataset,
-    reading: Reading,
+    finding: Finding | None,
     identity: ModelIdentity,
     settings: Results,
     created: dt.datetime,
-    others: list[Result],
-    predecessor: Mapping[str, str] | None,
+    *,
+    others: Sequence[Result] = (),
+    predecessor: Mapping[str, str] | None = None,
+    reason: str = "",
 ) -> Dataset:
     before = Dataset()
     for keyword, uid in (predecessor or {}).items():
         setattr(before, keyword, uid)
     return structured_report.structured_report(
         source,
-        finding=reading.finding,
+        finding=finding,
         identity=identity,
         series_number=settings.series_number + _OFFSETS[structured_report.KIND],
         series_description="cxrd pneumonia report (research)",
         created=created,
         others=[other.dataset for other in others],
         predecessors=[before] if predecessor else [],
+        reason=reason,
     )

@@ -100,6 +100,13 @@ class Results(_Part):
     )
     height: int = Field(1024, ge=400, le=4096)
     layout: Literal["side-by-side", "overlay"] = "side-by-side"
+    report_not_analysed: bool = False
+
+    @model_validator(mode="after")
+    def _a_report_needs_its_kind(self) -> Results:
+        if self.report_not_analysed and "structured-report" not in self.kinds:
+            raise ValueError("report_not_analysed needs structured-report among results.kinds")
+        return self
 
 
 class Destination(_Part):

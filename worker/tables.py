@@ -148,7 +148,7 @@ class ResultRow(Table):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
-    # Of every result that exists; NULL only because SQLite cannot add a column that must not be.
+    # NULL for the report of an object that was not analysed.
     finding_id: Mapped[int | None] = mapped_column(ForeignKey("finding.id"), index=True)
     kind: Mapped[str] = mapped_column(String(32))
     sop_class_uid: Mapped[str] = mapped_column(String(64))

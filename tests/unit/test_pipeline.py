@@ -35,6 +35,7 @@ from worker.ledger import Claim, Ledger, connect
 from worker.pipeline import Pipeline
 from worker.reader import Reader
 from worker.reanalyses import Reanalyses
+from worker.results import KINDS
 from worker.settings import Destination, Results, RulesSettings, Settings
 
 
@@ -88,6 +89,31 @@ def test_done_twice_it_makes_the_same_object(bench: Bench) -> None:
     bench.pipeline.process(number)
     assert bench.results() == first
     assert str(bench.row(number)["result_uids"]).count("2.25.") == 3
+
+
+@pytest.mark.parametrize(
+    ("lacking", "kinds"),
+    [
+        ("SeriesInstanceUID", ["secondary-capture"]),
+        ("AccessionNumber", list(KINDS)),
+        ("PatientOrientation", list(KINDS)),
+    ],
+)
+def test_what_could_not_be_made_is_said_in_the_audit_and_the_rest_is_due(
+    bench: Bench, lacking: str, kinds: list[str]
+) -> None:
+    bench.pipeline._settings = Settings(destinations=(Destination(name="pacs", host="x", port=1, ae_title="P"),))
+    dataset = chest()
+    delattr(dataset, lacking)
+    number = bench.put(dataset)
+    bench.pipeline.process(number)
+    assert bench.row(number)["status"] == "analysed"
+    found = story(bench.ledger, str(number))
+    assert found is not None
+    assert [each["kind"] for each in found["results"]] == kinds
+    assert [each["state"] for each in found["deliveries"]] == ["pending"] * len(kinds)
+    (event,) = [str(each["detail"]) for each in found["events"] if each["kind"] == "analysed"]
+    assert all((kind in event) == (kind not in kinds) for kind in KINDS)
 
 
 def test_a_finished_receipt_is_left_alone(bench: Bench) -> None:

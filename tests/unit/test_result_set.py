@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 
 from dicom_io import presentation_state, secondary_capture, structured_report
 from dicom_io.derived import device_uid, encode
@@ -189,6 +190,81 @@ def test_a_source_without_a_series_gets_the_capture_alone() -> None:
         answered(source(SeriesInstanceUID=None), kinds=("structured-report",))
     with pytest.raises(UnreadableObject):
         answered(source(StudyInstanceUID=None))
+
+
+BOTH = {"structured-report", "presentation-state"}
+
+
+def sequence(**attributes: Any) -> list[Dataset]:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return [item]
+
+
+def raw(original: Dataset, keyword: str, vr: str, value: bytes) -> None:
+    """Put bytes into a data set that its value representation does not allow."""
+    tag = pydicom.tag.Tag(keyword)
+    original[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "left_out"),
+    [
+        # what a kind needs
+        (lambda d: d.pop("SeriesInstanceUID"), BOTH),
+        (lambda d: setattr(d, "SeriesInstanceUID", ""), BOTH),
+        (lambda d: d.pop("Rows"), BOTH),
+        (lambda d: setattr(d, "Columns", 0), BOTH),
+        (lambda d: raw(d, "Columns", "US", b"abc"), BOTH),
+        # what a kind repeats and cannot
+        (lambda d: setattr(d, "VOILUTSequence", sequence(LUTDescriptor=[4, 0, 12])), set()),
+        (lambda d: raw(d, "WindowWidth", "DS", b"wide"), set()),
+        (lambda d: raw(d, "WindowCenter", "DS", b"1.23456789012e+300"), set()),
+        (lambda d: raw(d, "RescaleSlope", "DS", b"?"), set()),
+        (lambda d: setattr(d, "ModalityLUTSequence", sequence(LUTDescriptor=[1, 0, 16], LUTData=b"ab")), set()),
+        (lambda d: setattr(d, "ModalityLUTSequence", sequence(LUTExplanation="x" * 60)), set()),
+        (lambda d: raw(d, "VOILUTFunction", "CS", b"no such word"), {"presentation-state"}),
+        # what is only passed on, or stands for nothing
+        (lambda d: raw(d, "PatientWeight", "DS", b"heavy "), set()),
+        (lambda d: raw(d, "PatientBirthDate", "DA", b"1.1.2020"), set()),
+        (lambda d: raw(d, "AccessionNumber", "SH", b"x" * 40), set()),
+        (lambda d: raw(d, "SpecificCharacterSet", "CS", b"ISO_IR 999"), set()),
+        (lambda d: raw(d, "ImagerPixelSpacing", "DS", b"0.1"), set()),
+        (lambda d: raw(d, "PatientOrientation", "CS", b"L"), set()),
+        (lambda d: setattr(d, "ProcedureCodeSequence", sequence(CodeValue="1")), set()),
+        (lambda d: setattr(d, "ProcedureCodeSequence", [Dataset()]), set()),
+        (lambda d: raw(d, "RequestAttributesSequence", "SQ", b"not a sequence"), set()),
+        (lambda d: delattr(d, "file_meta"), set()),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # pydicom's, about what was spoilt
+def test_what_a_source_lacks_leaves_out_just_what_needs_it(spoil: Any, left_out: set[str]) -> None:
+    original = source()
+    window = render(original).window
+    spoil(original)
+    zeros = np.zeros((7, 7), np.float32)
+    reading = Reading(FINDING, zeros, np.zeros((64, 96, 3), np.uint8), 0.5, 0.2, zeros, 1.0, window)
+    made = make(original, reading, MODEL, Results(), NOW)
+    assert set(made.left_out) == left_out
+    assert {each.kind for each in made.results} == set(KINDS) - left_out
+    assert all(made.left_out.values())
+
+
+@pytest.mark.parametrize("broken", KINDS)
+def test_a_kind_that_cannot_be_made_does_not_keep_the_others(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = {each.KIND: each for each in (secondary_capture, presentation_state, structured_report)}[broken]
+
+    def fail(*_: object, **__: object) -> Dataset:
+        raise ValueError("Doe^Jane")
+
+    monkeypatch.setattr(module, broken.replace("-", "_"), fail)
+    made = answered(source())
+    assert [each.kind for each in made.results] == [kind for kind in KINDS if kind != broken]
+    assert "unexpected ValueError at" in made.left_out[broken]
+    assert "Jane" not in made.left_out[broken]
+    for result in made.results:
+        check(result.data, result.kind, source())
 
 
 def test_only_the_kinds_that_are_asked_for() -> None:
