@@ -53,7 +53,7 @@ def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
     where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * wanted.undelivered
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
     clause = f"WHERE {' AND '.join(where)}" if where else ""
-    view, order = ("answers", "receipt_id DESC, finding_id") if wanted.history else ("findings", "receipt_id")
+    view, order = ("answers", "finding_id") if wanted.history else ("findings", "receipt_id")
     query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608
     if wanted.limit is not None:
         query += " LIMIT :limit"

@@ -372,7 +372,7 @@ def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, st
 
 
 def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: Reader, sterner: Reader) -> None:
-    hooks = {"destinations": (Destination(name="hook", webhook="http://127.0.0.1:9/x"),)}
+    hooks: dict[str, Any] = {"destinations": (Destination(name="hook", webhook="http://127.0.0.1:9/x"),)}
     number = bench.put(chest())
     Pipeline(Settings(**hooks), bench.ledger, bench.blobs, milder, lambda: None).process(number)
     again(bench, sterner, number, **hooks).process(number)

@@ -334,7 +334,9 @@ INSERT INTO feedback (receipt_id, verdict, reader, source, at) VALUES (2, 'PNEUM
 
 def test_the_idle_engine_gives_way_and_comes_back_to_what_it_could_not_enter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engine_idle.POLL", 0.01)
-    waiting, done, put_back = [1, 2, 3], [], []
+    waiting = [1, 2, 3]
+    done: list[int] = []
+    put_back: list[int] = []
     busy = threading.Event()
     busy.set()
     looks: list[dt.datetime] = []
