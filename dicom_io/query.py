@@ -156,12 +156,10 @@ class Archive:
         query.SeriesInstanceUID = series.series_instance_uid
         send = self._association
         if isinstance(self._by, Move):
-            model, name = StudyRootQueryRetrieveInformationModelMove, "C-MOVE"
-            last = _last(lambda: send.send_c_move(query, self._by.destination, model), name)
+            model, name, title = StudyRootQueryRetrieveInformationModelMove, "C-MOVE", self._by.destination
+            last = _last(lambda: send.send_c_move(query, title, model), name)
             if last.Status == 0xA801:
-                raise RefusedByPeer(
-                    f"the PACS does not know our AE title {self._by.destination}: add it there, with host and port"
-                )
+                raise RefusedByPeer(f"the PACS does not know our AE title {title}: add it there, with host and port")
         else:
             model, name = StudyRootQueryRetrieveInformationModelGet, "C-GET"
             last = _last(lambda: send.send_c_get(query, model), name)

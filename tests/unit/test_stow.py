@@ -115,7 +115,7 @@ def test_nobody_there(object_: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("url: http://x/dicom-web, host: y", "either url, or webhook, or host"),
+        ("url: http://x/dicom-web, host: y", "either url, or webhook, or hl7, or host"),
         ("host: y", "port, ae_title missing"),
         ("url: ftp://x", "pattern"),
     ],
