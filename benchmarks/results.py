@@ -19,7 +19,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,12 +69,12 @@ class Stand:
         self.finding = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, region)
         self.settings = Results()
 
-    def round(self, step: Callable[[str, Callable[[], object]], object]) -> None:
+    def round(self, step: Callable[[str, Callable[[], Any]], Any]) -> None:
         """Do it all once; every part goes through `step` by its name."""
         source = dcmread(BytesIO(self.file))  # anew: what has been decoded once is not decoded again
-        common = {"finding": self.finding, "identity": self.identity, "created": _CREATED}
-        series = {"series_number": 9701, "series_description": "benchmark"}
-        shown = {"aspect": self.rendered.aspect, "window": self.rendered.window}
+        common: dict[str, Any] = {"finding": self.finding, "identity": self.identity, "created": _CREATED}
+        series: dict[str, Any] = {"series_number": 9701, "series_description": "benchmark"}
+        shown: dict[str, Any] = {"aspect": self.rendered.aspect, "window": self.rendered.window}
         picture = step("compose the picture", lambda: compose(self.rendered.values, self.heat, **common))
         made: list[Dataset] = []
         makers: dict[str, Callable[[], Dataset]] = {
@@ -84,8 +86,8 @@ class Stand:
         }
         for kind, maker in makers.items():
             dataset = step(f"{kind}: make", maker)
-            data = step(f"{kind}: write", lambda dataset=dataset: encode(dataset))
-            step(f"{kind}: check", lambda data=data, kind=kind: check(data, kind, source))
+            data = step(f"{kind}: write", partial(encode, dataset))
+            step(f"{kind}: check", partial(check, data, kind, source))
             made.append(dataset)
 
 
@@ -93,7 +95,7 @@ def measure(stand: Stand, rounds: int) -> list[Cost]:
     """Return what each step costs."""
     times: dict[str, list[float]] = {}
 
-    def step(name: str, work: Callable[[], object]) -> object:
+    def step(name: str, work: Callable[[], Any]) -> Any:
         begun = time.thread_time()
         done = work()
         times.setdefault(name, []).append(1000 * (time.thread_time() - begun))

@@ -64,15 +64,3 @@ def attention(cam: NDArray[np.float32]) -> NDArray[np.float32]:
     peak = positive.max(axis=(1, 2), keepdims=True)
     scaled: NDArray[np.float32] = np.divide(positive, peak, out=np.zeros_like(positive), where=peak > 0)
     return scaled
-
-
-def least_against(cam: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return where least speaks against PNEUMONIA: float32 [N, h, w] in [0, 1], 1 there and 0 where most does.
-
-    For an image that is answered PNEUMONIA although no cell of its map is positive, which a threshold below the
-    network's own allows: the answer then rests on how little speaks against it, and this is where.
-    """
-    own = cam[:, 1]
-    low, high = own.min(axis=(1, 2), keepdims=True), own.max(axis=(1, 2), keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(own - low, high - low, out=np.zeros_like(own), where=high > low)
-    return scaled

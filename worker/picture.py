@@ -229,9 +229,8 @@ def _write_header(
     words, ink = _caution(finding)  # a line of its own: in a narrow picture nothing has room beside it
     draw.text((unit, 4.45 * unit), words, ink, plain)
 
-    heatmap = "Where the model looked (Grad-CAM)" if positive else "Where the model looked (Grad-CAM, faded)"
-    for number, caption in enumerate(("Radiograph", heatmap)[-frame.panels :]):
-        draw.text((frame.left(number), frame.top - 0.35 * unit), caption, _GREY, small, anchor="ld")
+    for number, words in enumerate(("Radiograph", caption(finding))[-frame.panels :]):
+        draw.text((frame.left(number), frame.top - 0.35 * unit), words, _GREY, small, anchor="ld")
 
 
 def _write_labels(strip: Image.Image, frame: _Frame, above: int) -> None:
@@ -244,6 +243,15 @@ def _write_labels(strip: Image.Image, frame: _Frame, above: int) -> None:
         draw.text((right + 0.4 * unit, top + share * (bottom - top)), label, _GREY, small, anchor="lm")
     edge = frame.width - unit - left
     _write_upright(strip, "relative attention", small, right=edge, middle=(top + bottom) // 2)
+
+
+def caption(finding: Finding) -> str:
+    """Return what stands over the heatmap."""
+    if finding.probability < finding.threshold:
+        return "Where the model looked (Grad-CAM, faded)"
+    if finding.region is None:  # the threshold lies below the network's own
+        return "Grad-CAM: no part speaks for it by itself"
+    return "Where the model looked (Grad-CAM)"
 
 
 def _caution(finding: Finding) -> tuple[str, tuple[int, int, int]]:

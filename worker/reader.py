@@ -16,7 +16,7 @@ from dicom_io.eligibility import age_years
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.pixels import Rendered, render
 from modeltrain.judge import Judge
-from modeltrain.outputs import CLASSES, attention, least_against
+from modeltrain.outputs import CLASSES, attention
 from modeltrain.preprocess import to_input
 from modeltrain.region import attended_region
 from modeltrain.registry import Card, load_card, shipped_model
@@ -92,8 +92,6 @@ class Reader:
         if years is not None and not self.judge.least_age <= int(years) <= self.judge.greatest_age:
             # The header decides before the image: whoever looks young is not therefore a child.
             judgement = replace(judgement, outlier=max(judgement.outlier or 0.0, 1.0))
-        if judgement.decision == CLASSES[1] and not heat.any():
-            heat = least_against(outputs.cam)[0]
         region = attended_region(heat, rows, columns) if judgement.decision == CLASSES[1] else None
         finding = Finding(**asdict(judgement), region=region)
         picture = compose(

@@ -94,7 +94,7 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
     viewer = ViewerServer(files, orthanc.url)
     try:
         daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port})
-        source = radiograph(draw(seed=1, rows=1024, cols=860, opacity=True), uid_seed="viewer")
+        source = radiograph(draw(seed=5, rows=1024, cols=860, opacity=True), uid_seed="viewer")
         orthanc.send_to_cxrd([orthanc.upload(encode(source))])
         wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 4, 60)
 

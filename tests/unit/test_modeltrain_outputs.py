@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modeltrain.outputs import attention, least_against, probability
+from modeltrain.outputs import attention, probability
 
 
 def test_probability_is_the_softmax_of_the_second_class() -> None:
@@ -22,13 +22,3 @@ def test_attention_keeps_what_speaks_for_pneumonia_and_scales_it() -> None:
     result = attention(cam)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, [[[0, 0.5, 1]], [[0, 0, 0]]])
-
-
-def test_where_nothing_speaks_for_pneumonia_what_speaks_least_against_it_is_shown() -> None:
-    cam = np.zeros((2, 2, 1, 3), np.float32)
-    cam[0, 1] = [[-4, -1, -2]]
-    cam[1, 1] = -3
-    result = least_against(cam)
-    assert result.dtype == np.float32
-    expected = np.array([[[0, 1, 2 / 3]], [[0, 0, 0]]], np.float32)
-    np.testing.assert_allclose(result, expected, atol=1e-6)

@@ -21,8 +21,9 @@ from dicom_io.derived import encode, names_of
 from dicom_io.errors import InvalidResult
 from dicom_io.validate import check
 from dicom_io.written import Item, read
-from tests.unit.test_result_set import KINDS, VARIANTS, answered, objects, source, tree
+from tests.unit.test_result_set import VARIANTS, answered, objects, source, tree
 from worker.picture import _COLOURS, _OPACITY, _blend, _overlaid
+from worker.results import KINDS
 
 # ---- reading the written bytes -------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ def test_a_lut_from_an_item_of_undefined_length_is_repeated(syntax: str) -> None
     original = source()
     original.VOILUTSequence = [lut()]
     original["VOILUTSequence"].is_undefined_length = True
-    original.file_meta.TransferSyntaxUID = syntax
+    original.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     buffer = BytesIO()
     dcmwrite(buffer, original, implicit_vr=syntax == pydicom.uid.ImplicitVRLittleEndian, little_endian=True)
     made = answered(pydicom.dcmread(BytesIO(buffer.getvalue())))
