@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
 # What pydicom raises, late, for a value that does not fit its value representation. Warning is among them because a
@@ -17,6 +18,7 @@ from pydicom.multival import MultiValue
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     LookupError,
     NotImplementedError,
     TypeError,
