@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import RAISE
 from pydicom.datadict import tag_for_keyword
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
@@ -84,7 +85,7 @@ def check(data: bytes, kind: str, source: Dataset) -> None:
     """
     try:
         meta, written = read(data)
-    except MALFORMED as error:
+    except (*MALFORMED, EOFError, InvalidDicomError) as error:
         raise InvalidResult(f"{kind}: cannot be read again ({type(error).__name__})") from error
     _identity(meta, written, kind, source)
     for keyword in (*_ALWAYS, *_OWN[kind]):

@@ -18,6 +18,7 @@ from pydicom.multival import MultiValue
 MALFORMED = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     LookupError,
     NotImplementedError,
     TypeError,

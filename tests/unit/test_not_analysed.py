@@ -170,7 +170,7 @@ def test_other_tools_find_no_error(attributes: dict[str, Any], tmp_path: Path) -
     path.write_bytes(report_of(source(**attributes)).data)
     verdict = subprocess.run([tool("dciodvfy"), str(path)], check=False, capture_output=True, text=True)
     assert [line for line in verdict.stderr.splitlines() if line.startswith("Error")] == []
-    dumped = subprocess.run([tool("dsrdump"), str(path)], check=True, capture_output=True, text=True)
+    dumped = subprocess.run([tool("dsrdump"), "+Pl", str(path)], check=True, capture_output=True, text=True)
     assert '"Comment")="Not analysed: view LL is not frontal (rules.views)"' in dumped.stdout
 
 

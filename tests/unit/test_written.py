@@ -19,8 +19,8 @@ from pydicom.filewriter import dcmwrite
 from dicom_io import derived, presentation_state, structured_report
 from dicom_io.derived import encode, names_of
 from dicom_io.errors import InvalidResult
-from dicom_io.validate import check
-from dicom_io.written import Item, read
+from dicom_io.validate import _representations, check
+from dicom_io.written import Element, Item, read
 from tests.unit.test_result_set import VARIANTS, answered, objects, source, tree
 from worker.picture import _COLOURS, _OPACITY, _blend, _overlaid
 from worker.results import KINDS
@@ -96,7 +96,6 @@ def test_an_item_with_a_wrong_length_is_found(length: int) -> None:
     ("keyword", "vr", "value"),
     [
         ("UID", "UI", b"1.2.x\0"),
-        ("GraphicData", "FL", bytes(6)),
         ("NumericValue", "DS", b"0.9.3 "),
         ("CodeValue", "SH", b"more than sixteen letters "),
         ("ValueType", "CS", b"lower "),
@@ -115,6 +114,13 @@ def test_a_value_that_does_not_fit_its_representation_is_found_at_any_depth(
             each.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding="iso8859")
     with pytest.raises(InvalidResult, match=f"{keyword} is no {vr}"):
         check(encode(report), "structured-report", original)
+
+
+@pytest.mark.parametrize(("vr", "size"), [("FL", 6), ("FD", 4), ("US", 1), ("SL", 3)])
+def test_a_broken_number_is_found(vr: str, size: int) -> None:
+    item = Item([Element(0x00700022, vr, size, bytes(size))])
+    with pytest.raises(InvalidResult, match=f"GraphicData is no {vr}"):
+        _representations(item, "presentation-state", [])
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
