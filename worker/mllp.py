@@ -60,16 +60,16 @@ class Hl7Delivery:
         Declined
             The receiver will never take this message (AE, CE, or an AR for what it does not speak).
         NotNow
-            It does not take it now (AR, CR, or an error that passes).
+            It does not take it now (AR, CR, or an error that passes), or answers with anything but an acknowledgement
+            of this message. It may have taken it: it is sent again under the same Message Control ID.
         PeerUnavailable
-            It cannot be reached, does not answer in time, or not with an acknowledgement of this message. It may have
-            taken the message: it is sent again under the same Message Control ID.
+            It cannot be reached, or does not answer in time.
         """
         routed = addressed(message, self._peer)
         try:
             answer = self._exchange(routed)
             return judged(answer, _field(routed.decode("utf-8", "replace"), "MSH", 10))
-        except PeerUnavailable:
+        except (PeerUnavailable, NotNow):
             self.close()  # whatever else comes on this connection belongs to another message
             raise
 
@@ -112,15 +112,15 @@ class Hl7Delivery:
                 self._socket.settimeout(left)
                 piece = self._socket.recv(4096)
                 if not piece:
-                    raise PeerUnavailable("the HL7 receiver closes the connection without an answer")
+                    raise NotNow("the HL7 receiver closes the connection without an answer")
                 got += piece
                 # The end of an earlier frame may still have been on its way.
                 if (not got.lstrip(b"\r\n").startswith(_START) and got.strip(b"\r\n")) or len(got) > _MOST:
-                    raise PeerUnavailable("what answers there does not speak MLLP")
+                    raise NotNow("what answers there does not speak MLLP")
         except TimeoutError as error:
             raise PeerUnavailable("the HL7 receiver does not answer in time") from error
         except OSError as error:
-            raise PeerUnavailable(f"the connection to the HL7 receiver was lost ({type(error).__name__})") from error
+            raise NotNow(f"the connection to the HL7 receiver was lost ({type(error).__name__})") from error
         answer, _, rest = bytes(got).partition(_START)[2].partition(_END)
         if rest.strip(b"\r\n"):
             self.close()  # more than one answer: the next must not be taken for that of the next message
@@ -154,7 +154,7 @@ def judged(answer: str, control: str) -> str:
 
     Raises
     ------
-    Declined, NotNow, PeerUnavailable
+    Declined, NotNow
         As `Hl7Delivery.send` tells.
     """
     code = _field(answer, "MSA", 1)
@@ -162,7 +162,7 @@ def judged(answer: str, control: str) -> str:
     negative = code in ("AE", "AR", "CE", "CR")
     # Who could not read a message does not know its control ID.
     if (code not in ("AA", "CA") and not negative) or (about != control and (about or not negative)):
-        raise PeerUnavailable("the HL7 receiver does not acknowledge this message")
+        raise NotNow("the HL7 receiver does not acknowledge this message")
     if not negative:
         return code
     errors = _errors(answer)

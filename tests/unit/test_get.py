@@ -39,8 +39,9 @@ class Pacs:
         for sop_class in CLASSES:
             entity.add_supported_context(sop_class, scu_role=True, scp_role=True)
         handlers: list[Any] = [(evt.EVT_C_GET, self._get)]
-        self.server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        self.peer = Peer("127.0.0.1", self.server.server_address[1], "PACS", timeout=5)
+        server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.server = server
+        self.peer = Peer("127.0.0.1", server.server_address[1], "PACS", timeout=5)
 
     def _get(self, event: Any) -> Iterator[Any]:
         if self.mood == "refuses":

@@ -159,12 +159,12 @@ def test_a_header_without_anything_still_makes_a_message() -> None:
         ("CE", Declined, "answers CE"),
         ("CR", NotNow, "answers CR"),
         ("AE ERR|||Mustermann^Max|E", Declined, "answers AE$"),  # what we do not know is not repeated
-        ("XX", PeerUnavailable, "does not acknowledge this message"),
-        ("other", PeerUnavailable, "does not acknowledge this message"),
-        ("unnamed", PeerUnavailable, "does not acknowledge this message"),
-        ("garbage", PeerUnavailable, "does not speak MLLP"),
-        ("close", PeerUnavailable, "closes the connection without an answer"),
-        ("cut", PeerUnavailable, "closes the connection without an answer"),
+        ("XX", NotNow, "does not acknowledge this message"),
+        ("other", NotNow, "does not acknowledge this message"),
+        ("unnamed", NotNow, "does not acknowledge this message"),
+        ("garbage", NotNow, "does not speak MLLP"),
+        ("close", NotNow, "closes the connection without an answer"),
+        ("cut", NotNow, "closes the connection without an answer"),
         ("silence", PeerUnavailable, "does not answer in time"),
         ("trickle", PeerUnavailable, "does not answer in time"),
     ],
@@ -210,7 +210,7 @@ def test_a_receiver_with_other_separators_is_understood() -> None:
     assert judged(text.replace("\r", "\n"), "C1") == "AA"
     with pytest.raises(NotNow):  # who could not read it does not know its name
         judged(acknowledgement("AR", "")[1:-2].decode(), "C1")
-    with pytest.raises(PeerUnavailable):
+    with pytest.raises(NotNow):
         judged("MSA|AA|C1", "C1")
 
 
