@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmread
 from pydicom.config import RAISE
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGBaseline8Bit
 from pydicom.valuerep import validate_value
 
-from dicom_io import presentation_state, secondary_capture, structured_report
+from dicom_io import optional_rules, presentation_state, secondary_capture, structured_report
 from dicom_io.derived import COPIED
 from dicom_io.errors import InvalidResult
 from dicom_io.values import MALFORMED, integer, items, numbers, text, values
@@ -48,6 +48,7 @@ _OWN = {
         *("ContentTemplateSequence", "ContentSequence", "CompletionFlag", "VerificationFlag"),
         "CurrentRequestedProcedureEvidenceSequence",
     ),
+    **optional_rules.OWN,
 }
 
 
@@ -81,6 +82,9 @@ def check(data: bytes, kind: str, source: Dataset) -> None:
         if keyword not in dataset:
             raise InvalidResult(f"{kind}: {keyword} is missing")
     _representations(dataset, kind)
+    if kind in optional_rules.OWN:
+        optional_rules.check(data, kind, source)
+        return
     {
         secondary_capture.KIND: _capture,
         presentation_state.KIND: _presentation,
@@ -114,7 +118,7 @@ def _representations(dataset: Dataset, kind: str) -> None:
         try:
             if element.VR == "UI" and not all(UID(str(each)).is_valid for each in found):
                 raise ValueError("UID")
-            if element.VR not in ("OB", "OW", "PN"):
+            if element.VR not in ("OB", "OW", "OF", "PN"):
                 for each in found:
                     validate_value(element.VR, str(each) if element.VR in ("DS", "IS") else each, RAISE)
         except MALFORMED as error:
@@ -125,8 +129,9 @@ def _capture(dataset: Dataset, source: Dataset) -> None:
     """Hold the pixels to their description."""
     kind = secondary_capture.KIND
     size = (integer(dataset, "Rows") or 0) * (integer(dataset, "Columns") or 0) * 3
-    if (integer(dataset, "SamplesPerPixel"), text(dataset, "PhotometricInterpretation")) != (3, "RGB"):
-        raise InvalidResult(f"{kind}: the picture is not RGB")
+    colours = "YBR_FULL_422" if dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit else "RGB"
+    if (integer(dataset, "SamplesPerPixel"), text(dataset, "PhotometricInterpretation")) != (3, colours):
+        raise InvalidResult(f"{kind}: the picture is not {colours}")
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and len(dataset.PixelData) != size + size % 2:
         raise InvalidResult(f"{kind}: PixelData has another length than Rows and Columns say")
     _refers(kind, items(dataset, "SourceImageSequence"), source)

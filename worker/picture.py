@@ -32,7 +32,7 @@ _BACKGROUND, _WHITE, _GREY = (13, 15, 19), (240, 243, 247), (163, 171, 181)
 _AMBER, _PALE = (255, 179, 92), (205, 214, 224)
 
 NOTICE = "For research use. Not for diagnosis."
-Layout = Literal["side-by-side", "overlay"]
+Layout = Literal["side-by-side", "overlay", "radiograph"]
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,30 @@ def compose(
     height
         Of the picture, pixels, at most: a wide radiograph makes a lower one. Letters grow with it.
     layout
-        `overlay` leaves the plain radiograph out, which the study has anyway.
+        `overlay` leaves the plain radiograph out, which the study has anyway; `radiograph` is the same with the plain
+        radiograph in the overlay's place.
 
     Returns
     -------
     ndarray
         uint8 [H,W,3], RGB, between 1,000 and 1,600 pixels wide.
     """
-    frame = _frame(values.shape[0] * aspect, values.shape[1], height, panels=1 if layout == "overlay" else 2)
+    frame = _frame(values.shape[0] * aspect, values.shape[1], height, panels=2 if layout == "side-by-side" else 1)
     grey = _grey(values, frame.image)
     fade = _fade(finding)
     canvas = np.zeros((frame.height, frame.width, 3), np.uint8)
     cv2.rectangle(canvas, (0, 0), (frame.width, frame.height), _BACKGROUND, cv2.FILLED)
-    for number, panel in enumerate((grey, _overlaid(grey, attention, fade))[-frame.panels :]):
+    shown = {"side-by-side": (0, 1), "overlay": (1,), "radiograph": (0,)}[layout]
+    for number, each in enumerate(shown):
+        panel = _overlaid(grey, attention, fade) if each else grey
         left, top = frame.left(number), frame.top
         canvas[top : top + frame.panel[1], left : left + frame.panel[0]] = 0
         left += (frame.panel[0] - frame.image[0]) // 2
         top += (frame.panel[1] - frame.image[1]) // 2
         canvas[top : top + frame.image[1], left : left + frame.image[0]] = panel
-    _draw_bar(canvas, frame, fade)
-    return _lettered(canvas, frame, finding, identity, created)
+    if layout != "radiograph":
+        _draw_bar(canvas, frame, fade)
+    return _lettered(canvas, frame, finding, identity, created, shown)
 
 
 def _frame(rows: float, columns: float, height: int, panels: int = 2) -> _Frame:
@@ -168,9 +172,14 @@ def _draw_bar(canvas: NDArray[np.uint8], frame: _Frame, fade: float) -> None:
 
 
 def _lettered(
-    canvas: NDArray[np.uint8], frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
+    canvas: NDArray[np.uint8],
+    frame: _Frame,
+    finding: Finding,
+    identity: ModelIdentity,
+    created: datetime,
+    shown: tuple[int, ...],
 ) -> NDArray[np.uint8]:
-    """Write header, captions, labels of the bar, and footer."""
+    """Write header, captions, labels of the bar, and footer; `shown` holds 0 for the radiograph, 1 for the overlay."""
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
     unit, edge = frame.unit, frame.width - frame.unit
@@ -189,12 +198,14 @@ def _lettered(
     draw.text((unit, 4.45 * unit), words, ink, plain)
 
     heatmap = "Where the model looked (Grad-CAM)" if positive else "Where the model looked (Grad-CAM, faded)"
-    for number, caption in enumerate(("Radiograph", heatmap)[-frame.panels :]):
+    for number, each in enumerate(shown):
+        caption = heatmap if each else "Radiograph"
         draw.text((frame.left(number), frame.top - 0.35 * unit), caption, _GREY, small, anchor="ld")
-    _, top, right, bottom = _bar_place(frame)
-    for share, label in ((0.0, "1"), (0.5, "0.5"), (1.0, "0")):
-        draw.text((right + 0.4 * unit, top + share * (bottom - top)), label, _GREY, small, anchor="lm")
-    _write_upright(picture, "relative attention", small, right=edge, middle=(top + bottom) // 2)
+    if 1 in shown:
+        _, top, right, bottom = _bar_place(frame)
+        for share, label in ((0.0, "1"), (0.5, "0.5"), (1.0, "0")):
+            draw.text((right + 0.4 * unit, top + share * (bottom - top)), label, _GREY, small, anchor="lm")
+        _write_upright(picture, "relative attention", small, right=edge, middle=(top + bottom) // 2)
 
     foot = frame.height - 1.3 * unit
     draw.text((unit, foot), NOTICE, _WHITE, plain, anchor="lm")
