@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import JPEGBaseline8Bit, MultiFrameTrueColorSecondaryCaptureImageStorage, SecondaryCaptureImageStorage
 
 from dicom_io.values import numbers, values
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
+PICTURES = (SecondaryCaptureImageStorage, MultiFrameTrueColorSecondaryCaptureImageStorage)
+"""The SOP classes of the results that are pictures, which may be compressed."""
 METHOD = "ISO_10918_1"  # PS3.3 C.7.6.1.1.5.1
 
 
@@ -63,3 +65,21 @@ def compress(dataset: Dataset, frames: Sequence[NDArray[np.uint8]], quality: int
     dataset.LossyImageCompressionMethod = [*methods, METHOD]
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     dataset["PixelData"] = DataElement("PixelData", "OB", encapsulate(files), is_undefined_length=True)
+
+
+def is_jpeg_picture(dataset: Dataset) -> bool:
+    """Tell whether an object with file meta information is a picture in JPEG Baseline."""
+    return dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit and dataset.get("SOPClassUID") in PICTURES
+
+
+def decompress(dataset: Dataset) -> None:
+    """Bring a picture from JPEG Baseline to RGB in explicit VR little endian, in its place, for those who take no JPEG.
+
+    Its pixels are what every decoder shows of it, so it keeps its UID; it goes on to say what it has lost.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The pixel data cannot be decoded.
+    """
+    dataset.decompress(as_rgb=True, generate_instance_uid=False)

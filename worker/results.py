@@ -32,7 +32,6 @@ from dicom_io.derived import encode
 from dicom_io.errors import InvalidResult, Unsuitable
 from dicom_io.finding import ModelIdentity
 from dicom_io.validate import check
-from worker.page import report_page
 from worker.reader import Reading
 from worker.settings import Results
 
@@ -234,6 +233,8 @@ def _map(source: Dataset, reading: Reading, settings: Results, common: dict[str,
 
 
 def _page(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
+    from worker.page import report_page  # noqa: PLC0415 - reportlab is for those who want pages
+
     page = report_page(reading.picture, finding=reading.finding, **common)
     return encapsulated_pdf.encapsulated_pdf(source, page, **_series(encapsulated_pdf.KIND, settings), **common)
 
