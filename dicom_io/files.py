@@ -45,6 +45,15 @@ def read_dataset(path: Path) -> FileDataset:
     return _read(path, stop_before_pixels=False)
 
 
+def syntax_of(path: Path) -> str:
+    """Return the transfer syntax that a file of ours names; explicit VR little endian where it cannot be read."""
+    try:
+        meta = pydicom.filereader.read_file_meta_info(str(path))
+        return str(meta.TransferSyntaxUID)
+    except (OSError, InvalidDicomError, AttributeError):
+        return str(ExplicitVRLittleEndian)
+
+
 def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
     try:
         bare = not _has_preamble(path)

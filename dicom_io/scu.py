@@ -15,7 +15,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
-    SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext, build_context
@@ -23,9 +22,11 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import PeerUnavailable, RefusedByPeer
 from dicom_io.files import read_dataset
+from dicom_io.jpeg_picture import PICTURES, decompress, is_jpeg_picture
 from dicom_io.status import Outcome, outcome
 
-# None of them loses anything, so that an object keeps its UID whichever way it travels (PS3.3 C.7.6.1.1.5).
+# None of them loses anything, so that an object keeps its UID whichever way it travels (PS3.3 C.7.6.1.1.5). A picture
+# that is JPEG from the start (`dicom_io.jpeg_picture`) goes so where the peer takes that.
 COMPRESSIONS = {"rle": RLELossless, "jpeg-2000": JPEG2000Lossless}
 
 
@@ -67,12 +68,23 @@ class Delivery:
             When the association was lost or the peer did not answer in time.
         """
         dataset = read_dataset(path)
+        if is_jpeg_picture(dataset):
+            if self.accepts(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID):
+                status = self._send(dataset)
+                if outcome(status) is not Outcome.REFUSED or not self._accepts_plain(dataset.SOPClassUID):
+                    return status
+            decompress(dataset)
         if self._peer.compression and self.accepts(dataset.SOPClassUID, self._peer.compression):
             status = self._sent_compressed(dataset)
             if status is not None and outcome(status) is not Outcome.REFUSED:
                 return status
             dataset = read_dataset(path)  # as it was before the attempt
+            if is_jpeg_picture(dataset):
+                decompress(dataset)
         return self._send(dataset)
+
+    def _accepts_plain(self, sop_class_uid: str) -> bool:
+        return any(self.accepts(sop_class_uid, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
 
     def _send(self, dataset: Dataset) -> int:
         try:
@@ -111,9 +123,10 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
     """
     wanted = sorted(set(kinds))
     contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in wanted]
-    if peer.compression and any(sop_class == SecondaryCaptureImageStorage for sop_class, _ in wanted):
-        # A context of its own: of several syntaxes in one, the peer would choose.
-        contexts.append(build_context(SecondaryCaptureImageStorage, peer.compression))
+    if peer.compression:
+        # Contexts of their own: of several syntaxes in one, the peer would choose.
+        pictures = sorted({sop_class for sop_class, _ in wanted if sop_class in PICTURES})
+        contexts += [build_context(sop_class, peer.compression) for sop_class in pictures]
     with associate(peer, contexts) as association:
         yield Delivery(association, peer)
 

@@ -11,6 +11,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_io.derived import MANUFACTURER, begin, code, element_of, plain_text, reference, versions_of
 from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.jpeg_picture import compress, kind_of
 from dicom_io.values import text
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def secondary_capture(
     series_number: int,
     series_description: str,
     created: datetime,
+    jpeg_quality: int | None = None,
 ) -> Dataset:
     """Wrap a picture as a Secondary Capture in a new series of the source's study (PS3.3 A.8.1).
 
@@ -53,11 +55,13 @@ def secondary_capture(
         Of the new series, the same for every study.
     created
         When the picture was made, aware. Written in the source's time zone if it states one, else in its own.
+    jpeg_quality
+        Makes it a JPEG of this quality, 1 to 100, with UIDs of its own; None leaves it uncompressed.
 
     Returns
     -------
     Dataset
-        With file meta information, explicit little endian.
+        With file meta information; explicit little endian or JPEG Baseline.
 
     Raises
     ------
@@ -71,7 +75,7 @@ def secondary_capture(
     dataset = begin(
         source,
         identity,
-        kind=KIND,
+        kind=kind_of(KIND, jpeg_quality),
         sop_class=SecondaryCaptureImageStorage,
         # Not the source's modality: a viewer that hangs radiographs must not take this for one.
         modality="OT",
@@ -79,14 +83,16 @@ def secondary_capture(
         series_description=series_description,
         created=created,
     )
-    _capture(dataset, identity)
-    _derive(dataset, source, finding, identity)
-    _lossy(dataset, source)
-    _image(dataset, source, rgb)
+    describe_capture(dataset, identity)
+    describe_derivation(dataset, source, finding, identity)
+    pass_on_loss(dataset, source)
+    set_picture(dataset, source, rgb)
+    if jpeg_quality is not None:
+        compress(dataset, [rgb], jpeg_quality)
     return dataset
 
 
-def _capture(dataset: Dataset, identity: ModelIdentity) -> None:
+def describe_capture(dataset: Dataset, identity: ModelIdentity) -> None:
     """Say what captured the picture, and when (PS3.3 C.8.6.1)."""
     dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = dataset.ContentDate, dataset.ContentTime
     dataset.SecondaryCaptureDeviceManufacturer = MANUFACTURER
@@ -95,7 +101,7 @@ def _capture(dataset: Dataset, identity: ModelIdentity) -> None:
     dataset.ConversionType = "WSD"
 
 
-def _derive(dataset: Dataset, source: Dataset, finding: Finding, identity: ModelIdentity) -> None:
+def describe_derivation(dataset: Dataset, source: Dataset, finding: Finding, identity: ModelIdentity) -> None:
     """Say what the picture was made from, and how (PS3.3 C.7.6.1.1.3, C.7.6.1.1.4)."""
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     image = reference(source)
@@ -113,7 +119,7 @@ def _derive(dataset: Dataset, source: Dataset, finding: Finding, identity: Model
     dataset.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation").upper() == "NO" else "YES"
 
 
-def _lossy(dataset: Dataset, source: Dataset) -> None:
+def pass_on_loss(dataset: Dataset, source: Dataset) -> None:
     """Pass on that the source was once compressed with loss: the picture has that loss too (PS3.3 C.7.6.1.1.5)."""
     syntax = text(getattr(source, "file_meta", None) or Dataset(), "TransferSyntaxUID")
     stated = text(source, "LossyImageCompression")
@@ -129,15 +135,15 @@ def _lossy(dataset: Dataset, source: Dataset) -> None:
         dataset.LossyImageCompression = "00"
 
 
-def _image(dataset: Dataset, source: Dataset, rgb: NDArray[np.uint8]) -> None:
-    """Set the pixels and what describes them (PS3.3 C.7.6.1, C.7.6.3)."""
+def set_picture(dataset: Dataset, source: Dataset, rgb: NDArray[np.uint8]) -> None:
+    """Set the pixels, uint8 [H,W,3] or [frames,H,W,3], and what describes them (PS3.3 C.7.6.1, C.7.6.3)."""
     orientation = element_of(source, "PatientOrientation")
     if orientation is None:
         dataset.PatientOrientation = None
     else:
         dataset[orientation.tag] = orientation
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
-    dataset.Rows, dataset.Columns = rgb.shape[:2]
+    dataset.Rows, dataset.Columns = rgb.shape[-3:-1]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
     data = rgb.tobytes()
     dataset.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))

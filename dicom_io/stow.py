@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pydicom import dcmread
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
+from dicom_io.jpeg_picture import decompress, is_jpeg_picture
+from dicom_io.status import Outcome, outcome
 from dicom_io.values import integer, items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from pydicom.dataset import Dataset
 
 _OBJECT = (400, 409, 413, 415, 422)  # bad request, conflict, too large, media type, unprocessable: it is the object
 _FAILED = 0xA900  # where the server gives no reason of its own
@@ -48,10 +52,18 @@ class WebDelivery:
         PeerUnavailable
             The server does not answer, is busy, or has nothing to do with us.
         """
+        dataset = dcmread(path)
+        status = self._send(dataset)
+        if outcome(status) is Outcome.REFUSED and is_jpeg_picture(dataset):
+            decompress(dataset)  # it may be the syntax that the server does not take
+            status = self._send(dataset)
+        return status
+
+    def _send(self, dataset: Dataset) -> int:
         import requests
 
         try:
-            answer = self._client.store_instances([dcmread(path)])
+            answer = self._client.store_instances([dataset])
         except requests.HTTPError as error:
             return _refusal(error.response)
         except (requests.RequestException, OSError) as error:

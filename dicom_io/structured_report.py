@@ -196,7 +196,11 @@ def _with(**attributes: object) -> Dataset:
 
 
 def _observer(identity: ModelIdentity) -> ObservationContext:
-    """Say that a device observed, by the same names as the equipment modules (TID 1001, TID 1004)."""
+    return ObservationContext(observer_device_context=device_observer(identity))
+
+
+def device_observer(identity: ModelIdentity) -> ObserverContext:
+    """Say that a device observed, by the same names as the equipment modules (TID 1002, TID 1004)."""
     device = DeviceObserverIdentifyingAttributes(
         uid=device_uid(identity),
         name=plain_text(identity.name)[:64],
@@ -204,8 +208,7 @@ def _observer(identity: ModelIdentity) -> ObservationContext:
         model_name=plain_text(identity.name)[:64],
         serial_number=plain_text(identity.digest)[:64],
     )
-    context = ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-    return ObservationContext(observer_device_context=context)
+    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 
 
 def procedure(source: Dataset) -> CodedConcept:

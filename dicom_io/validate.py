@@ -13,10 +13,10 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import RAISE
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGBaseline8Bit
 from pydicom.valuerep import validate_value
 
-from dicom_io import presentation_state, secondary_capture, structured_report
+from dicom_io import optional_rules, presentation_state, secondary_capture, structured_report
 from dicom_io.derived import COPIED
 from dicom_io.errors import InvalidResult
 from dicom_io.values import MALFORMED, integer, text
@@ -51,6 +51,7 @@ _OWN = {
         *("ContentTemplateSequence", "ContentSequence", "CompletionFlag", "VerificationFlag"),
         "CurrentRequestedProcedureEvidenceSequence",
     ),
+    **optional_rules.OWN,
 }
 # What a content item must hold for its value type (PS3.3 C.18).
 _NEEDED = {
@@ -95,8 +96,10 @@ def check(data: bytes, kind: str, source: Dataset) -> None:
         if written.get(keyword) is None:
             raise InvalidResult(f"{kind}: {keyword} is missing")
     _representations(written, kind, _encodings(written))
-    if kind == secondary_capture.KIND:
-        _capture(written, source, encapsulated=meta.TransferSyntaxUID.is_encapsulated)
+    if kind in optional_rules.OWN:
+        optional_rules.check(data, kind, source)
+    elif kind == secondary_capture.KIND:
+        _capture(written, source, meta.TransferSyntaxUID)
     elif kind == presentation_state.KIND:
         _presentation(written, source)
     else:
@@ -158,14 +161,15 @@ def _valid(vr: str, value: str) -> None:
         validate_value(vr, value, RAISE)
 
 
-def _capture(written: Item, source: Dataset, *, encapsulated: bool) -> None:
+def _capture(written: Item, source: Dataset, syntax: UID) -> None:
     """Hold the pixels to their description."""
     kind = secondary_capture.KIND
     size = int(written.number("Rows") * written.number("Columns") * 3)
-    if (written.number("SamplesPerPixel"), written.text("PhotometricInterpretation")) != (3, "RGB"):
-        raise InvalidResult(f"{kind}: the picture is not RGB")
+    colours = "YBR_FULL_422" if syntax == JPEGBaseline8Bit else "RGB"
+    if (written.number("SamplesPerPixel"), written.text("PhotometricInterpretation")) != (3, colours):
+        raise InvalidResult(f"{kind}: the picture is not {colours}")
     pixels = written.get("PixelData")
-    if not encapsulated and (pixels is None or pixels.length != size + size % 2):
+    if not syntax.is_encapsulated and (pixels is None or pixels.length != size + size % 2):
         raise InvalidResult(f"{kind}: PixelData has another length than Rows and Columns say")
     _refers(kind, written.items("SourceImageSequence"), source)
 

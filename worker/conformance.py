@@ -13,7 +13,7 @@ from dicom_io.presentation_state import LAYER
 from dicom_io.scp import READABLE_SYNTAXES
 from modeltrain.registry import Card
 from worker import __version__
-from worker.results import KINDS, SOP_CLASSES
+from worker.results import KINDS, MODALITIES, OFFSETS, SOP_CLASSES
 from worker.settings import Destination, Settings
 
 _STATUSES_GIVEN = (
@@ -221,12 +221,11 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
     yield ""
     yield "### 7.1 Objects created"
     yield ""
-    offsets = {"secondary-capture": 0, "structured-report": 1, "presentation-state": 2}
     yield from _table(
         ("kind", "SOP class", "modality", "Series Number"),
         [
-            (kind, UID(SOP_CLASSES[kind]).name, modality, settings.results.series_number + offsets[kind])
-            for kind, modality in zip(KINDS, ("OT", "PR", "SR"), strict=True)
+            (kind, UID(SOP_CLASSES[kind]).name, MODALITIES[kind], settings.results.series_number + OFFSETS[kind])
+            for kind in KINDS
             if kind in settings.results.kinds
         ],
     )

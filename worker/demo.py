@@ -146,7 +146,10 @@ class _Receiver:
         stem = f"{arrival.sop_instance_uid[-12:]}"
         shutil.copyfile(arrival.file.path, self._out / "objects" / f"{stem}.dcm")
         if "PixelData" in dataset:  # a report and a presentation state have no picture of their own
-            cv2.imwrite(str(self._out / "pictures" / f"{stem}.png"), dataset.pixel_array[..., ::-1])
+            frames = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns, 3)
+            for number, frame in enumerate(frames):
+                name = f"{stem}-{number + 1}.png" if len(frames) > 1 else f"{stem}.png"
+                cv2.imwrite(str(self._out / "pictures" / name), frame[..., ::-1])
         return status.SUCCESS
 
 

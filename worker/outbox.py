@@ -12,6 +12,8 @@ import structlog
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_io.errors import NotNow, PeerUnavailable, Permanent, RefusedByPeer, Retryable
+from dicom_io.files import syntax_of
+from dicom_io.jpeg_picture import PICTURES
 from dicom_io.scu import Delivery, deliver
 from dicom_io.status import Outcome, outcome
 from dicom_io.stow import WebDelivery, WebPeer, deliver_web
@@ -115,7 +117,11 @@ class Courier(threading.Thread):
             return deliver_web(self._peer)
         if isinstance(self._peer, Hl7Peer):
             return deliver_hl7(self._peer)
-        return deliver(self._peer, {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due})
+        kinds = {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due}
+        for parcel in due:  # a JPEG picture is offered as such, and uncompressed
+            if parcel.sop_class_uid in PICTURES:
+                kinds.add((parcel.sop_class_uid, UID(syntax_of(self._blobs.path(parcel.sha256)))))
+        return deliver(self._peer, kinds)
 
     def _more(self, delivery: Carrier, left: int) -> list[Parcel]:
         """Wait a moment for further results that the open association can carry."""

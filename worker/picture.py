@@ -32,7 +32,7 @@ _BACKGROUND, _WHITE, _GREY = (13, 15, 19), (240, 243, 247), (163, 171, 181)
 _AMBER, _PALE = (255, 179, 92), (205, 214, 224)
 
 NOTICE = "For research use. Not for diagnosis."
-Layout = Literal["side-by-side", "overlay"]
+Layout = Literal["side-by-side", "overlay", "radiograph"]
 
 
 @dataclass(frozen=True)
@@ -82,27 +82,31 @@ def compose(
     height
         Of the picture, pixels, at most: a wide radiograph makes a lower one. Letters grow with it.
     layout
-        `overlay` leaves the plain radiograph out, which the study has anyway.
+        `overlay` leaves the plain radiograph out, which the study has anyway; `radiograph` is the same with the plain
+        radiograph in the overlay's place.
 
     Returns
     -------
     ndarray
         uint8 [H,W,3], RGB, between 1,000 and 1,600 pixels wide.
     """
-    frame = _frame(values.shape[0] * aspect, values.shape[1], height, panels=1 if layout == "overlay" else 2)
+    frame = _frame(values.shape[0] * aspect, values.shape[1], height, panels=2 if layout == "side-by-side" else 1)
     grey = _grey(values, frame.image)
     blend = _blend(_fade(finding))
     canvas = np.zeros((frame.height, frame.width, 3), np.uint8)
     cv2.rectangle(canvas, (0, 0), (frame.width, frame.height), _BACKGROUND, cv2.FILLED)
     plain = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
-    for number, panel in enumerate((plain, _overlaid(grey, attention, blend))[-frame.panels :]):
+    shown = {"side-by-side": (0, 1), "overlay": (1,), "radiograph": (0,)}[layout]
+    for number, each in enumerate(shown):
+        panel = _overlaid(grey, attention, blend) if each else plain
         left, top = frame.left(number), frame.top
         canvas[top : top + frame.panel[1], left : left + frame.panel[0]] = 0
         left += (frame.panel[0] - frame.image[0]) // 2
         top += (frame.panel[1] - frame.image[1]) // 2
         canvas[top : top + frame.image[1], left : left + frame.image[0]] = panel
-    _draw_bar(canvas, frame, blend)
-    _letter(canvas, frame, finding, identity, created)
+    if layout != "radiograph":
+        _draw_bar(canvas, frame, blend)
+    _letter(canvas, frame, finding, identity, created, shown)
     return canvas
 
 
@@ -190,17 +194,26 @@ def _draw_bar(canvas: NDArray[np.uint8], frame: _Frame, blend: NDArray[np.uint32
 
 
 def _letter(
-    canvas: NDArray[np.uint8], frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
+    canvas: NDArray[np.uint8],
+    frame: _Frame,
+    finding: Finding,
+    identity: ModelIdentity,
+    created: datetime,
+    shown: tuple[int, ...],
 ) -> None:
-    """Write header, captions, labels of the bar, and footer: into strips, since Pillow copies what it writes on."""
+    """Write header, captions, labels of the bar, and footer: into strips, since Pillow copies what it writes on.
+
+    `shown` holds 0 for the radiograph, 1 for the overlay.
+    """
     foot, right = frame.top + frame.panel[1], frame.left(frame.panels)
     header = Image.fromarray(canvas[: frame.top])
-    _write_header(header, frame, finding, identity, created)
+    _write_header(header, frame, finding, identity, created, shown)
     canvas[: frame.top] = np.asarray(header)
-    above, below = frame.top - frame.unit, foot + frame.unit  # a low panel's bar is as long as the panel
-    labels = Image.fromarray(canvas[above:below, right:])
-    _write_labels(labels, frame, above)
-    canvas[above:below, right:] = np.asarray(labels)
+    if 1 in shown:
+        above, below = frame.top - frame.unit, foot + frame.unit  # a low panel's bar is as long as the panel
+        labels = Image.fromarray(canvas[above:below, right:])
+        _write_labels(labels, frame, above)
+        canvas[above:below, right:] = np.asarray(labels)
     footer = Image.fromarray(canvas[foot:])
     draw, middle = ImageDraw.Draw(footer), frame.height - 1.3 * frame.unit - foot
     draw.text((frame.unit, middle), NOTICE, _WHITE, _font(round(1.05 * frame.unit)), anchor="lm")
@@ -210,7 +223,12 @@ def _letter(
 
 
 def _write_header(
-    strip: Image.Image, frame: _Frame, finding: Finding, identity: ModelIdentity, created: datetime
+    strip: Image.Image,
+    frame: _Frame,
+    finding: Finding,
+    identity: ModelIdentity,
+    created: datetime,
+    shown: tuple[int, ...],
 ) -> None:
     """Write the finding, the model, the date, what makes the answer doubtful, and the panels' captions."""
     draw = ImageDraw.Draw(strip)
@@ -229,7 +247,8 @@ def _write_header(
     words, ink = _caution(finding)  # a line of its own: in a narrow picture nothing has room beside it
     draw.text((unit, 4.45 * unit), words, ink, plain)
 
-    for number, words in enumerate(("Radiograph", caption(finding))[-frame.panels :]):
+    for number, each in enumerate(shown):
+        words = caption(finding) if each else "Radiograph"
         draw.text((frame.left(number), frame.top - 0.35 * unit), words, _GREY, small, anchor="ld")
 
 

@@ -14,6 +14,8 @@ from pydicom import Dataset
 
 from dicom_io.eligibility import age_years
 from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.multi_frame_capture import KIND as MULTI_FRAME
+from dicom_io.parametric_map import KIND as PARAMETRIC
 from dicom_io.pixels import Rendered, render
 from modeltrain.judge import Judge
 from modeltrain.outputs import CLASSES, attention
@@ -21,7 +23,7 @@ from modeltrain.preprocess import to_input
 from modeltrain.region import attended_region
 from modeltrain.registry import Card, load_card, shipped_model
 from worker.inference import Batcher, open_engine
-from worker.picture import compose
+from worker.picture import Layout, compose
 from worker.settings import Settings
 
 
@@ -31,7 +33,8 @@ class Reading:
 
     ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3]; ``input_mean`` and ``input_std``, 0 to 1,
     are those of the network's input, ``image``, float32 [1, 224, 224]; ``aspect`` and ``window`` as in
-    `dicom_io.pixels.Rendered`.
+    `dicom_io.pixels.Rendered`. ``cam``, float32 [7, 7], is what the network gave for PNEUMONIA before the ReLU, and
+    ``frames``, uint8 [2, H, W, 3], are the radiograph without and with its heatmap; None where no result needs them.
     """
 
     finding: Finding
@@ -42,6 +45,8 @@ class Reading:
     image: NDArray[np.float32]
     aspect: float
     window: tuple[float, float] | None
+    cam: NDArray[np.float32] | None = None
+    frames: NDArray[np.uint8] | None = None
 
 
 class Reader:
@@ -94,23 +99,29 @@ class Reader:
             judgement = replace(judgement, outlier=max(judgement.outlier or 0.0, 1.0))
         region = attended_region(heat, rows, columns) if judgement.decision == CLASSES[1] else None
         finding = Finding(**asdict(judgement), region=region)
-        picture = compose(
-            rendered.values,
-            heat,
-            finding=finding,
-            identity=self.identity,
-            created=created,
-            aspect=rendered.aspect,
-            height=self._settings.results.height,
-            layout=self._settings.results.layout,
-        )
+        results = self._settings.results
+
+        def composed(layout: Layout) -> NDArray[np.uint8]:
+            return compose(
+                rendered.values,
+                heat,
+                finding=finding,
+                identity=self.identity,
+                created=created,
+                aspect=rendered.aspect,
+                height=results.height,
+                layout=layout,
+            )
+
         return Reading(
             finding,
             heat,
-            picture,
+            composed(results.layout),
             float(image.mean()),
             float(image.std()),
             image,
             rendered.aspect,
             rendered.window,
+            cam=outputs.cam[0, 1] if PARAMETRIC in results.kinds else None,
+            frames=np.stack([composed("radiograph"), composed("overlay")]) if MULTI_FRAME in results.kinds else None,
         )

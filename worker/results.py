@@ -6,16 +6,29 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 from pydicom import Dataset
 from pydicom.uid import (
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    ParametricMapStorage,
     SecondaryCaptureImageStorage,
 )
 
-from dicom_io import presentation_state, secondary_capture, structured_report
+from dicom_io import (
+    encapsulated_pdf,
+    key_objects,
+    multi_frame_capture,
+    parametric_map,
+    presentation_state,
+    secondary_capture,
+    structured_report,
+)
 from dicom_io.derived import encode
 from dicom_io.errors import InvalidResult, UnreadableObject, Unsuitable
 from dicom_io.finding import Finding, ModelIdentity
@@ -27,15 +40,59 @@ from worker.settings import Results
 
 log = structlog.get_logger("cxrd.results")
 
-KINDS = (secondary_capture.KIND, presentation_state.KIND, structured_report.KIND)
-"""In the order in which they are made: the report names the others."""
+KINDS = (
+    secondary_capture.KIND,
+    multi_frame_capture.KIND,
+    parametric_map.KIND,
+    presentation_state.KIND,
+    encapsulated_pdf.KIND,
+    structured_report.KIND,
+    key_objects.KIND,
+)
+"""In the order in which they are made: the report names those before it as evidence, and the key objects all."""
 SOP_CLASSES: dict[str, str] = {
     secondary_capture.KIND: SecondaryCaptureImageStorage,
+    multi_frame_capture.KIND: MultiFrameTrueColorSecondaryCaptureImageStorage,
+    parametric_map.KIND: ParametricMapStorage,
     presentation_state.KIND: GrayscaleSoftcopyPresentationStateStorage,
+    encapsulated_pdf.KIND: EncapsulatedPDFStorage,
     structured_report.KIND: Comprehensive3DSRStorage,
+    key_objects.KIND: KeyObjectSelectionDocumentStorage,
 }
-_OFFSETS = {secondary_capture.KIND: 0, structured_report.KIND: 1, presentation_state.KIND: 2}
-_SUFFIXES = {secondary_capture.KIND: ".dcm", structured_report.KIND: ".sr.dcm", presentation_state.KIND: ".pr.dcm"}
+MODALITIES = {
+    secondary_capture.KIND: "OT",
+    multi_frame_capture.KIND: "OT",
+    parametric_map.KIND: "OT",
+    presentation_state.KIND: "PR",
+    encapsulated_pdf.KIND: "DOC",
+    structured_report.KIND: "SR",
+    key_objects.KIND: "KO",
+}
+OFFSETS = {
+    secondary_capture.KIND: 0,
+    structured_report.KIND: 1,
+    presentation_state.KIND: 2,
+    key_objects.KIND: 3,
+    parametric_map.KIND: 4,
+    encapsulated_pdf.KIND: 5,
+    multi_frame_capture.KIND: 6,
+}
+"""What is added to `results.series_number`."""
+_SUFFIXES = {
+    secondary_capture.KIND: ".dcm",
+    structured_report.KIND: ".sr.dcm",
+    presentation_state.KIND: ".pr.dcm",
+    key_objects.KIND: ".ko.dcm",
+    parametric_map.KIND: ".pm.dcm",
+    encapsulated_pdf.KIND: ".pdf.dcm",
+    multi_frame_capture.KIND: ".mf.dcm",
+}
+_DESCRIPTIONS = {
+    key_objects.KIND: "cxrd pneumonia results (research)",
+    parametric_map.KIND: "cxrd pneumonia raw heatmap (research)",
+    encapsulated_pdf.KIND: "cxrd pneumonia page (research)",
+    multi_frame_capture.KIND: "cxrd pneumonia frames (research)",
+}
 
 
 @dataclass(frozen=True)
@@ -88,12 +145,17 @@ def make(
     """
     made: list[Result] = []
     left_out: dict[str, str] = {}
+    common: dict[str, Any] = {"identity": identity, "created": created}
     makers: dict[str, Callable[[], Dataset]] = {
         secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
         presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
         structured_report.KIND: lambda: _report(
             source, reading.finding, identity, settings, created, others=made, predecessor=predecessor
         ),
+        multi_frame_capture.KIND: lambda: _frames(source, reading, settings, common),
+        parametric_map.KIND: lambda: _map(source, reading, settings, common),
+        encapsulated_pdf.KIND: lambda: _page(source, reading, settings, common),
+        key_objects.KIND: lambda: _selection(source, settings, common, made),
     }
     for kind in (each for each in KINDS if each in settings.kinds):
         _add(kind, makers[kind], source, made, left_out)
@@ -158,6 +220,7 @@ def _capture(
         series_number=settings.series_number,
         series_description=settings.series_description,
         created=created,
+        jpeg_quality=settings.jpeg_quality,
     )
 
 
@@ -170,7 +233,7 @@ def _presentation(
         identity=identity,
         aspect=reading.aspect,
         window=reading.window,
-        series_number=settings.series_number + _OFFSETS[presentation_state.KIND],
+        series_number=settings.series_number + OFFSETS[presentation_state.KIND],
         series_description="cxrd pneumonia region (research)",
         created=created,
     )
@@ -194,10 +257,51 @@ def _report(
         source,
         finding=finding,
         identity=identity,
-        series_number=settings.series_number + _OFFSETS[structured_report.KIND],
+        series_number=settings.series_number + OFFSETS[structured_report.KIND],
         series_description="cxrd pneumonia report (research)",
         created=created,
         others=[other.dataset for other in others],
         predecessors=[before] if predecessor else [],
         reason=reason,
+    )
+
+
+def _series(kind: str, settings: Results) -> dict[str, Any]:
+    """Return what tells the series of a kind from the others."""
+    return {"series_number": settings.series_number + OFFSETS[kind], "series_description": _DESCRIPTIONS[kind]}
+
+
+def _frames(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
+    if reading.frames is None:
+        raise Unsuitable("the image was read without frames")
+    return multi_frame_capture.multi_frame_capture(
+        source,
+        reading.frames,
+        ("Radiograph", "Heatmap"),
+        finding=reading.finding,
+        jpeg_quality=settings.jpeg_quality,
+        **_series(multi_frame_capture.KIND, settings),
+        **common,
+    )
+
+
+def _map(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
+    if reading.cam is None:
+        raise Unsuitable("the image was read without the raw heatmap")
+    return parametric_map.parametric_map(source, reading.cam, **_series(parametric_map.KIND, settings), **common)
+
+
+def _page(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
+    from worker.page import report_page  # noqa: PLC0415 - reportlab is for those who want pages
+
+    page = report_page(reading.picture, finding=reading.finding, **common)
+    return encapsulated_pdf.encapsulated_pdf(source, page, **_series(encapsulated_pdf.KIND, settings), **common)
+
+
+def _selection(source: Dataset, settings: Results, common: dict[str, Any], others: list[Result]) -> Dataset:
+    return key_objects.key_objects(
+        source,
+        others=[other.dataset for other in others],
+        **_series(key_objects.KIND, settings),
+        **common,
     )

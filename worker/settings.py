@@ -17,6 +17,16 @@ from dicom_io.errors import InvalidSettings
 AeTitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 """Application entity title: 1–16 characters of the default repertoire without backslash (PS3.5 6.2, VR AE)."""
 Port = Annotated[int, Field(ge=0, le=65535)]
+Kind = Literal[
+    "secondary-capture",
+    "structured-report",
+    "presentation-state",
+    "key-objects",
+    "parametric-map",
+    "encapsulated-pdf",
+    "multi-frame-capture",
+]
+"""A kind of result, as `results.kinds` and a destination's `kinds` name it."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
@@ -91,9 +101,7 @@ class ModelSettings(_Part):
 class Results(_Part):
     """Which objects are returned, and what they look like."""
 
-    kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = Field(
-        ("secondary-capture", "structured-report", "presentation-state"), min_length=1
-    )
+    kinds: tuple[Kind, ...] = Field(("secondary-capture", "structured-report", "presentation-state"), min_length=1)
     series_number: int = Field(9701, ge=0, le=2147483647)
     series_description: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\\]+$")] = (
         "cxrd pneumonia heatmap (research)"
@@ -101,6 +109,7 @@ class Results(_Part):
     height: int = Field(1024, ge=400, le=4096)
     layout: Literal["side-by-side", "overlay"] = "side-by-side"
     report_not_analysed: bool = False
+    jpeg_quality: int | None = Field(None, ge=50, le=100)
 
     @model_validator(mode="after")
     def _a_report_needs_its_kind(self) -> Results:
@@ -126,7 +135,7 @@ class Destination(_Part):
     hl7_application: Annotated[str, StringConstraints(max_length=180)] = ""
     hl7_facility: Annotated[str, StringConstraints(max_length=180)] = ""
     for_calling: tuple[AeTitle, ...] = ()
-    kinds: tuple[Literal["secondary-capture", "structured-report", "presentation-state"], ...] = ()
+    kinds: tuple[Kind, ...] = ()
     compression: Literal["none", "rle", "jpeg-2000"] = "none"
     timeout: float = Field(30.0, gt=0)
 

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pydicom
@@ -23,11 +23,10 @@ from dicom_io.finding import Finding, ModelIdentity, Region
 from dicom_io.pixels import Rendered, render
 from dicom_io.validate import check
 from tests.tools import tool
-from tests.unit.test_secondary_capture import NAMES
 from worker.phantom import radiograph
 from worker.reader import Reading
-from worker.results import KINDS, ResultSet, make
-from worker.settings import Results
+from worker.results import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, ResultSet, make
+from worker.settings import Kind, Results
 
 MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.1.0", "ab12" * 16)
 REGION = Region((10, 20, 60, 90), ((10.0, 20.0), (60.0, 40.5), (42.25, 90.0)))
@@ -35,6 +34,8 @@ FINDING = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "v
 NORMAL = Finding(0.02, "NORMAL", 0.41, "screening", ("NORMAL",), 0.4)
 NOW = dt.datetime(2026, 1, 2, 23, 4, 5, tzinfo=dt.timezone(dt.timedelta(hours=-5)))
 PIXELS = np.linspace(0, 4095, 128 * 96).astype(np.uint16).reshape(128, 96)
+CAM = np.linspace(-1.5, 2.5, 49, dtype=np.float32).reshape(7, 7)
+PICTURE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 
 def source(modality: str = "CR", pixels: NDArray[Any] = PIXELS, **attributes: Any) -> Dataset:
@@ -47,11 +48,29 @@ def source(modality: str = "CR", pixels: NDArray[Any] = PIXELS, **attributes: An
     return pydicom.dcmread(BytesIO(encode(made)))
 
 
+def eight_bits() -> dict[str, Any]:
+    """Return what makes a source of 8 bits stored in 8: the phantom spreads what it is given over 12 in 16."""
+    values = (PIXELS // 16).astype(np.uint8)
+    bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "WindowCenter": 128, "WindowWidth": 256}
+    return {"PixelData": values.tobytes(), **bits}
+
+
 def answered(original: Dataset, finding: Finding = FINDING, model: ModelIdentity = MODEL, **settings: Any) -> ResultSet:
     shown = render(original) if "PixelData" in original else Rendered(np.zeros((2, 2), np.float32), 1.0)
-    picture = np.zeros((64, 96, 3), np.uint8)
+    picture = np.zeros_like(PICTURE)
     zeros = np.zeros((7, 7), np.float32)
-    reading = Reading(finding, zeros, picture, 0.5, 0.2, zeros, shown.aspect, shown.window)
+    reading = Reading(
+        finding,
+        zeros,
+        picture,
+        0.5,
+        0.2,
+        zeros,
+        shown.aspect,
+        shown.window,
+        cam=CAM,
+        frames=np.stack([picture, PICTURE]),
+    )
     return make(original, reading, model, Results(**settings), NOW)
 
 
@@ -79,11 +98,12 @@ def coded(report: Dataset) -> dict[str, str]:
 def test_three_series_of_one_study_made_by_one_device() -> None:
     original = source()
     made = objects(answered(original))
-    assert list(made) == list(KINDS)
+    kinds = [kind for kind in KINDS if kind in Results().kinds]
+    assert list(made) == kinds
     assert {each.StudyInstanceUID for each in made.values()} == {original.StudyInstanceUID}
     assert len({each.SeriesInstanceUID for each in made.values()} | {original.SeriesInstanceUID}) == 4
     assert sorted(int(each.SeriesNumber) for each in made.values()) == [9701, 9702, 9703]
-    assert [made[kind].Modality for kind in KINDS] == ["OT", "PR", "SR"]
+    assert [made[kind].Modality for kind in kinds] == ["OT", "PR", "SR"]
     for each in made.values():
         equipment = each.ContributingEquipmentSequence[0]
         assert {each.DeviceUID, equipment.DeviceUID} == {device_uid(MODEL)}
@@ -313,57 +333,18 @@ def test_the_same_twice() -> None:
 
 # ---- tools that others wrote ---------------------------------------------------------------------------------------
 
-VARIANTS: dict[str, dict[str, Any]] = {
+SHOWN: dict[str, dict[str, Any]] = {
     "CR": {},
-    "DX": {"modality": "DX"},
     "MONOCHROME1": {"PhotometricInterpretation": "MONOCHROME1"},
-    "8 bits": {"pixels": (PIXELS // 16).astype(np.uint8)},
-    "10 bits": {"pixels": PIXELS // 4, "BitsStored": 10, "HighBit": 9},
+    "8 bits": eight_bits(),
     "15 bits": {"pixels": PIXELS * 8, "BitsStored": 15, "HighBit": 14},
-    "little known": dict.fromkeys(
-        ("PatientBirthDate", "StudyID", "AccessionNumber", "PatientOrientation", "ImagerPixelSpacing", "StudyTime")
-    ),
-    "no accession number": {"AccessionNumber": ""},
-    "pixels twice as tall": {"ImagerPixelSpacing": [0.2, 0.1]},
     "window": {"WindowCenter": [2000, 1000], "WindowWidth": [1500, 800]},
 }
-VARIANTS |= {
-    f"name {number}": {"SpecificCharacterSet": charset, "PatientName": name}
-    for number, (charset, name) in enumerate(NAMES)
-    if charset
-}
 
 
-def run(program: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
-    command = [tool(program), *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_other_tools_find_no_error(variant: str, tmp_path: Path) -> None:
-    changes = dict(VARIANTS[variant])
-    original = source(**changes) if "modality" not in changes else source(changes.pop("modality"), **changes)
-    made = answered(original)
-    assert made.left_out == {}
-    for result in made.results:
-        path = tmp_path / f"{result.kind}.dcm"
-        path.write_bytes(result.data)
-        verdict = run("dciodvfy", path)
-        assert [line for line in verdict.stderr.splitlines() if line.startswith("Error")] == [], result.kind
-    report = tmp_path / "structured-report.dcm"
-    # dsr2html knows no Korean: it says so and gives up.
-    for program in ("dsrdump", "dsr2html") if "IR 149" not in str(changes) else ("dsrdump",):
-        done = run(program, report)
-        assert done.returncode == 0, done.stderr
-        assert "Pneumonia" in done.stdout
-    picture = tmp_path / "capture.ppm"
-    subprocess.run([tool("dcm2pnm"), "+op", tmp_path / "secondary-capture.dcm", picture], check=True)
-    assert picture.stat().st_size > 64 * 96 * 3
-
-
-@pytest.mark.parametrize("variant", ["CR", "MONOCHROME1", "8 bits", "window", "15 bits"])
+@pytest.mark.parametrize("variant", SHOWN)
 def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: str, tmp_path: Path) -> None:
-    original = source(**VARIANTS[variant])
+    original = source(**SHOWN[variant])
     made = answered(original)
     state = next(each for each in made.results if each.kind == presentation_state.KIND)
     (tmp_path / "state.dcm").write_bytes(state.data)
@@ -382,5 +363,6 @@ def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: 
 
 
 def test_kinds_are_what_the_settings_name() -> None:
-    assert set(Results().kinds) == set(KINDS)
-    assert secondary_capture.KIND in KINDS
+    assert set(get_args(Kind)) == set(KINDS) == set(SOP_CLASSES) == set(MODALITIES) == set(OFFSETS)
+    assert set(Results().kinds) == {secondary_capture.KIND, presentation_state.KIND, structured_report.KIND}
+    assert sorted(OFFSETS.values()) == list(range(len(KINDS)))
