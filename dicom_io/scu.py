@@ -75,9 +75,9 @@ class Delivery:
                     return status
             decompress(dataset)
         if self._peer.compression and self.accepts(dataset.SOPClassUID, self._peer.compression):
-            status = self._sent_compressed(dataset)
-            if status is not None and outcome(status) is not Outcome.REFUSED:
-                return status
+            compressed = self._sent_compressed(dataset)
+            if compressed is not None and outcome(compressed) is not Outcome.REFUSED:
+                return compressed
             dataset = read_dataset(path)  # as it was before the attempt
             if is_jpeg_picture(dataset):
                 decompress(dataset)

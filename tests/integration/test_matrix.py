@@ -238,6 +238,7 @@ def test_highdicom_reads_the_map_and_where_it_lies(examined: dict[str, Examined]
     assert np.array_equal(read.get_frames(apply_real_world_transform=True)[0].astype(np.float32), CAM)
     assert read.FrameOfReferenceUID
     geometry = read.get_volume_geometry()
+    assert geometry is not None
     # The middle of the map is the middle of the source, whose first pixel's centre is the origin.
     down, across = (float(each) for each in source_spacing(variant))
     middle = geometry.map_indices_to_reference(np.array([[0, 3, 3]]))[0]

@@ -21,9 +21,25 @@ from dicom_io.derived import encode, names_of
 from dicom_io.errors import InvalidResult
 from dicom_io.validate import _representations, check
 from dicom_io.written import Element, Item, read
-from tests.unit.test_result_set import VARIANTS, answered, objects, source, tree
+from tests.unit.test_result_set import answered, objects, source, tree
 from worker.picture import _COLOURS, _OPACITY, _blend, _overlaid
-from worker.results import KINDS
+from worker.settings import Results
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "CR": {},
+    "DX": {"modality": "DX"},
+    "MONOCHROME1": {"PhotometricInterpretation": "MONOCHROME1"},
+    "little known": dict.fromkeys(
+        ("PatientBirthDate", "StudyID", "AccessionNumber", "PatientOrientation", "ImagerPixelSpacing", "StudyTime")
+    ),
+    "window": {"WindowCenter": [2000, 1000], "WindowWidth": [1500, 800]},
+    "German": {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jürgen"},
+    "Japanese": {
+        "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
+        "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    },
+    "Greek": {"SpecificCharacterSet": "ISO_IR 126", "PatientName": "Διονυσιος"},
+}
 
 # ---- reading the written bytes -------------------------------------------------------------------------------------
 
@@ -45,7 +61,7 @@ def ours(item: Item) -> dict[int, Any]:
     }
 
 
-@pytest.mark.parametrize("variant", ["CR", "DX", "MONOCHROME1", "little known", "window", "name 1", "name 3"])
+@pytest.mark.parametrize("variant", ["CR", "DX", "MONOCHROME1", "little known", "window", "German", "Japanese"])
 def test_the_tree_is_the_one_that_pydicom_reads(variant: str) -> None:
     changes = dict(VARIANTS[variant])
     for result in answered(source(changes.pop("modality", "CR"), **changes)).results:
@@ -68,7 +84,7 @@ def test_long_pixel_data_counts_by_its_length() -> None:
         check(encode(dataset), "secondary-capture", original)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", Results().kinds)
 def test_an_object_that_was_cut_off_is_found(kind: str) -> None:
     original = source()
     data = {each.kind: each.data for each in answered(original).results}[kind]
@@ -126,7 +142,7 @@ def test_a_broken_number_is_found(vr: str, size: int) -> None:
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["CR", "DX", "little known", "name 1", "name 4"])
+@pytest.mark.parametrize("variant", ["CR", "DX", "little known", "Greek", "Japanese"])
 def test_the_bytes_are_those_that_pydicom_writes(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = dict(VARIANTS[variant])
     original = source(changes.pop("modality", "CR"), **changes)
