@@ -240,7 +240,7 @@ def raw(original: Dataset, keyword: str, vr: str, value: bytes) -> None:
         # what a kind repeats and cannot
         (lambda d: setattr(d, "VOILUTSequence", sequence(LUTDescriptor=[4, 0, 12])), set()),
         (lambda d: raw(d, "WindowWidth", "DS", b"wide"), set()),
-        (lambda d: raw(d, "WindowCenter", "DS", b"1.23456789012e+300"), {"presentation-state"}),
+        (lambda d: raw(d, "WindowCenter", "DS", b"1.23456789012e+300"), set()),
         (lambda d: raw(d, "RescaleSlope", "DS", b"?"), set()),
         (lambda d: setattr(d, "ModalityLUTSequence", sequence(LUTDescriptor=[1, 0, 16], LUTData=b"ab")), set()),
         (lambda d: setattr(d, "ModalityLUTSequence", sequence(LUTExplanation="x" * 60)), set()),
