@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NUMBERS = {"FD": Struct("<d"), "FL": Struct("<f"), "SL": Struct("<l"), "SS": Struct("<h")}
 NUMBERS |= {"UL": Struct("<L"), "US": Struct("<H")}
 """How the value representations that are numbers in binary are written (PS3.5 6.2)."""
-BINARY = (*NUMBERS, "AT", "OB", "OW", "UN")
+BINARY = (*NUMBERS, "AT", "OB", "OF", "OW", "UN")
 """And all that are not text, as far as results hold them."""
 LONG = 1 << 16
 """Values longer than this stay where they are: pixel data is compared by its length alone."""
