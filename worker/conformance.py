@@ -8,6 +8,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 from pynetdicom.presentation import AllStoragePresentationContexts
 
+from dicom_io import key_objects, parametric_map
 from dicom_io import structured_report as report
 from dicom_io.presentation_state import LAYER
 from dicom_io.scp import READABLE_SYNTAXES
@@ -33,6 +34,11 @@ _CALLED = {
     "webhook": "webhook (no DICOM)",
     "hl7": "HL7 v2.5.1 ORU^R01 over MLLP (no DICOM)",
 }
+_FURTHER_CODES = (
+    ("structured-report", report.PROBABILITY),
+    ("key-objects", key_objects.TITLE),
+    ("parametric-map", parametric_map.QUANTITY),
+)
 _CODES = (report.PNEUMONIA, report.PRESENCE, report.PRESENT, report.ABSENT, report.INDETERMINATE)
 
 
@@ -236,25 +242,26 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
         " Device UID of its own for each set of weights; Content Qualification RESEARCH."
     )
     yield ""
-    yield (
-        f"- Secondary Capture: RGB, 8 bits, {settings.results.height} rows at most; uncompressed, or lossless RLE or"
-        " JPEG 2000 where a destination is set so and accepts it."
-    )
-    yield f"- Presentation state: graphic layer {LAYER} with outline, box and text; window and polarity as shown."
-    yield "- Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; COMPLETE, UNVERIFIED."
+    yield from (f"- {words}" for kind, words in _contents(settings) if kind in settings.results.kinds)
     yield (
         "- When an image is read again by a newer model, objects with UIDs of their own are made beside the earlier"
         " ones, and the report names the last earlier one in Predecessor Documents Sequence."
     )
     if settings.results.report_not_analysed:
-        yield "- Radiographs that are not analysed get such a report too: Indeterminate, the reason as a Comment."
+        yield (
+            "- Radiographs that are not analysed get a structured report too: Indeterminate, the reason as a Comment."
+        )
     yield ""
     yield "### 7.2 Coded terminology"
     yield ""
     yield from _table(
         ("code", "scheme", "meaning"),
         [(each.CodeValue, each.CodingSchemeDesignator, each.CodeMeaning) for each in _CODES]
-        + [(report.PROBABILITY.value, report.PROBABILITY.scheme_designator, report.PROBABILITY.meaning)],
+        + [
+            (each.value, each.scheme_designator, each.meaning)
+            for kind, each in _FURTHER_CODES
+            if kind in settings.results.kinds
+        ],
     )
     yield ""
     yield "### 7.3 Model"
@@ -263,6 +270,31 @@ def _results(settings: Settings, card: Card) -> Iterator[str]:
     yield f"{card.label}; operating points: {points}; in use: {settings.model.operating_point}."
     yield ""
     yield "No private attributes, no private transfer syntaxes, no extended, specialised or private SOP classes."
+
+
+def _contents(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what is in each kind of object."""
+    quality = settings.results.jpeg_quality
+    made = "RGB, uncompressed, or lossless RLE or JPEG 2000 where a destination is set so and accepts it"
+    if quality is not None:
+        made = f"JPEG Baseline (quality {quality}), or decompressed to RGB where a destination does not accept that"
+    height = f"8 bits, {settings.results.height} rows at most"
+    yield "secondary-capture", f"Secondary Capture: {height}; {made}."
+    yield "presentation-state", f"Presentation state: graphic layer {LAYER}; window and polarity as shown."
+    yield "structured-report", "Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; UNVERIFIED."
+    yield "key-objects", "Key objects: TID 2010; the image, with the presentation state, and every other result."
+    yield (
+        "parametric-map",
+        (
+            "Parametric map: one frame of Float Pixel Data, real world values as stored; in a frame of reference of its"
+            " own in the plane of the detector."
+        ),
+    )
+    yield "encapsulated-pdf", "Encapsulated PDF: one A4 page without patient's name, ID or any UID of the study."
+    yield (
+        "multi-frame-capture",
+        f"Multi-frame Secondary Capture: two frames of {height}, by Frame Label Vector; {made}.",
+    )
 
 
 def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Iterator[str]:

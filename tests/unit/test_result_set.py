@@ -280,7 +280,9 @@ def test_a_kind_that_cannot_be_made_does_not_keep_the_others(broken: str, monkey
 
     monkeypatch.setattr(module, broken.replace("-", "_"), fail)
     made = answered(source())
-    assert [each.kind for each in made.results] == [kind for kind in KINDS if kind in Results().kinds and kind != broken]
+    assert [each.kind for each in made.results] == [
+        kind for kind in KINDS if kind in Results().kinds and kind != broken
+    ]
     assert "unexpected ValueError at" in made.left_out[broken]
     assert "Jane" not in made.left_out[broken]
     for result in made.results:
