@@ -172,7 +172,8 @@ def begin(
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [code("109102", "Processing Equipment")]
     _equip(equipment, identity)
-    equipment.ContributionDateTime = when.strftime("%Y%m%d%H%M%S%z")[:19]
+    # Its zone is that of the object (Timezone Offset From UTC); DCMTK 3.6.7 takes +0000 for an error.
+    equipment.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
     equipment.ContributionDescription = "Pneumonia classifier with Grad-CAM heatmap"
     dataset.ContributingEquipmentSequence = [equipment]
     dataset.file_meta = FileMetaDataset()

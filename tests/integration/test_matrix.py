@@ -61,6 +61,8 @@ VARIANTS |= {
     "all empty": dict.fromkeys(MISSING.split(), "") | {"BodyPartExamined": None},
     "no accession number": {"AccessionNumber": ""},
     "request": {"modality": "DX", "RequestAttributesSequence": [request()], "TimezoneOffsetFromUTC": "+0100"},
+    "name of one part": {"PatientName": "NAMELESS"},
+    "UTC": {"TimezoneOffsetFromUTC": "+0000"},
     "pixels twice as tall": {"ImagerPixelSpacing": [0.2, 0.1], "PixelSpacing": None},
     "two windows": {"WindowCenter": [2000, 1000], "WindowWidth": [1500, 800]},
     "identified pixels": {"modality": "DX", "BurnedInAnnotation": "YES"},

@@ -80,9 +80,16 @@ def coloured(page: Any) -> float:
     return float((pixels[..., 0] - pixels[..., 2] > 60).mean())
 
 
-def open_series(page: Any, description: str) -> None:
-    """Open a series from the list at the left by a double click, as a person does."""
-    page.get_by_text(description, exact=False).first.dblclick()
+def open_series(page: Any, description: str, seen: Callable[[], bool]) -> None:
+    """Open a series from the list at the left by a double click, and by another where the viewer was still busy."""
+    for _ in range(5):
+        page.get_by_text(description, exact=False).first.dblclick()
+        try:
+            wait_for(seen, 15)
+        except AssertionError:
+            continue
+        return
+    raise AssertionError(f"{description} did not open")
 
 
 @pytest.mark.slow
@@ -107,13 +114,12 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
             assert series in listed, listed
 
         plain = coloured(page)
-        open_series(page, "cxrd pneumonia heatmap")
-        wait_for(lambda: coloured(page) > 0.005, 60)
+        open_series(page, "cxrd pneumonia heatmap", lambda: coloured(page) > 0.005)
         assert plain < 0.005  # the radiograph itself is grey
         shot(page, "viewer-overlay")
 
-        open_series(page, "cxrd pneumonia report")
-        wait_for(lambda: "Probability" in page.locator("body").inner_text() + page.locator("body").inner_html(), 60)
+        body = page.locator("body")
+        open_series(page, "cxrd pneumonia report", lambda: "Probability" in body.inner_text() + body.inner_html())
         page.wait_for_timeout(2000)
         shot(page, "viewer-report")
     finally:

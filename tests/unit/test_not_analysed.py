@@ -269,5 +269,5 @@ def test_analyze_writes_it_too(tmp_path: Path, reader: Reader, results: Results,
 
 
 def test_the_conformance_statement_says_it(reader: Reader) -> None:
-    assert "not analysed get such a report" in statement(Settings(results=ON), reader.card)
-    assert "not analysed get such a report" not in statement(Settings(), reader.card)
+    assert "not analysed get a structured report" in statement(Settings(results=ON), reader.card)
+    assert "not analysed get a structured report" not in statement(Settings(), reader.card)

@@ -120,7 +120,7 @@ def test_times_are_local_and_say_so() -> None:
     assert (result.ContentDate, result.ContentTime) == ("20260102", "230405")
     assert (result.InstanceCreationDate, result.InstanceCreationTime) == ("20260102", "230405")
     assert result.TimezoneOffsetFromUTC == "-0500"
-    assert result.ContributingEquipmentSequence[0].ContributionDateTime == "20260102230405-0500"
+    assert result.ContributingEquipmentSequence[0].ContributionDateTime == "20260102230405"
 
 
 @pytest.mark.parametrize(
