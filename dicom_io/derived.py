@@ -208,6 +208,18 @@ def reference(dataset: Dataset) -> Dataset:
     return item
 
 
+def source_image(source: Dataset) -> Dataset:
+    """Return an item that names the radiograph as what an object was made from (PS3.3 C.7.6.1.1.4)."""
+    image = reference(source)
+    image.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
+    return image
+
+
+def burned_in(source: Dataset) -> str:
+    """Return Burned In Annotation of what shows the radiograph: NO only where the source says NO of itself."""
+    return "NO" if text(source, "BurnedInAnnotation").upper() == "NO" else "YES"
+
+
 def names_of(dataset: Dataset) -> Dataset:
     """Return a data set with nothing but the four UIDs by which a SOP instance is found."""
     item = Dataset()

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_io.derived import begin, code, plain_text, reference
-from dicom_io.values import text
+from dicom_io.derived import begin, burned_in, code, plain_text, source_image
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,11 +63,9 @@ def encapsulated_pdf(
     )
     dataset.ConversionType = "WSD"
     dataset.AcquisitionDateTime = None
-    dataset.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation").upper() == "NO" else "YES"
+    dataset.BurnedInAnnotation = burned_in(source)
     dataset.RecognizableVisualFeatures = "NO"
-    image = reference(source)
-    image.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
-    dataset.SourceInstanceSequence = [image]
+    dataset.SourceInstanceSequence = [source_image(source)]
     dataset.DocumentTitle = plain_text(TITLE)
     # LOINC's word for a report on an imaging study, of whatever kind (PS3.16 CID 7020).
     dataset.ConceptNameCodeSequence = [code("18748-4", "Diagnostic imaging report", "LN")]

@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ParametricMapStorage
 
-from dicom_io.derived import begin, code, element_of, plain_text, reference, stand_in
+from dicom_io.derived import begin, code, element_of, plain_text, reference, source_image, stand_in
 from dicom_io.errors import Unsuitable
 from dicom_io.secondary_capture import pass_on_loss
 from dicom_io.uids import derived_uid
@@ -208,8 +208,7 @@ def _mapping(cam: NDArray[np.float32]) -> RealWorldValueMapping:
 
 def _derivation(source: Dataset) -> Dataset:
     """Name the source and what was done (PS3.3 C.7.6.16.2.6)."""
-    image = reference(source)
-    image.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
+    image = source_image(source)
     image.SpatialLocationsPreserved = "NO"
     item = Dataset()
     item.SourceImageSequence = [image]

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_io.derived import MANUFACTURER, begin, code, element_of, plain_text, reference, versions_of
+from dicom_io.derived import MANUFACTURER, begin, burned_in, code, element_of, plain_text, source_image, versions_of
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.jpeg_picture import compress, kind_of
 from dicom_io.values import text
@@ -104,9 +104,7 @@ def describe_capture(dataset: Dataset, identity: ModelIdentity) -> None:
 def describe_derivation(dataset: Dataset, source: Dataset, finding: Finding, identity: ModelIdentity) -> None:
     """Say what the picture was made from, and how (PS3.3 C.7.6.1.1.3, C.7.6.1.1.4)."""
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    image = reference(source)
-    image.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
-    dataset.SourceImageSequence = [image]
+    dataset.SourceImageSequence = [source_image(source)]
     dataset.DerivationDescription = plain_text(
         f"Grad-CAM heatmap beside the radiograph, by {identity.name} {identity.version}: pneumonia probability"
         f" {finding.probability:.4f}, decision {finding.decision} at threshold {finding.threshold:.4f}."
@@ -116,7 +114,7 @@ def describe_derivation(dataset: Dataset, source: Dataset, finding: Finding, ide
         code("113085", "Spatial resampling"),
         code("113042", "Pixel by pixel addition"),
     ]
-    dataset.BurnedInAnnotation = "NO" if text(source, "BurnedInAnnotation").upper() == "NO" else "YES"
+    dataset.BurnedInAnnotation = burned_in(source)
 
 
 def pass_on_loss(dataset: Dataset, source: Dataset) -> None:

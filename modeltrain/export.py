@@ -23,7 +23,7 @@ from modeltrain.data import Images, data_digest, read_sample, scan
 from modeltrain.details import details
 from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
-from modeltrain.framing import overlap_weights, propensities
+from modeltrain.framing import overlap
 from modeltrain.judge import Judge, calibrated
 from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -240,8 +240,7 @@ def _overlap(progress: Progress, split: Split) -> NDArray[np.float64] | None:
     if not progress.recipe.get("overlap"):
         return None
     train, validation = (Images(part, progress.recipe["cache_bytes"]) for part in (split.train, split.validation))
-    _, others = propensities(train, split.train, validation, progress.recipe["seed"])
-    return overlap_weights(others, np.array([sample.label for sample in split.validation]))
+    return overlap(train, validation, progress.recipe["seed"])[1]
 
 
 def _write_card(folder: Path, card: dict[str, Any]) -> None:

@@ -86,6 +86,13 @@ def propensities(
         return own[:, 1], model.fit(known, labels).predict_proba(asked)[:, 1]
 
 
+def overlap(train: Images, validation: Images, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the overlap weights of training and of validation images, float64 [N] each."""
+    found = propensities(train, train.samples, validation, seed)
+    labels = [np.array([sample.label for sample in images.samples]) for images in (train, validation)]
+    return overlap_weights(found[0], labels[0]), overlap_weights(found[1], labels[1])
+
+
 def overlap_weights(propensities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return each image's overlap weight, float64 [N], with a mean of 1 in each class.
 

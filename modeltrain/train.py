@@ -31,7 +31,7 @@ from tqdm import tqdm
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.batches import batch_count, batches, order_of
 from modeltrain.data import Images
-from modeltrain.framing import overlap_weights, propensities
+from modeltrain.framing import overlap
 from modeltrain.network import ChestNet, build, load_weights
 from modeltrain.outputs import probability
 from modeltrain.progress import Epoch, Progress, origin_of, read_progress
@@ -99,7 +99,7 @@ def run(
     state = Progress(_plain(recipe), digest, start=origin, parts=parts)
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
-    drawn_by, weighed_by = _overlap(train_images, validation_images, recipe)
+    weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
 
     learner = Learner(recipe, device)
@@ -120,8 +120,8 @@ def run(
                 log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
                 break
             started = time.monotonic()
-            train_loss, rate = learner.learn(train_images, epoch, weights=drawn_by, progress=progress)
-            validation_loss, auc, alike = learner.validate(validation_images, weighed_by)
+            train_loss, rate = learner.learn(train_images, epoch, weights=weights[0], progress=progress)
+            validation_loss, auc, alike = learner.validate(validation_images, weights[1])
             seconds = round(time.monotonic() - started, 1)
             line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, alike)
             state.history.append(line)
@@ -242,17 +242,6 @@ class Learner:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def _overlap(
-    train: Images, validation: Images, recipe: Recipe
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
-    """Return the overlap weights of training and validation images, if the recipe draws by them."""
-    if not recipe.overlap:
-        return None, None
-    found = propensities(train, train.samples, validation, recipe.seed)
-    labels = [np.array([sample.label for sample in images.samples]) for images in (train, validation)]
-    return overlap_weights(found[0], labels[0]), overlap_weights(found[1], labels[1])
 
 
 def _placed(network: ChestNet, device: str) -> ChestNet:

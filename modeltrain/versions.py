@@ -14,7 +14,7 @@ import onnxruntime
 
 from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
 from modeltrain.outputs import CLASSES
-from modeltrain.registry import CARD, CURRENT, ONNX, Card, current_model, load_card, shipped_model
+from modeltrain.registry import CARD, CURRENT, INT8, ONNX, Card, current_model, load_card, shipped_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,10 +124,10 @@ class Versions:
             It cannot be written.
         """
         card = load_card(folder)
-        prove(card)
         name = version_name(card)
         target, building = self.root / name, self.root / f".{name}.new"
         if not target.exists():
+            prove(card)
             try:
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir(parents=True)
@@ -213,23 +213,25 @@ class Versions:
 
 
 def prove(card: Card) -> None:
-    """Let a model answer one empty image on the CPU: digests say that files are as they were made, not that they serve.
+    """Let each file that may serve on a CPU answer one empty image: a digest says that it is whole, not that it serves.
 
     Raises
     ------
     InvalidModel
         It cannot be loaded, or answers in another form than `modeltrain.outputs.Outputs`.
     """
-    try:
-        session = onnxruntime.InferenceSession(str(card.folder / ONNX), providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        blank = np.zeros((1, 1, card.input_size, card.input_size), np.float32)
-        answers = dict(zip(names, session.run(names, {"image": blank}), strict=True))
-    except Exception as error:  # ONNX Runtime's errors have no common base but this
-        raise InvalidModel(f"{card.folder / ONNX}: cannot answer ({type(error).__name__})") from error
-    shapes = {name: answers[name].shape for name in ("logits", "cam") if name in answers}
-    if shapes.get("logits") != (1, len(CLASSES)) or shapes.get("cam", ())[:2] != (1, len(CLASSES)):
-        raise InvalidModel(f"{card.folder / ONNX}: answers in another form than logits and cam of two classes")
+    for file in (each for each in (ONNX, INT8) if each in card.digests):
+        path = card.folder / file
+        try:
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            names = [output.name for output in session.get_outputs()]
+            blank = np.zeros((1, 1, card.input_size, card.input_size), np.float32)
+            answers = dict(zip(names, session.run(names, {"image": blank}), strict=True))
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise InvalidModel(f"{path}: cannot answer ({type(error).__name__})") from error
+        shapes = {name: answers[name].shape for name in ("logits", "cam") if name in answers}
+        if shapes.get("logits") != (1, len(CLASSES)) or shapes.get("cam", ())[:2] != (1, len(CLASSES)):
+            raise InvalidModel(f"{path}: answers in another form than logits and cam of two classes")
 
 
 def _served_before(history: list[dict[str, Any]], current: str) -> list[str]:

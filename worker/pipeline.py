@@ -25,7 +25,7 @@ from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewResult
 from worker.reader import Reader, Reading
-from worker.results import Result, ResultSet, make, not_analysed
+from worker.results import ResultSet, make, not_analysed
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
@@ -196,7 +196,17 @@ class Pipeline:
     def _keep(self, made: ResultSet) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
         self._blobs.check_space(sum(len(result.data) for result in made.results))
-        return [self._stored(result) for result in made.results]
+        return [
+            NewResult(
+                kind=result.kind,
+                sop_class_uid=str(result.dataset.SOPClassUID),
+                sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                series_instance_uid=str(result.dataset.SeriesInstanceUID),
+                sha256=self._blobs.put(result.data),
+                size_bytes=len(result.data),
+            )
+            for result in made.results
+        ]
 
     def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
         # The time of receipt or of the wish, so that the same work always gives the same bytes; in the site's zone.
@@ -231,16 +241,6 @@ class Pipeline:
         if names:
             self._delivered()
         return "analysed"
-
-    def _stored(self, result: Result) -> NewResult:
-        return NewResult(
-            kind=result.kind,
-            sop_class_uid=str(result.dataset.SOPClassUID),
-            sop_instance_uid=str(result.dataset.SOPInstanceUID),
-            series_instance_uid=str(result.dataset.SeriesInstanceUID),
-            sha256=self._blobs.put(result.data),
-            size_bytes=len(result.data),
-        )
 
     def _notifications(
         self,

@@ -14,7 +14,7 @@ from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
 from modeltrain.compare import compare, delong
 from modeltrain.data import Sample
 from modeltrain.evaluate import Answers
-from modeltrain.registry import CARD, ONNX, shipped_model
+from modeltrain.registry import CARD, INT8, ONNX, shipped_model
 from modeltrain.versions import Versions
 from tests.models import variant
 
@@ -166,11 +166,12 @@ def test_a_torn_line_of_the_history_is_no_exchange(tmp_path: Path) -> None:
         versions.history()
 
 
-def test_a_file_with_the_right_digest_that_cannot_answer_is_not_taken_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [ONNX, INT8])
+def test_a_file_with_the_right_digest_that_cannot_answer_is_not_taken_in(file: str, tmp_path: Path) -> None:
     folder = variant(tmp_path / "new")
-    (folder / ONNX).write_bytes(b"no network")
+    (folder / file).write_bytes(b"no network")
     card = json.loads((folder / CARD).read_text())
-    card["files"][ONNX] = {"sha256": hashlib.sha256(b"no network").hexdigest(), "bytes": 10}
+    card["files"][file] = {"sha256": hashlib.sha256(b"no network").hexdigest(), "bytes": 10}
     (folder / CARD).write_text(json.dumps(card))
-    with pytest.raises(InvalidModel, match=r"model.onnx: cannot answer"):
+    with pytest.raises(InvalidModel, match=f"{file}: cannot answer"):
         Versions(tmp_path / "site").add(folder)
