@@ -44,6 +44,9 @@ class Finding:
         `bacteria` or `virus`, and how probable (0.5 to 1): research only. None without a pneumonia or this answer.
     region
         Where the model looked, when the decision is PNEUMONIA and there was anything to see.
+    beyond_normal
+        The heatmap is empty by itself, because the threshold lies below the network's own: it and the region show what
+        goes beyond the mean map of normal radiographs instead.
     """
 
     probability: float
@@ -55,6 +58,7 @@ class Finding:
     agent: str | None = None
     agent_probability: float | None = None
     region: Region | None = None
+    beyond_normal: bool = False
 
     @property
     def out_of_distribution(self) -> bool | None:

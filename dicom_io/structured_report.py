@@ -304,4 +304,6 @@ def _parameters(finding: Finding | None, identity: ModelIdentity, reason: str) -
         told.append("conformal prediction set: " + (", ".join(finding.prediction_set) or "empty"))
     if finding.outlier is not None:
         told.append(f"out of distribution score {finding.outlier:.2f} (limit 1)")
+    if finding.beyond_normal:
+        told.append("region: where Grad-CAM exceeds the mean of normal radiographs")
     return told

@@ -48,6 +48,11 @@ class Judge:
     threshold
         Instead of the operating point's own, in calibrated probability.
 
+    Attributes
+    ----------
+    normal_map
+        float32 [h, w], for `modeltrain.outputs.attention`; None where the card has none.
+
     Raises
     ------
     InvalidSettings
@@ -71,8 +76,12 @@ class Judge:
             self._slope, self._intercept = float(calibration["slope"]), float(calibration["intercept"])
             conformal = card.raw.get("conformal")
             self._least = {c: float(conformal["least_probability"][c]) for c in CLASSES} if conformal else None
+            normal = card.raw.get("normal_map")
+            self.normal_map = (
+                np.array(normal["values"], np.float32).reshape(len(normal["values"]), -1) if normal else None
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidModel(f"{card.folder}: calibration or conformal part of the card is unusable") from error
+            raise InvalidModel(f"{card.folder}: calibration, conformal part or map of the card is unusable") from error
         if not (math.isfinite(self._slope) and self._slope > 0 and math.isfinite(self._intercept)):
             raise InvalidModel(f"{card.folder}: the calibration would change the order of answers")
 

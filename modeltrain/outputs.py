@@ -54,13 +54,14 @@ def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return ((1 + np.tanh(half)) / 2).astype(np.float32)
 
 
-def attention(cam: NDArray[np.float32]) -> NDArray[np.float32]:
+def attention(cam: NDArray[np.float32], normal: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Return what speaks for PNEUMONIA, and where: float32 [N, h, w] in [0, 1], each map scaled to its own maximum.
 
     The ReLU keeps what raises the class's score (Selvaraju et al. 2017, equation 2). A map with nothing positive in it
-    is all zero.
+    is all zero. With `normal`, float32 [h, w], the mean map of normal radiographs before the ReLU, the result is what
+    speaks for PNEUMONIA more than it does there in them: a score above theirs comes from somewhere, so it is not empty.
     """
-    positive = np.maximum(cam[:, 1], 0)
+    positive = np.maximum(cam[:, 1] if normal is None else cam[:, 1] - normal, 0)
     peak = positive.max(axis=(1, 2), keepdims=True)
     scaled: NDArray[np.float32] = np.divide(positive, peak, out=np.zeros_like(positive), where=peak > 0)
     return scaled

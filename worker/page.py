@@ -90,7 +90,8 @@ def _facts(finding: Finding, identity: ModelIdentity, created: datetime) -> Iter
         yield "Caution", "unlike the images the model was trained on"
     if finding.region:
         left, up, right, down = finding.region.box
-        yield "Attended region", f"columns {left} to {right}, rows {up} to {down} of the image"
+        name = "Region beyond normal" if finding.beyond_normal else "Attended region"
+        yield name, f"columns {left} to {right}, rows {up} to {down} of the image"
     yield "Received", created.strftime("%Y-%m-%d %H:%M %z")
     yield "Model", f"{identity.name} {identity.version}"[:70]
     yield "Weights (SHA-256)", identity.digest[:64]

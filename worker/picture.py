@@ -270,6 +270,8 @@ def caption(finding: Finding) -> str:
         return "Where the model looked (Grad-CAM, faded)"
     if finding.region is None:  # the threshold lies below the network's own
         return "Grad-CAM: no part speaks for it by itself"
+    if finding.beyond_normal:
+        return "Where it differs from normal (Grad-CAM)"
     return "Where the model looked (Grad-CAM)"
 
 

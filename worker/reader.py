@@ -97,8 +97,12 @@ class Reader:
         if years is not None and not self.judge.least_age <= int(years) <= self.judge.greatest_age:
             # The header decides before the image: whoever looks young is not therefore a child.
             judgement = replace(judgement, outlier=max(judgement.outlier or 0.0, 1.0))
-        region = attended_region(heat, rows, columns) if judgement.decision == CLASSES[1] else None
-        finding = Finding(**asdict(judgement), region=region)
+        positive = judgement.decision == CLASSES[1]
+        beyond = positive and not heat.any() and self.judge.normal_map is not None
+        if beyond:  # the threshold lies below the network's own, for which nothing here speaks for pneumonia by itself
+            heat = attention(outputs.cam, self.judge.normal_map)[0]
+        region = attended_region(heat, rows, columns) if positive else None
+        finding = Finding(**asdict(judgement), region=region, beyond_normal=beyond)
         results = self._settings.results
 
         def composed(layout: Layout) -> NDArray[np.uint8]:

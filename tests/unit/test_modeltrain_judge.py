@@ -42,7 +42,8 @@ def answers(n: int, sharpness: float, seed: int = 0) -> tuple[NDArray[np.float32
 
 def raw(n: int = 2000, seed: int = 0) -> Raw:
     logits, labels = answers(n, 2.0, seed)
-    return Raw(logits, labels, np.full((n, 2), 0.5, np.float32), np.linspace(0, 2, n, dtype=np.float32))
+    cam = np.random.default_rng(seed).normal(0, 1, (n, 7, 7)).astype(np.float32)
+    return Raw(logits, labels, np.full((n, 2), 0.5, np.float32), np.linspace(0, 2, n, dtype=np.float32), cam)
 
 
 def card_with(**parts: Any) -> Card:
@@ -218,3 +219,13 @@ def test_all_parts_of_a_card_fit_together() -> None:
     judge = Judge(card_with(**parts))
     assert judge.threshold == parts["threshold"]["value"] == parts["operating_points"][SCREENING]["threshold"]
     assert len(parts["reference"]["probability"]) == 101
+
+
+def test_the_card_keeps_the_mean_map_of_normal_images() -> None:
+    shown = raw(200)
+    fitted = fit_all(shown)
+    expected = shown.cam[shown.labels == 0].mean(axis=0)
+    judge = Judge(card_with(**fitted))
+    assert judge.normal_map is not None
+    assert np.allclose(judge.normal_map, expected, rtol=1e-3, atol=1e-6)
+    assert Judge(card_with(**{**fitted, "normal_map": None})).normal_map is None

@@ -22,3 +22,10 @@ def test_attention_keeps_what_speaks_for_pneumonia_and_scales_it() -> None:
     result = attention(cam)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, [[[0, 0.5, 1]], [[0, 0, 0]]])
+
+
+def test_an_empty_map_is_told_from_the_mean_of_normal_radiographs() -> None:
+    cam = np.full((1, 2, 2, 2), -1.0, np.float32)
+    cam[0, 1] = [[-1.0, -0.5], [-2.0, -1.0]]
+    assert not attention(cam).any()
+    assert attention(cam, np.full((2, 2), -1.0, np.float32)).tolist() == [[[0.0, 1.0], [0.0, 0.0]]]

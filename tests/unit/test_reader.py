@@ -71,14 +71,36 @@ class Silent:
         self._batcher.close()
 
 
-def test_a_pneumonia_without_a_place_has_no_region_and_says_so() -> None:
-    """A threshold below the network's own calls images pneumonia in which no cell speaks for it."""
-    everything = Reader(Settings(model=ModelSettings(threshold=0.0)))
-    everything._batcher = Silent(everything._batcher)  # type: ignore[assignment]
-    try:
-        reading = everything.read_values(render(chest("place")), now())
-    finally:
-        everything.close()
+@pytest.fixture
+def everything() -> Iterator[Reader]:
+    """Calls everything pneumonia, with an empty map: its threshold lies below the network's own."""
+    made = Reader(Settings(model=ModelSettings(threshold=0.0)))
+    made._batcher = Silent(made._batcher)  # type: ignore[assignment]
+    yield made
+    made.close()
+
+
+def test_a_pneumonia_without_a_place_is_shown_against_normal_radiographs(everything: Reader) -> None:
+    slope = np.arange(49, dtype=np.float32).reshape(7, 7)
+    everything.judge.normal_map = -20 - slope
+    everything.judge.normal_map[3, 2] -= 20
+    reading = everything.read_values(render(chest("place")), now())
     assert reading.finding.decision == "PNEUMONIA"
-    assert reading.finding.region is None
-    assert caption(reading.finding) == "Grad-CAM: no part speaks for it by itself"
+    assert reading.finding.beyond_normal
+    assert np.unravel_index(reading.attention.argmax(), (7, 7)) == (3, 2)
+    region = reading.finding.region
+    assert region is not None
+    rows, columns = render(chest("place")).values.shape
+    left, top, right, bottom = region.box
+    assert left <= 2.5 / 7 * columns <= right
+    assert top <= 3.5 / 7 * rows <= bottom
+    assert caption(reading.finding) == "Where it differs from normal (Grad-CAM)"
+
+
+def test_a_card_without_a_map_of_normal_radiographs_leaves_it_without_a_region(everything: Reader) -> None:
+    everything.judge.normal_map = None
+    finding = everything.read_values(render(chest("place")), now()).finding
+    assert finding.decision == "PNEUMONIA"
+    assert finding.region is None
+    assert not finding.beyond_normal
+    assert caption(finding) == "Grad-CAM: no part speaks for it by itself"
