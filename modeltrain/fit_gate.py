@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from modeltrain.network import ChestNet
 
-FLAGGED = 0.01  # part of the validation images that each of the two looks may flag
+FLAGGED = 0.004  # part of the validation images that each of the two looks may flag
 _AXES = 64  # principal axes of the Mahalanobis distance
 _MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
 _BATCH = 16
@@ -53,7 +53,7 @@ def fit_gate(
     train
         The population; at most 2,000 of it are looked at, drawn by `seed`.
     validation
-        Where the limits are set: each look may flag one in a hundred of these, as they are and framed anew.
+        Where the limits are set: each look may flag 4 in 1,000 of these, as they are and framed anew.
     outliers
         A folder of radiographs of other populations (JPEG or PNG; never those that the gate is judged on). Distorted
         images of `train` (turned, inverted, cut, noise) are outliers in any case.
@@ -90,7 +90,7 @@ def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[
     center, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
     both = np.concatenate([own, foreign])
     labels = np.repeat([0, 1], [len(own), len(foreign)])
-    classifier = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
+    classifier = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
     classifier.fit((both - center) / spread, labels)
     weight = classifier.coef_[0] / spread
     said = (known - center) @ weight
