@@ -136,7 +136,7 @@ class Destination(_Part):
     hl7_facility: Annotated[str, StringConstraints(max_length=180)] = ""
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Kind, ...] = ()
-    compression: Literal["none", "rle", "jpeg-2000"] = "none"
+    compression: Literal["auto", "none", "rle", "jpeg-2000"] = "auto"
     timeout: float = Field(30.0, gt=0)
 
     @model_validator(mode="after")
@@ -151,7 +151,7 @@ class Destination(_Part):
             raise ValueError("a webhook or an HL7 receiver gets notifications: it has no kinds")
         if self.hl7 and not 0 < self.hl7_address[1] < 65536:
             raise ValueError("hl7: the port must be 1 to 65535")
-        if self.compression != "none" and not all(node):
+        if self.compression not in ("auto", "none") and not all(node):
             raise ValueError("compression is negotiated with a DICOM node (host, port and ae_title)")
         return self
 
