@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from dicom_io.compression import COMPRESSIONS, LOSSLESS, is_available
 from dicom_io.errors import InvalidSettings
 from dicom_io.scu import Peer
@@ -9,6 +11,7 @@ from dicom_io.stow import WebPeer, require
 from worker import oru, webhook
 from worker.mllp import Hl7Peer
 from worker.settings import Destination, Kind, Settings
+from worker.tls import client_context
 
 AnyPeer = Peer | WebPeer | webhook.WebhookPeer | Hl7Peer
 
@@ -34,7 +37,7 @@ def peer_of(destination: Destination, settings: Settings) -> AnyPeer:
     Raises
     ------
     InvalidSettings
-        The library is not installed that its protocol or its compression needs.
+        The library is not installed that its protocol or its compression needs, or its `ca_file` is of no use.
     """
     if destination.webhook:
         return webhook.WebhookPeer(destination.webhook, destination.secret.get_secret_value(), destination.timeout)
@@ -42,13 +45,20 @@ def peer_of(destination: Destination, settings: Settings) -> AnyPeer:
         oru.require()
         host, port = destination.hl7_address
         names = destination.hl7_application, destination.hl7_facility
-        return Hl7Peer(host, port, *names, timeout=destination.timeout)
+        return Hl7Peer(host, port, *names, timeout=destination.timeout, tls=_tls(destination))
     if destination.url:
         require()
         return WebPeer(
             destination.url, destination.username, destination.password.get_secret_value(), destination.timeout
         )
     return node_of(destination, settings)
+
+
+def _tls(destination: Destination) -> ssl.SSLContext | None:
+    try:
+        return client_context(destination.ca_file) if destination.tls else None
+    except InvalidSettings as error:
+        raise InvalidSettings(f"destination {destination.name}: {error}") from error
 
 
 def node_of(destination: Destination, settings: Settings) -> Peer:

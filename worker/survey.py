@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from worker.destinations import AnyPeer, kinds_of
 from worker.mllp import Hl7Peer, deliver_hl7
 from worker.results import SOP_CLASSES
 from worker.settings import Destination, Settings
+from worker.tls import client_context, secured
 
 Seen = tuple[bool, str]
 """Whether it is well, and what was seen."""
@@ -143,10 +143,7 @@ def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
     try:
         with socket.create_connection((host, port), timeout=min(peer.timeout, 10.0)) as connection:
             if secure:
-                with ssl.create_default_context().wrap_socket(connection, server_hostname=host):
-                    pass
-    except ssl.SSLError as error:
-        raise PeerUnavailable(f"{written(host, port)}: no TLS connection ({getattr(error, 'reason', None)})") from error
+                secured(connection, host, client_context(None), written(host, port)).close()
     except OSError as error:
         raise PeerUnavailable(f"{written(host, port)} cannot be reached ({type(error).__name__})") from error
     yield True, f"{written(host, port)} takes {'TLS ' if secure else ''}connections; the webhook itself was not called"
@@ -159,7 +156,10 @@ def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
 def _receiver(peer: Hl7Peer, settings: Settings, *, store: bool) -> Iterator[Seen]:
     with deliver_hl7(peer) as delivery:
         delivery.open()
-        yield True, f"{written(peer.host, peer.port)} takes connections; no message was sent"
+        yield (
+            True,
+            f"{written(peer.host, peer.port)} takes {'TLS ' if peer.tls else ''}connections; no message was sent",
+        )
         if store:
             moment = now().astimezone()
             source: Dataset = probe.test_object(moment)
