@@ -21,6 +21,10 @@ from dicom_io.files import read_dataset
 from dicom_io.jpeg_picture import PICTURES, decompress, is_jpeg_picture
 from dicom_io.status import Outcome, outcome
 
+MAXIMUM_PDU = 131072
+"""Bytes of the largest PDU that we take from a peer."""
+CONNECT = 10.0
+"""Seconds that a connection may take at most."""
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """What is uncompressed is offered in both, explicit first; the other is the default that every peer must take (PS3.5
 10.1)."""
@@ -195,7 +199,7 @@ def associate(
         peer.port,
         contexts=contexts,
         ae_title=peer.ae_title,
-        max_pdu=131072,
+        max_pdu=MAXIMUM_PDU,
         ext_neg=list(roles),
         evt_handlers=list(handlers),
     )
@@ -231,7 +235,7 @@ def _offered(syntax: str) -> list[str]:
 
 def _entity(peer: Peer) -> AE:
     entity = AE(peer.calling_ae)
-    entity.connection_timeout = min(peer.timeout, 10.0)
+    entity.connection_timeout = min(peer.timeout, CONNECT)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = peer.timeout
     return entity
 

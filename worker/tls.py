@@ -58,4 +58,6 @@ def _words(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no TLS handshake in time; does it speak TLS on this port?"
     reason = getattr(error, "reason", None) or type(error).__name__
+    if "ALERT" in reason:  # it speaks TLS, and says what it does not like
+        return f"it refuses the TLS handshake ({reason})"
     return f"no TLS connection ({reason}); does it speak TLS on this port?"
