@@ -28,9 +28,9 @@ PAGE = 500
 FIELDS = ("ModalitiesInStudy",)
 """What is asked of a study beyond what every server gives."""
 _CHUNK = 1 << 16
-_WHOLE = 'multipart/related; type="application/dicom"'
+WHOLE = 'multipart/related; type="application/dicom"'
 # As it is stored there, before the default, which is uncompressed (PS3.18 8.7.3.5.2). Not every server knows the first.
-ACCEPTED = (f"{_WHOLE}; transfer-syntax=*", _WHOLE)
+ACCEPTED = (f"{WHOLE}; transfer-syntax=*", WHOLE)
 
 
 class WebArchive:
