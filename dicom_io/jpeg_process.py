@@ -1,20 +1,26 @@
-"""Decodes JPEG extended, JPEG lossless and JPEG-LS with GDCM, in a process of its own.
+"""Decodes JPEG extended, JPEG lossless and JPEG-LS with GDCM, and encodes JPEG lossless, in a process of its own.
 
 GDCM is what reads the first two under a free licence, but one wrong byte can end its process (SIGSEGV, SIGABRT): a bad
 image would take the daemon with it, and again after each restart. For JPEG-LS there is CharLS by itself as well, which
 reads on for minutes where the data is cut off. Run as a program, this file reads one code stream on standard input and
-writes its cells, in the machine's byte order, to standard output.
+writes its cells, in the machine's byte order, to standard output; or, as an encoder, the other way round.
 """
 
+import os
 import subprocess
 import sys
 
 # Seconds. The largest image allowed takes about five.
 TIMEOUT = 60.0
+_ENCODE = "encode"
 
 
 class DecoderFailed(Exception):
     """The process ended without a picture."""
+
+
+class EncoderFailed(Exception):
+    """The process ended without a code stream."""
 
 
 def decode(frame: bytes, *, syntax: str, rows: int, columns: int, allocated: int, bits: int) -> bytes:
@@ -39,9 +45,8 @@ def decode(frame: bytes, *, syntax: str, rows: int, columns: int, allocated: int
     DecoderFailed
         The code stream is damaged, or decoding took too long.
     """
-    command = [sys.executable, "-I", __file__, syntax, *map(str, (rows, columns, allocated, bits))]
     try:
-        done = subprocess.run(command, input=frame, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
+        done = _run(frame, syntax, rows, columns, allocated, bits)
     except subprocess.TimeoutExpired as error:
         raise DecoderFailed("it took too long") from error
     if done.returncode != 0 or len(done.stdout) < rows * columns * allocated // 8:
@@ -49,7 +54,36 @@ def decode(frame: bytes, *, syntax: str, rows: int, columns: int, allocated: int
     return done.stdout[: rows * columns * allocated // 8]
 
 
-def _main(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> None:
+def encode_rgb(frame: bytes, *, rows: int, columns: int) -> bytes:
+    """Encode one RGB picture as it is, without a colour transformation: JPEG lossless, process 14, selection value 1.
+
+    Parameters
+    ----------
+    frame
+        Its samples, uint8 [rows, columns, 3].
+    rows, columns
+        Size in pixels.
+
+    Raises
+    ------
+    EncoderFailed
+        GDCM does not do it, or it took too long.
+    """
+    try:
+        done = _run(frame, _ENCODE, rows, columns)
+    except subprocess.TimeoutExpired as error:
+        raise EncoderFailed("it took too long") from error
+    if done.returncode != 0 or not done.stdout.startswith(b"\xff\xd8"):
+        raise EncoderFailed("GDCM does not encode it")
+    return done.stdout
+
+
+def _run(given: bytes, *arguments: object) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-I", __file__, *map(str, arguments)]
+    return subprocess.run(command, input=given, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
+
+
+def _decode(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> None:
     """Decode standard input to standard output."""
     import gdcm  # noqa: PLC0415  (the program needs it, the module does not)
 
@@ -67,9 +101,47 @@ def _main(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> No
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     image.SetPixelFormat(gdcm.PixelFormat(1, allocated, bits, bits - 1, 0))
-    # GDCM hands bytes over as a str.
-    sys.stdout.buffer.write(image.GetBuffer().encode("utf-8", "surrogateescape"))
+    _write(image.GetBuffer())
+
+
+def _encode(rows: int, columns: int) -> None:
+    """Encode the RGB samples on standard input to standard output."""
+    import gdcm  # noqa: PLC0415  (the program needs it, the module does not)
+
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetByteStringValue(sys.stdin.buffer.read())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    image.SetDataElement(element)
+    colour = gdcm.PhotometricInterpretation.GetPIType("RGB")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(colour))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
+    image.SetPixelFormat(gdcm.PixelFormat(3, 8, 8, 7, 0))
+    image.SetPlanarConfiguration(0)
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(image)
+    if not change.Change():
+        sys.exit(1)
+    # Each is held by a name: GDCM ends the process where one goes before what it belongs to.
+    output = change.GetOutput()
+    encoded = output.GetDataElement()
+    fragments = encoded.GetSequenceOfFragments()
+    for each in range(fragments.GetNumberOfFragments()):
+        fragment = fragments.GetFragment(each)
+        _write(fragment.GetByteValue().GetBuffer())
+    sys.stdout.flush()
+    os._exit(0)  # nor does it always find its own way out
+
+
+def _write(given: str) -> None:
+    """Write what GDCM hands over: bytes as a str."""
+    sys.stdout.buffer.write(given.encode("utf-8", "surrogateescape"))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], *map(int, sys.argv[2:]))
+    if sys.argv[1] == _ENCODE:
+        _encode(*map(int, sys.argv[2:]))
+    else:
+        _decode(sys.argv[1], *map(int, sys.argv[2:]))

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-)
+from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
@@ -25,9 +18,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from dicom_io.compression import LOSSLESS
 from dicom_io.errors import PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.scu import associate
+from dicom_io.scu import PLAIN, associate
 from dicom_io.secondary_capture import secondary_capture
 from dicom_io.uids import derived_uid
 
@@ -36,7 +30,7 @@ if TYPE_CHECKING:
 
     from dicom_io.scu import Peer
 
-SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit, JPEG2000Lossless)
+SYNTAXES = (*PLAIN, JPEGBaseline8Bit, *LOSSLESS)
 _SERVICES = (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
@@ -102,20 +96,6 @@ def test_object(now: dt.datetime) -> Dataset:
         series_description="cxrd check: please delete",
         created=now,
     )
-
-
-def store(peer: Peer, dataset: Dataset) -> int:
-    """Send one object and return the status.
-
-    Raises
-    ------
-    PeerUnavailable
-        When the peer cannot be reached, does not take Secondary Capture, or does not answer.
-    """
-    context = build_context(SecondaryCaptureImageStorage, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    with associate(peer, [context]) as association:
-        answer = association.send_c_store(dataset)
-    return _status(answer, "C-STORE")
 
 
 def find(peer: Peer, dataset: Dataset) -> bool:

@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
     from pynetdicom.presentation import PresentationContext
 
     from dicom_io.scu import Peer
 
-_PENDING = (0xFF00, 0xFF01)
+FIND = StudyRootQueryRetrieveInformationModelFind
+MOVE = StudyRootQueryRetrieveInformationModelMove
+GET = StudyRootQueryRetrieveInformationModelGet
+PENDING = (0xFF00, 0xFF01)
+UNKNOWN_DESTINATION = 0xA801
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers in one byte
 
 
@@ -111,28 +116,17 @@ class Archive:
         PeerUnavailable
             The PACS stopped answering, or answers with a failure.
         """
-        study = Dataset()
-        study.QueryRetrieveLevel = "STUDY"
-        study.StudyDate, study.PatientID = wanted.dates, wanted.patient_id
-        study.AccessionNumber = wanted.accession_number
-        study.StudyInstanceUID, study.ModalitiesInStudy = wanted.study_instance_uid, ""
-        for found in self._find(study):
+        for found in self._find(study_query(wanted)):
             if not may_hold(found, modalities):
                 continue
-            query = Dataset()
-            query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", found.StudyInstanceUID
-            query.SeriesInstanceUID, query.Modality = "", ""
-            for each in self._find(query):
+            for each in self._find(series_query(found.StudyInstanceUID)):
                 modality = text(each, "Modality")
                 if modality in modalities or not modality:
                     yield Series(str(found.StudyInstanceUID), str(each.SeriesInstanceUID), modality)
 
     def instances(self, series: Series) -> list[str]:
         """Return the SOP Instance UIDs of a series. Raises as `series` does."""
-        query = Dataset()
-        query.QueryRetrieveLevel, query.StudyInstanceUID = "IMAGE", series.study_instance_uid
-        query.SeriesInstanceUID, query.SOPInstanceUID = series.series_instance_uid, ""
-        return [str(found.SOPInstanceUID) for found in self._find(query)]
+        return [str(found.SOPInstanceUID) for found in self._find(instance_query(series))]
 
     def fetch(self, series: Series, missing: list[str]) -> str:  # noqa: ARG002 - as `dicom_io.wado.WebArchive`
         """Have a series sent, as a whole: what is known comes again, and changes nothing.
@@ -151,17 +145,14 @@ class Archive:
         OutOfResources
             What it sent could not be stored here.
         """
-        query = Dataset()
-        query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", series.study_instance_uid
-        query.SeriesInstanceUID = series.series_instance_uid
-        send = self._association
+        query, send = retrieval(series), self._association
         if isinstance(self._by, Move):
-            model, name, title = StudyRootQueryRetrieveInformationModelMove, "C-MOVE", self._by.destination
+            model, name, title = MOVE, "C-MOVE", self._by.destination
             last = _last(lambda: send.send_c_move(query, title, model), name)
-            if last.Status == 0xA801:
+            if last.Status == UNKNOWN_DESTINATION:
                 raise RefusedByPeer(f"the PACS does not know our AE title {title}: add it there, with host and port")
         else:
-            model, name = StudyRootQueryRetrieveInformationModelGet, "C-GET"
+            model, name = GET, "C-GET"
             last = _last(lambda: send.send_c_get(query, model), name)
             if self._arrived is not None and self._arrived.full:
                 raise OutOfResources("what came could not be stored: disk full or ledger locked")
@@ -172,9 +163,9 @@ class Archive:
         found: list[Dataset] = []
         code = None
         try:
-            for answer, identifier in self._association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+            for answer, identifier in self._association.send_c_find(query, FIND):
                 code = integer(answer, "Status")
-                if code in _PENDING and identifier is not None:
+                if code in PENDING and identifier is not None:
                     found.append(identifier)
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
@@ -182,6 +173,39 @@ class Archive:
             said = "not" if code is None else f"with 0x{code:04X}"
             raise PeerUnavailable(f"the PACS answers the C-FIND {said}")
         return found
+
+
+def study_query(wanted: Wanted) -> Dataset:
+    """Return what a C-FIND asks of studies (PS3.4 C.6.2.1)."""
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyDate, query.PatientID = wanted.dates, wanted.patient_id
+    query.AccessionNumber = wanted.accession_number
+    query.StudyInstanceUID, query.ModalitiesInStudy = wanted.study_instance_uid, ""
+    return query
+
+
+def series_query(study_instance_uid: str) -> Dataset:
+    """Return what a C-FIND asks of the series of a study."""
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", study_instance_uid
+    query.SeriesInstanceUID, query.Modality = "", ""
+    return query
+
+
+def instance_query(series: Series) -> Dataset:
+    """Return what a C-FIND asks of the instances of a series."""
+    query = retrieval(series)
+    query.QueryRetrieveLevel, query.SOPInstanceUID = "IMAGE", ""
+    return query
+
+
+def retrieval(series: Series) -> Dataset:
+    """Return the identifier of a C-MOVE or C-GET: a series as a whole (PS3.4 C.4.2.1.4)."""
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "SERIES", series.study_instance_uid
+    query.SeriesInstanceUID = series.series_instance_uid
+    return query
 
 
 def may_hold(study: Dataset, modalities: tuple[str, ...]) -> bool:
@@ -244,27 +268,32 @@ def archive(peer: Peer, by: Move | Get) -> Iterator[Archive]:
     RefusedByPeer
         When it offers no Study Root query or retrieval of this kind.
     """
-    find = StudyRootQueryRetrieveInformationModelFind
     if isinstance(by, Move):
-        model = StudyRootQueryRetrieveInformationModelMove
-        with associate(peer, [build_context(find), build_context(model)]) as association:
-            _insist(association, find, model)
+        with associate(peer, proposed()) as association:
+            _insist(association, FIND, MOVE)
             yield Archive(association, by)
         return
-    model = StudyRootQueryRetrieveInformationModelGet
     arrived = _Arrived(by.receipt, peer)
-    storage = _storage_contexts(by.sop_classes, _MOST_CONTEXTS - 2)
-    roles = [build_role(sop_class, scp_role=True) for sop_class in by.sop_classes]
     handlers = [(evt.EVT_C_STORE, arrived), (evt.EVT_CONN_CLOSE, spool.drop_unfinished)]
     # What arrives on our own association is spooled under the port of the other side.
     with (
         spool.using(peer.port, by.receipt.folder),
-        associate(
-            peer, [build_context(find), build_context(model), *storage], roles=roles, handlers=handlers
-        ) as association,
+        associate(peer, proposed(by.sop_classes), roles=roles(by.sop_classes), handlers=handlers) as association,
     ):
-        _insist(association, find, model)
+        _insist(association, FIND, GET)
         yield Archive(association, by, arrived)
+
+
+def proposed(sop_classes: tuple[str, ...] = ()) -> list[PresentationContext]:
+    """Return the presentation contexts for a search and a retrieval: C-MOVE, or C-GET of objects of these classes."""
+    if not sop_classes:
+        return [build_context(FIND), build_context(MOVE)]
+    return [build_context(FIND), build_context(GET), *_storage_contexts(sop_classes, _MOST_CONTEXTS - 2)]
+
+
+def roles(sop_classes: tuple[str, ...]) -> list[SCP_SCU_RoleSelectionNegotiation]:
+    """Return the role selection that a C-GET needs: we are the SCP of what comes (PS3.7 D.3.3.4)."""
+    return [build_role(sop_class, scp_role=True) for sop_class in sop_classes]
 
 
 def _storage_contexts(sop_classes: tuple[str, ...], most: int) -> list[PresentationContext]:

@@ -16,7 +16,7 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 from pynetdicom import AE, evt, register_uid
 from pynetdicom import _config as pynetdicom_config
-from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
+from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -37,7 +37,7 @@ _UNREADABLE = re.compile(
 _READABLE = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.name)]
 READABLE_SYNTAXES = sorted(_READABLE, key=lambda uid: uid != ExplicitVRLittleEndian)
 ANY_SYNTAX = READABLE_SYNTAXES + [uid for uid in AllTransferSyntaxes if _UNREADABLE.search(uid.name)]
-_RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
+RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
 _register_lock = threading.Lock()
 
 
@@ -151,11 +151,7 @@ class StorageNode:
         entity.dimse_timeout = options.network_timeout
         entity.require_called_aet = options.require_called
         entity.require_calling_aet = list(options.allowed_calling)
-        entity.add_supported_context(Verification)
-        for context in AllStoragePresentationContexts:
-            sop_class = str(context.abstract_syntax)
-            radiograph = sop_class in _RADIOGRAPHS
-            entity.add_supported_context(sop_class, READABLE_SYNTAXES if radiograph else ANY_SYNTAX)
+        entity.supported_contexts = supported()
         return entity
 
     def _on_requested(self, event: Any) -> None:
@@ -199,6 +195,16 @@ class StorageNode:
             peer_address=str(requestor.address),
             received_at=dt.datetime.now(dt.UTC),
         )
+
+
+def supported() -> list[PresentationContext]:
+    """Return the presentation contexts that the node accepts; storage classes that are not among them come on top."""
+    contexts = [build_context(Verification)]
+    for context in AllStoragePresentationContexts:
+        sop_class = str(context.abstract_syntax)
+        syntaxes = READABLE_SYNTAXES if sop_class in RADIOGRAPHS else ANY_SYNTAX
+        contexts.append(build_context(sop_class, list(syntaxes)))
+    return contexts
 
 
 def _may_be_storage(uid: UID) -> bool:

@@ -9,32 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import (
-    UID,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    RLELossless,
-)
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import PeerUnavailable, RefusedByPeer
+from dicom_io.address import address
+from dicom_io.compression import compress
+from dicom_io.errors import Declined, PeerUnavailable, RefusedByPeer
 from dicom_io.files import read_dataset
 from dicom_io.jpeg_picture import PICTURES, decompress, is_jpeg_picture
 from dicom_io.status import Outcome, outcome
 
-# None of them loses anything, so that an object keeps its UID whichever way it travels (PS3.3 C.7.6.1.1.5). A picture
-# that is JPEG from the start (`dicom_io.jpeg_picture`) goes so where the peer takes that.
-COMPRESSIONS = {"rle": RLELossless, "jpeg-2000": JPEG2000Lossless}
+MAXIMUM_PDU = 131072
+"""Bytes of the largest PDU that we take from a peer."""
+CONNECT = 10.0
+"""Seconds that a connection may take at most."""
+PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+"""What is uncompressed is offered in both, explicit first; the other is the default that every peer must take (PS3.5
+10.1)."""
 
 
 @dataclass(frozen=True)
 class Peer:
     """A destination on the network, and how long we wait for it (seconds).
 
-    `compression` is a transfer syntax that pictures are sent in where the peer accepts it; else they go uncompressed.
+    `compression` is a transfer syntax that pictures are sent in where the peer accepts it; else they go uncompressed,
+    and where it accepts neither, in the first of `fallbacks` that it does. All are of `dicom_io.compression.LOSSLESS`.
     """
 
     host: str
@@ -43,6 +44,12 @@ class Peer:
     calling_ae: str = "CXRD"
     timeout: float = 30.0
     compression: str = ""
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def compressions(self) -> tuple[str, ...]:
+        """What pictures may be compressed to for this peer, as it is offered."""
+        return tuple(dict.fromkeys(each for each in (self.compression, *self.fallbacks) if each))
 
 
 class Delivery:
@@ -52,39 +59,38 @@ class Delivery:
         self._association = association
         self._peer = peer
 
-    def accepts(self, sop_class_uid: str, syntax: str | None = None) -> bool:
-        """Tell whether the peer took a presentation context for this SOP class, and for this syntax if one is named."""
-        return any(
-            context.abstract_syntax == sop_class_uid and (syntax is None or syntax in context.transfer_syntax)
-            for context in self._association.accepted_contexts
-        )
+    def accepts(self, sop_class_uid: str) -> bool:
+        """Tell whether the peer took a presentation context for this SOP class."""
+        return bool(self._accepted(sop_class_uid))
 
     def store(self, path: Path) -> int:
-        """Send one object and return the peer's status.
+        """Send one object, in the next transfer syntax where it is refused in one, and return the peer's status.
 
         Raises
         ------
         PeerUnavailable
             When the association was lost or the peer did not answer in time.
+        Declined
+            When it can be brought into no transfer syntax that the peer accepts.
         """
         dataset = read_dataset(path)
-        if is_jpeg_picture(dataset):
-            if self.accepts(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID):
-                status = self._send(dataset)
-                if outcome(status) is not Outcome.REFUSED or not self._accepts_plain(dataset.SOPClassUID):
-                    return status
-            decompress(dataset)
-        if self._peer.compression and self.accepts(dataset.SOPClassUID, self._peer.compression):
-            compressed = self._sent_compressed(dataset)
-            if compressed is not None and outcome(compressed) is not Outcome.REFUSED:
-                return compressed
-            dataset = read_dataset(path)  # as it was before the attempt
-            if is_jpeg_picture(dataset):
-                decompress(dataset)
-        return self._send(dataset)
+        sop_class, own = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
+        status = None
+        for number, syntax in enumerate(ways(sop_class, own, self._accepted(sop_class), self._peer)):
+            if number:
+                dataset = read_dataset(path)  # as it was before the attempt
+            if not _bring(dataset, syntax):
+                continue
+            status = self._send(dataset)
+            if outcome(status) is not Outcome.REFUSED:
+                break
+        if status is None:
+            raise Declined(f"the peer accepts {UID(sop_class).name} in no transfer syntax that it can be sent in")
+        return status
 
-    def _accepts_plain(self, sop_class_uid: str) -> bool:
-        return any(self.accepts(sop_class_uid, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
+    def _accepted(self, sop_class_uid: str) -> set[str]:
+        contexts = self._association.accepted_contexts
+        return {str(each.transfer_syntax[0]) for each in contexts if each.abstract_syntax == sop_class_uid}
 
     def _send(self, dataset: Dataset) -> int:
         try:
@@ -95,13 +101,43 @@ class Delivery:
             raise PeerUnavailable("the peer did not answer the C-STORE")
         return int(answer.Status)
 
-    def _sent_compressed(self, dataset: Dataset) -> int | None:
-        """Compress a picture in its place, send it and return the status; None where it cannot be compressed."""
-        try:
-            dataset.compress(self._peer.compression, generate_instance_uid=False)
-        except Exception:  # noqa: BLE001 - whatever ails the encoder: the picture goes as it is
-            return None
-        return self._send(dataset)
+
+def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) -> list[str]:
+    """Return the transfer syntaxes that an object can be sent in, the best first.
+
+    A picture that is JPEG goes so where the peer accepts that, and is decompressed else. A picture that is uncompressed
+    goes in the peer's `compression`, else as it is, and in its `fallbacks` only where it does not accept that.
+
+    Parameters
+    ----------
+    own
+        The transfer syntax that it is kept in.
+    accepted
+        The transfer syntaxes that the peer accepts for its SOP class.
+    """
+    first = [own] if own in accepted and own not in PLAIN else []
+    if sop_class_uid not in PICTURES or own not in (*PLAIN, JPEGBaseline8Bit):
+        return first or [each for each in PLAIN if each in accepted and own in PLAIN][:1]
+    if peer.compression in accepted:
+        first.append(peer.compression)
+    plain = [each for each in PLAIN if each in accepted][:1]
+    return first + (plain or [each for each in peer.fallbacks if each in accepted and each not in first])
+
+
+def _bring(dataset: Dataset, syntax: str) -> bool:
+    """Bring an object into one of its `ways`, in its place; tell whether it could be done."""
+    own = dataset.file_meta.TransferSyntaxUID
+    if syntax == own:
+        return True
+    if is_jpeg_picture(dataset):
+        decompress(dataset)
+    if syntax in PLAIN:
+        return True  # pynetdicom encodes it as the context says
+    try:
+        compress(dataset, syntax)
+    except Exception:  # noqa: BLE001 - whatever ails the encoder: the picture goes in another way
+        return False
+    return True
 
 
 @contextmanager
@@ -111,8 +147,7 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
     Parameters
     ----------
     kinds
-        Pairs of SOP class and transfer syntax, at most 128 different ones (PS3.8 9.3.2.2). What is uncompressed is
-        offered as explicit and implicit VR little endian, the default that every peer must take (PS3.5 10.1).
+        Pairs of SOP class and transfer syntax, as `proposed` takes them.
 
     Raises
     ------
@@ -121,14 +156,24 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
     RefusedByPeer
         When it accepts none of the presentation contexts.
     """
+    with associate(peer, proposed(peer, kinds)) as association:
+        yield Delivery(association, peer)
+
+
+def proposed(peer: Peer, kinds: Collection[tuple[str, str]]) -> list[PresentationContext]:
+    """Return the presentation contexts that a peer is offered for objects of these kinds.
+
+    Parameters
+    ----------
+    kinds
+        Pairs of SOP class and transfer syntax: so few that there are at most 128 contexts (PS3.8 9.3.2.2). What is
+        uncompressed is offered in both of `PLAIN`, pictures in the peer's `compressions` too.
+    """
     wanted = sorted(set(kinds))
     contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in wanted]
-    if peer.compression:
-        # Contexts of their own: of several syntaxes in one, the peer would choose.
-        pictures = sorted({sop_class for sop_class, _ in wanted if sop_class in PICTURES})
-        contexts += [build_context(sop_class, peer.compression) for sop_class in pictures]
-    with associate(peer, contexts) as association:
-        yield Delivery(association, peer)
+    pictures = sorted({sop_class for sop_class, _ in wanted if sop_class in PICTURES})
+    # Contexts of their own: of several syntaxes in one, the peer would choose.
+    return contexts + [build_context(each, syntax) for each in pictures for syntax in peer.compressions]
 
 
 @contextmanager
@@ -154,7 +199,7 @@ def associate(
         peer.port,
         contexts=contexts,
         ae_title=peer.ae_title,
-        max_pdu=131072,
+        max_pdu=MAXIMUM_PDU,
         ext_neg=list(roles),
         evt_handlers=list(handlers),
     )
@@ -185,13 +230,12 @@ def echo(peer: Peer) -> None:
 
 
 def _offered(syntax: str) -> list[str]:
-    plain: list[str] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-    return plain if syntax in plain else [syntax]
+    return list(PLAIN) if syntax in PLAIN else [syntax]
 
 
 def _entity(peer: Peer) -> AE:
     entity = AE(peer.calling_ae)
-    entity.connection_timeout = min(peer.timeout, 10.0)
+    entity.connection_timeout = min(peer.timeout, CONNECT)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = peer.timeout
     return entity
 
@@ -208,7 +252,7 @@ _REJECTIONS = {
 
 
 def _why(association: Any) -> str:
-    peer = f"{association.acceptor.address}:{association.acceptor.port}"
+    peer = address(association.acceptor.address, association.acceptor.port)
     if association.is_rejected:
         primitive = association.acceptor.primitive
         text = _REJECTIONS.get((primitive.result_source, primitive.diagnostic), "it gives no reason")

@@ -53,7 +53,7 @@ INDETERMINATE = CodedConcept("82334004", "SCT", "Indeterminate")
 LUNG = CodedConcept("39607008", "SCT", "Lung")
 CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
-_ONE = CodedConcept("1", "UCUM", "no units")
+UNIT = CodedConcept("1", "UCUM", "no units")
 _PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
 _NOT_ANALYSED = f"{KIND}/not-analysed"
 _NOTICE = "For research use. Not for diagnosis."
@@ -265,7 +265,7 @@ def _group(
     )
     tracking = TrackingIdentifier(tracking_uid(source.SOPInstanceUID, identity), "cxrd pneumonia")
     evaluations = [QualitativeEvaluation(PRESENCE, presence(finding))]
-    measurements = [Measurement(PROBABILITY, round(finding.probability, 4), _ONE)] if finding else []
+    measurements = [Measurement(PROBABILITY, round(finding.probability, 4), UNIT)] if finding else []
     contour = finding.region.contour if finding and finding.region else ()
     if len(contour) < 3:
         return MeasurementsAndQualitativeEvaluations(

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_PAGE = 500
+PAGE = 500
 """Matches asked for at a time; a server may give fewer."""
+FIELDS = ("ModalitiesInStudy",)
+"""What is asked of a study beyond what every server gives."""
 _CHUNK = 1 << 16
-_WHOLE = 'multipart/related; type="application/dicom"'
+WHOLE = 'multipart/related; type="application/dicom"'
 # As it is stored there, before the default, which is uncompressed (PS3.18 8.7.3.5.2). Not every server knows the first.
-_ACCEPTED = (f"{_WHOLE}; transfer-syntax=*", _WHOLE)
+ACCEPTED = (f"{WHOLE}; transfer-syntax=*", WHOLE)
 
 
 class WebArchive:
@@ -49,17 +51,10 @@ class WebArchive:
         PeerUnavailable
             The server does not answer, or not with success, or not as DICOMweb says.
         """
-        named = {
-            "StudyDate": wanted.dates,
-            "PatientID": wanted.patient_id,
-            "AccessionNumber": wanted.accession_number,
-            "StudyInstanceUID": wanted.study_instance_uid,
-        }
-        filters = {keyword: value for keyword, value in named.items() if value}
-        search = self._client.search_for_studies
+        matching, search = filters(wanted), self._client.search_for_studies
         studies = self._found(
             "StudyInstanceUID",
-            lambda **page: search(search_filters=filters, fields=["ModalitiesInStudy"], **page),
+            lambda **page: search(search_filters=matching, fields=list(FIELDS), **page),
         )
         for study, about in studies:
             if may_hold(about, modalities):
@@ -86,7 +81,7 @@ class WebArchive:
         offset = 0
         while True:
             with in_words():
-                page = search(limit=_PAGE, offset=offset)
+                page = search(limit=PAGE, offset=offset)
                 try:
                     matches = [Dataset.from_json(each) for each in page]
                 except MALFORMED as error:
@@ -153,14 +148,14 @@ class WebArchive:
         """Write the object at an address to a file, as it comes."""
         import requests
 
-        for accepted in _ACCEPTED:
+        for accepted in ACCEPTED:
             with (
                 in_words(),
                 self._session.get(
                     address, headers={"Accept": accepted}, stream=True, timeout=self._peer.timeout
                 ) as answer,
             ):
-                if answer.status_code == 406 and accepted != _ACCEPTED[-1]:
+                if answer.status_code == 406 and accepted != ACCEPTED[-1]:
                     continue
                 if answer.status_code in (401, 403, 407):
                     answer.raise_for_status()
@@ -172,6 +167,17 @@ class WebArchive:
                 except (requests.RequestException, OSError) as error:
                     raise Declined(f"the transfer broke off ({type(error).__name__})") from error
                 return
+
+
+def filters(wanted: Wanted) -> dict[str, str]:
+    """Return the keys by which studies are searched, by keyword (PS3.18 8.3.4)."""
+    named = {
+        "StudyDate": wanted.dates,
+        "PatientID": wanted.patient_id,
+        "AccessionNumber": wanted.accession_number,
+        "StudyInstanceUID": wanted.study_instance_uid,
+    }
+    return {keyword: value for keyword, value in named.items() if value}
 
 
 def _content(answer: Any) -> Iterator[bytes]:

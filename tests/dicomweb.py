@@ -33,6 +33,7 @@ class WebServer:
         self.page = 1000  # matches in an answer, at most
         self.knows_offset = True
         self.asked: list[str] = []
+        self.accepted: list[str] = []
         self.stalled, self.go = threading.Event(), threading.Event()
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_": self}))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/dicom-web"
@@ -54,6 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server_.asked.append(self.path)
+        self.server_.accepted.append(self.headers["Accept"])
         expected = "Basic " + base64.b64encode(self.server_.login.encode()).decode()
         if self.server_.login and self.headers.get("Authorization") != expected:
             self.give(401, "text/plain", b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,32 @@ def acknowledgement(code: str, control: str, more: str = "", *, field: str = "|"
     return b"\x0b" + text.replace("|", field).encode() + b"\x1c\r"
 
 
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    context: ssl.SSLContext | None = None
+    versions: list[str | None]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of those who do not like our certificate."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def setup(self) -> None:
+        if self.server.context is not None:
+            self.request = self.server.context.wrap_socket(self.request, server_side=True)
+            self.server.versions.append(self.request.version())
+        super().setup()
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        finally:
+            self.request.close()
+
+
 class Receiver:
     """Takes framed messages and answers each with the next of `answers`: AA where there is none.
 
@@ -29,14 +56,15 @@ class Receiver:
     (of none), `hang-up` (AA, then the end of the connection), `chatty` (AA twice).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answers: list[str] = []
         self.got: list[bytes] = []
+        self.versions: list[str | None] = []
         self.connections = 0
         self.ending = threading.Event()
         outer = self
 
-        class Handler(socketserver.StreamRequestHandler):
+        class Handler(_Handler):
             def handle(self) -> None:
                 outer.connections += 1
                 with contextlib.suppress(OSError):
@@ -78,11 +106,8 @@ class Receiver:
                     more = "x"
                 return answer not in ("close", "garbage", "cut", "hang-up", "silence")
 
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-            block_on_close = False
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server.context, self._server.versions = context, self.versions
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -94,9 +119,9 @@ class Receiver:
 
 
 @contextmanager
-def receiver() -> Iterator[Receiver]:
-    """Run a `Receiver` for the length of a block."""
-    made = Receiver()
+def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+    """Run a `Receiver` for the length of a block, over TLS where there is a context."""
+    made = Receiver(context)
     try:
         yield made
     finally:

@@ -70,14 +70,15 @@ RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", 
 class Receiver:
     """A destination that keeps what it gets and answers as it is told (0x0000 where it is told nothing)."""
 
-    def __init__(self, sop_classes: Sequence[str], further_syntaxes: Sequence[str] = ()) -> None:
+    def __init__(self, sop_classes: Sequence[str], further_syntaxes: Sequence[str] = (), *, plain: bool = True) -> None:
         self.answers: list[int] = []
         self.got: list[Dataset] = []
         self.associations = 0
         self._lock = threading.Lock()
         self._entity = AE("RECEIVER")
         for uid in sop_classes:
-            self._entity.add_supported_context(uid)
+            if plain:
+                self._entity.add_supported_context(uid)
             for syntax in further_syntaxes:
                 self._entity.add_supported_context(uid, syntax)
         self._entity.add_supported_context("1.2.840.10008.1.1")
@@ -111,9 +112,11 @@ class Receiver:
 
 
 @contextmanager
-def receiving(sop_classes: Sequence[str] = RESULT_CLASSES, further_syntaxes: Sequence[str] = ()) -> Iterator[Receiver]:
-    """Run a `Receiver` for the length of a block."""
-    receiver = Receiver(sop_classes, further_syntaxes)
+def receiving(
+    sop_classes: Sequence[str] = RESULT_CLASSES, further_syntaxes: Sequence[str] = (), *, plain: bool = True
+) -> Iterator[Receiver]:
+    """Run a `Receiver` for the length of a block; not `plain`, it takes the further syntaxes alone."""
+    receiver = Receiver(sop_classes, further_syntaxes, plain=plain)
     receiver.start()
     try:
         yield receiver

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dicom_io.address import address
 from dicom_io.errors import CxrdError
 from dicom_io.scu import Peer, echo
 from modeltrain.judge import Judge
@@ -99,17 +100,19 @@ def _ledger(settings: Settings) -> Check:
 def _taken(settings: Settings, why: str) -> Check:
     """Tell a port that a running cxrd has taken, which is well, from one that something else has."""
     title = settings.scp.ae_title
-    host = "127.0.0.1" if settings.scp.host == "0.0.0.0" else settings.scp.host  # noqa: S104 - compared, not bound
+    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+    host = every.get(settings.scp.host, settings.scp.host)
     try:
         echo(Peer(host, settings.scp.port, title, calling_ae=title, timeout=3))
     except CxrdError:
         return Check("port", False, f"{why}, and {title} does not answer there")
-    return Check("port", True, f"{title} is running on {host}:{settings.scp.port}")
+    return Check("port", True, f"{title} is running on {address(host, settings.scp.port)}")
 
 
 def _port(settings: Settings) -> Check:
-    where = f"{settings.scp.host}:{settings.scp.port}"
-    with socket.socket() as probe:
+    where = address(settings.scp.host, settings.scp.port)
+    family = socket.AF_INET6 if ":" in settings.scp.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.scp.host, settings.scp.port))

@@ -9,6 +9,7 @@ from typing import IO
 
 import structlog
 
+from dicom_io.address import address
 from dicom_io.errors import InvalidSettings
 from dicom_io.scp import NodeOptions, StorageNode
 from worker.bell import Bell
@@ -100,7 +101,7 @@ class Daemon:
         except OSError as error:
             self._engine.stop()
             self._idle.stop()
-            where = f"{self.settings.scp.host}:{self.settings.scp.port}"
+            where = address(self.settings.scp.host, self.settings.scp.port)
             raise InvalidSettings(f"scp: cannot listen on {where}: {error.strerror}") from error
         log.info(
             "listening",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pydicom.pixels.encoders.base import get_encoder
+import ssl
 
+from dicom_io.compression import COMPRESSIONS, LOSSLESS, is_available
 from dicom_io.errors import InvalidSettings
-from dicom_io.scu import COMPRESSIONS, Peer
+from dicom_io.scu import Peer
 from dicom_io.stow import WebPeer, require
 from worker import oru, webhook
 from worker.mllp import Hl7Peer
-from worker.settings import Destination, Settings
+from worker.settings import Destination, Kind, Settings
+from worker.tls import client_context
 
 AnyPeer = Peer | WebPeer | webhook.WebhookPeer | Hl7Peer
 
@@ -35,7 +37,7 @@ def peer_of(destination: Destination, settings: Settings) -> AnyPeer:
     Raises
     ------
     InvalidSettings
-        The library is not installed that its protocol or its compression needs.
+        The library is not installed that its protocol or its compression needs, or its `ca_file` is of no use.
     """
     if destination.webhook:
         return webhook.WebhookPeer(destination.webhook, destination.secret.get_secret_value(), destination.timeout)
@@ -43,15 +45,28 @@ def peer_of(destination: Destination, settings: Settings) -> AnyPeer:
         oru.require()
         host, port = destination.hl7_address
         names = destination.hl7_application, destination.hl7_facility
-        return Hl7Peer(host, port, *names, timeout=destination.timeout)
+        return Hl7Peer(host, port, *names, timeout=destination.timeout, tls=_tls(destination))
     if destination.url:
         require()
         return WebPeer(
             destination.url, destination.username, destination.password.get_secret_value(), destination.timeout
         )
+    return node_of(destination, settings)
+
+
+def _tls(destination: Destination) -> ssl.SSLContext | None:
+    try:
+        return client_context(destination.ca_file) if destination.tls else None
+    except InvalidSettings as error:
+        raise InvalidSettings(f"destination {destination.name}: {error}") from error
+
+
+def node_of(destination: Destination, settings: Settings) -> Peer:
+    """Return the DICOM node that a destination with host, port and AE title stands for. Raises as `peer_of` does."""
     compression = COMPRESSIONS.get(destination.compression, "")
-    if compression and not get_encoder(compression).is_available:
+    if compression and not is_available(compression):
         raise InvalidSettings(f"destination {destination.name}: nothing here can compress to {destination.compression}")
+    fallbacks = () if destination.compression == "none" else tuple(each for each in LOSSLESS if is_available(each))
     return Peer(
         host=destination.host,
         port=destination.port or 0,
@@ -59,4 +74,12 @@ def peer_of(destination: Destination, settings: Settings) -> AnyPeer:
         calling_ae=destination.calling_ae or settings.scp.ae_title,
         timeout=destination.timeout,
         compression=compression,
+        fallbacks=fallbacks,
     )
+
+
+def kinds_of(destination: Destination, settings: Settings) -> list[Kind]:
+    """Return the kinds of result objects that go to a destination; none where it is only notified."""
+    if destination.notified:
+        return []
+    return [kind for kind in settings.results.kinds if not destination.kinds or kind in destination.kinds]

@@ -1,19 +1,20 @@
-"""Delivers HL7 v2 messages over MLLP (HL7 v2 Transport Specification, release 1), and reads the acknowledgements."""
+"""Delivers HL7 v2 messages over MLLP (HL7 v2 Transport Specification, release 1), with or without TLS."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_io.errors import Declined, NotNow, PeerUnavailable
 from worker.oru import escaped
+from worker.tls import secured
 
 _START, _END = b"\x0b", b"\x1c"
 _MOST = 1 << 16
@@ -27,13 +28,14 @@ _KNOWN = _NEVER | _PASSING | {"100", "101", "102", "103", "104", "204", "205"}
 
 @dataclass(frozen=True)
 class Hl7Peer:
-    """A receiver: its address, how it wants to be called (MSH-5, MSH-6), and how long we wait (seconds)."""
+    """A receiver: its address, how it wants to be called (MSH-5, MSH-6), how long we wait (seconds), and TLS if any."""
 
     host: str
     port: int
     application: str = ""
     facility: str = ""
     timeout: float = 30.0
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 class Hl7Delivery:
@@ -79,20 +81,25 @@ class Hl7Delivery:
         Raises
         ------
         PeerUnavailable
-            The receiver cannot be reached.
+            The receiver cannot be reached, or its certificate does not hold.
         """
-        if self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+        if self._socket is not None and not _silent(self._socket):
             self.close()  # the receiver has closed it, as many do after each message, or has said more than it should
         if self._socket is None:
             peer = self._peer
             try:
-                self._socket = socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout, 10.0))
+                made = socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout, 10.0))
             except OSError as error:
                 raise PeerUnavailable(f"the HL7 receiver cannot be reached ({type(error).__name__})") from error
+            self._socket = secured(made, peer.host, peer.tls, "the HL7 receiver") if peer.tls else made
 
     def close(self) -> None:
         """Close the connection."""
         if self._socket is not None:
+            with contextlib.suppress(OSError, ValueError):
+                if isinstance(self._socket, ssl.SSLSocket):
+                    self._socket.setblocking(False)
+                    self._socket.unwrap()  # says goodbye, and does not wait for an answer
             with contextlib.suppress(OSError):
                 self._socket.close()
             self._socket = None
@@ -120,11 +127,25 @@ class Hl7Delivery:
         except TimeoutError as error:
             raise PeerUnavailable("the HL7 receiver does not answer in time") from error
         except OSError as error:
-            raise NotNow(f"the connection to the HL7 receiver was lost ({type(error).__name__})") from error
+            # An alert says what TLS lacks, such as a certificate of ours, as late as here.
+            name = getattr(error, "reason", None) or type(error).__name__
+            raise NotNow(f"the connection to the HL7 receiver was lost ({name})") from error
         answer, _, rest = bytes(got).partition(_START)[2].partition(_END)
         if rest.strip(b"\r\n"):
             self.close()  # more than one answer: the next must not be taken for that of the next message
         return answer.decode("utf-8", "replace")
+
+
+def _silent(connection: socket.socket) -> bool:
+    """Tell whether a connection is open and nothing has come on it; session tickets of TLS 1.3 are nothing."""
+    try:
+        connection.setblocking(False)
+        connection.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 @contextmanager

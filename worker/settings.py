@@ -134,9 +134,11 @@ class Destination(_Part):
     hl7: Annotated[str, StringConstraints(pattern=r"^(\S+:\d{1,5})?$")] = ""
     hl7_application: Annotated[str, StringConstraints(max_length=180)] = ""
     hl7_facility: Annotated[str, StringConstraints(max_length=180)] = ""
+    tls: bool = False
+    ca_file: Path | None = None
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Kind, ...] = ()
-    compression: Literal["none", "rle", "jpeg-2000"] = "none"
+    compression: Literal["auto", "none", "rle", "jpeg-2000"] = "auto"
     timeout: float = Field(30.0, gt=0)
 
     @model_validator(mode="after")
@@ -151,7 +153,11 @@ class Destination(_Part):
             raise ValueError("a webhook or an HL7 receiver gets notifications: it has no kinds")
         if self.hl7 and not 0 < self.hl7_address[1] < 65536:
             raise ValueError("hl7: the port must be 1 to 65535")
-        if self.compression != "none" and not all(node):
+        if self.tls and not self.hl7:
+            raise ValueError("tls is for hl7; a url or a webhook says https, and a DICOM node has no TLS here")
+        if self.ca_file is not None and not self.tls:
+            raise ValueError("ca_file needs tls: true")
+        if self.compression not in ("auto", "none") and not all(node):
             raise ValueError("compression is negotiated with a DICOM node (host, port and ae_title)")
         return self
 
@@ -253,8 +259,8 @@ def shipped_config() -> Path:
 def load(path: Path | None = None) -> Settings:
     """Read settings from `path`, or ``./config.yaml``, or the shipped file; then the environment.
 
-    A relative `storage.folder` or `model.folder` is meant from the folder of the file that was named (or found); with
-    the shipped file, from the current folder.
+    A relative `storage.folder`, `model.folder` or `ca_file` is meant from the folder of the file that was named (or
+    found); with the shipped file, from the current folder.
 
     Raises
     ------
@@ -279,7 +285,11 @@ def _anchored(settings: Settings, base: Path) -> Settings:
     model = settings.model
     if model.folder is not None:
         model = model.model_copy(update={"folder": base / model.folder})
-    return settings.model_copy(update={"storage": storage, "model": model})
+    destinations = tuple(
+        each if each.ca_file is None else each.model_copy(update={"ca_file": base / each.ca_file})
+        for each in settings.destinations
+    )
+    return settings.model_copy(update={"storage": storage, "model": model, "destinations": destinations})
 
 
 def _read_yaml(source: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from dicom_io import probe
+from dicom_io.address import address as written
 from dicom_io.derived import encode
 from dicom_io.errors import Declined, PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.jpeg_picture import PICTURES
 from dicom_io.query import Series
-from dicom_io.scu import Peer, echo
+from dicom_io.scu import PLAIN, Peer, deliver, echo, ways
 from dicom_io.status import Outcome, outcome
 from dicom_io.stow import WebPeer, deliver_web, reach
 from dicom_io.wado import copy_of
 from worker import oru, webhook
 from worker.clock import now
-from worker.destinations import AnyPeer
+from worker.destinations import AnyPeer, kinds_of
 from worker.mllp import Hl7Peer, deliver_hl7
 from worker.results import SOP_CLASSES
 from worker.settings import Destination, Settings
+from worker.tls import client_context, secured
 
 Seen = tuple[bool, str]
 """Whether it is well, and what was seen."""
@@ -63,33 +65,46 @@ def reached(
 
 def _node(peer: Peer, destination: Destination, settings: Settings, *, closely: bool, store: bool) -> Iterator[Seen]:
     echo(peer)
-    yield True, f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO"
+    yield True, f"{peer.ae_title} at {written(peer.host, peer.port)} answers C-ECHO"
     if not closely:
         return
-    sop_classes = [SOP_CLASSES[kind] for kind in settings.results.kinds if kind in (destination.kinds or (kind,))]
-    offer = probe.ask(peer, sop_classes)
+    offer = probe.ask(peer, [SOP_CLASSES[kind] for kind in kinds_of(destination, settings)])
     for sop_class, syntaxes in offer.syntaxes.items():
-        taken = ", ".join(UID(each).name for each in syntaxes)
-        ok = bool({str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)} & set(syntaxes))
-        yield ok, f"{UID(sop_class).name}: {taken or 'not accepted'}"
+        yield _taken(sop_class, syntaxes, peer, settings)
     if peer.compression and SecondaryCaptureImageStorage in offer.syntaxes:
         ok = peer.compression in offer.syntaxes[SecondaryCaptureImageStorage]
-        yield (
-            ok,
-            f"compression {destination.compression}: {'' if ok else 'not '}accepted"
-            + ("" if ok else "; pictures go uncompressed"),
-        )
+        plain = set(PLAIN) & set(offer.syntaxes[SecondaryCaptureImageStorage])
+        instead = "; pictures go uncompressed" if plain and not ok else ""
+        yield ok, f"compression {destination.compression}: {'' if ok else 'not '}accepted{instead}"
     yield True, f"storage commitment: {_offered(offer.commitment)}"
     yield True, f"query (C-FIND): {_offered(offer.query)}"
     yield True, f"retrieval: C-MOVE {_offered(offer.move)}, C-GET {_offered(offer.get)}"
     if store:
         dataset = probe.test_object(now().astimezone())
-        status = probe.store(peer, dataset)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "test.dcm"
+            path.write_bytes(encode(dataset))
+            with deliver(peer, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as delivery:
+                status = delivery.store(path)
         ok = outcome(status) is Outcome.DELIVERED
         yield ok, f"a test object of patient {probe.TEST_PATIENT} is answered with 0x{status:04X}"
         if ok and offer.query:
             found = probe.find(peer, dataset)
             yield found, f"the test object is {'' if found else 'not '}found again by C-FIND"
+
+
+def _taken(sop_class: str, syntaxes: tuple[str, ...], peer: Peer, settings: Settings) -> Seen:
+    """Say in which transfer syntaxes a class is accepted, and which one is used where that is no uncompressed one."""
+    if not syntaxes:
+        return False, f"{UID(sop_class).name}: not accepted"
+    quality = settings.results.jpeg_quality if sop_class in PICTURES else None
+    used = ways(sop_class, JPEGBaseline8Bit if quality else ExplicitVRLittleEndian, syntaxes, peer)
+    how = ""
+    if not used:
+        how = "; in none of these can it be sent"
+    elif used[0] not in PLAIN:
+        how = f"; sent in {UID(used[0]).name}"
+    return bool(used), f"{UID(sop_class).name}: {', '.join(UID(each).name for each in syntaxes)}{how}"
 
 
 def _offered(there: bool) -> str:
@@ -128,13 +143,10 @@ def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
     try:
         with socket.create_connection((host, port), timeout=min(peer.timeout, 10.0)) as connection:
             if secure:
-                with ssl.create_default_context().wrap_socket(connection, server_hostname=host):
-                    pass
-    except ssl.SSLError as error:
-        raise PeerUnavailable(f"{host}:{port}: no TLS connection ({getattr(error, 'reason', None)})") from error
+                secured(connection, host, client_context(None), written(host, port)).close()
     except OSError as error:
-        raise PeerUnavailable(f"{host}:{port} cannot be reached ({type(error).__name__})") from error
-    yield True, f"{host}:{port} takes {'TLS ' if secure else ''}connections; the webhook itself was not called"
+        raise PeerUnavailable(f"{written(host, port)} cannot be reached ({type(error).__name__})") from error
+    yield True, f"{written(host, port)} takes {'TLS ' if secure else ''}connections; the webhook itself was not called"
     if store:
         with webhook.deliver_hook(peer) as delivery:
             status = delivery.post(webhook.test_notification())
@@ -144,7 +156,10 @@ def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
 def _receiver(peer: Hl7Peer, settings: Settings, *, store: bool) -> Iterator[Seen]:
     with deliver_hl7(peer) as delivery:
         delivery.open()
-        yield True, f"{peer.host}:{peer.port} takes connections; no message was sent"
+        yield (
+            True,
+            f"{written(peer.host, peer.port)} takes {'TLS ' if peer.tls else ''}connections; no message was sent",
+        )
         if store:
             moment = now().astimezone()
             source: Dataset = probe.test_object(moment)

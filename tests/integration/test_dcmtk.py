@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
+from dicom_io.compression import LOSSLESS
 from dicom_io.derived import encode
 from tests.integration.orthanc import binary, free_port
 from tests.peers import chest, send, wait_for
@@ -77,6 +79,57 @@ def test_a_picture_is_compressed_where_the_node_takes_it(
         assert set(received) == {"OT", "SR", "PR"}
         picture = pydicom.dcmread(received["OT"])
         assert picture.file_meta.TransferSyntaxUID == arrives
+        (kept,) = [path for path in worker.blobs.folder.rglob("*.dcm") if path.read_bytes()[128:].count(b"DERIVED")]
+        original = pydicom.dcmread(kept)
+        assert picture.SOPInstanceUID == original.SOPInstanceUID
+        assert (picture.pixel_array == original.pixel_array).all()
+        said = subprocess.run([dciodvfy, str(received["OT"])], capture_output=True, text=True, timeout=60, check=False)
+        assert "Error" not in said.stderr + said.stdout
+    finally:
+        receiver.terminate()
+        receiver.wait(10)
+
+
+INSISTS = """\
+[[TransferSyntaxes]]
+[Pictures]
+TransferSyntax1 = {pictures}
+[Default]
+TransferSyntax1 = LittleEndianImplicit
+[[PresentationContexts]]
+[All]
+PresentationContext1 = 1.2.840.10008.5.1.4.1.1.7\\Pictures
+PresentationContext2 = 1.2.840.10008.5.1.4.1.1.88.34\\Default
+PresentationContext3 = 1.2.840.10008.5.1.4.1.1.11.1\\Default
+[[Profiles]]
+[Insists]
+PresentationContexts = All
+"""
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [ImplicitVRLittleEndian, *LOSSLESS],
+    ids=lambda uid: uid.name,
+)
+@pytest.mark.parametrize("quality", [None, 90], ids=["lossless", "jpeg"])
+def test_a_node_that_insists_on_one_syntax_gets_the_picture_in_it(
+    daemon: Callable[..., Daemon], tmp_path: Path, pictures: str, quality: int | None
+) -> None:
+    storescp, dciodvfy, port, inbox = binary("storescp"), binary("dciodvfy"), free_port(), tmp_path / "inbox"
+    inbox.mkdir()
+    profile = tmp_path / "storescp.cfg"
+    profile.write_text(INSISTS.format(pictures=pictures))
+    options = ["-xf", str(profile), "Insists", "-od", str(inbox), "-aet", "PACS", str(port)]
+    receiver = subprocess.Popen([storescp, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        worker = daemon([("pacs", port, "PACS")], results={"jpeg_quality": quality})  # with nothing set for it
+        assert send(worker.port, [chest(f"insists-{pictures}-{quality}", rows=300, cols=260)]) == [0]
+        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
+        received = {pydicom.dcmread(path).Modality: path for path in inbox.iterdir()}
+        assert set(received) == {"OT", "SR", "PR"}
+        picture = pydicom.dcmread(received["OT"])
+        assert picture.file_meta.TransferSyntaxUID == pictures
         (kept,) = [path for path in worker.blobs.folder.rglob("*.dcm") if path.read_bytes()[128:].count(b"DERIVED")]
         original = pydicom.dcmread(kept)
         assert picture.SOPInstanceUID == original.SOPInstanceUID

@@ -6,7 +6,8 @@ import pytest
 
 from dicom_io.status import Outcome, outcome
 from modeltrain.registry import load_card, shipped_model
-from worker.conformance import _STATUSES_TAKEN, statement
+from worker.conformance import statement
+from worker.conformance_initiator import _STATUSES_TAKEN
 from worker.settings import Destination, Results, RulesSettings, Scp, Settings
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from tests.dicomweb import dicomweb
 from tests.mllp import parsed, receiver
@@ -38,6 +38,27 @@ def test_a_node_says_whether_it_takes_the_compression_that_is_set(accepted: bool
     assert ("RLE Lossless" in picture[1]) is accepted
     assert "Explicit VR Little Endian, Implicit VR Little Endian" in picture[1]
     assert (True, "retrieval: C-MOVE not offered, C-GET not offered") in said
+
+
+@pytest.mark.parametrize(
+    ("accepts", "compression", "ends", "stored"),
+    [
+        (JPEG2000Lossless, "auto", "; sent in JPEG 2000 Image Compression (Lossless Only)", True),
+        (RLELossless, "jpeg-2000", "; sent in RLE Lossless", True),
+        (RLELossless, "none", "; in none of these can it be sent", False),
+        (JPEGBaseline8Bit, "auto", "; in none of these can it be sent", False),
+    ],
+)
+def test_a_node_that_insists_on_a_syntax_says_whether_it_gets_its_pictures(
+    accepts: UID, compression: str, ends: str, stored: bool
+) -> None:
+    with receiving(RESULT_CLASSES[:1], [accepts], plain=False) as there:
+        place = node(there.port, compression=compression, kinds=("secondary-capture",))
+        said = seen(**place, store=True)
+    assert (stored, f"Secondary Capture Image Storage: {accepts.name}{ends}") in said
+    assert [ok for ok, words in said if words.startswith("a test object")] == ([True] if stored else [])
+    assert len(there.got) == stored
+    assert not any("uncompressed" in words for _, words in said)
 
 
 def test_a_node_says_which_of_our_classes_it_takes() -> None:

@@ -1,0 +1,236 @@
+"""Pictures in every syntax that a node may insist on: what is sent, and what other programs make of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+from dicom_io.compression import LOSSLESS, compress
+from dicom_io.derived import encode
+from dicom_io.errors import Declined, RefusedByPeer
+from dicom_io.multi_frame_capture import multi_frame_capture
+from dicom_io.scu import Delivery, Peer, deliver, proposed, ways
+from tests.peers import chest, receiving
+from tests.tools import tool
+from tests.unit.test_result_set import FINDING, MODEL, NOW, PICTURE, source
+from tests.unit.test_secondary_capture import made_from
+from worker.destinations import peer_of
+from worker.results import SOP_CLASSES
+from worker.settings import Destination, Settings
+
+CAPTURE = SOP_CLASSES["secondary-capture"]
+REPORT = SOP_CLASSES["structured-report"]
+EVERYTHING = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, *LOSSLESS)
+IMPLICIT_ONLY = (ImplicitVRLittleEndian,)
+
+
+def node(compression: str, port: int = 104) -> Peer:
+    place = Destination(name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", compression=compression)  # type: ignore[arg-type]
+    peer = peer_of(place, Settings())
+    assert isinstance(peer, Peer)
+    return peer
+
+
+def captured(quality: int | None = None) -> bytes:
+    return encode(made_from(source("DX"), rgb=PICTURE, jpeg_quality=quality))
+
+
+def framed() -> bytes:
+    """Return two frames that differ."""
+    frames = np.stack([PICTURE, PICTURE[::-1]])
+    about: dict[str, Any] = {"identity": MODEL, "series_number": 9, "series_description": "test", "created": NOW}
+    return encode(multi_frame_capture(source("DX"), frames, ("a", "b"), finding=FINDING, **about))
+
+
+# ---- what a node insists on ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["auto", "none", "rle", "jpeg-2000"])
+@pytest.mark.parametrize("quality", [None, 90])
+def test_the_default_syntax_is_enough(tmp_path: Path, compression: str, quality: int | None) -> None:
+    assert arrives(tmp_path, IMPLICIT_ONLY, compression, quality) == ImplicitVRLittleEndian
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda uid: uid.name)
+@pytest.mark.parametrize(("compression", "quality"), [("auto", None), ("auto", 90), ("rle", None), ("jpeg-2000", None)])
+def test_a_node_that_takes_one_compressed_syntax_alone_gets_it(
+    tmp_path: Path, syntax: UID, compression: str, quality: int | None
+) -> None:
+    assert arrives(tmp_path, (syntax,), compression, quality) == syntax
+
+
+@pytest.mark.parametrize(
+    ("compression", "quality", "expected"),
+    [
+        ("auto", None, ExplicitVRLittleEndian),
+        ("none", None, ExplicitVRLittleEndian),
+        ("rle", None, RLELossless),
+        ("jpeg-2000", None, JPEG2000Lossless),
+        ("auto", 90, JPEGBaseline8Bit),
+        ("rle", 90, JPEGBaseline8Bit),
+    ],
+)
+def test_a_node_that_takes_everything_gets_what_is_set(
+    tmp_path: Path, compression: str, quality: int | None, expected: UID
+) -> None:
+    assert arrives(tmp_path, EVERYTHING, compression, quality) == expected
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compression"),
+    [((JPEG2000Lossless,), "none"), ((RLELossless,), "none"), ((JPEGBaseline8Bit,), "auto")],
+)
+def test_what_cannot_be_sent_without_loss_is_refused_with_a_word(
+    tmp_path: Path, accepted: tuple[UID, ...], compression: str
+) -> None:
+    with pytest.raises(RefusedByPeer, match="the peer does not accept Secondary Capture Image Storage"):
+        arrives(tmp_path, accepted, compression, None)
+
+
+def arrives(folder: Path, accepted: tuple[UID, ...], compression: str, quality: int | None) -> UID:
+    """Send a picture to a node that takes these syntaxes and no others; return the one in which it arrives."""
+    path = folder / "a.dcm"
+    path.write_bytes(captured(quality))
+    expected = pydicom.dcmread(path)
+    kinds = {(CAPTURE, ExplicitVRLittleEndian), (CAPTURE, expected.file_meta.TransferSyntaxUID)}
+    with receiving([CAPTURE], accepted, plain=False) as receiver:
+        with deliver(node(compression, receiver.port), kinds) as delivery:
+            assert delivery.store(path) == 0
+        (got,) = receiver.got
+    assert got.SOPInstanceUID == expected.SOPInstanceUID
+    assert got.LossyImageCompression == expected.LossyImageCompression
+    assert np.array_equal(got.pixel_array, expected.pixel_array)
+    return UID(got.file_meta.TransferSyntaxUID)
+
+
+def test_where_one_syntax_fails_the_next_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(captured())
+    with receiving([CAPTURE], LOSSLESS, plain=False) as receiver:
+        receiver.answers = [0xC000, 0xA900]
+        with deliver(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+            assert delivery.store(path) == 0
+            (got,) = receiver.got
+            assert got.file_meta.TransferSyntaxUID == JPEGLosslessSV1  # after both of JPEG 2000
+            receiver.answers = [0xA700]  # which is no matter of the syntax
+            assert delivery.store(path) == 0xA700
+            monkeypatch.setattr("dicom_io.scu.compress", lambda *_: 1 / 0)
+            with pytest.raises(Declined, match="in no transfer syntax that it can be sent in"):
+                delivery.store(path)
+    assert isinstance(delivery, Delivery)
+
+
+def test_only_pictures_are_offered_compressed_and_each_on_a_context_of_its_own() -> None:
+    kinds = {(CAPTURE, str(ExplicitVRLittleEndian)), (REPORT, str(ExplicitVRLittleEndian))}
+    for compression, further in (("none", 0), ("auto", len(LOSSLESS)), ("rle", len(LOSSLESS))):
+        contexts = proposed(node(compression), kinds)
+        assert len([each for each in contexts if each.abstract_syntax == CAPTURE]) == 1 + further
+        assert len([each for each in contexts if each.abstract_syntax == REPORT]) == 1
+        assert all(len(each.transfer_syntax or ()) == 1 for each in contexts[2:])
+
+
+def test_what_is_no_picture_is_never_converted() -> None:
+    peer = node("rle")
+    assert ways(REPORT, ExplicitVRLittleEndian, LOSSLESS, peer) == []
+    assert ways(REPORT, ExplicitVRLittleEndian, [ImplicitVRLittleEndian], peer) == [ImplicitVRLittleEndian]
+    assert ways(CAPTURE, RLELossless, [ExplicitVRLittleEndian], peer) == []  # not ours: it was never uncompressed
+
+
+# ---- what other programs make of them --------------------------------------------------------------------------------
+
+# DCMTK decodes RLE and, in dcmj2pnm, JPEG; it has nothing for JPEG 2000, which GDCM's own OpenJPEG decodes.
+_GDCM = """
+import sys, gdcm
+reader = gdcm.ImageReader()
+reader.SetFileName(sys.argv[1])
+assert reader.Read()
+image = reader.GetImage()
+sys.stdout.buffer.write(image.GetBuffer().encode("utf-8", "surrogateescape"))
+"""
+
+
+@pytest.fixture(scope="module", params=["single", "frames"])
+def original(request: pytest.FixtureRequest) -> bytes:
+    return captured() if request.param == "single" else framed()
+
+
+def compressed(data: bytes, syntax: UID, path: Path) -> Dataset:
+    dataset = pydicom.dcmread(BytesIO(data))
+    compress(dataset, syntax)
+    dataset.save_as(path)
+    return dataset
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda uid: uid.name)
+def test_they_come_back_as_they_were_and_dciodvfy_finds_no_error(original: bytes, tmp_path: Path, syntax: UID) -> None:
+    path, plain = tmp_path / "a.dcm", pydicom.dcmread(BytesIO(original))
+    compressed(original, syntax, path)
+    read = pydicom.dcmread(path)
+    assert read.file_meta.TransferSyntaxUID == syntax
+    assert (read.SOPInstanceUID, read.LossyImageCompression) == (plain.SOPInstanceUID, plain.LossyImageCompression)
+    assert read.PhotometricInterpretation == ("YBR_RCT" if "2000" in syntax.name else "RGB")
+    assert np.array_equal(read.pixel_array, plain.pixel_array)
+    said = subprocess.run([tool("dciodvfy"), str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert "Error" not in said.stderr + said.stdout
+
+
+@pytest.mark.parametrize(
+    ("syntax", "programs"),
+    [
+        (RLELossless, ("dcm2pnm",)),
+        (RLELossless, ("dcmdrle", "dcm2pnm")),
+        (JPEGLosslessSV1, ("dcmj2pnm",)),
+        (JPEGLosslessSV1, ("dcmdjpeg", "dcm2pnm")),
+    ],
+    ids=lambda each: each.name if isinstance(each, UID) else " ".join(each),
+)
+def test_dcmtk_shows_every_pixel(original: bytes, tmp_path: Path, syntax: UID, programs: tuple[str, ...]) -> None:
+    path, plain = tmp_path / "a.dcm", pydicom.dcmread(BytesIO(original))
+    compressed(original, syntax, path)
+    *decoders, viewer = programs
+    for program in decoders:
+        subprocess.run([tool(program), str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
+        path = tmp_path / "plain.dcm"
+        assert not pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+    frames = plain.pixel_array.reshape(-1, plain.Rows, plain.Columns, 3)
+    for number, frame in enumerate(frames, start=1):
+        shown = tmp_path / f"{number}.ppm"
+        subprocess.run([tool(viewer), "+op", "+F", str(number), str(path), str(shown)], check=True, timeout=60)
+        assert shown.read_bytes().endswith(frame.tobytes())  # a binary PPM: a header, then RGB by pixel
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda uid: uid.name)
+def test_gdcm_reads_every_pixel(original: bytes, tmp_path: Path, syntax: UID) -> None:
+    path, plain = tmp_path / "a.dcm", pydicom.dcmread(BytesIO(original))
+    compressed(original, syntax, path)
+    command = [sys.executable, "-c", _GDCM, str(path)]
+    assert subprocess.run(command, check=True, capture_output=True, timeout=60).stdout == plain.pixel_array.tobytes()
+
+
+def test_jpeg_lossless_is_for_our_own_pictures() -> None:
+    grey = chest("grey")
+    with pytest.raises(ValueError, match="only RGB"):
+        compress(grey, JPEGLosslessSV1)
+    short = pydicom.dcmread(BytesIO(captured()))
+    short.PixelData = short.PixelData[:-10]
+    with pytest.raises(ValueError, match="too short"):
+        compress(short, JPEGLosslessSV1)
+    assert JPEG2000 in LOSSLESS
