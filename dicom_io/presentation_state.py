@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.pr import GraphicAnnotation, GraphicLayer, GraphicObject, TextObject
-from pydicom.config import RAISE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
-from pydicom.valuerep import DSfloat, validate_value
+from pydicom.valuerep import DSfloat
 
 from dicom_io.derived import begin, plain_text, reference, stand_in
 from dicom_io.grayscale import lut_item, lut_words, window_of
 from dicom_io.structured_report import tracking_uid
-from dicom_io.values import number, text
+from dicom_io.values import is_valid, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +149,7 @@ def _grayscale(state: Dataset, source: Dataset, window: tuple[float, float] | No
     modality = _table(source, "ModalityLUTSequence")
     if modality is not None:
         kind = text(modality, "ModalityLUTType")
-        modality.ModalityLUTType = kind if _is_valid("LO", kind) else "US"
+        modality.ModalityLUTType = kind if _is_told(kind) else "US"
         state.ModalityLUTSequence = [modality]
     elif number(source, "RescaleSlope") is not None or number(source, "RescaleIntercept") is not None:
         slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
@@ -196,7 +195,7 @@ def _table(source: Dataset, keyword: str) -> Dataset | None:
     stored = lut_words(item).astype("<u2").tobytes() if isinstance(data.value, bytes) else data.value
     copy["LUTData"] = DataElement(data.tag, data.VR, stored)
     for told in ("LUTExplanation", "ModalityLUTType"):
-        if told in item and _is_valid("LO", words := text(item, told)):
+        if told in item and _is_told(words := text(item, told)):
             setattr(copy, told, words)
     return copy
 
@@ -206,10 +205,6 @@ def _decimal(value: float) -> DSfloat:
     return DSfloat(value, auto_format=True)
 
 
-def _is_valid(vr: str, value: str) -> bool:
-    """Tell whether a value is there and of its representation; what could not be decoded is not."""
-    try:
-        validate_value(vr, value, RAISE)
-    except ValueError:
-        return False
-    return bool(value) and "\N{REPLACEMENT CHARACTER}" not in value
+def _is_told(words: str) -> bool:
+    """Tell whether a long string is there and valid; what could not be decoded is not."""
+    return bool(words) and is_valid("LO", words) and "\N{REPLACEMENT CHARACTER}" not in words
