@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 
 from pydicom import dcmwrite
 from pydicom.charset import convert_encodings, default_encoding
-from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pydicom.valuerep import STANDARD_VR, validate_value
+from pydicom.valuerep import STANDARD_VR
 
 from dicom_io.errors import UnreadableObject, Unsuitable
 from dicom_io.uids import derived_uid
-from dicom_io.values import MALFORMED, integer, items, text, values
+from dicom_io.values import MALFORMED, integer, is_valid, items, text, values
 
 if TYPE_CHECKING:
     from dicom_io.finding import ModelIdentity
@@ -95,8 +94,9 @@ COPIED = (
 # Code Value, Coding Scheme Designator, Code Meaning: all that most items of a code sequence hold (PS3.3 8.8).
 _CODE = dict.fromkeys((0x00080100, 0x00080102, 0x00080104)).keys()
 
-# Attributes that must be there, if need be empty (type 2).
+# Attributes that must be there, if need be empty (type 2), and what names the study, right or wrong.
 _REQUIRED = (
+    "StudyInstanceUID",
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -335,12 +335,7 @@ def _fits(source: Dataset, keyword: str) -> bool:
     vr = dictionary_VR(keyword)
     if keyword in _REQUIRED or vr not in _STRICT:
         return True
-    try:
-        for value in values(source, keyword):
-            validate_value(vr, str(value), RAISE)
-    except MALFORMED:
-        return False
-    return True
+    return all(is_valid(vr, str(value)) for value in values(source, keyword))
 
 
 def element_of(source: Dataset, keyword: str) -> DataElement | RawDataElement | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,16 @@ Floats = NDArray[np.float64]
 _TAIL = 0.001
 # A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake.
 _VISIBLE = 0.01
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that can be applied (PS3.3 C.11.2.1.2 and C.11.2.1.3); centre and width in modality values."""
+
+    centre: float
+    width: float
+    function: str
 
 
 def modality(dataset: Dataset, stored: NDArray[np.int32], *, signed: bool) -> Floats:
@@ -53,16 +64,30 @@ def voi(
     return shown, None
 
 
-def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
-    """Apply the first window by its VOI LUT Function (PS3.3 C.11.2.1.2 and C.11.2.1.3); None where there is none."""
+def window_of(dataset: Dataset) -> Window | None:
+    """Return the first window, or None where there is none that can be applied.
+
+    A VOI LUT Function that is none of the defined terms counts as absent: LINEAR (PS3.3 C.11.2.1.3).
+    """
     centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
-    function = text(dataset, "VOILUTFunction").upper() or "LINEAR"
+    function = text(dataset, "VOILUTFunction").upper()
+    if function not in _FUNCTIONS:
+        function = "LINEAR"
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return None
-    if function == "SIGMOID":
+    return Window(centre, width, function)
+
+
+def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
+    """Apply the first window; None where there is none."""
+    window = window_of(dataset)
+    if window is None:
+        return None
+    centre, width = window.centre, window.width
+    if window.function == "SIGMOID":
         curve: Floats = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - centre) / width, -700.0, 700.0)))
         return curve
-    if function == "LINEAR":
+    if window.function == "LINEAR":
         centre, width = centre - 0.5, width - 1.0
     if width == 0.0:  # LINEAR of width 1 is a threshold
         return (modality > centre).astype(np.float64)
@@ -120,15 +145,19 @@ def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
     return entries.astype(np.float64), first, float((1 << bits) - 1)
 
 
-def _lut_entries(item: Dataset, size: int) -> NDArray[np.uint16] | None:
-    """Return LUT Data as numbers, whether it came as words or as bytes; None where there are fewer than stated."""
+def lut_words(item: Dataset) -> NDArray[np.uint16]:
+    """Return LUT Data as the words it was stored as, in whichever byte order: one entry each, or two of 8 bits."""
     found = values(item, "LUTData")
     if len(found) == 1 and isinstance(found[0], bytes):
         big = item.original_encoding[1] is False
         data = found[0][: len(found[0]) // 2 * 2]
-        words = np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
-    else:
-        words = np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
+        return np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
+    return np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
+
+
+def _lut_entries(item: Dataset, size: int) -> NDArray[np.uint16] | None:
+    """Return LUT Data as numbers, whether it came as words or as bytes; None where there are fewer than stated."""
+    words = lut_words(item)
     if words.size < size <= 2 * words.size:  # two entries of 8 bits in each word, the first one in its low byte
         words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
     return words[:size] if words.size >= size else None

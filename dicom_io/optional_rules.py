@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from io import BytesIO
+import math
 from typing import TYPE_CHECKING
-
-from pydicom import dcmread
 
 from dicom_io import encapsulated_pdf, key_objects, multi_frame_capture, parametric_map
 from dicom_io.errors import InvalidResult
-from dicom_io.values import integer, items, number, text, values
+from dicom_io.values import text
+from dicom_io.written import Item, evidence_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
     from pydicom.dataset import Dataset
+    from pydicom.uid import UID
+
 
 OWN = {
     multi_frame_capture.KIND: (
@@ -40,84 +41,96 @@ OWN = {
 """What each kind must have, by keyword (PS3.3 A.8.5, A.75, A.45.1, A.35.4)."""
 
 
-def check(data: bytes, kind: str, source: Dataset) -> None:
-    """Read an encoded result of an optional kind and raise for the first thing that is wrong with what is its own.
+def check(data: bytes, meta: Dataset, written: Item, kind: str, source: Dataset) -> None:
+    """Raise for the first thing that is wrong with what is an optional kind's own.
+
+    Parameters
+    ----------
+    data, meta, written
+        The DICOM file, and what `dicom_io.written.read` found in it.
+    kind
+        Which result it is: the KIND of the module that made it.
+    source
+        The radiograph it belongs to.
 
     Raises
     ------
     InvalidResult
         Names the attribute and the rule, and quotes no value.
     """
-    rules: dict[str, Callable[[Dataset, Dataset], None]] = {
-        multi_frame_capture.KIND: _frames,
-        parametric_map.KIND: _map,
-        encapsulated_pdf.KIND: _page,
-        key_objects.KIND: _selection,
-    }
-    rules[kind](dcmread(BytesIO(data)), source)
+    if kind == multi_frame_capture.KIND:
+        _frames(written, source, meta.TransferSyntaxUID)
+    elif kind == parametric_map.KIND:
+        _map(written, source)
+    elif kind == encapsulated_pdf.KIND:
+        _page(data, written, source)
+    else:
+        _selection(written, source)
 
 
-def _frames(dataset: Dataset, source: Dataset) -> None:
+def _frames(written: Item, source: Dataset, syntax: UID) -> None:
     """Hold the frames to their number, their labels and their size."""
-    kind, frames = multi_frame_capture.KIND, integer(dataset, "NumberOfFrames") or 0
-    if len(values(dataset, "FrameLabelVector")) != frames:
+    kind, frames = multi_frame_capture.KIND, int(written.text("NumberOfFrames"))
+    labels = written.get("FrameLabelVector")
+    if labels is None or labels.value.count(b"\\") + 1 != frames:
         raise InvalidResult(f"{kind}: FrameLabelVector has another number of labels than there are frames")
-    size = (integer(dataset, "Rows") or 0) * (integer(dataset, "Columns") or 0) * 3 * frames
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and len(dataset.PixelData) != size + size % 2:
+    size = int(written.number("Rows") * written.number("Columns") * 3 * frames)
+    if not syntax.is_encapsulated and _length(written, "PixelData") != size + size % 2:
         raise InvalidResult(f"{kind}: PixelData has another length than Rows, Columns and NumberOfFrames say")
-    _refers(kind, items(dataset, "SourceImageSequence"), source)
+    refers(kind, written.items("SourceImageSequence"), source)
 
 
-def _map(dataset: Dataset, source: Dataset) -> None:
+def _map(written: Item, source: Dataset) -> None:
     """Hold the numbers to their description, and the map to its source."""
     kind = parametric_map.KIND
-    cells = (integer(dataset, "Rows") or 0) * (integer(dataset, "Columns") or 0)
-    if len(dataset.FloatPixelData) != 4 * cells:
+    if _length(written, "FloatPixelData") != 4 * int(written.number("Rows") * written.number("Columns")):
         raise InvalidResult(f"{kind}: FloatPixelData has another length than Rows and Columns say")
-    shared = items(dataset, "SharedFunctionalGroupsSequence")[0]
-    mappings = items(shared, "RealWorldValueMappingSequence")
-    if not mappings or number(mappings[0], "RealWorldValueSlope") is None:
+    shared = written.items("SharedFunctionalGroupsSequence")[0]
+    mappings = shared.items("RealWorldValueMappingSequence")
+    if not mappings or not all(map(math.isfinite, mappings[0].numbers("RealWorldValueSlope") or [math.nan])):
         raise InvalidResult(f"{kind}: RealWorldValueMappingSequence is missing or empty")
     for keyword in ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence"):
-        if not items(shared, keyword):
+        if not shared.items(keyword):
             raise InvalidResult(f"{kind}: {keyword} is missing or empty")
-    for frame in items(dataset, "PerFrameFunctionalGroupsSequence"):
-        derived = items(frame, "DerivationImageSequence")
-        _refers(kind, [each for item in derived for each in items(item, "SourceImageSequence")], source)
+    for frame in written.items("PerFrameFunctionalGroupsSequence"):
+        derived = frame.items("DerivationImageSequence")
+        refers(kind, [each for item in derived for each in item.items("SourceImageSequence")], source)
 
 
-def _page(dataset: Dataset, source: Dataset) -> None:
+def _page(data: bytes, written: Item, source: Dataset) -> None:
     """Hold the document to its type and length."""
-    kind, document = encapsulated_pdf.KIND, bytes(dataset.EncapsulatedDocument)
-    length = integer(dataset, "EncapsulatedDocumentLength") or 0
-    if not document.startswith(b"%PDF-") or text(dataset, "MIMETypeOfEncapsulatedDocument") != "application/pdf":
+    kind, document = encapsulated_pdf.KIND, written.get("EncapsulatedDocument")
+    if document is None or not data.startswith(b"%PDF-", document.at):
         raise InvalidResult(f"{kind}: the document is no PDF")
-    if len(document) != length + length % 2:
+    if written.text("MIMETypeOfEncapsulatedDocument") != "application/pdf":
+        raise InvalidResult(f"{kind}: the document is no PDF")
+    length = int(written.number("EncapsulatedDocumentLength"))
+    if document.length != length + length % 2:
         raise InvalidResult(f"{kind}: EncapsulatedDocument has another length than EncapsulatedDocumentLength says")
-    _refers(kind, items(dataset, "SourceInstanceSequence"), source)
+    refers(kind, written.items("SourceInstanceSequence"), source)
 
 
-def _selection(dataset: Dataset, source: Dataset) -> None:
+def _selection(written: Item, source: Dataset) -> None:
     """Hold what is named to the evidence, each way round."""
     kind = key_objects.KIND
     references = [
         each
-        for item in items(dataset, "ContentSequence")
-        if text(item, "ValueType") in ("IMAGE", "COMPOSITE")
-        for each in items(item, "ReferencedSOPSequence")
+        for item in written.items("ContentSequence")
+        if item.text("ValueType") in ("IMAGE", "COMPOSITE")
+        for each in item.items("ReferencedSOPSequence")
     ]
-    references += [each for image in references for each in items(image, "ReferencedSOPSequence")]
-    _refers(kind, references, source)
-    evidence = {
-        text(instance, "ReferencedSOPInstanceUID")
-        for study in items(dataset, "CurrentRequestedProcedureEvidenceSequence")
-        for series in items(study, "ReferencedSeriesSequence")
-        for instance in items(series, "ReferencedSOPSequence")
-    }
-    if evidence != {text(each, "ReferencedSOPInstanceUID") for each in references}:
+    references += [each for image in references for each in image.items("ReferencedSOPSequence")]
+    refers(kind, references, source)
+    if evidence_of(written) != {each.text("ReferencedSOPInstanceUID") for each in references}:
         raise InvalidResult(f"{kind}: what is selected and what is evidence differ")
 
 
-def _refers(kind: str, references: list[Dataset], source: Dataset) -> None:
-    if text(source, "SOPInstanceUID") not in {text(each, "ReferencedSOPInstanceUID") for each in references}:
+def _length(written: Item, keyword: str) -> int:
+    found = written.get(keyword)
+    return found.length if found else 0
+
+
+def refers(kind: str, references: Iterable[Item], source: Dataset) -> None:
+    """Raise InvalidResult unless one of the references is to the source."""
+    if text(source, "SOPInstanceUID") not in {each.text("ReferencedSOPInstanceUID") for each in references}:
         raise InvalidResult(f"{kind}: does not refer to the source")

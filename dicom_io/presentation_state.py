@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from highdicom.color import CIELabColor
 from highdicom.pr import GraphicAnnotation, GraphicLayer, GraphicObject, TextObject
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
 from pydicom.valuerep import DSfloat
 
-from dicom_io.derived import begin, element_of, plain_item, plain_text, reference, stand_in
-from dicom_io.grayscale import lut_item
+from dicom_io.derived import begin, plain_text, reference, stand_in
+from dicom_io.grayscale import lut_item, lut_words, window_of
 from dicom_io.structured_report import tracking_uid
-from dicom_io.values import number, text
+from dicom_io.values import is_valid, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,12 +146,14 @@ def _area(state: Dataset, rows: int, columns: int, aspect: float) -> None:
 
 def _grayscale(state: Dataset, source: Dataset, window: tuple[float, float] | None) -> None:
     """Repeat the transformations that the model's input went through (PS3.3 C.11.1, C.11.8, C.11.6)."""
-    modality = lut_item(source, "ModalityLUTSequence")
+    modality = _table(source, "ModalityLUTSequence")
     if modality is not None:
-        state.ModalityLUTSequence = [plain_item(modality)]
+        kind = text(modality, "ModalityLUTType")
+        modality.ModalityLUTType = kind if _is_told(kind) else "US"
+        state.ModalityLUTSequence = [modality]
     elif number(source, "RescaleSlope") is not None or number(source, "RescaleIntercept") is not None:
         slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
-        state.RescaleSlope, state.RescaleIntercept = 1.0 if slope is None else slope, intercept or 0.0
+        state.RescaleSlope, state.RescaleIntercept = _decimal(1.0 if slope is None else slope), _decimal(intercept or 0)
         state.RescaleType = "US"
     voi = _voi(source, window)
     if voi is not None:
@@ -163,19 +166,45 @@ def _voi(source: Dataset, window: tuple[float, float] | None) -> Dataset | None:
     """Return the first VOI LUT or window of the source, or the one that was used instead."""
     item = Dataset()
     if window is not None:
-        centre, width = window
-        item.WindowCenter, item.WindowWidth = round(centre, 3), round(width, 3)
+        item.WindowCenter, item.WindowWidth = (_decimal(round(value, 3)) for value in window)
         return item
-    table = lut_item(source, "VOILUTSequence")
+    table = _table(source, "VOILUTSequence")
     if table is not None:
-        item.VOILUTSequence = [plain_item(table)]
+        item.VOILUTSequence = [table]
         return item
-    given = number(source, "WindowCenter"), number(source, "WindowWidth")
-    if given[0] is None or given[1] is None:
+    given = window_of(source)
+    if given is None:
         return None
-    # A number of more than sixteen characters is no decimal string (PS3.5 6.2).
-    item.WindowCenter, item.WindowWidth = (DSfloat(value, auto_format=True) for value in (given[0], given[1]))
-    function = element_of(source, "VOILUTFunction")
-    if function is not None:
-        item[function.tag] = function
+    item.WindowCenter, item.WindowWidth = _decimal(given.centre), _decimal(given.width)
+    if text(source, "VOILUTFunction").upper() == given.function:
+        item.VOILUTFunction = given.function
     return item
+
+
+def _table(source: Dataset, keyword: str) -> Dataset | None:
+    """Return a copy of the source's first LUT with its data in our byte order; None where there is none.
+
+    What only explains it is copied where it is valid, and otherwise left behind.
+    """
+    item = lut_item(source, keyword)
+    if item is None or not {"LUTDescriptor", "LUTData"} <= set(item.dir()):
+        return None
+    copy = Dataset()
+    copy["LUTDescriptor"] = item["LUTDescriptor"]
+    data = item["LUTData"]
+    stored = lut_words(item).astype("<u2").tobytes() if isinstance(data.value, bytes) else data.value
+    copy["LUTData"] = DataElement(data.tag, data.VR, stored)
+    for told in ("LUTExplanation", "ModalityLUTType"):
+        if told in item and _is_told(words := text(item, told)):
+            setattr(copy, told, words)
+    return copy
+
+
+def _decimal(value: float) -> DSfloat:
+    """Return a number as a decimal string: one of more than sixteen characters is none (PS3.5 6.2)."""
+    return DSfloat(value, auto_format=True)
+
+
+def _is_told(words: str) -> bool:
+    """Tell whether a long string is there and valid; what could not be decoded is not."""
+    return bool(words) and is_valid("LO", words) and "\N{REPLACEMENT CHARACTER}" not in words

@@ -10,20 +10,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.config import RAISE
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, JPEGBaseline8Bit
-from pydicom.valuerep import validate_value
 
 from dicom_io import optional_rules, presentation_state, secondary_capture, structured_report
 from dicom_io.derived import COPIED
 from dicom_io.errors import InvalidResult
-from dicom_io.values import MALFORMED, integer, text
-from dicom_io.written import BINARY, NUMBERS, Element, Item, read
+from dicom_io.values import MALFORMED, integer, is_valid, text
+from dicom_io.written import BINARY, NUMBERS, Element, Item, evidence_of, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from pydicom.dataset import Dataset
 
@@ -95,9 +93,11 @@ def check(data: bytes, kind: str, source: Dataset) -> None:
     for keyword in _MAY_BE_EMPTY:
         if written.get(keyword) is None:
             raise InvalidResult(f"{kind}: {keyword} is missing")
-    _representations(written, kind, _encodings(written))
+    # What the source is called, and its series and study, is repeated as it is: only so is it found.
+    names = frozenset(text(source, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
+    _representations(written, kind, _encodings(written), names)
     if kind in optional_rules.OWN:
-        optional_rules.check(data, kind, source)
+        optional_rules.check(data, meta, written, kind, source)
     elif kind == secondary_capture.KIND:
         _capture(written, source, meta.TransferSyntaxUID)
     elif kind == presentation_state.KIND:
@@ -124,26 +124,31 @@ def _encodings(written: Item) -> list[str]:
     return convert_encodings(stated.value.decode("ascii", "replace").rstrip(" \0").split("\\") if stated else None)
 
 
-def _representations(written: Item, kind: str, encodings: list[str]) -> None:
-    """Hold every value that is ours to its value representation (PS3.5 6.2); copied texts stay as they came."""
+def _representations(written: Item, kind: str, encodings: list[str], names: frozenset[str]) -> None:
+    """Hold every value that is ours to its value representation (PS3.5 6.2); copied texts stay as they came.
+
+    `names` are the source's UIDs, which need not be any.
+    """
     for element in written:
         if element.tag in _COPIED:
             continue
         for item in element.items:
-            _representations(item, kind, encodings)
+            _representations(item, kind, encodings, names)
         try:
             if element.vr in NUMBERS:
                 if len(element.value) % NUMBERS[element.vr].size:
                     raise ValueError("no whole number of numbers")
             elif element.vr not in _NOT_HELD:
-                _hold(element, encodings)
+                _hold(element, encodings, names)
         except MALFORMED as error:
             raise InvalidResult(f"{kind}: {element.keyword} is no {element.vr}") from error
 
 
-def _hold(element: Element, encodings: list[str]) -> None:
+def _hold(element: Element, encodings: list[str], names: frozenset[str]) -> None:
     """Hold the values of a text to its value representation."""
     value = element.value
+    if element.vr == "UI" and value.rstrip(b"\0").decode("ascii", "replace") in names:
+        return
     said = value.decode("ascii") if value.isascii() else decode_bytes(value, encodings, set())
     if element.vr not in ("LT", "ST", "UR", "UT"):  # a backslash divides no values there
         for each in said.split("\\"):
@@ -155,10 +160,8 @@ def _hold(element: Element, encodings: list[str]) -> None:
 @lru_cache(maxsize=4096)
 def _valid(vr: str, value: str) -> None:
     """Hold one value to its representation; most of them are the same in every object."""
-    if vr == "UI" and value and not UID(value).is_valid:
-        raise ValueError("UID")
-    if value:
-        validate_value(vr, value, RAISE)
+    if value and (not is_valid(vr, value) or (vr == "UI" and not UID(value).is_valid)):
+        raise ValueError(vr)
 
 
 def _capture(written: Item, source: Dataset, syntax: UID) -> None:
@@ -171,7 +174,7 @@ def _capture(written: Item, source: Dataset, syntax: UID) -> None:
     pixels = written.get("PixelData")
     if not syntax.is_encapsulated and (pixels is None or pixels.length != size + size % 2):
         raise InvalidResult(f"{kind}: PixelData has another length than Rows and Columns say")
-    _refers(kind, written.items("SourceImageSequence"), source)
+    optional_rules.refers(kind, written.items("SourceImageSequence"), source)
 
 
 def _presentation(written: Item, source: Dataset) -> None:
@@ -190,18 +193,13 @@ def _presentation(written: Item, source: Dataset) -> None:
     for series in written.items("ReferencedSeriesSequence"):
         if series.text("SeriesInstanceUID") != text(source, "SeriesInstanceUID"):
             raise InvalidResult(f"{kind}: ReferencedSeriesSequence names another series than the source's")
-        _refers(kind, series.items("ReferencedImageSequence"), source)
+        optional_rules.refers(kind, series.items("ReferencedImageSequence"), source)
 
 
 def _report(written: Item, source: Dataset) -> None:
     """Hold each content item to its value type, and each reference to the evidence (PS3.3 C.17.3, C.18)."""
     kind = structured_report.KIND
-    evidence = {
-        instance.text("ReferencedSOPInstanceUID")
-        for study in written.items("CurrentRequestedProcedureEvidenceSequence")
-        for series in study.items("ReferencedSeriesSequence")
-        for instance in series.items("ReferencedSOPSequence")
-    }
+    evidence = evidence_of(written)
     if text(source, "SOPInstanceUID") not in evidence:
         raise InvalidResult(f"{kind}: the evidence lacks the source")
     rows, columns = integer(source, "Rows") or 0, integer(source, "Columns") or 0
@@ -232,8 +230,3 @@ def _inside(kind: str, points: list[float], rows: int, columns: int) -> None:
         raise InvalidResult(f"{kind}: GraphicData is not pairs")
     if min(points) < 0 or max(across) > columns or max(down) > rows:
         raise InvalidResult(f"{kind}: GraphicData leaves the image")
-
-
-def _refers(kind: str, references: Iterable[Item], source: Dataset) -> None:
-    if text(source, "SOPInstanceUID") not in {each.text("ReferencedSOPInstanceUID") for each in references}:
-        raise InvalidResult(f"{kind}: does not refer to the source")

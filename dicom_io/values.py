@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import lru_cache
 from typing import Any
 
+from pydicom.config import RAISE
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
+from pydicom.valuerep import validate_value
 
 # What pydicom raises, late, for a value that does not fit its value representation. Warning is among them because a
 # program may have turned pydicom's warnings into errors.
@@ -25,7 +28,6 @@ MALFORMED = (
     ValueError,
     struct.error,
     Warning,
-    BytesLengthException,
 )
 
 
@@ -76,3 +78,13 @@ def integer(dataset: Dataset, keyword: str) -> int | None:
     """Return an attribute's first value where it is a whole number, else None."""
     found = number(dataset, keyword)
     return int(found) if found is not None and found.is_integer() else None
+
+
+@lru_cache(maxsize=4096)
+def is_valid(vr: str, value: str) -> bool:
+    """Tell whether a text is a value of its representation (PS3.5 6.2); most are the same in every object."""
+    try:
+        validate_value(vr, value, RAISE)
+    except MALFORMED:
+        return False
+    return True

@@ -36,13 +36,17 @@ _ITEM = 0xE000FFFE  # the item's tag, as two little endian words read as one
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element: its tag, value representation and length; its bytes, unless it is a sequence or long."""
+    """One element: its tag, value representation and length; its bytes, unless it is a sequence or long.
+
+    `at` is where its value begins in the file; within an item, in the item.
+    """
 
     tag: int
     vr: str
     length: int
     value: bytes = b""
     items: tuple[Item, ...] = ()
+    at: int = 0
 
     @property
     def keyword(self) -> str:
@@ -96,6 +100,16 @@ class Item:
         return () if found is None else found.items
 
 
+def evidence_of(document: Item) -> set[str]:
+    """Return the SOP Instance UIDs that a document names as evidence (PS3.3 C.17.2)."""
+    return {
+        instance.text("ReferencedSOPInstanceUID")
+        for study in document.items("CurrentRequestedProcedureEvidenceSequence")
+        for series in study.items("ReferencedSeriesSequence")
+        for instance in series.items("ReferencedSOPSequence")
+    }
+
+
 def read(data: bytes) -> tuple[Dataset, Item]:
     """Read a file in explicit little endian: its file meta information and its data set.
 
@@ -127,7 +141,7 @@ def _element(found: RawDataElement | DataElement, end: int) -> Element:
     value = found.value or b""
     if found.VR == "SQ":
         return Element(found.tag, "SQ", found.length, items=tuple(_items(value)))
-    return Element(found.tag, found.VR, found.length, value)
+    return Element(found.tag, found.VR, found.length, value, at=found.value_tell)
 
 
 def _items(data: bytes) -> Iterator[Item]:

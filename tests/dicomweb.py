@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         found: dict[str, dict[str, Any]] = {}
         for each, _ in self.server_.objects.values():
             within = [each.StudyInstanceUID, each.SeriesInstanceUID][: len(parts) // 2]
-            if parts[1::2] != within or not _fits(each, query):
+            if parts[1::2] != within or not fits(each, query):
                 continue
             match = Dataset()
             match.StudyInstanceUID, match.SeriesInstanceUID = each.StudyInstanceUID, each.SeriesInstanceUID
@@ -121,8 +121,9 @@ class _Server(ThreadingHTTPServer):
         pass
 
 
-def _fits(dataset: Dataset, query: dict[str, list[str]]) -> bool:
-    for keyword in ("PatientID", "AccessionNumber", "StudyInstanceUID"):
+def fits(dataset: Dataset, query: dict[str, list[str]]) -> bool:
+    """Tell whether a dataset matches what a query says of these attributes."""
+    for keyword in ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         if keyword in query and str(dataset.get(keyword, "")) != query[keyword][0]:
             return False
     low, dash, high = query.get("StudyDate", [""])[0].partition("-")

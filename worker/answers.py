@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 
 from worker.tables import DeliveryRow, FindingRow, ReceiptRow, ResultRow
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What another model said of the same object before: its decision, and its report (four UIDs) where it made one."""
+    """What was said of the same object before: the decision, and the report (four UIDs) where there is one.
 
-    decision: str
+    Without a decision the report says that the object was not analysed.
+    """
+
+    decision: str | None
     report: Mapping[str, str] | None = None
 
 
@@ -89,8 +92,6 @@ def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: 
     if finding_id is not None:  # the work is done once more: it must come out the same
         before.append(FindingRow.id < finding_id)
     decision = connection.scalar(select(FindingRow.decision).where(*before).order_by(FindingRow.id.desc()).limit(1))
-    if decision is None:
-        return None
     query = (
         select(
             ReceiptRow.study_instance_uid.label("StudyInstanceUID"),
@@ -99,13 +100,16 @@ def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: 
             ResultRow.sop_instance_uid.label("SOPInstanceUID"),
         )
         .join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
-        .join(FindingRow, FindingRow.id == ResultRow.finding_id)
-        .where(*before, ResultRow.sop_class_uid == report)
-        .order_by(FindingRow.id.desc())
+        .outerjoin(FindingRow, FindingRow.id == ResultRow.finding_id)
+        .where(ResultRow.receipt_id == receipt_id, ResultRow.sop_class_uid == report)
+        .where(and_(*before) | ResultRow.finding_id.is_(None))
+        .order_by(func.coalesce(FindingRow.id, 0).desc())  # one without a finding came before all others
         .limit(1)
     )
     row = connection.execute(query).mappings().first()
-    return Earlier(str(decision), None if row is None else dict(row))
+    if decision is None and row is None:
+        return None
+    return Earlier(decision, None if row is None else dict(row))
 
 
 def _enter_finding(connection: Connection, receipt_id: int, finding: NewFinding) -> int:

@@ -322,8 +322,14 @@ def _table(rows: list[dict[str, Any]]) -> None:
         score = "" if row["probability"] is None else f"{row['probability']:.3f}"
         colour = "red" if row["decision"] == "PNEUMONIA" else ""
         decision = f"[{colour}]{row['decision']}[/]" if colour else row["decision"] or ""
-        table.add_row(Path(row["file"]).name, row["status"].replace("_", " "), score, decision, row["reason"])
+        table.add_row(Path(row["file"]).name, row["status"].replace("_", " "), score, decision, _remarks(row))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _remarks(row: dict[str, Any]) -> str:
+    """Return why a file was not analysed, and which kinds of result it has not, and why."""
+    left_out = (f"no {kind}: {why.removeprefix(f'{kind}: ')}" for kind, why in row.get("left_out", {}).items())
+    return "; ".join(each for each in (row["reason"], *left_out) if each)
 
 
 if __name__ == "__main__":

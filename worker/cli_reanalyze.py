@@ -24,12 +24,20 @@ def reanalyze(
         str | None, typer.Option("--model", help="Images whose answer is of this model: its name, or the beginning")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All analysed images")] = False,
+    not_analysed: Annotated[
+        bool,
+        typer.Option("--include-not-analysed", help="Also images of these that the gate of a model left out"),
+    ] = False,
+    reason: Annotated[
+        str | None,
+        typer.Option("--reason", help="Only images that were not analysed, for a reason that begins so"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many images that would be")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say how many wait, and what became of the others")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Take back all that still wait")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Have analysed images read again by the model that serves now; the earlier answers stay in the audit.
+    """Have received images read again by the model that serves now; the earlier answers stay in the audit.
 
     The worker does it, whenever no new image waits, newest first; while none is running, they wait for it. What the
     model has answered already is left out, so that the command may be given again. New reports point to their
@@ -39,16 +47,20 @@ def reanalyze(
     from worker.audit import moment
     from worker.clock import now
     from worker.database import open_ledger
+    from worker.pipeline import GATE
     from worker.reanalyses import Reanalyses, Wanted
     from worker.serving import model_folder
 
-    named = since or until or accession or receipt or model
+    named = since or until or accession or receipt or model or reason
     if status + cancel + bool(named or everything) != 1:
         raise InvalidSettings(
-            "name the images by --since, --until, --accession, --receipt or --model, or say --all, --status or --cancel"
+            "name the images by --since, --until, --accession, --receipt, --model or --reason, or say --all, --status"
+            " or --cancel"
         )
     if everything and named:
         raise InvalidSettings("--all goes with none of the options that name images")
+    if model and (reason or not_analysed):
+        raise InvalidSettings("--model names images by their answer, and those that were not analysed have none")
     loaded = settings.load(config)
     reanalyses = Reanalyses(open_ledger(loaded))
     if status:
@@ -58,10 +70,15 @@ def reanalyze(
     if cancel:
         sys.stdout.write(f"{reanalyses.withdraw(getpass.getuser(), now())} images will not be read again\n")
         return
-    wanted = Wanted(moment(since) if since else None, moment(until) if until else None, accession, receipt or (), model)
+    begun, ended = (moment(each) if each else None for each in (since, until))
+    also = GATE if not_analysed else None
+    wanted = Wanted(begun, ended, accession, receipt or (), model, reason, also)
     card = load_card(model_folder(loaded))
     chosen = reanalyses.choose(wanted, card.sha256)
-    rest = f"{chosen.answered} it has answered, {chosen.left_out} it has left out, {chosen.waiting} wait already"
+    outdone = f" (another model's later answer stands for {chosen.outdone})" if chosen.outdone else ""
+    rest = (
+        f"{chosen.answered} it has answered{outdone}, {chosen.left_out} it has left out, {chosen.waiting} wait already"
+    )
     if dry_run:
         sys.stdout.write(f"{len(chosen.receipt_ids)} images would be read again by {card.label}; {rest}\n")
         return

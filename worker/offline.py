@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,16 @@ from worker.phantom import radiograph
 from worker.picture import write_png
 from worker.pipeline import outside, rules_of
 from worker.reader import Reader, Reading
-from worker.results import Result, make, not_analysed
+from worker.results import Result, ResultSet, make, not_analysed
 from worker.settings import Settings
 
 PICTURES = (".jpg", ".jpeg", ".png")
+_NOTHING = ResultSet((), {})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one file."""
+    """What became of one file; `left_out` names the kinds of result that it has not, each with the reason."""
 
     file: str
     status: str
@@ -47,6 +48,7 @@ class Answer:
     agent_probability: float | None = None
     region: tuple[int, int, int, int] | None = None
     outputs: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer as one JSON object."""
@@ -99,14 +101,13 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
                 verdict = judge(dataset, rules)
                 if not verdict.analyse:
                     answer = replace(answer, status="not_analysed", reason=verdict.reason)
-                    told = _told_why(dataset, verdict.reason, reader, settings) if verdict.radiograph else ()
-                    yield replace(answer, outputs=_write(told, out / names.unique(file.stem)) if told else ())
+                    told = _told_why(dataset, verdict.reason, reader, settings) if verdict.radiograph else _NOTHING
+                    yield _with(answer, told, names, out, file)
                     continue
                 reading = reader.read(dataset, _when())
             if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
                 answer = replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
-                told = _told_why(dataset, answer.reason, reader, settings)
-                yield replace(answer, outputs=_write(told, out / names.unique(file.stem)) if told else ())
+                yield _with(answer, _told_why(dataset, answer.reason, reader, settings), names, out, file)
                 continue
             made = make(dataset, reading, reader.identity, settings.results, _when())
             stem = names.unique(file.stem)
@@ -117,14 +118,20 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
             yield replace(answer, reason=unexpected(error))
         else:
-            yield replace(_told(answer, reading), status="analysed", outputs=written)
+            yield replace(_told(answer, reading), status="analysed", outputs=written, left_out=made.left_out)
 
 
-def _told_why(dataset: Dataset, reason: str, reader: Reader, settings: Settings) -> tuple[Result, ...]:
+def _told_why(dataset: Dataset, reason: str, reader: Reader, settings: Settings) -> ResultSet:
     """Return the report that an image was not analysed, where the settings ask for one."""
     if not settings.results.report_not_analysed:
-        return ()
-    return not_analysed(dataset, reason, reader.identity, settings.results, _when()).results
+        return _NOTHING
+    return not_analysed(dataset, reason, reader.identity, settings.results, _when())
+
+
+def _with(answer: Answer, made: ResultSet, names: _Names, out: Path, file: Path) -> Answer:
+    """Write what tells that a file was not analysed, if anything does, and name it in the answer."""
+    written = _write(made.results, out / names.unique(file.stem)) if made.results else ()
+    return replace(answer, outputs=written, left_out=made.left_out)
 
 
 def _write(results: tuple[Result, ...], stem: Path) -> tuple[str, ...]:

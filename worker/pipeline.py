@@ -33,6 +33,8 @@ from worker.shadow import Shadow
 
 log = structlog.get_logger("cxrd.pipeline")
 
+GATE = "outside the trained population"
+"""How the reason of an image begins that the model's gate stopped."""
 _LEFT_OUT = "not analysed"
 """For the log: the reason may quote a code of the header, and stays in the ledger."""
 
@@ -44,7 +46,7 @@ def rules_of(settings: Settings) -> Rules:
 
 def outside(finding: Finding) -> str:
     """Return why an image that the model's gate stopped was not analysed."""
-    return f"outside the trained population (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
+    return f"{GATE} (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
 
 
 def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime) -> NewFinding:

@@ -117,15 +117,20 @@ class Reader:
                 layout=layout,
             )
 
+        picture = composed(results.layout)
+        frames = None
+        if MULTI_FRAME in results.kinds:
+            overlay = picture if results.layout == "overlay" else composed("overlay")
+            frames = np.stack([composed("radiograph"), overlay])
         return Reading(
             finding,
             heat,
-            composed(results.layout),
+            picture,
             float(image.mean()),
             float(image.std()),
             image,
             rendered.aspect,
             rendered.window,
             cam=outputs.cam[0, 1] if PARAMETRIC in results.kinds else None,
-            frames=np.stack([composed("radiograph"), composed("overlay")]) if MULTI_FRAME in results.kinds else None,
+            frames=frames,
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from dicom_io.errors import InvalidSettings
 from worker import answers, chain
@@ -22,31 +22,47 @@ _AT_ONCE = 100  # rows in one transaction: a sender that waits for the database 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which images; what is None or empty does not restrict. `model` is the beginning of the name of the model whose
-    answer stands."""
+    """Which images; what is None or empty does not restrict.
+
+    Attributes
+    ----------
+    model
+        The beginning of the name of the model whose answer stands.
+    reason
+        The beginning of the reason why an image was not analysed: only such ones.
+    also
+        Besides the analysed images, those that were not analysed for a reason that begins so.
+    """
 
     since: dt.datetime | None = None
     until: dt.datetime | None = None
     accession: str | None = None
     receipt_ids: Sequence[int] = ()
     model: str | None = None
+    reason: str | None = None
+    also: str | None = None
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a wish comes to: the images to be read, newest first, and how many are not and why."""
+    """What a wish comes to: the images to be read, newest first, and how many are not and why.
+
+    Of the `answered` ones, `outdone` are those of which another model's answer stands: it came later.
+    """
 
     receipt_ids: tuple[int, ...]
     answered: int
     waiting: int
     left_out: int
+    outdone: int = 0
 
 
 class Reanalyses:
     """Reading and settling of reanalyses; each method is one transaction, unless it says otherwise.
 
-    A row's key is its receipt's. The receipt itself stays *analysed* all the while, and the earlier finding stands
-    until the newer one is entered. For `worker.pipeline.Pipeline` it does what the ledger does for new images.
+    A row's key is its receipt's. The receipt itself stays as it is all the while, and the earlier finding stands until
+    the newer one is entered; an image that was not analysed becomes an analysed one then. For
+    `worker.pipeline.Pipeline` it does what the ledger does for new images.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -55,7 +71,7 @@ class Reanalyses:
     # ---- wishes --------------------------------------------------------------------------------------------------
 
     def choose(self, wanted: Wanted, model_sha256: str) -> Chosen:
-        """Return what of the analysed images is to be read by a model.
+        """Return which images are to be read by a model: of the analysed ones, unless others are wanted.
 
         What it has answered is not, nor what waits for it, nor what it has left out before, unless it is named by its
         receipt.
@@ -70,28 +86,29 @@ class Reanalyses:
                 select(
                     ReceiptRow.id,
                     exists().where(FindingRow.receipt_id == ReceiptRow.id, FindingRow.model_sha256 == model_sha256),
+                    exists().where(standing(), FindingRow.model_sha256 == model_sha256),
                     ReanalysisRow.state,
                     ReanalysisRow.model_sha256,
                 )
                 .outerjoin(ReanalysisRow, ReanalysisRow.receipt_id == ReceiptRow.id)
-                .where(ReceiptRow.state == State.ANALYSED)
                 .order_by(ReceiptRow.id.desc())
             )
             for condition in _conditions(connection, wanted):
                 query = query.where(condition)
             rows = connection.execute(query).all()
         chosen: list[int] = []
-        answered = waiting = left_out = 0
-        for receipt_id, has_answer, state, asked in rows:
+        answered = waiting = left_out = outdone = 0
+        for receipt_id, has_answer, stands, state, asked in rows:
             if has_answer:
                 answered += 1
+                outdone += not stands
             elif state == ReanalysisState.WORKING or (state == ReanalysisState.WAITING and asked == model_sha256):
                 waiting += 1
             elif state == ReanalysisState.LEFT_OUT and asked == model_sha256 and not wanted.receipt_ids:
                 left_out += 1
             else:
                 chosen.append(receipt_id)
-        return Chosen(tuple(chosen), answered, waiting, left_out)
+        return Chosen(tuple(chosen), answered, waiting, left_out, outdone)
 
     def request(self, receipt_ids: Sequence[int], model: str, model_sha256: str, by: str, now: dt.datetime) -> int:
         """Enter that images are to be read by a model; return how many were entered.
@@ -236,12 +253,15 @@ class Reanalyses:
         facts = answers.facts_of(finding, results, left_out or {})
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.DONE, "", now)
+            before = (ReceiptRow.id == receipt_id, ReceiptRow.state == State.NOT_ANALYSED)
+            analysed = {"state": State.ANALYSED, "reason": "", "finished_at": now}
+            connection.execute(update(ReceiptRow).where(*before).values(**analysed))
             chain.append(connection, "reanalysed", now, receipt_id, **facts)
             answers.enter(connection, receipt_id, finding, results, destinations, now, wants, priority=PRIORITY)
 
 
 def _conditions(connection: Connection, wanted: Wanted) -> list[Any]:
-    conditions: list[Any] = []
+    conditions: list[Any] = [_state(wanted)]
     if wanted.since is not None:
         conditions.append(ReceiptRow.received_at >= wanted.since)
     if wanted.until is not None:
@@ -254,6 +274,15 @@ def _conditions(connection: Connection, wanted: Wanted) -> list[Any]:
         digests = _models(connection, wanted.model)
         conditions.append(exists().where(standing(), FindingRow.model_sha256.in_(digests)))
     return conditions
+
+
+def _state(wanted: Wanted) -> ColumnElement[bool]:
+    analysed = ReceiptRow.state == State.ANALYSED
+    beginning = wanted.reason or wanted.also
+    if beginning is None:
+        return analysed
+    others = (ReceiptRow.state == State.NOT_ANALYSED) & ReceiptRow.reason.istartswith(beginning, autoescape=True)
+    return others if wanted.reason else analysed | others
 
 
 def _models(connection: Connection, name: str) -> list[str]:

@@ -104,6 +104,24 @@ def test_analyze_prints_a_table_for_a_person(tmp_path: Path) -> None:
         assert word in said.stdout
 
 
+def test_analyze_tells_which_results_could_not_be_made(tmp_path: Path) -> None:
+    bare = chest("bare", rows=300, cols=260)
+    del bare.SeriesInstanceUID
+    (tmp_path / "bare.dcm").write_bytes(encode(bare))
+    good = tmp_path / "good.dcm"
+    good.write_bytes(encode(chest("good", rows=300, cols=260)))
+    asked = ("analyze", tmp_path / "bare.dcm", good, "--out", tmp_path / "out")
+    answer, whole = map(json.loads, run(*asked, "--json").stdout.splitlines())
+    assert (answer["status"], answer["reason"]) == ("analysed", "")
+    lacking = "the source lacks SeriesInstanceUID"
+    assert answer["left_out"] == {"presentation-state": lacking, "structured-report": lacking}
+    assert whole["left_out"] == {}
+    table = run(*asked)
+    assert table.returncode == 0
+    for word in ("analysed", "no presentation-state", "no structured-report", "SeriesInstanceUID"):
+        assert word in table.stdout
+
+
 def test_the_same_input_gives_the_same_probability_as_picture_and_as_dicom(tmp_path: Path) -> None:
     grey = draw(seed=5, rows=500, cols=460, opacity=True)
     cv2.imwrite(str(tmp_path / "a.png"), grey)

@@ -25,6 +25,7 @@ import pytest
 from pydicom import Dataset
 
 from tests.tools import tool
+from tests.unit.test_presentation_state import table
 from tests.unit.test_result_set import CAM, FINDING, NORMAL, PICTURE, PIXELS, answered, eight_bits, source
 from tests.unit.test_secondary_capture import MISSING, NAMES
 from worker.results import SOP_CLASSES
@@ -73,6 +74,17 @@ VARIANTS |= {
         "LossyImageCompressionMethod": "ISO_15444_1",
     },
     "normal": {"finding": NORMAL},
+    "malformed window": {
+        "VOILUTFunction": b"no such word",
+        "WindowCenterWidthExplanation": b"x" * 70,
+        "RescaleSlope": b"1.00000000000000000001",
+        "RescaleIntercept": b"0",
+        "RescaleType": b"y" * 70,
+    },
+    "malformed table": {
+        "VOILUTSequence": [table(16, LUTExplanation=b"x" * 70)],
+        "ModalityLUTSequence": [table(16, LUTExplanation=b"x" * 70, ModalityLUTType=b"y" * 70)],
+    },
 }
 # A map lies on its source only where that says how it lies and how large its pixels are.
 WITHOUT_MAP = {"nothing known", "all empty"}

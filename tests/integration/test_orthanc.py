@@ -122,9 +122,9 @@ def test_pull_fetches_what_the_archive_holds_once(
     try:
         worker = daemon(scp={"port": port})
         sent = {}
-        for number in range(3):
+        for number in range(6):
             made = chest(f"pull-{number}", rows=300, cols=260, StudyDate=f"2026010{number + 1}")
-            made.AccessionNumber = f"P{number}"
+            made.AccessionNumber, made.PatientID = f"P{number}", f"PULL{number}"
             if number == 1:
                 made.compress(RLELossless, generate_instance_uid=False)
             sent[f"P{number}"] = made
@@ -152,8 +152,18 @@ def test_pull_fetches_what_the_archive_holds_once(
         table.write_text("accession_number\nP1\nP2\nP9\n")
         assert pull("--csv", str(table)) == "2 series: 1 images came, 1 were known, 0 failed\n"
         wait_for(lambda: worker.ledger.counts().get("analysed") == 3, 30)
+        one = "1 series: 1 images came, 0 were known, 0 failed\n"
+        assert pull("--accession", "P3") == one
+        assert pull("--patient", "PULL4") == one
+        assert pull("--patient", "PULL4", "--accession", "P5") == "0 series\n"  # both must match
+        table.write_text(
+            "patient_id,study_instance_uid,dates\nPULL4,,\n,"
+            f"{sent['P5'].StudyInstanceUID},\n,,20260101-20260102\n,,20270101-\n"
+        )
+        assert pull("--csv", str(table)) == "4 series: 1 images came, 3 were known, 0 failed\n"
+        wait_for(lambda: worker.ledger.counts().get("analysed") == 6, 60)
         rows = {row["accession_number"]: row for row in findings(worker.ledger, Filter())}
-        assert set(rows) == {"P0", "P1", "P2"}
+        assert set(rows) == set(sent)
         assert {row["calling_ae"] for row in rows.values()} == {"pacs" if way == "web" else "ORTHANC"}
         for path in (tmp_path / "data" / "objects").glob("*/*.dcm"):
             stored = pydicom.dcmread(path)

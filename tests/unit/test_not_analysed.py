@@ -268,6 +268,15 @@ def test_analyze_writes_it_too(tmp_path: Path, reader: Reader, results: Results,
     assert sorted(each.name for each in out.iterdir()) == expected
 
 
+def test_analyze_tells_why_even_that_could_not_be_made(tmp_path: Path, reader: Reader) -> None:
+    bare = chest(ViewPosition="LL")
+    del bare.SeriesInstanceUID
+    (tmp_path / "bare.dcm").write_bytes(encode(bare))
+    (answer,) = analyze([tmp_path / "bare.dcm"], tmp_path, reader, Settings(results=ON))
+    assert (answer.status, answer.outputs) == ("not_analysed", ())
+    assert answer.left_out == {"structured-report": "the source lacks SeriesInstanceUID"}
+
+
 def test_the_conformance_statement_says_it(reader: Reader) -> None:
     assert "not analysed get a structured report" in statement(Settings(results=ON), reader.card)
     assert "not analysed get a structured report" not in statement(Settings(), reader.card)

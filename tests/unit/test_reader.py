@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.peers import chest
 from tests.unit.test_pipeline import Bench
 from worker.clock import now
 from worker.inference import Batcher
-from worker.picture import caption
+from worker.picture import caption, compose
 from worker.reader import Reader
 from worker.settings import ModelSettings, Settings
 
@@ -52,6 +53,26 @@ def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> No
     if (reader.judge.least_age, reader.judge.greatest_age) == (1, 5):
         assert row["status"] == "not_analysed"
         assert "outside the trained population" in str(row["reason"])
+
+
+@pytest.mark.parametrize(("layout", "drawn"), [("overlay", 2), ("side-by-side", 3)])
+def test_no_picture_is_drawn_twice(layout: str, drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made.append(options["layout"])
+        return compose(*arguments, **options)
+
+    monkeypatch.setattr("worker.reader.compose", counted)
+    settings = {"layout": layout, "kinds": ["secondary-capture", "multi-frame-capture"]}
+    both = Reader(Settings.model_validate({"results": settings}))
+    try:
+        reading = both.read(chest("layout"), now())
+    finally:
+        both.close()
+    assert len(made) == len(set(made)) == drawn
+    assert reading.frames is not None
+    assert np.array_equal(reading.frames[1], reading.picture) == (layout == "overlay")
 
 
 class Silent:

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
 from dicom_io import presentation_state, secondary_capture, structured_report
@@ -43,6 +44,8 @@ def source(modality: str = "CR", pixels: NDArray[Any] = PIXELS, **attributes: An
     for keyword, value in attributes.items():
         if value is None:
             del made[keyword]
+        elif isinstance(value, bytes) and keyword != "PixelData":  # right or wrong
+            raw(made, keyword, dictionary_VR(keyword), value)
         else:
             setattr(made, keyword, value)
     return pydicom.dcmread(BytesIO(encode(made)))
@@ -244,7 +247,8 @@ def raw(original: Dataset, keyword: str, vr: str, value: bytes) -> None:
         (lambda d: raw(d, "RescaleSlope", "DS", b"?"), set()),
         (lambda d: setattr(d, "ModalityLUTSequence", sequence(LUTDescriptor=[1, 0, 16], LUTData=b"ab")), set()),
         (lambda d: setattr(d, "ModalityLUTSequence", sequence(LUTExplanation="x" * 60)), set()),
-        (lambda d: raw(d, "VOILUTFunction", "CS", b"no such word"), {"presentation-state"}),
+        (lambda d: raw(d, "VOILUTFunction", "CS", b"no such word"), set()),
+        (lambda d: raw(d, "RescaleSlope", "DS", b"0.0002442002442002442"), set()),
         # what is only passed on, or stands for nothing
         (lambda d: raw(d, "PatientWeight", "DS", b"heavy "), set()),
         (lambda d: raw(d, "PatientBirthDate", "DA", b"1.1.2020"), set()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from dicom_io.validate import _representations, check
 from dicom_io.written import Element, Item, read
 from tests.unit.test_result_set import answered, objects, source, tree
 from worker.picture import _COLOURS, _OPACITY, _blend, _overlaid
-from worker.settings import Results
+from worker.settings import Kind, Results
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "CR": {},
@@ -136,7 +136,7 @@ def test_a_value_that_does_not_fit_its_representation_is_found_at_any_depth(
 def test_a_broken_number_is_found(vr: str, size: int) -> None:
     item = Item([Element(0x00700022, vr, size, bytes(size))])
     with pytest.raises(InvalidResult, match=f"GraphicData is no {vr}"):
-        _representations(item, "presentation-state", [])
+        _representations(item, "presentation-state", [], frozenset())
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -188,6 +188,21 @@ def test_a_lut_from_an_item_of_undefined_length_is_repeated(syntax: str) -> None
     state = objects(made)[presentation_state.KIND]
     repeated = state.SoftcopyVOILUTSequence[0].VOILUTSequence[0]
     assert (list(repeated.LUTDescriptor), bytes(repeated.LUTData)) == ([4096, 0, 12], lut().LUTData)
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+@pytest.mark.filterwarnings("ignore")  # pydicom's, about what was spoilt
+def test_a_source_is_named_as_it_is_called(keyword: str) -> None:
+    """A component that begins with 0 is forbidden (PS3.5 9.1), and an archive still has it under that name."""
+    original = source(**{keyword: b"1.2.03.4"})
+    made = answered(original, kinds=get_args(Kind))
+    assert made.left_out == {}
+    for each in made.results:
+        assert b"1.2.03.4" in each.data or each.kind not in (presentation_state.KIND, structured_report.KIND)
+    spoilt = objects(made)[presentation_state.KIND]
+    spoilt.DeviceUID = "1.2.03.5"
+    with pytest.raises(InvalidResult, match="DeviceUID is no UI"):
+        check(encode(spoilt), presentation_state.KIND, original)
 
 
 # ---- evidence ------------------------------------------------------------------------------------------------------
