@@ -115,12 +115,12 @@ def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) ->
     accepted
         The transfer syntaxes that the peer accepts for its SOP class.
     """
-    first = [own] if own in accepted and own not in PLAIN else []
+    first: list[str] = [own] if own in accepted and own not in PLAIN else []
+    plain: list[str] = [each for each in PLAIN if each in accepted][:1]
     if sop_class_uid not in PICTURES or own not in (*PLAIN, JPEGBaseline8Bit):
-        return first or [each for each in PLAIN if each in accepted and own in PLAIN][:1]
+        return first or (plain if own in PLAIN else [])
     if peer.compression in accepted:
         first.append(peer.compression)
-    plain = [each for each in PLAIN if each in accepted][:1]
     return first + (plain or [each for each in peer.fallbacks if each in accepted and each not in first])
 
 

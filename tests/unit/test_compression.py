@@ -43,7 +43,7 @@ IMPLICIT_ONLY = (ImplicitVRLittleEndian,)
 
 
 def node(compression: str, port: int = 104) -> Peer:
-    place = Destination(name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", compression=compression)  # type: ignore[arg-type]
+    place = Destination(name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", compression=compression)
     peer = peer_of(place, Settings())
     assert isinstance(peer, Peer)
     return peer
