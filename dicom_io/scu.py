@@ -116,7 +116,7 @@ def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) ->
         The transfer syntaxes that the peer accepts for its SOP class.
     """
     first: list[str] = [own] if own in accepted and own not in PLAIN else []
-    plain: list[str] = [each for each in PLAIN if each in accepted][:1]
+    plain: list[str] = [str(each) for each in PLAIN if each in accepted][:1]
     if sop_class_uid not in PICTURES or own not in (*PLAIN, JPEGBaseline8Bit):
         return first or (plain if own in PLAIN else [])
     if peer.compression in accepted:
