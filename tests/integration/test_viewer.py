@@ -5,20 +5,27 @@ Screenshots stay in the folder that CXRD_TEST_ARTIFACTS names (default: build/sc
 
 from __future__ import annotations
 
+import base64
 import importlib
 import io
+import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+from pydicom import Dataset
 
 from dicom_io.derived import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import wait_for
+from tests.unit.test_result_set import coded, tree
+from worker.audit import Filter, findings
 from worker.daemon import Daemon
 from worker.phantom import draw, radiograph
 from worker.viewer import ViewerServer
@@ -92,6 +99,46 @@ def open_series(page: Any, description: str, seen: Callable[[], bool]) -> None:
     raise AssertionError(f"{description} did not open")
 
 
+def canvas(page: Any) -> Image.Image:
+    """Return what the viewer has drawn into its viewport, without the words and lines over it."""
+    url = page.locator("canvas.cornerstone-canvas").first.evaluate("canvas => canvas.toDataURL('image/png')")
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+
+
+def likeness(shown: Image.Image, picture: Image.Image) -> float:
+    """Return the correlation of a picture with what is shown in its place: fitted into the middle of the viewport."""
+    scale = min(shown.width / picture.width, shown.height / picture.height)
+    width, height = picture.width * scale, picture.height * scale
+    left, top = (shown.width - width) / 2, (shown.height - height) / 2
+    part = shown.resize(picture.size, box=(left, top, left + width, top + height))
+    if np.asarray(part).std() < 1:  # nothing is drawn yet
+        return 0.0
+    pixels = np.stack([np.asarray(each, np.float64).ravel() for each in (part, picture)])
+    return float(np.corrcoef(pixels)[0, 1])
+
+
+def rendered(orthanc: Orthanc, modality: str) -> Image.Image:
+    """Return Orthanc's own rendering of the only image of this modality."""
+    (found,) = [
+        each
+        for each in orthanc.get("/instances")
+        if orthanc.get(f"/instances/{each}/simplified-tags")["Modality"] == modality
+    ]
+    return Image.open(io.BytesIO(orthanc.raw(f"/instances/{found}/rendered"))).convert("RGB")
+
+
+def loaded_reports(answers: list[Any]) -> list[Dataset]:
+    """Return the structured reports among the metadata that the viewer itself has fetched."""
+    fetched = [each for answer in answers for each in json.loads(answer.body())]
+    return [Dataset.from_json(each) for each in fetched if each["00080060"]["Value"] == ["SR"]]
+
+
+def outline(page: Any) -> NDArray[np.float64]:
+    """Return the corners of the line that the viewer draws over the radiograph, [n,2], in pixels of the viewport."""
+    points = page.locator("svg.svg-layer polyline").first.get_attribute("points")
+    return np.array([pair.split(",") for pair in re.findall(r"[-\d.]+, ?[-\d.]+", points)], np.float64)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daemon], tmp_path: Path, page: Any) -> None:
@@ -100,11 +147,14 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
     orthanc = Orthanc(tmp_path / "orthanc", port)
     viewer = ViewerServer(files, orthanc.url)
     try:
-        daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port})
+        worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port})
         source = radiograph(draw(seed=5, rows=1024, cols=860, opacity=True), uid_seed="viewer")
         orthanc.send_to_cxrd([orthanc.upload(encode(source))])
         wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 4, 60)
+        (said,) = findings(worker.ledger, Filter())
 
+        answers: list[Any] = []
+        page.on("response", lambda answer: answers.append(answer) if answer.url.endswith("/metadata") else None)
         # The viewer greets a first visitor with a tour, at a moment of its own choosing.
         page.add_locator_handler(page.get_by_text("Skip all"), lambda skip: skip.click())
         page.goto(viewer.study(str(source.StudyInstanceUID)))
@@ -114,14 +164,49 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
             assert series in listed, listed
 
         plain = coloured(page)
-        open_series(page, "cxrd pneumonia heatmap", lambda: coloured(page) > 0.005)
+        overlay = rendered(orthanc, "OT")
+        open_series(page, "cxrd pneumonia heatmap", lambda: likeness(canvas(page), overlay) > 0.9)
+        assert coloured(page) > 0.005
         assert plain < 0.005  # the radiograph itself is grey
         shot(page, "viewer-overlay")
 
-        body = page.locator("body")
-        open_series(page, "cxrd pneumonia report", lambda: "Probability" in body.inner_text() + body.inner_html())
-        page.wait_for_timeout(2000)
-        shot(page, "viewer-report")
+        _the_report_is_shown(page, said, loaded_reports(answers), rendered(orthanc, "DX"))
+        _the_presentation_state_is_listed_and_not_applied(page)
     finally:
         viewer.stop()
         orthanc.stop()
+
+
+def _the_report_is_shown(page: Any, said: dict[str, Any], reports: list[Dataset], radiograph: Image.Image) -> None:
+    """The viewer has loaded the whole finding; of it, it shows the region and the numbers, and no codes."""
+    (report,) = reports
+    told = coded(report)
+    assert said["decision"] == "PNEUMONIA"
+    sure = said["outlier"] < 1 and said["prediction_set"] == "PNEUMONIA"  # drawn chests are unlike the training images
+    assert (told["Finding"], told["Presence"]) == ("Pneumonia", "Present" if sure else "Indeterminate")
+    assert float(told["Probability"]) == pytest.approx(said["probability"], abs=1e-4)
+    labels = page.locator("svg.svg-layer text")
+    open_series(page, "cxrd pneumonia report", lambda: labels.count() > 0 and bool(labels.first.text_content()))
+    # Rounded, and with the unit 1 ("no units") behind it.
+    assert (labels.first.text_content() or "").strip() == f"Probability: {said['probability']:.2f} 1"
+    wait_for(lambda: likeness(canvas(page), radiograph) > 0.9)
+    (region,) = [item for item in tree(report) if item.get("ValueType") == "SCOORD"]
+    points = np.reshape(np.array(region.GraphicData, np.float64), (-1, 2))
+    # In the viewport the region lies where it lies in the image: as far apart, and as far from the corners.
+    shown = canvas(page)
+    scale = min(shown.width / radiograph.width, shown.height / radiograph.height)
+    corner = (np.array(shown.size) - scale * np.array(radiograph.size)) / 2
+    assert np.abs(outline(page) - (corner + scale * points)).max() < 2
+    page.locator('[data-cy="trackedMeasurements-btn"]').click()
+    page.get_by_text("No tracked measurements").wait_for()  # of its own tools' alone, and this is none of them
+    shot(page, "viewer-report")
+
+
+def _the_presentation_state_is_listed_and_not_applied(page: Any) -> None:
+    """What README.md says of it: a viewer that comes to apply it makes this fail."""
+    before = canvas(page)
+    page.get_by_text("cxrd pneumonia region").first.dblclick()
+    page.wait_for_timeout(3000)
+    assert likeness(canvas(page), before) > 0.99
+    assert page.locator("svg.svg-layer polyline").count() == 1  # the report's, without the box that the state has too
+    shot(page, "viewer-presentation-state")
