@@ -17,7 +17,7 @@ from tests.acceptance.program import CXRD, Service, run
 from tests.archive import pacs
 from tests.dicomweb import dicomweb
 from tests.integration.orthanc import free_port
-from tests.peers import chest
+from tests.peers import chest, wait_for
 from worker.audit import Filter, findings
 from worker.database import open_ledger
 from worker.settings import load
@@ -76,10 +76,12 @@ def archive(way: str, images: list[Dataset], port: int) -> Iterator[Archive]:
 def test_a_pull_killed_in_the_middle_goes_on_where_it_was(
     way: str, halves: int, tmp_path: Path, serve: Callable[..., Service]
 ) -> None:
-    images = [chest(f"killed-{number}", rows=200, cols=200, AccessionNumber=f"K{number}") for number in range(5)]
+    # Each of them is larger than a PDU that cxrd accepts (131,072 bytes): it comes in parts.
+    images = [chest(f"killed-{number}", rows=500, cols=420, AccessionNumber=f"K{number}") for number in range(5)]
     port = free_port()
     with archive(way, images, port) as there:
         service = serve(scp={"port": port}, destinations=[{**there.destination, "for_calling": ["NOBODY"]}])
+        incoming = service.folder / "data" / "objects" / "incoming"
         if way == "move":
             service.start()
         there.stall_at(images[2].SOPInstanceUID)
@@ -89,10 +91,10 @@ def test_a_pull_killed_in_the_middle_goes_on_where_it_was(
             process = subprocess.Popen([str(CXRD), *map(str, asked)], stdout=said, stderr=said)
         try:
             assert there.stalled(200), (tmp_path / "said").read_text()
+            wait_for(lambda: len(list(incoming.rglob("*.part"))) == halves)  # sent is not yet arrived
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        incoming = service.folder / "data" / "objects" / "incoming"
         assert len(list(incoming.rglob("*.part"))) == halves
         ledger = open_ledger(load(service.config))
         assert {row["accession_number"] for row in findings(ledger, Filter())} == {"K0", "K1"}
