@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
@@ -79,37 +78,16 @@ def fit_calibration(
 ) -> dict[str, Any]:
     """Fit Platt's scaling: slope and intercept of a logistic function of the difference of the two logits.
 
-    Of the slopes that the validation images cannot tell from the best one, the gentlest is taken: the least whose mean
-    loss is within one standard error of the best mean loss (the rule of Breiman et al. 1984, chapter 3), and at
-    least half of the best. A gentle slope claims less on images unlike these, and two copies of an image get answers
-    that are closer together. `weights`, float64 [N] with a mean of 1, say how much each image counts.
+    `weights`, float64 [N] with a mean of 1, say how much each image counts.
     """
-    counts = np.ones(len(labels)) if weights is None else weights
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
     # The mild prior keeps separable classes finite.
-    fitted = LogisticRegression(C=1.0).fit(difference[:, np.newaxis], labels, sample_weight=counts)
-    best = max(float(fitted.coef_[0, 0]), 1e-3)
-    sign = np.where(labels == 1, -1.0, 1.0)
-
-    def losses(slope: float, intercept: float) -> NDArray[np.float64]:
-        return np.asarray(counts * np.logaddexp(0, sign * (slope * difference + intercept)))
-
-    def intercept_for(slope: float) -> float:
-        return float(minimize_scalar(lambda each: float(losses(slope, each).mean()), bracket=(-1.0, 1.0)).x)
-
-    least = losses(best, float(fitted.intercept_[0]))
-    bound = float(least.mean() + least.std() / math.sqrt(len(least)))
-
-    def beyond(slope: float) -> float:
-        return float(losses(slope, intercept_for(slope)).mean()) - bound
-
-    slope = best / 2 if beyond(best / 2) <= 0 else float(brentq(beyond, best / 2, best, xtol=1e-4))
+    fitted = LogisticRegression(C=1.0).fit(difference[:, np.newaxis], labels, sample_weight=weights)
     return {
-        "method": "Platt scaling (Platt 1999), with the gentlest slope within one standard error of the best",
+        "method": "Platt scaling (Platt 1999)",
         "fitted_on": "validation",
-        "slope": round(slope, 6),
-        "best_slope": round(best, 6),
-        "intercept": round(intercept_for(slope), 6),
+        "slope": round(max(float(fitted.coef_[0, 0]), 1e-3), 6),
+        "intercept": round(float(fitted.intercept_[0]), 6),
     }
 
 
@@ -121,7 +99,9 @@ def least_sensitivity(found: int, positives: int, confidence: float = CONFIDENCE
 def operating_points(probability: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
     """Choose each operating point: the highest threshold whose sensitivity is vouched for.
 
-    Where there are too few pneumonias to vouch for that much, none of them may be missed.
+    Of the thresholds that decide all images alike it is the one halfway down to the next lower score, so that an engine
+    that rounds otherwise decides as this one. Where there are too few pneumonias to vouch for that much, none of them
+    may be missed.
 
     Parameters
     ----------
@@ -135,13 +115,15 @@ def operating_points(probability: NDArray[np.float32], labels: NDArray[np.int64]
         missed = 0
         while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= wanted:
             missed += 1
-        # Rounding down keeps the image that sets the threshold on its side of it, whichever engine computes its score.
-        threshold = max(math.floor(float(positives[missed]) * 1e4) / 1e4, 1e-4)
+        highest = float(positives[missed])
+        below = probability[probability < positives[missed]]
+        halfway = (highest + float(below.max())) / 2 if len(below) else highest
+        threshold = max(math.floor(halfway * 1e4) / 1e4, 1e-4)
         found = int((positives >= threshold).sum())
         points[name] = {
             "threshold": threshold,
-            "rule": f"the highest threshold, rounded down to four digits, with which the sensitivity is at least "
-            f"{wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the validation images)",
+            "rule": "halfway from the highest threshold to the next lower score, rounded down to four digits; with it "
+            f"the sensitivity is at least {wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the validation images)",
             "sensitivity": round(found / len(positives), 4),
             "sensitivity_at_least": round(least_sensitivity(found, len(positives)), 4),
             "specificity": round(float((negatives < threshold).mean()), 4),

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from modeltrain.data import Sample, Split
     from modeltrain.registry import Card
 
-_RANGE_IMAGES = 200  # training images from which the int8 file's ranges are taken
+_RANGE_IMAGES = 100  # training images from which the int8 file's ranges are taken
 _MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
