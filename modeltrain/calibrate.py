@@ -116,14 +116,15 @@ def operating_points(probability: NDArray[np.float32], labels: NDArray[np.int64]
         while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= wanted:
             missed += 1
         highest = float(positives[missed])
-        below = probability[probability < positives[missed]]
-        halfway = (highest + float(below.max())) / 2 if len(below) else highest
-        threshold = max(math.floor(halfway * 1e4) / 1e4, 1e-4)
+        below = float(np.max(probability, initial=0.0, where=probability < positives[missed]))
+        halfway = math.floor((highest + below) / 2 * 1e4) / 1e4
+        threshold = max(halfway if halfway > below else math.floor(highest * 1e4) / 1e4, 1e-4)
         found = int((positives >= threshold).sum())
         points[name] = {
             "threshold": threshold,
             "rule": "halfway from the highest threshold to the next lower score, rounded down to four digits; with it "
-            f"the sensitivity is at least {wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the validation images)",
+            f"the sensitivity is at least {wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the "
+            "validation images)",
             "sensitivity": round(found / len(positives), 4),
             "sensitivity_at_least": round(least_sensitivity(found, len(positives)), 4),
             "specificity": round(float((negatives < threshold).mean()), 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from pydicom import Dataset
 from pynetdicom import AE, evt
@@ -52,7 +52,7 @@ class Pacs:
             (evt.EVT_C_MOVE, self._move),
             (evt.EVT_PDU_SENT, self._pdu_sent),
         ]
-        self._server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self._server = cast("Any", entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers))
         self.port = int(self._server.server_address[1])
 
     def stop(self) -> None:

@@ -114,7 +114,7 @@ def likeness(shown: Image.Image, picture: Image.Image) -> float:
     if np.asarray(part).std() < 1:  # nothing is drawn yet
         return 0.0
     pixels = np.stack([np.asarray(each, np.float64).ravel() for each in (part, picture)])
-    return float(np.corrcoef(pixels)[0, 1])
+    return float(np.asarray(np.corrcoef(pixels))[0, 1])
 
 
 def rendered(orthanc: Orthanc, modality: str) -> Image.Image:

@@ -65,29 +65,12 @@ def outputs(*difference: float, subtype: float = np.nan, outlier: float = np.nan
 def test_calibration_finds_how_much_too_sure_a_network_is() -> None:
     logits, labels = answers(20_000, sharpness=2.5)
     fitted = fit_calibration(logits, labels)
-    assert fitted["best_slope"] == pytest.approx(1 / 2.5, rel=0.05)
+    assert fitted["slope"] == pytest.approx(1 / 2.5, rel=0.05)
     assert fitted["intercept"] == pytest.approx(0, abs=0.08)
-    probability = calibrated(logits, fitted["best_slope"], fitted["intercept"])
+    probability = calibrated(logits, fitted["slope"], fitted["intercept"])
     for low in np.arange(0, 1, 0.2):
         inside = (probability >= low) & (probability < low + 0.2)
         assert probability[inside].mean() == pytest.approx(labels[inside].mean(), abs=0.03)
-
-
-def test_the_gentlest_slope_within_one_standard_error_is_taken() -> None:
-    slopes = []
-    for count in (300, 3_000, 300_000):
-        logits, labels = answers(count, sharpness=2.5)
-        fitted = fit_calibration(logits, labels)
-        slopes.append(fitted["slope"] / fitted["best_slope"])
-
-        def losses(slope: float, logits: Any = logits, labels: Any = labels, shift: float = fitted["intercept"]) -> Any:
-            given = calibrated(logits, slope, shift).astype(np.float64)
-            return -np.log(np.where(labels == 1, given, 1 - given).clip(1e-12))
-
-        best = losses(fitted["best_slope"])
-        assert losses(fitted["slope"]).mean() == pytest.approx(best.mean() + best.std() / count**0.5, rel=0.01)
-    assert 0.5 <= slopes[0] < slopes[1] < slopes[2] < 1
-    assert slopes[2] > 0.9, "the more images, the closer to the best"
 
 
 def test_calibration_of_separable_answers_stays_finite_and_keeps_their_order() -> None:
@@ -111,7 +94,7 @@ def test_the_bound_of_a_sensitivity_is_clopper_pearson_s(found: int, positives: 
 
 
 def test_operating_points_are_the_highest_that_are_vouched_for() -> None:
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(2)
     labels = np.repeat([0, 1], [300, 428])
     probability = np.concatenate([rng.beta(1, 6, 300), rng.beta(6, 1, 428)]).astype(np.float32)
     points = operating_points(probability, labels)
@@ -123,13 +106,16 @@ def test_operating_points_are_the_highest_that_are_vouched_for() -> None:
         assert least_sensitivity(found, 428) >= wanted
         assert points[name]["sensitivity"] == pytest.approx(found / 428, abs=1e-4)
         assert points[name]["specificity"] == pytest.approx((probability[labels == 0] < threshold).mean(), abs=1e-4)
-        fewer = int((positives >= threshold + 1e-4).sum())
+        above = probability[probability >= threshold].min()
+        fewer = int((positives >= above + 1e-4).sum())
         assert least_sensitivity(fewer, 428) < wanted, "a higher threshold would do as well"
+        below = probability[probability < threshold].max()
+        assert threshold == pytest.approx((float(above) + float(below)) / 2, abs=2e-4), "as far from both"
 
 
 def test_few_pneumonias_vouch_for_little_and_none_is_missed() -> None:
     points = operating_points(np.array([0.1, 0.2, 0.3, 0.8, 0.9], np.float32), np.array([0, 0, 1, 1, 1]))
-    assert points[SCREENING]["threshold"] == pytest.approx(0.3, abs=1e-4)
+    assert points[SCREENING]["threshold"] == pytest.approx(0.25, abs=1e-4), "halfway to the next score"
     assert points[SCREENING]["sensitivity_at_least"] == pytest.approx(least_sensitivity(3, 3), abs=1e-4)
 
 

@@ -99,7 +99,7 @@ def _encoded(dataset: Dataset) -> bytes:
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # pydicom's, about what was spoilt
-def test_a_function_that_is_none_counts_as_linear(attributes: dict[str, bytes], expected: str | None) -> None:
+def test_a_function_that_is_none_counts_as_linear(attributes: dict[str, Any], expected: str | None) -> None:
     original = source(WindowCenter=2000, WindowWidth=1500, **attributes)
     voi = state_of(original).SoftcopyVOILUTSequence[0]
     assert (voi.WindowCenter, voi.WindowWidth) == (2000, 1500)
@@ -111,7 +111,7 @@ def test_a_function_that_is_none_counts_as_linear(attributes: dict[str, bytes], 
 
 @pytest.mark.filterwarnings("ignore")  # pydicom's, about what was spoilt
 def test_what_explains_a_table_is_copied_where_it_is_valid() -> None:
-    spoilt = {"LUTExplanation": b"x" * 70, "ModalityLUTType": b"y" * 70}
+    spoilt: dict[str, Any] = {"LUTExplanation": b"x" * 70, "ModalityLUTType": b"y" * 70}
     state = state_of(source(ModalityLUTSequence=[table(16, **spoilt)], VOILUTSequence=[table(**spoilt)]))
     (modality,), (voi,) = state.ModalityLUTSequence, state.SoftcopyVOILUTSequence[0].VOILUTSequence
     assert modality.ModalityLUTType == "US"  # must be there

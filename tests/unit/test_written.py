@@ -194,7 +194,8 @@ def test_a_lut_from_an_item_of_undefined_length_is_repeated(syntax: str) -> None
 @pytest.mark.filterwarnings("ignore")  # pydicom's, about what was spoilt
 def test_a_source_is_named_as_it_is_called(keyword: str) -> None:
     """A component that begins with 0 is forbidden (PS3.5 9.1), and an archive still has it under that name."""
-    original = source(**{keyword: b"1.2.03.4"})
+    uid: dict[str, Any] = {keyword: b"1.2.03.4"}
+    original = source(**uid)
     made = answered(original, kinds=get_args(Kind))
     assert made.left_out == {}
     for each in made.results:
