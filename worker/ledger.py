@@ -78,6 +78,17 @@ class NewFinding:
 
 
 @dataclass(frozen=True)
+class NewOutside:
+    """What the model's gate saw in an image that it left out: its score, and the network's input as in `NewFinding`."""
+
+    model: str
+    model_sha256: str
+    outlier: float
+    input_mean: float
+    input_std: float
+
+
+@dataclass(frozen=True)
 class NewResult:
     """A result object, already durable in the store."""
 
@@ -280,14 +291,17 @@ class Ledger:
         destinations: Iterable[str] = (),
         wants: Callable[[str, str], bool] = lambda _name, _kind: True,
         left_out: Mapping[str, str] | None = None,
+        outside: NewOutside | None = None,
     ) -> None:
         """Enter the decision not to analyse an object, and the report that says so, where there is one.
 
-        Parameters are those of `answer`.
+        Parameters are those of `answer`; `outside` is what the gate saw, where it was the gate that left it out.
         """
         facts = answers.named(results, left_out or {}) if results or left_out else {}
+        facts |= asdict(outside) if outside else {}
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
+            answers.enter_outside(connection, receipt_id, outside, now)
             answers.enter_results(connection, receipt_id, None, results, destinations, now, wants)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:

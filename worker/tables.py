@@ -221,6 +221,22 @@ class ShadowRow(Table):
     at: Mapped[dt.datetime]
 
 
+class OutsideRow(Table):
+    """What a model's gate saw in a received object that it left out: no finding, and nobody but the audit hears it."""
+
+    __tablename__ = "outside"
+    __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"))
+    model: Mapped[str] = mapped_column(String(128))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    outlier: Mapped[float] = mapped_column(Float)
+    input_mean: Mapped[float] = mapped_column(Float)
+    input_std: Mapped[float] = mapped_column(Float)
+    at: Mapped[dt.datetime]
+
+
 class FeedbackRow(Table):
     """A reader's verdict on a received object; the last one counts."""
 
