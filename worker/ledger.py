@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidSettings
 from worker import answers, chain
+from worker.outage import outage
 from worker.tables import DeliveryRow, ReceiptRow, ResultRow, State
 
 
@@ -164,7 +165,7 @@ class Ledger:
             with self._engine.begin() as connection:
                 yield connection
         except OperationalError as error:
-            raise OutOfResources("the ledger is locked, full or cannot be reached") from error
+            raise outage(error, self._engine, "the ledger is locked, full or cannot be reached") from error
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -173,7 +174,7 @@ class Ledger:
             with self._engine.connect().execution_options(reading=True) as connection:
                 yield connection
         except DBAPIError as error:
-            raise OutOfResources("the ledger is locked or cannot be reached") from error
+            raise outage(error, self._engine, "the ledger is locked or cannot be reached") from error
 
     # ---- receipt -------------------------------------------------------------------------------------------------
 
