@@ -47,7 +47,7 @@ def reanalyze(
     from worker.audit import moment
     from worker.clock import now
     from worker.database import open_ledger
-    from worker.pipeline import GATE
+    from worker.tables import GATE
     from worker.reanalyses import Reanalyses, Wanted
     from worker.serving import model_folder
 

@@ -30,11 +30,10 @@ from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
 from worker.shadow import Shadow
+from worker.tables import GATE
 
 log = structlog.get_logger("cxrd.pipeline")
 
-GATE = "outside the trained population"
-"""How the reason of an image begins that the model's gate stopped."""
 _LEFT_OUT = "not analysed"
 """For the log: the reason may quote a code of the header, and stays in the ledger."""
 

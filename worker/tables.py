@@ -27,6 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+GATE = "outside the trained population"
+"""How the reason of an image begins that the model's gate stopped."""
+
 
 class State(StrEnum):
     """Where a received object stands."""
