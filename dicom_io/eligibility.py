@@ -113,7 +113,7 @@ def _sop_class(header: Dataset, rules: Rules) -> str:
         return "no SOP class is stated"
     if uid not in rules.sop_classes:
         return f"SOP class {uid.name if uid.is_valid and not uid.is_private else 'unknown'} is not in rules.sop_classes"
-    if uid == SecondaryCaptureImageStorage and not (_body_part(header) and _view(header)):
+    if uid == SecondaryCaptureImageStorage and not (_body_part(header) and view_of(header)):
         return "a Secondary Capture that does not state both body part and view may be anything"
     return ""
 
@@ -179,7 +179,7 @@ _REGIONS = {
 
 
 def _frontal(header: Dataset, rules: Rules) -> str:
-    view = _view(header)
+    view = view_of(header)
     if view:
         return "" if _word(view) in _words(rules.views) else f"view {_quoted(view)} is not frontal (rules.views)"
     if _looks_lateral(header):
@@ -187,7 +187,7 @@ def _frontal(header: Dataset, rules: Rules) -> str:
     return "" if rules.absent_view == "analyse" else "no view is stated (rules.absent_view)"
 
 
-def _view(header: Dataset) -> str:
+def view_of(header: Dataset) -> str:
     """Return the view in a word, from its attribute or else from its code."""
     stated = text(header, "ViewPosition")
     if stated:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import norm, rankdata
 
+from dicom_io.errors import InvalidData
+from modeltrain.outputs import CLASSES
 from modeltrain.statistics import CONFIDENCE, Resamples
 
 if TYPE_CHECKING:
@@ -40,10 +42,27 @@ class Difference:
 class Comparison:
     """The paired differences; sensitivity and specificity are those at each model's own threshold."""
 
-    n: int
+    normal: int
+    pneumonia: int
     auc: Difference
     sensitivity: Difference
     specificity: Difference
+
+    @property
+    def n(self) -> int:
+        """The number of images."""
+        return self.normal + self.pneumonia
+
+    def too_few(self, least: int) -> str:
+        """Return what is wrong where a class has fewer images than `least`; empty otherwise.
+
+        Both intervals are those of large samples: on a handful of images two models seem alike.
+        """
+        if min(self.normal, self.pneumonia) >= least:
+            return ""
+        return (
+            f"{self.normal} NORMAL and {self.pneumonia} PNEUMONIA images are too few to tell (at least {least} of each)"
+        )
 
     def worse(self, margin: float) -> list[str]:
         """Return what the new model may be worse in by more than the margin: the interval reaches beyond it."""
@@ -56,7 +75,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         parts = {name: getattr(self, name).to_dict() for name in ("auc", "sensitivity", "specificity")}
-        return {"n": self.n, **parts}
+        return {"n": self.n, "normal": self.normal, "pneumonia": self.pneumonia, **parts}
 
 
 def compare(old: Answers, new: Answers, thresholds: tuple[float, float]) -> Comparison:
@@ -66,8 +85,18 @@ def compare(old: Answers, new: Answers, thresholds: tuple[float, float]) -> Comp
     ----------
     thresholds
         Of the old and of the new model.
+
+    Raises
+    ------
+    InvalidData
+        A class has fewer than two images, so that nothing can be said of how it varies.
     """
     labels = old.labels
+    counts = [int((labels == label).sum()) for label in range(len(CLASSES))]
+    if min(counts) < 2:
+        raise InvalidData(
+            f"{counts[0]} NORMAL and {counts[1]} PNEUMONIA images: two of each are the least to compare by"
+        )
     patients = [sample.patient for sample in old.samples]
     auc = delong(labels, old.probability, new.probability)
     # The same seed draws the same patients for both: the differences are paired.
@@ -76,14 +105,14 @@ def compare(old: Answers, new: Answers, thresholds: tuple[float, float]) -> Comp
         for answers, threshold in zip((old, new), thresholds, strict=True)
     ]
     exact = [
-        Resamples(np.ones((1, len(labels))), labels, answers.probability).rates(threshold)
+        Resamples.once(labels, answers.probability).rates(threshold)
         for answers, threshold in zip((old, new), thresholds, strict=True)
     ]
     spread = {}
     for name in ("sensitivity", "specificity"):
         low, high = np.quantile(rates[1][name] - rates[0][name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         spread[name] = Difference(float(exact[0][name][0]), float(exact[1][name][0]), float(low), float(high))
-    return Comparison(len(labels), auc, spread["sensitivity"], spread["specificity"])
+    return Comparison(counts[0], counts[1], auc, spread["sensitivity"], spread["specificity"])
 
 
 def delong(labels: NDArray[np.int64], old: NDArray[np.float32], new: NDArray[np.float32]) -> Difference:

@@ -30,13 +30,20 @@ _AGENT = re.compile(rf"_({'|'.join(AGENTS)})_")
 class Sample:
     """One labelled radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
 
-    `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise.
+    `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `called` is
+    what the image is called beside its path, where that tells a person nothing; empty otherwise.
     """
 
     path: Path
     label: int
     patient: str
     agent: int = -1
+    called: str = ""
+
+    @property
+    def shown(self) -> str:
+        """How an error or a report calls it."""
+        return self.called or self.path.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,7 @@ def read_sample(sample: Sample, size: int = INPUT_SIZE) -> NDArray[np.float32]:
     try:
         return to_input(read_radiograph(sample.path), size)
     except (UnreadableObject, UnsupportedPixels) as error:
-        raise InvalidData(str(error)) from error
+        raise InvalidData(f"{sample.called}: {error}" if sample.called else str(error)) from error
 
 
 class Images:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from dicom_io.radiograph import AGE_BANDS, ATTRIBUTES
 from modeltrain.outputs import AGENTS, CLASSES
+from modeltrain.preprocess import attributes_in_header
 from modeltrain.statistics import (
     Resamples,
     border_share,
@@ -21,9 +24,14 @@ from modeltrain.statistics import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from modeltrain.evaluate import Answers, Evaluation
 
 PREVALENCES = (0.05, 0.2)  # beside that of the data: a screening and a ward
+GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))  # thresholds
+MOST_VALUES = 12  # of one attribute; what is rarer is put together
+OTHER = "other values"
 MISSED = 2
 
 
@@ -39,11 +47,13 @@ def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float
     -------
     `auc_ci`, `sensitivity_ci`, `specificity_ci`, `accuracy_ci`: 95 % bootstrap intervals by patient; `ece` (15 bins);
     `brier`; `average_precision`; `specificity_at_2_missed`; `border_share` by class; `ood_rate` and `coverage`, None
-    where the model has no gate or no conformal part; `subtype_auc`; `operating_points`; `subgroups`.
+    where the model has no gate or no conformal part; `subtype_auc`; `operating_points`; `thresholds`, over a grid and
+    the operating points; `subgroups` by agent; `attributes`, subgroups by what DICOM headers state.
     """
     labels, scores = answers.labels, answers.probability
     resamples = Resamples.draw([sample.patient for sample in answers.samples], labels, scores)
     rates = {f"{name}_ci": interval(values) for name, values in resamples.rates(evaluation.threshold).items()}
+    rows = threshold_rows(answers, points)
     return {
         "auc_ci": interval(resamples.auc()),
         **rates,
@@ -57,8 +67,10 @@ def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float
         "ood_rate": _ood_rate(answers),
         "coverage": _coverage(answers),
         "subtype_auc": _subtype_auc(answers),
-        "operating_points": threshold_rows(answers, points),
+        "operating_points": rows,
+        "thresholds": threshold_grid(answers, {name: row["threshold"] for name, row in rows.items()}),
         "subgroups": subgroups(answers, evaluation.threshold),
+        "attributes": attribute_groups(answers, evaluation.threshold),
     }
 
 
@@ -67,9 +79,24 @@ def threshold_rows(answers: Answers, points: Mapping[str, float]) -> dict[str, d
     labels, scores = answers.labels, answers.probability
     positives = np.sort(scores[labels == 1])
     named = dict(points) | {f"at most {MISSED} missed": float(positives[min(MISSED, len(positives) - 1)])}
-    prevalences = (*PREVALENCES, round(float(labels.mean()), 4))
-    rows = threshold_table(scores, labels, list(named.values()), prevalences)
+    rows = threshold_table(scores, labels, list(named.values()), prevalences_of(labels))
     return dict(zip(named, rows, strict=True))
+
+
+def threshold_grid(answers: Answers, points: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the threshold table over a grid and the operating points, by rising threshold; `points` names those."""
+    labels = answers.labels
+    names: dict[float, list[str]] = {threshold: [] for threshold in GRID}
+    for name, threshold in points.items():
+        names.setdefault(float(threshold), []).append(name)
+    thresholds = sorted(names)
+    rows = threshold_table(answers.probability, labels, thresholds, prevalences_of(labels))
+    return [row | {"points": names[threshold]} for row, threshold in zip(rows, thresholds, strict=True)]
+
+
+def prevalences_of(labels: NDArray[np.int64]) -> tuple[float, ...]:
+    """Return the prevalences for which predictive values are stated: two, and that of the data."""
+    return (*PREVALENCES, round(float(labels.mean()), 4))
 
 
 def subgroups(answers: Answers, threshold: float) -> dict[str, dict[str, Any]]:
@@ -87,6 +114,39 @@ def subgroups(answers: Answers, threshold: float) -> dict[str, dict[str, Any]]:
                 "auc_against_normal": _rounded(float(roc_auc_score(own[both], scores[both]))),
             }
     return groups
+
+
+def attribute_groups(answers: Answers, threshold: float) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return for each attribute that DICOM headers state, and each of its values, how the model does on those images.
+
+    Of an attribute the most frequent values stand for themselves, the rest together. What needs a class that a group
+    does not hold is None. Images without the attribute are in none of its groups.
+    """
+    said = [attributes_in_header(sample.path) for sample in answers.samples]
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in ATTRIBUTES:
+        values = np.array([each.get(name, "") for each in said])
+        counted = Counter(value for value in values.tolist() if value).most_common()
+        frequent = [value for value, _ in counted[:MOST_VALUES]]
+        ordered = [band for band in AGE_BANDS if band in frequent] if name == "AgeBand" else sorted(frequent)
+        groups[name] = {value: _group(answers, values == value, threshold) for value in ordered}
+        if len(counted) > MOST_VALUES:
+            groups[name][OTHER] = _group(answers, (values != "") & ~np.isin(values, frequent), threshold)
+    return {name: found for name, found in groups.items() if found}
+
+
+def _group(answers: Answers, own: NDArray[np.bool_], threshold: float) -> dict[str, Any]:
+    labels, scores = answers.labels[own], answers.probability[own]
+    called, positive = scores >= threshold, labels == 1
+    both = 0 < int(positive.sum()) < len(labels)
+    return {
+        "n": len(labels),
+        "normal": int((~positive).sum()),
+        "pneumonia": int(positive.sum()),
+        "sensitivity": _rounded(float(called[positive].mean())) if positive.any() else None,
+        "specificity": _rounded(float((~called[~positive]).mean())) if not positive.all() else None,
+        "auc": _rounded(float(roc_auc_score(labels, scores))) if both else None,
+    }
 
 
 def worst_errors(answers: Answers, threshold: float, most: int = 12) -> list[int]:

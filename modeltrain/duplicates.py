@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +24,14 @@ class Pair(NamedTuple):
     first: Sample
     second: Sample
     distance: int
+
+
+def pairs_told(pairs: Sequence[Pair] | None, compared: str) -> dict[str, Any] | None:
+    """Return pairs as plain values for JSON, by the images' paths; None where there was nothing to compare."""
+    if pairs is None:
+        return None
+    told = [{"first": str(one.path), "second": str(other.path), "distance": bits} for one, other, bits in pairs]
+    return {"compared": compared, "n": len(told), "pairs": told}
 
 
 def perceptual_hash(grey: NDArray[np.float32]) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from modeltrain.preprocess import INPUT_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from modeltrain.judge import Judge, Judgement
 
@@ -95,7 +95,7 @@ class Evaluation:
 
 def evaluate(
     predict: Predict,
-    data: Path,
+    data: Path | Sequence[Sample],
     *,
     threshold: float,
     model: str,
@@ -103,12 +103,13 @@ def evaluate(
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Answers]:
-    """Judge a model on a folder.
+    """Judge a model on labelled radiographs.
 
     Parameters
     ----------
     data
-        A folder that holds NORMAL/ and PNEUMONIA/, or one that holds them in test/.
+        The radiographs (see `modeltrain.source.judged_source`), or a folder that holds NORMAL/ and PNEUMONIA/ itself or
+        in test/.
     threshold
         Probability from which the decision is PNEUMONIA.
     model
@@ -123,7 +124,8 @@ def evaluate(
     InvalidData
         A folder is missing or empty, so that a class is without images, or a picture cannot be read (which is named).
     """
-    answers = ask(predict, evaluation_samples(data), judge=judge, size=size, advance=advance)
+    samples = evaluation_samples(data) if isinstance(data, Path) else data
+    answers = ask(predict, samples, judge=judge, size=size, advance=advance)
     return measure(answers, threshold=threshold, model=model), answers
 
 

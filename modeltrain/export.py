@@ -29,7 +29,7 @@ from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
-from modeltrain.progress import Progress, read_progress
+from modeltrain.progress import LAST, Progress, read_progress, with_times
 from modeltrain.registry import CARD, CURRENT, INT8, ONNX, SAFETENSORS, file_digest, load_card
 from modeltrain.source import Source, Sources, sources_of
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _RANGE_IMAGES = 100  # training images from which the int8 file's ranges are taken
 _MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
+_REPORTED = ("thresholds", "attributes")
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def export_model(
         building.mkdir(parents=True)
         arch = recipe.get("arch", "resnet18")
         _write_network(building, load_file(weights), arch, split, outliers)
-        card = _card(building, progress, split, f"{name}-{version}")
+        card = _card(building, with_times(progress, weights.with_name(LAST)), split, f"{name}-{version}")
         card["data"]["layout"] = sources.name
         card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
         _write_card(building, card)
@@ -261,17 +262,20 @@ def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     judge = Judge(card)
     answers = ask(onnx_predictor(card.folder / _served(card)), samples, judge=judge)
     evaluation = measure(answers, threshold=judge.threshold, model=card.label)
-    return _figures(evaluation) | details(answers, evaluation, judge.points)
+    further = details(answers, evaluation, judge.points)
+    # Tables for a report, and of a site's devices: not for a card that travels.
+    return _figures(evaluation) | {key: value for key, value in further.items() if key not in _REPORTED}
 
 
 def _training(progress: Progress) -> dict[str, Any]:
     """Sum up a run, and the run whose weights it began with."""
     history = progress.history
+    seconds = [line.seconds for line in history]
     return {
         "recipe": progress.recipe,
         "best_epoch": progress.best.epoch,
         "epochs": len(history),
-        "hours": round(sum(line.seconds for line in history) / 3600, 2),
+        "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
         "side": [line.side for line in history],
         "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
         "validation_loss": [round(line.validation_loss, 4) for line in history],

@@ -91,16 +91,21 @@ def read_radiograph(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.floa
     Raises
     ------
     UnreadableObject, UnsupportedPixels
-        The file cannot be read.
+        The file cannot be read; the message names it.
     """
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return read_picture(path, max_pixels)
     try:
         return radiograph.render_file(path, max_pixels=max_pixels).values
-    except UnsupportedPixels as error:
-        raise UnsupportedPixels(f"{path}: {error}") from error
+    except (UnreadableObject, UnsupportedPixels) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def patient_in_header(path: Path) -> str:
     """Return a DICOM object's Patient ID, empty where it has none."""
     return radiograph.patient_id(path)
+
+
+def attributes_in_header(path: Path) -> dict[str, str]:
+    """Return by what a DICOM object belongs to subgroups (see `dicom_io.radiograph.attributes`); none for a picture."""
+    return {} if path.suffix.lower() in PICTURE_SUFFIXES else radiograph.attributes(path)

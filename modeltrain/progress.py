@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
     from modeltrain.recipe import Recipe
 
+BEST, LAST = "best_model.safetensors", "last.safetensors"
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One line of a run's history; losses are weighted by class, times are seconds.
+    """One line of a run's history; losses are weighted by class.
+
+    `seconds` is what the epoch took; None where it is not known, as in a file of best weights.
 
     `validation_auc_alike` is the AUC under overlap weights, where both classes are framed alike; None where the recipe
     has none.
@@ -33,7 +37,7 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_auc: float
-    seconds: float
+    seconds: float | None = None
     validation_auc_alike: float | None = None
 
 
@@ -64,9 +68,9 @@ class Progress:
         """
         return max(self.history, key=lambda line: line.validation_auc_alike or line.validation_auc)
 
-    def to_json(self) -> str:
-        """Return the header's text."""
-        return json.dumps(asdict(self))
+    def to_json(self, *, timed: bool = True) -> str:
+        """Return the header's text; untimed, it is the same each time the same run is made on the same machine."""
+        return json.dumps(asdict(self) if timed else _untimed(asdict(self)))
 
     @classmethod
     def from_json(cls, text: str) -> Progress:
@@ -74,6 +78,13 @@ class Progress:
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
         return cls(raw["recipe"], raw["data_digest"], history, raw.get("start"), raw.get("parts") or [])
+
+
+def _untimed(told: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values of a run, and of those that it began with, without the times of the clock."""
+    history = [{key: value for key, value in line.items() if key != "seconds"} for line in told["history"]]
+    start = told.get("start")
+    return told | {"history": history, "start": _untimed(start) if start else None}
 
 
 def read_progress(path: Path) -> Progress:
@@ -89,6 +100,19 @@ def read_progress(path: Path) -> Progress:
             return Progress.from_json(file.metadata()["progress"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidData(f"{path}: not a file of a training run ({error})") from error
+
+
+def with_times(progress: Progress, last: Path) -> Progress:
+    """Return a run's progress with the seconds that its other file tells, as far as that is there and of this run."""
+    try:
+        told = read_progress(last)
+    except InvalidData:
+        return progress
+    if (told.recipe, told.data_digest) != (progress.recipe, progress.data_digest):
+        return progress
+    times = {line.epoch: line.seconds for line in told.history}
+    history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
+    return replace(progress, history=history, start=told.start)
 
 
 def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
@@ -119,7 +143,7 @@ def _progress_of_model(folder: Path) -> Progress:
     run = raw["training"]
     lines = zip(run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], strict=True)
     history = [
-        Epoch(number, side, rate, math.nan, loss, auc, 3600 * run["hours"] / run["epochs"])
+        Epoch(number, side, rate, math.nan, loss, auc, run["hours"] and 3600 * run["hours"] / run["epochs"])
         for number, (side, rate, loss, auc) in enumerate(lines, start=1)
     ]
     digests = raw["data"]["sha256"]

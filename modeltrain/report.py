@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 
 from dicom_io.errors import OutOfResources
+from dicom_io.radiograph import ATTRIBUTES
 from modeltrain.details import PREVALENCES
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def write_report(
     engine: str,
     duplicates: Sequence[Pair] | None = None,
     compared: str = "",
+    data: str = "",
 ) -> Path:
     """Write `report.html` into a folder and return its path.
 
@@ -46,6 +48,8 @@ def write_report(
         PNG files, which the page carries within itself.
     duplicates, compared
         Near-duplicates and the two sets that were compared; None where there was no second set.
+    data
+        What the radiographs are called.
 
     Raises
     ------
@@ -68,6 +72,8 @@ def write_report(
         duplicates=None if duplicates is None else list(duplicates)[:_MOST_PAIRS],
         duplicate_count=len(duplicates or ()),
         compared=compared,
+        data=data,
+        attributes=ATTRIBUTES,
     )
     path = out / REPORT
     try:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_io.errors import InvalidData, Permanent
-from modeltrain.data import Sample, Split, data_digest, patient_of, read_sample, split_by_patient, training_samples
+from modeltrain.data import (
+    Sample,
+    Split,
+    data_digest,
+    evaluation_samples,
+    patient_of,
+    read_sample,
+    split_by_patient,
+    training_samples,
+)
 from modeltrain.outputs import AGENTS, CLASSES
 from modeltrain.preprocess import PICTURE_SUFFIXES, patient_in_header
 
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _COLUMNS = ("path", "label")
+_SIDES = ("train", "validation", "test")  # of a CSV file's `split`; the last is never learnt from
 _SHOWN = 3  # faults that an error quotes; the rest is counted
 
 
@@ -88,11 +98,11 @@ class Sources:
         )
         for side, samples in (("training", both.train), ("validation", both.validation)):
             _both_classes(samples, f"{self.name}: {side}")
-        sides = [{sample.patient: sample.path for sample in side} for side in (both.train, both.validation)]
+        sides = [{sample.patient: sample for sample in side} for side in (both.train, both.validation)]
         refuse(
             f"{self.name}: a patient is in training and in validation",
             [
-                f"{sides[0][patient].name} and {sides[1][patient].name}"
+                f"{sides[0][patient].shown} and {sides[1][patient].shown}"
                 for patient in sorted(sides[0].keys() & sides[1].keys())
             ],
         )
@@ -126,6 +136,62 @@ def csv_source(path: Path) -> Source:
     InvalidData
         The file cannot be read, a column is missing, or rows are faulty: the first ones are quoted by their number.
     """
+    samples, sides = _listed(path, _SIDES[:2])
+    _both_classes(samples, str(path))
+    _one_label(path, samples)
+    held = frozenset(s.patient for s, side in zip(samples, sides, strict=True) if side == "validation")
+    return Source(f"CSV file {path.name}", tuple(samples), _digest(samples), held if any(sides) else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Labelled images that a model is to be judged on.
+
+    Attributes
+    ----------
+    learnt
+        What may be learnt from beside them, for near-duplicates; empty where the origin holds nothing else.
+    """
+
+    source: Source
+    learnt: tuple[Sample, ...] = ()
+
+
+def judged_source(path: Path) -> Judged:
+    """Return what a model is judged on.
+
+    Of a folder that is `test/`, or else its own NORMAL/ and PNEUMONIA/; of a CSV file, as for `csv_source`, the rows
+    whose `split` is test, where there are none those of validation, and without the column all.
+
+    Raises
+    ------
+    InvalidData
+        The folder or file cannot be used, or holds one class only.
+    """
+    if path.is_file():
+        return _judged_rows(path)
+    samples = evaluation_samples(path)
+    root = path if (path / "test").is_dir() else path.resolve().parent if path.resolve().name == "test" else None
+    learnt = training_samples(root) if root and (root / "train").is_dir() else ()
+    where = f"folder {path.resolve().name}" + ("/test" if root == path else "")
+    return Judged(Source(where, samples, data_digest(samples, path)), learnt)
+
+
+def _judged_rows(path: Path) -> Judged:
+    samples, sides = _listed(path, _SIDES)
+    name, judged = f"CSV file {path.name}", "test" if "test" in sides else "validation"
+    learnt: list[Sample] = []
+    if any(sides):
+        pairs = list(zip(samples, sides, strict=True))
+        samples, learnt = ([s for s, side in pairs if (side == judged) is own] for own in (True, False))
+        name += f", split {judged}"
+    _both_classes(samples, name)
+    _one_label(path, samples)
+    return Judged(Source(name, tuple(samples), _digest(samples)), tuple(learnt))
+
+
+def _listed(path: Path, known: Sequence[str]) -> tuple[list[Sample], list[str]]:
+    """Return the images of a CSV file and the side of each, one of those known."""
     rows = _rows(path)
     root = path.resolve().parent
     samples: list[Sample] = []
@@ -134,7 +200,7 @@ def csv_source(path: Path) -> Source:
     faults: list[str] = []
     for number, row in rows:
         try:
-            sample, side = _sample(root, row)
+            sample, side = _sample(root, row, known)
         except InvalidData as error:
             faults.append(f"row {number}: {error}")
             continue
@@ -147,12 +213,9 @@ def csv_source(path: Path) -> Source:
         sides.append(side)
     if any(sides) and not all(sides):
         faults.append("split: is empty in some rows and not in others")
-    faults += _both_sides(samples, sides, [number for number, _ in rows]) if not faults else []
+    faults += _one_side(samples, sides, [number for number, _ in rows]) if not faults else []
     refuse(path, faults)
-    _both_classes(samples, str(path))
-    _one_label(path, samples)
-    held = frozenset(s.patient for s, side in zip(samples, sides, strict=True) if side == "validation")
-    return Source(f"CSV file {path.name}", tuple(samples), _digest(samples), held if any(sides) else None)
+    return samples, sides
 
 
 def refuse(where: Path | str, faults: Sequence[str]) -> None:
@@ -214,15 +277,15 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _sample(root: Path, row: dict[str, str]) -> tuple[Sample, str]:
+def _sample(root: Path, row: dict[str, str], known: Sequence[str]) -> tuple[Sample, str]:
     """Return a row's image and side."""
     label, agent, side = row["label"].upper(), row.get("agent", "").lower(), row.get("split", "").lower()
     if label not in CLASSES:
         raise InvalidData(f"label {row['label']!r} is neither {' nor '.join(CLASSES)}")
     if agent and agent not in AGENTS:
         raise InvalidData(f"agent {row['agent']!r} is neither {' nor '.join(AGENTS)}")
-    if side not in ("", "train", "validation"):
-        raise InvalidData(f"split {row['split']!r} is neither train nor validation")
+    if side not in ("", *known):
+        raise InvalidData(f"split {row['split']!r} is neither {' nor '.join(known)}")
     path = (root / row["path"]).resolve()
     if not row["path"] or not path.is_file():
         raise InvalidData(f"no such file: {row['path'] or '(empty)'}")
@@ -242,16 +305,16 @@ def _patient(path: Path) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16] if said else path.stem
 
 
-def _both_sides(samples: Sequence[Sample], sides: Sequence[str], numbers: Sequence[int]) -> list[str]:
-    """Return a fault for each patient whose rows are on both sides."""
-    where: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+def _one_side(samples: Sequence[Sample], sides: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Return a fault for each patient whose rows are on more than one side."""
+    where: dict[str, dict[str, int]] = defaultdict(dict)
     for sample, side, number in zip(samples, sides, numbers, strict=True):
-        where[sample.patient][side].append(number)
-    return [
-        f"rows {found['train'][0]} and {found['validation'][0]}: one patient in train and in validation"
-        for found in where.values()
-        if found["train"] and found["validation"]
-    ]
+        where[sample.patient].setdefault(side, number)
+    faults = []
+    for found in where.values():
+        (one, first), *others = sorted(found.items(), key=lambda item: ("", *_SIDES).index(item[0]))
+        faults += [f"rows {first} and {row}: one patient in {one} and in {other}" for other, row in others[:1]]
+    return faults
 
 
 def _split_as_said(part: Source) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ CONFIDENCE = 0.95
 BINS = 15
 _BORDER = 0.1
 _MAP_SIDE = 224
+_AT_ONCE = 1_000_000  # float64 in one array of resamples: 8 MB, of which a method holds a handful
 
 
 def calibration_curve(
@@ -74,13 +76,19 @@ def border_share(attention: NDArray[np.float32]) -> float:
 class Resamples:
     """Sets of the same size drawn anew with replacement, patients as wholes.
 
+    Memory is bounded: one byte for each set and patient, and floats for as many sets at a time as `_AT_ONCE` allows.
+
     Attributes
     ----------
-    weights
-        float64 [resamples, N]: how often each image is in each set.
+    counts
+        uint8 [resamples, patients]: how often each patient is in each set. Drawn with replacement among n, one of them
+        comes 255 times with a chance below 10⁻⁵⁰⁰.
+    place
+        int [N]: the patient of each image.
     """
 
-    weights: NDArray[np.float64]
+    counts: NDArray[np.uint8]
+    place: NDArray[np.intp]
     labels: NDArray[np.int64]
     probability: NDArray[np.float32]
 
@@ -98,56 +106,80 @@ class Resamples:
         rng = np.random.default_rng(seed)
         names, place = np.unique(np.asarray(patients), return_inverse=True)
         share = np.bincount(place, weights=labels) / np.bincount(place)
-        counts = np.zeros((resamples, len(names)))
+        counts = np.zeros((resamples, len(names)), np.uint8)
         for stratum in (np.flatnonzero(share < 0.5), np.flatnonzero(share >= 0.5)):
             if stratum.size:
                 chances = np.full(stratum.size, 1 / stratum.size)
-                counts[:, stratum] = rng.multinomial(stratum.size, chances, size=resamples)
-        return cls(counts[:, place], labels, probability)
+                for some in _parts(resamples, stratum.size):
+                    size = some.stop - some.start
+                    counts[some, stratum] = rng.multinomial(stratum.size, chances, size=size)
+        return cls(counts, place, labels, probability)
+
+    @classmethod
+    def once(cls, labels: NDArray[np.int64], probability: NDArray[np.float32]) -> Resamples:
+        """Return the one set that holds each image once."""
+        return cls(np.ones((1, len(labels)), np.uint8), np.arange(len(labels)), labels, probability)
+
+    def weights(self) -> Iterator[NDArray[np.float64]]:
+        """Yield how often each image is in each set, float64 [some sets, N], until all sets were there."""
+        for some in _parts(len(self.counts), len(self.place)):
+            yield self.counts[some][:, self.place].astype(np.float64)
 
     def auc(self) -> NDArray[np.float64]:
         """Return the area under the ROC curve of each set (Mann and Whitney's statistic, half for ties)."""
         order = np.argsort(self.probability, kind="stable")
         starts = np.flatnonzero(np.diff(self.probability[order], prepend=-np.inf))
-        sorted_weights, positive = self.weights[:, order], self.labels[order] == 1
-        above = np.add.reduceat(sorted_weights * positive, starts, axis=1)
-        below = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)
-        wins = above * (np.cumsum(below, axis=1) - below / 2)
-        area: NDArray[np.float64] = wins.sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
-        return area
+        positive = self.labels[order] == 1
+        areas = []
+        for weights in self.weights():
+            ordered = weights[:, order]
+            above = np.add.reduceat(ordered * positive, starts, axis=1)
+            below = np.add.reduceat(ordered * ~positive, starts, axis=1)
+            wins = above * (np.cumsum(below, axis=1) - below / 2)
+            areas.append(wins.sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1)))
+        return np.concatenate(areas)
 
     def rates(self, threshold: float) -> dict[str, NDArray[np.float64]]:
         """Return sensitivity, specificity and accuracy of each set at a threshold."""
         right = (self.probability >= threshold) == (self.labels == 1)
-
-        def share(of: NDArray[np.bool_]) -> NDArray[np.float64]:
-            rate: NDArray[np.float64] = (self.weights @ (of & right)) / (self.weights @ of.astype(float))
-            return rate
-
         every = np.ones(len(self.labels), dtype=bool)
-        return {
-            "sensitivity": share(self.labels == 1),
-            "specificity": share(self.labels == 0),
-            "accuracy": share(every),
-        }
+        among = {"sensitivity": self.labels == 1, "specificity": self.labels == 0, "accuracy": every}
+        found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in among}
+        for weights in self.weights():
+            for name, of in among.items():
+                found[name].append((weights @ (of & right)) / (weights @ of.astype(float)))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def roc(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each set's sensitivity [resamples, G] at the false positive rates of a grid."""
-        order = np.argsort(-self.probability, kind="stable")
-        sorted_weights, positive = self.weights[:, order], self.labels[order] == 1
-        true = np.cumsum(sorted_weights * positive, axis=1)
-        false = np.cumsum(sorted_weights * ~positive, axis=1)
-        pairs = zip(false / false[:, -1:], true / true[:, -1:], strict=True)
-        return np.stack([np.interp(grid, x, y) for x, y in pairs])
+        curves = []
+        for true, false in self._running():
+            pairs = zip(false / false[:, -1:], true / true[:, -1:], strict=True)
+            curves += [np.interp(grid, x, y) for x, y in pairs]
+        return np.stack(curves)
 
     def precision(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each set's precision [resamples, G] at the sensitivities of a grid."""
+        curves = []
+        for true, false in self._running():
+            called = true + false
+            share = np.divide(true, called, out=np.ones_like(true), where=called > 0)
+            curves += [np.interp(grid, x / x[-1], y) for x, y in zip(true, share, strict=True)]
+        return np.stack(curves)
+
+    def _running(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Yield the true and the false positives as the threshold falls from image to image, [some sets, N] each."""
         order = np.argsort(-self.probability, kind="stable")
-        sorted_weights, positive = self.weights[:, order], self.labels[order] == 1
-        true = np.cumsum(sorted_weights * positive, axis=1)
-        called = np.cumsum(sorted_weights, axis=1)
-        share = np.divide(true, called, out=np.ones_like(true), where=called > 0)
-        return np.stack([np.interp(grid, x / x[-1], y) for x, y in zip(true, share, strict=True)])
+        positive = self.labels[order] == 1
+        for weights in self.weights():
+            ordered = weights[:, order]
+            yield np.cumsum(ordered * positive, axis=1), np.cumsum(ordered * ~positive, axis=1)
+
+
+def _parts(sets: int, width: int) -> Iterator[slice]:
+    """Divide sets into parts of at most `_AT_ONCE` numbers, of at least one set each."""
+    step = max(1, _AT_ONCE // max(width, 1))
+    yield from (slice(start, min(start + step, sets)) for start in range(0, sets, step))
 
 
 def interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> list[float]:
@@ -162,7 +194,10 @@ def threshold_table(
     thresholds: Sequence[float],
     prevalences: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Return one row for each threshold: sensitivity, specificity, and PPV and NPV at each prevalence."""
+    """Return one row for each threshold: sensitivity, specificity, and PPV and NPV at each prevalence.
+
+    A predictive value is None where nothing is called so.
+    """
     rows = []
     for threshold in thresholds:
         called = probability >= threshold
@@ -176,7 +211,11 @@ def threshold_table(
                 "missed": int((~called & (labels == 1)).sum()),
                 "false_alarms": int((called & (labels == 0)).sum()),
                 "predictive_values": [
-                    {"prevalence": prevalence, "ppv": ppv, "npv": npv}
+                    {
+                        "prevalence": prevalence,
+                        "ppv": None if math.isnan(ppv) else ppv,
+                        "npv": None if math.isnan(npv) else npv,
+                    }
                     for prevalence, (ppv, npv) in zip(prevalences, values, strict=True)
                 ],
             }

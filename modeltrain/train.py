@@ -7,7 +7,8 @@ A run's folder holds
     tensorboard/             the curves
 
 Both files carry the recipe, the data's digest and the history in their header, and both replace their predecessor in
-one rename, so a run that is killed loses the epoch it was in and nothing else.
+one rename, so a run that is killed, or finds the disk full, loses the epoch it was in and nothing else. How many
+seconds an epoch took stands in the second alone: the first is the same, byte for byte, each time the same run is made.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import json
 import logging
 import math
 import os
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +37,11 @@ from modeltrain.data import Images
 from modeltrain.framing import overlap
 from modeltrain.network import ChestNet, build, load_weights
 from modeltrain.outputs import probability
-from modeltrain.progress import Epoch, Progress, origin_of, read_progress
+from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress
 from modeltrain.source import Source, Sources, sources_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,7 +49,6 @@ if TYPE_CHECKING:
 
     from modeltrain.recipe import Recipe
 
-BEST, LAST = "best_model.safetensors", "last.safetensors"
 log = logging.getLogger(__name__)
 
 
@@ -87,7 +90,7 @@ def run(
     InvalidModel
         ImageNet weights were asked for and cannot be had.
     OutOfResources
-        A checkpoint cannot be written.
+        A checkpoint or the curves cannot be written; the run can be resumed after its last finished epoch.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -114,7 +117,7 @@ def run(
         except (OSError, SafetensorError, RuntimeError) as error:
             raise InvalidData(f"{start}: does not hold the weights of a {recipe.arch}") from error
 
-    with SummaryWriter(str(out / "tensorboard")) as board:
+    with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
             if _stalled(state, recipe.patience):
                 log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
@@ -127,8 +130,8 @@ def run(
             state.history.append(line)
             _report(board, line)
             if state.best is line:
-                _save(out / BEST, dict(learner.average.state_dict()), state)
-            _save(out / LAST, learner.tensors(), state)
+                _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
+            _save(out / LAST, learner.tensors(), state.to_json())
     return out / BEST
 
 
@@ -292,6 +295,20 @@ def _stalled(state: Progress, patience: int) -> bool:
     return bool(patience and state.history and len(state.history) - state.best.epoch >= patience)
 
 
+@contextmanager
+def _curves(folder: Path) -> Iterator[SummaryWriter]:
+    """Yield the writer of the curves. It writes in a thread of its own, whose failure on a full disk comes out here."""
+    told = threading.excepthook
+    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else told(failed)
+    try:
+        with SummaryWriter(str(folder)) as board:
+            yield board
+    except OSError as error:
+        raise OutOfResources(f"{folder}: cannot be written ({error.strerror})") from error
+    finally:
+        threading.excepthook = told
+
+
 def _report(board: SummaryWriter, line: Epoch) -> None:
     """Write one epoch's curves and log line."""
     for name in ("train_loss", "validation_loss", "validation_auc", "learning_rate", "side"):
@@ -317,17 +334,18 @@ def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
     if found.data_digest != wanted.data_digest:
         raise InvalidData(f"{path}: was made from other data")
-    if wanted.start and found.start != wanted.start:
+    # As texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
+    if wanted.start and json.dumps(found.start) != json.dumps(wanted.start):
         raise InvalidData(f"{path}: did not begin with these weights")
     learner.restore(load_file(path))
     return found
 
 
-def _save(path: Path, tensors: dict[str, Tensor], state: Progress) -> None:
+def _save(path: Path, tensors: dict[str, Tensor], progress: str) -> None:
     """Write tensors and the run's progress in one file, complete or not at all."""
     temporary = path.with_name(f".{path.name}.new")
     try:
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"progress": state.to_json()})
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"progress": progress})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

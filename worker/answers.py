@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, and_, func, insert, select, update
 
-from worker.tables import DeliveryRow, FindingRow, ReceiptRow, ResultRow
+from worker.tables import DeliveryRow, FindingRow, OutsideRow, ReceiptRow, ResultRow
 
 if TYPE_CHECKING:
-    from worker.ledger import NewFinding, NewResult
+    from worker.ledger import NewFinding, NewOutside, NewResult
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,16 @@ def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: 
     if decision is None and row is None:
         return None
     return Earlier(decision, None if row is None else dict(row))
+
+
+def enter_outside(connection: Connection, receipt_id: int, outside: NewOutside | None, now: dt.datetime) -> None:
+    """Enter what a model's gate saw in an object that it left out, once for each model; None enters nothing."""
+    if outside is None:
+        return
+    own = (OutsideRow.receipt_id == receipt_id, OutsideRow.model_sha256 == outside.model_sha256)
+    values = asdict(outside) | {"at": now}
+    if not connection.execute(update(OutsideRow).where(*own).values(**values)).rowcount:
+        connection.execute(insert(OutsideRow).values(receipt_id=receipt_id, **values))
 
 
 def _enter_finding(connection: Connection, receipt_id: int, finding: NewFinding) -> int:

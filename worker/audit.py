@@ -87,6 +87,7 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
         number = {"id": row["receipt_id"]}
         queries = {
             "answers": "SELECT * FROM finding WHERE receipt_id = :id ORDER BY id",
+            "outside": "SELECT * FROM outside WHERE receipt_id = :id ORDER BY id",
             "reanalysis": "SELECT * FROM reanalysis WHERE receipt_id = :id",
             "results": "SELECT kind, sop_instance_uid, sha256, finding_id FROM result"
             " WHERE receipt_id = :id ORDER BY id",

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
 
-from worker.tables import EventRow, FindingRow, ReceiptRow
+from worker.tables import EventRow, FindingRow, OutsideRow, ReceiptRow
 
 GENESIS = "0" * 64
 """What stands before the first event."""
@@ -24,6 +24,7 @@ _SEALED = (
     "prediction_set",
     "outlier",
 )
+_SEALED_OUTSIDE = ("outlier", "input_mean", "input_std")
 
 
 def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str) -> str:
@@ -75,6 +76,7 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
     previous, count = GENESIS, 0
     states: dict[int, str] = {}
     found: dict[tuple[int, str], dict[str, Any]] = {}
+    outside: dict[tuple[int, str], dict[str, Any]] = {}
     rows = connection.execute(select(EventRow.__table__).order_by(EventRow.id)).mappings()
     for row in rows:
         count += 1
@@ -90,8 +92,13 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
             said = json.loads(row["detail"])
             found[row["receipt_id"], said["model_sha256"]] = said
             states[row["receipt_id"]] = "analysed"  # which one that had been left out becomes by a second reading
+        if row["kind"] in ("not_analysed", "reanalysis_left_out") and row["receipt_id"] is not None:
+            said = json.loads(row["detail"])
+            if "outlier" in said:  # the gate, not the rules
+                outside[row["receipt_id"], said["model_sha256"]] = said
     problems.extend(_other_states(connection, states))
-    problems.extend(_other_findings(connection, found))
+    problems.extend(_others(connection, FindingRow, _SEALED, found, "finding"))
+    problems.extend(_others(connection, OutsideRow, _SEALED_OUTSIDE, outside, "gate's score"))
     return count, problems
 
 
@@ -105,16 +112,22 @@ def _other_states(connection: Connection, states: dict[int, str]) -> Iterable[st
         yield f"receipt {receipt_id}: removed"
 
 
-def _other_findings(connection: Connection, found: dict[tuple[int, str], dict[str, Any]]) -> Iterable[str]:
-    """Compare each finding with the last event of its image and model; one without was put there by hand."""
-    columns = [FindingRow.receipt_id, *(getattr(FindingRow, key) for key in _SEALED)]
-    for row in connection.execute(select(*columns).order_by(FindingRow.id)).mappings():
-        said = found.pop((row["receipt_id"], row["model_sha256"]), None)
+def _others(
+    connection: Connection,
+    table: type[FindingRow | OutsideRow],
+    sealed: Iterable[str],
+    told: dict[tuple[int, str], dict[str, Any]],
+    what: str,
+) -> Iterable[str]:
+    """Compare each row with the last event of its image and model; one without was put there by hand."""
+    columns = [table.receipt_id, table.model_sha256, *(getattr(table, key) for key in sealed if key != "model_sha256")]
+    for row in connection.execute(select(*columns).order_by(table.id)).mappings():
+        said = told.pop((row["receipt_id"], row["model_sha256"]), None)
         if said is None:
-            yield f"receipt {row['receipt_id']}: a finding that no event tells of"
+            yield f"receipt {row['receipt_id']}: a {what} that no event tells of"
         else:
-            for key in _SEALED:
+            for key in sealed:
                 if row[key] != said.get(key):
                     yield f"receipt {row['receipt_id']}: {key} differs from what its event says"
-    for receipt_id, model_sha256 in found:
-        yield f"receipt {receipt_id}: the finding of model {model_sha256[:12]} was removed, or given to another model"
+    for receipt_id, model_sha256 in told:
+        yield f"receipt {receipt_id}: the {what} of model {model_sha256[:12]} was removed, or given to another model"

@@ -59,9 +59,10 @@ def drift(
             table.add_row(drifting.MEASURES[each.name], *numbers, each.verdict)
         Console(width=None if sys.stdout.isatty() else 100).print(table)
         rates = ("–" if x is None else f"{100 * x:.1f} %" for x in (found.ood_rate, found.reference_ood_rate))
-        sys.stdout.write("outside the population: {} (reference {})\n".format(*rates))
+        sys.stdout.write("outside the population: {} (reference {}): {}\n".format(*rates, found.ood_verdict))
+        stopped = f"{found.left_out} of them left out by the gate, " if found.left_out else ""
         sys.stdout.write(
-            f"{found.model}: {found.n} images ({found.others} of other models left out): {found.verdict}\n"
+            f"{found.model}: {found.n} images ({stopped}{found.others} of other models not counted): {found.verdict}\n"
         )
     if found.verdict == "drift":
         raise typer.Exit(3)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,9 +15,6 @@ from rich.table import Table
 
 from dicom_io.errors import InvalidSettings
 from worker import settings
-
-if TYPE_CHECKING:
-    from modeltrain.duplicates import Pair
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 
@@ -70,7 +67,10 @@ def train(
 
 def evaluate(
     data: Annotated[
-        Path, typer.Option("--data", help="Folder with NORMAL/ and PNEUMONIA/, or with test/ that holds them")
+        str,
+        typer.Option(
+            "--data", help="Folder with NORMAL/ and PNEUMONIA/, or with test/ that holds them; a CSV file; or AUDIT"
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the figures are written (PNG)")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
@@ -78,25 +78,30 @@ def evaluate(
 ) -> None:
     """Judge the serving model on labelled radiographs: metrics, figures and a report. Needs no torch.
 
-    The folder gets report.html, one page that holds everything, and the figures as PNG.
+    --data takes what `cxrd retrain` takes: of a CSV file the rows whose split is test (or else validation; without the
+    column all), and by AUDIT the received images on which a reader has spoken. The folder of --out gets report.html,
+    one page that holds everything, and the figures as PNG.
     """
     try:
         from modeltrain import evaluate as judging
         from modeltrain import figures, report
         from modeltrain.details import details
+        from modeltrain.duplicates import near_duplicates, pairs_told
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
+    from worker.labelled import judged_data
     from worker.reader import Reader
     from worker.serving import model_folder
 
     loaded = settings.load(config)
+    judged = judged_data(loaded, data)
     reader = Reader(loaded, model_folder(loaded))
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
         evaluation, answers = judging.evaluate(
             reader.engine.predict,
-            data,
+            judged.source.samples,
             threshold=reader.threshold,
             model=reader.card.label,
             judge=reader.judge,
@@ -106,7 +111,8 @@ def evaluate(
     reader.close()
     further = details(answers, evaluation, {reader.judge.operating_point: reader.threshold} | reader.judge.points)
     written = figures.write_figures(answers, evaluation, out)
-    pairs, compared = _near_duplicates(data)
+    pairs = near_duplicates(judged.source.samples, judged.learnt) if judged.learnt else None
+    compared = "the set and what may be learnt from beside it"
     page = report.write_report(
         out,
         evaluation,
@@ -116,9 +122,12 @@ def evaluate(
         engine=reader.engine.name,
         duplicates=pairs,
         compared=compared,
+        data=judged.source.name,
     )
     if as_json:
-        sys.stdout.write(json.dumps(evaluation.to_dict() | further, indent=2) + "\n")
+        told = {"data": {"name": judged.source.name, "sha256": judged.source.digest}}
+        told |= further | {"near_duplicates": pairs_told(pairs, compared)}
+        sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return
     table = Table("measure", "value")
     for measure in ("n", "auc", "sensitivity", "specificity", "accuracy", "precision", "f1", "threshold", "model"):
@@ -127,15 +136,3 @@ def evaluate(
     Console(width=None if sys.stdout.isatty() else 80).print(table)
     for path in (page, *written):
         sys.stdout.write(f"{path}\n")
-
-
-def _near_duplicates(data: Path) -> tuple[list[Pair] | None, str]:
-    """Compare a Kaggle-style folder's test with its train; None where there are not both."""
-    from modeltrain.data import evaluation_samples, training_samples
-    from modeltrain.duplicates import near_duplicates
-
-    root = data if (data / "test").is_dir() else data.parent
-    if not ((root / "train").is_dir() and (data / "test").is_dir()):
-        return None, ""
-    pairs = near_duplicates(evaluation_samples(root), training_samples(root))
-    return pairs, "test and train"

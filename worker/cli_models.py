@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modeltrain.compare import Comparison
     from modeltrain.evaluate import Answers
     from modeltrain.registry import Card
+    from modeltrain.source import Source
     from modeltrain.versions import Version, Versions
     from worker.settings import Settings
 
@@ -28,9 +29,14 @@ models = typer.Typer(
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 Locked = Annotated[
-    Path | None, typer.Option("--data", help="Locked radiographs: NORMAL/ and PNEUMONIA/, or test/ that holds them")
+    str | None,
+    typer.Option(
+        "--data", help="Locked radiographs: a folder with NORMAL/ and PNEUMONIA/ or with test/, a CSV file, or AUDIT"
+    ),
 ]
 Style = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Form of the answer")]
+
+_LEAST = 30  # the customary size from which the intervals of the comparison, those of large samples, hold
 
 
 @models.command("list")
@@ -104,7 +110,7 @@ def compare(
     if not names or len(names) != 2 or data is None:
         raise InvalidSettings("name two models and --data, or say --shadow")
     loaded, versions = _opened(config)
-    found = _compared(loaded, versions.find(names[0]).card, versions.find(names[1]).card, data)
+    found, _ = _compared(loaded, versions.find(names[0]).card, versions.find(names[1]).card, data)
     if style == "json":
         sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
         return
@@ -114,7 +120,8 @@ def compare(
         reach = f"{each.low:+.4f} to {each.high:+.4f}"
         table.add_row(measure, f"{each.old:.4f}", f"{each.new:.4f}", f"{each.value:+.4f}", reach)
     Console(width=None if sys.stdout.isatty() else 100).print(table)
-    sys.stdout.write(f"{found.n} images; AUC by DeLong, the rates at each model's own threshold by bootstrap\n")
+    counts = f"{found.normal} NORMAL and {found.pneumonia} PNEUMONIA images"
+    sys.stdout.write(f"{counts}; AUC by DeLong, the rates at each model's own threshold by bootstrap\n")
 
 
 @models.command()
@@ -122,6 +129,9 @@ def promote(
     name: Annotated[str, typer.Argument(help="The candidate's name, or its beginning")],
     data: Locked = None,
     margin: Annotated[float, typer.Option(min=0, max=1, help="How much worse it may be")] = 0.01,
+    least: Annotated[
+        int, typer.Option(min=2, help="Images of each class, below which nothing is promoted without --force")
+    ] = _LEAST,
     force: Annotated[bool, typer.Option("--force", help="Promote without the comparison, or against it")] = False,
     reason: Annotated[str, typer.Option(help="With --force: why; it is recorded")] = "",
     config: ConfigOption = None,
@@ -129,7 +139,8 @@ def promote(
     """Let a model serve, if it is not worse than the current one on locked radiographs.
 
     It is refused when AUC, sensitivity or specificity is lower and the 95 % interval of the difference reaches beyond
-    the margin. A running worker takes it up by itself, within a second of the next image.
+    the margin, or when there are too few images to tell (--least). A running worker takes it up by itself, within a
+    second of the next image.
     """
     loaded, versions = _opened(config)
     candidate, serving = versions.find(name), _serving(loaded)
@@ -138,9 +149,12 @@ def promote(
         raise InvalidSettings("--force wants a --reason, which is recorded")
     facts: dict[str, Any] = {"forced": force, "reason": reason.strip()}
     if data is not None:
-        found = _compared(loaded, serving, candidate.card, data)
-        worse = found.worse(margin)
-        facts |= {"comparison": found.to_dict(), "margin": margin, "worse": worse}
+        found, locked = _compared(loaded, serving, candidate.card, data)
+        worse, few = found.worse(margin), found.too_few(least)
+        facts |= {"comparison": found.to_dict() | {"data": locked.name, "data_sha256": locked.digest}, "margin": margin}
+        facts |= {"worse": worse, "least": least, "too_few": bool(few)}
+        if few and not force:
+            raise InvalidSettings(f"{candidate.name} is not promoted: {few}")
         if worse and not force:
             raise InvalidSettings(f"{candidate.name} is not promoted: {'; '.join(worse)}; margin {margin:g}")
     elif not force:
@@ -210,24 +224,24 @@ def _opened(config: Path | None) -> tuple[Settings, Versions]:
     return loaded, versions_of(loaded)
 
 
-def _compared(loaded: Settings, old: Card, new: Card, data: Path) -> Comparison:
-    """Ask both models about the same radiographs."""
+def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Comparison, Source]:
+    """Ask both models about the same radiographs; return what came of it, and which radiographs these were."""
     try:
         from modeltrain.compare import compare as paired
-        from modeltrain.data import evaluation_samples
         from modeltrain.evaluate import ask
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"comparing needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from modeltrain.judge import Judge
     from worker.inference import open_engine
+    from worker.labelled import judged_data
 
-    samples = evaluation_samples(data)
+    source = judged_data(loaded, data).source
     answers: list[Answers] = []
     judges = [Judge(card, loaded.model.operating_point, loaded.model.threshold) for card in (old, new)]
     for card, judge in zip((old, new), judges, strict=True):
         engine = open_engine(card, loaded.model)
-        answers.append(ask(engine.predict, samples, judge=judge, size=card.input_size))
-    return paired(answers[0], answers[1], (judges[0].threshold, judges[1].threshold))
+        answers.append(ask(engine.predict, source.samples, judge=judge, size=card.input_size))
+    return paired(answers[0], answers[1], (judges[0].threshold, judges[1].threshold)), source
 
 
 def _compare_shadow(config: Path | None, since: str | None, style: str) -> None:

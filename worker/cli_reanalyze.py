@@ -47,9 +47,9 @@ def reanalyze(
     from worker.audit import moment
     from worker.clock import now
     from worker.database import open_ledger
-    from worker.pipeline import GATE
     from worker.reanalyses import Reanalyses, Wanted
     from worker.serving import model_folder
+    from worker.tables import GATE
 
     named = since or until or accession or receipt or model or reason
     if status + cancel + bool(named or everything) != 1:

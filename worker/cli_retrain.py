@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,11 +16,10 @@ from worker import settings
 
 if TYPE_CHECKING:
     from modeltrain.recipe import Recipe
-    from modeltrain.source import Source, Sources
+    from modeltrain.source import Sources
     from worker.settings import Settings
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
-AUDIT = "AUDIT"
 
 
 def retrain(
@@ -97,29 +95,11 @@ def _changed(recipe: Recipe, *, epochs: int | None, patience: int | None, seed: 
 
 def _sources(loaded: Settings, data: str, base: Path | None, *, skip: bool) -> Sources:
     """Return the training data, every image of it read once."""
-    from modeltrain.source import Sources, csv_source, folder_source, readable
+    from modeltrain.source import Sources, folder_source, readable
+    from worker.labelled import training_data
 
-    if data == AUDIT:
-        own = _audit(loaded)
-    else:
-        path = Path(data)
-        own = csv_source(path) if path.is_file() else folder_source(path)
-    parts = [own, *([folder_source(base)] if base else [])]
+    parts = [training_data(loaded, data), *([folder_source(base)] if base else [])]
     columns = (TextColumn("checking images"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=sum(len(part.samples) for part in parts))
         return Sources(tuple(readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in parts))
-
-
-def _audit(loaded: Settings) -> Source:
-    """Return the received images on which a reader has spoken."""
-    from modeltrain.source import Source
-    from worker.blobs import Blobs
-    from worker.database import open_ledger
-    from worker.feedback import confirmed_samples
-
-    samples = confirmed_samples(open_ledger(loaded), Blobs(loaded.storage.folder / "objects"))
-    lines = sorted(f"{sample.path.name} {sample.label}" for sample in samples)  # objects are named by their digests
-    return Source(
-        "the audit's confirmed findings", tuple(samples), hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select
 
 from dicom_io.errors import InvalidData
 from modeltrain.data import Sample
@@ -16,7 +16,7 @@ from modeltrain.outputs import AGENTS, CLASSES
 from worker import chain
 from worker.blobs import Blobs
 from worker.ledger import Ledger
-from worker.tables import FeedbackRow, FindingRow, ReceiptRow, State, standing
+from worker.tables import GATE, FeedbackRow, FindingRow, OutsideRow, ReceiptRow, State, standing
 
 _SHOWN = 3  # faulty rows that an error quotes; the rest is counted
 
@@ -62,7 +62,7 @@ def enter(ledger: Ledger, verdicts: list[Verdict], source: str, at: dt.datetime)
     Raises
     ------
     InvalidData
-        A verdict names an image that was not received.
+        A verdict names an image that was not received, or what the rules have left out.
     """
     with ledger.writing() as connection:
         return sum(_enter(connection, verdict, source, at) for verdict in verdicts)
@@ -78,18 +78,32 @@ def _enter(connection: Connection, said: Verdict, source: str, at: dt.datetime) 
 
 
 def _receipts(connection: Connection, said: Verdict) -> list[int]:
-    query = select(ReceiptRow.id)
+    query = select(ReceiptRow.id, ReceiptRow.reason, _eligible())
     if said.sop_instance_uid:
         query = query.where(ReceiptRow.sop_instance_uid == said.sop_instance_uid)
     else:
         query = query.where(
             ReceiptRow.accession_number == said.accession_number, ReceiptRow.state == State.ANALYSED.value
         )
-    found = list(connection.scalars(query.order_by(ReceiptRow.id)))
+    found = connection.execute(query.order_by(ReceiptRow.id)).all()
     if not found:
         what = "image was received" if said.sop_instance_uid else "analysed image has the accession number"
         raise InvalidData(f"no {what}: {said.sop_instance_uid or said.accession_number}")
-    return found
+    for _, reason, eligible in found:
+        if not eligible:
+            raise InvalidData(f"{said.sop_instance_uid} takes no verdict, since it was not analysed: {reason}")
+    return [row.id for row in found]
+
+
+def _eligible() -> ColumnElement[bool]:
+    """Return whether a received object is, or may yet turn out to be, one that models answer.
+
+    What the rules have left out is not. What a model's gate has left out is: it is a frontal radiograph of a chest by
+    its header, and of those that the gate stops the readers' verdicts are the only ones.
+    """
+    stopped = exists().where(OutsideRow.receipt_id == ReceiptRow.id)
+    # Before there was a table for it (cxrd 1.2), only the reason told.
+    return or_(ReceiptRow.state != State.NOT_ANALYSED, stopped, ReceiptRow.reason.startswith(GATE))
 
 
 def read_file(path: Path) -> list[tuple[int, Verdict | str]]:
@@ -182,7 +196,7 @@ def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
 
 
 def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
-    """Return the received objects on which a reader has spoken, with the last verdict as label.
+    """Return the received radiographs on which a reader has spoken, with the last verdict as label.
 
     Patients are those of the audit (a keyed hash by default); an image without one is a patient of its own.
 
@@ -193,9 +207,16 @@ def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
     """
     last = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.receipt_id)
     query = (
-        select(ReceiptRow.sha256, ReceiptRow.patient_key, ReceiptRow.id, FeedbackRow.verdict, FeedbackRow.agent)
+        select(
+            ReceiptRow.sha256,
+            ReceiptRow.patient_key,
+            ReceiptRow.id,
+            ReceiptRow.sop_instance_uid,
+            FeedbackRow.verdict,
+            FeedbackRow.agent,
+        )
         .join(ReceiptRow, ReceiptRow.id == FeedbackRow.receipt_id)
-        .where(FeedbackRow.id.in_(last))
+        .where(FeedbackRow.id.in_(last), _eligible())
         .order_by(ReceiptRow.id)
     )
     with ledger.reading() as connection:
@@ -208,6 +229,7 @@ def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
             CLASSES.index(row.verdict),
             row.patient_key or f"receipt-{row.id}",
             AGENTS.index(row.agent) if row.agent else -1,
+            f"SOP instance {row.sop_instance_uid}",
         )
         for row in rows
     ]

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidSettings
 from worker import answers, chain
+from worker.outage import outage
 from worker.tables import DeliveryRow, ReceiptRow, ResultRow, State
 
 
@@ -75,6 +76,17 @@ class NewFinding:
     region: str | None = None
     input_mean: float | None = None
     input_std: float | None = None
+
+
+@dataclass(frozen=True)
+class NewOutside:
+    """What the model's gate saw in an image that it left out: its score, and the network's input as in `NewFinding`."""
+
+    model: str
+    model_sha256: str
+    outlier: float
+    input_mean: float
+    input_std: float
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ class Ledger:
             with self._engine.begin() as connection:
                 yield connection
         except OperationalError as error:
-            raise OutOfResources("the ledger is locked, full or cannot be reached") from error
+            raise outage(error, self._engine, "the ledger is locked, full or cannot be reached") from error
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -162,7 +174,7 @@ class Ledger:
             with self._engine.connect().execution_options(reading=True) as connection:
                 yield connection
         except DBAPIError as error:
-            raise OutOfResources("the ledger is locked or cannot be reached") from error
+            raise outage(error, self._engine, "the ledger is locked or cannot be reached") from error
 
     # ---- receipt -------------------------------------------------------------------------------------------------
 
@@ -280,14 +292,17 @@ class Ledger:
         destinations: Iterable[str] = (),
         wants: Callable[[str, str], bool] = lambda _name, _kind: True,
         left_out: Mapping[str, str] | None = None,
+        outside: NewOutside | None = None,
     ) -> None:
         """Enter the decision not to analyse an object, and the report that says so, where there is one.
 
-        Parameters are those of `answer`.
+        Parameters are those of `answer`; `outside` is what the gate saw, where it was the gate that left it out.
         """
         facts = answers.named(results, left_out or {}) if results or left_out else {}
+        facts |= asdict(outside) if outside else {}
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
+            answers.enter_outside(connection, receipt_id, outside, now)
             answers.enter_results(connection, receipt_id, None, results, destinations, now, wants)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:

@@ -17,6 +17,7 @@ from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.files import read_dataset
 from dicom_io.pixels import Rendered
 from modeltrain.preprocess import read_picture
+from worker.files import write_whole
 from worker.journal import unexpected
 from worker.phantom import radiograph
 from worker.picture import write_png
@@ -139,7 +140,7 @@ def _write(results: tuple[Result, ...], stem: Path) -> tuple[str, ...]:
     written = []
     for result in results:
         file = stem.with_name(stem.name + result.suffix)
-        file.write_bytes(result.data)
+        write_whole(file, result.data)
         written.append(str(file))
     return tuple(written)
 

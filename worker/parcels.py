@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -12,9 +13,11 @@ from worker import chain
 from worker.ledger import Ledger, Parcel
 from worker.tables import DeliveryRow, DeliveryState, ResultRow
 
+_AT_ONCE = 100  # rows in one transaction: a sender that waits for the database must not wait long
+
 
 class Parcels:
-    """Reading and settling of deliveries; each method is one transaction."""
+    """Reading and settling of deliveries; each method is one transaction, unless it says otherwise."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -78,6 +81,9 @@ class Parcels:
     ) -> int:
         """Make failed deliveries pending once more; return how many.
 
+        Some at a time, with a breath between two transactions: new images arrive meanwhile. Broken off, what was made
+        pending stays so.
+
         Parameters
         ----------
         destination, receipt_ids
@@ -96,12 +102,20 @@ class Parcels:
         if receipt_ids:
             query = query.where(ResultRow.receipt_id.in_(receipt_ids))
         values = {"state": DeliveryState.PENDING, "attempts": 0, "first_due_at": now, "next_attempt_at": now}
-        with self._ledger.writing() as connection:
-            rows = connection.execute(query).all()
-            for delivery_id, receipt_id in rows:
-                connection.execute(update(DeliveryRow).where(DeliveryRow.id == delivery_id).values(**values))
-                chain.append(connection, "redelivery", now, receipt_id, delivery=delivery_id)
-        return len(rows)
+        with self._ledger.reading() as connection:
+            rows = connection.execute(query.order_by(DeliveryRow.id)).all()
+        count = 0
+        for start in range(0, len(rows), _AT_ONCE):
+            if start:
+                time.sleep(0.02)
+            with self._ledger.writing() as connection:
+                for delivery_id, receipt_id in rows[start : start + _AT_ONCE]:
+                    # What has been delivered since it was looked up stays so.
+                    row = update(DeliveryRow).where(DeliveryRow.id == delivery_id, DeliveryRow.state.in_(states))
+                    if connection.execute(row.values(**values)).rowcount:
+                        chain.append(connection, "redelivery", now, receipt_id, delivery=delivery_id)
+                        count += 1
+        return count
 
     def waiting_for(self) -> dict[str, int]:
         """Return how many results wait for each destination."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dicom_io.errors import OutOfResources
+from worker.files import write_whole
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -321,12 +319,4 @@ def write_png(path: Path, rgb: NDArray[np.uint8]) -> None:
         The disk is full or the folder cannot be written.
     """
     _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".png")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError as error:
-        raise OutOfResources(f"cannot write the picture: {error.strerror}") from error
+    write_whole(path, data.tobytes())

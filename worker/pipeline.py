@@ -23,18 +23,17 @@ from worker.blobs import Blobs
 from worker.clock import now
 from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
-from worker.ledger import Claim, Ledger, NewFinding, NewResult
+from worker.ledger import Claim, Ledger, NewFinding, NewOutside, NewResult
 from worker.reader import Reader, Reading
 from worker.results import ResultSet, make, not_analysed
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
 from worker.shadow import Shadow
+from worker.tables import GATE
 
 log = structlog.get_logger("cxrd.pipeline")
 
-GATE = "outside the trained population"
-"""How the reason of an image begins that the model's gate stopped."""
 _LEFT_OUT = "not analysed"
 """For the log: the reason may quote a code of the header, and stays in the ledger."""
 
@@ -70,6 +69,13 @@ def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime
     )
 
 
+def outside_of(reading: Reading, identity: ModelIdentity) -> NewOutside:
+    """Return what the gate saw as the ledger takes it: neither probability nor decision, since nothing was answered."""
+    outlier = reading.finding.outlier or 0.0  # never absent here: without a score nothing is outside
+    model = f"{identity.name}-{identity.version}"
+    return NewOutside(model, identity.digest, outlier, reading.input_mean, reading.input_std)
+
+
 class Work(Protocol):
     """Where a task's image comes from and where its outcome goes: the ledger, or the reanalyses."""
 
@@ -85,8 +91,8 @@ class Work(Protocol):
         """Put it back as it was."""
         ...
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
-        """Enter that it is not analysed."""
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewOutside | None = None) -> None:
+        """Enter that it is not analysed, and what the gate saw where that was why."""
         ...
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
@@ -178,7 +184,14 @@ class Pipeline:
                 return "put back: another model serves"
             return self._analyse(claim, dataset, reader)
 
-    def _report(self, claim: Claim, dataset: Dataset, reason: str, identity: ModelIdentity) -> str:
+    def _report(
+        self,
+        claim: Claim,
+        dataset: Dataset,
+        reason: str,
+        identity: ModelIdentity,
+        stopped: NewOutside | None = None,
+    ) -> str:
         """Enter that a radiograph is not analysed, with the report that says so."""
         made = not_analysed(dataset, reason, identity, self._settings.results, claim.dated_at.astimezone())
         names, peers = destinations_for(claim.calling_ae, self._settings.destinations), self._settings.destinations
@@ -190,6 +203,7 @@ class Pipeline:
             destinations=names,
             wants=lambda name, kind: wants(name, kind, peers),
             left_out=made.left_out,
+            outside=stopped,
         )
         if names:
             self._delivered()
@@ -216,9 +230,10 @@ class Pipeline:
         reading = reader.read(dataset, created)
         analysed_at = now()
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
+            stopped, reason = outside_of(reading, reader.identity), outside(reading.finding)
             if self._settings.results.report_not_analysed and not claim.model_sha256:
-                return self._report(claim, dataset, outside(reading.finding), reader.identity)
-            self._tasks.leave_out(claim.id, outside(reading.finding), now())
+                return self._report(claim, dataset, reason, reader.identity, stopped)
+            self._tasks.leave_out(claim.id, reason, now(), outside=stopped)
             return _LEFT_OUT
         earlier = self._ledger.earlier(claim.id, reader.identity.digest, Comprehensive3DSRStorage)
         report = earlier.report if earlier else None

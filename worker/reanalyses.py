@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from dicom_io.errors import InvalidSettings
 from worker import answers, chain
-from worker.ledger import Claim, Ledger, NewFinding, NewResult
+from worker.ledger import Claim, Ledger, NewFinding, NewOutside, NewResult
 from worker.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, standing
 
 PRIORITY = 1
@@ -226,11 +226,13 @@ class Reanalyses:
             if connection.execute(_in_hand(receipt_id).values(**values)).rowcount:
                 chain.append(connection, "reanalysis_put_back", now, receipt_id)
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
-        """Enter that the rules or the newer model leave the image out."""
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewOutside | None = None) -> None:
+        """Enter that the rules or the newer model leave the image out; see `worker.ledger.Ledger.leave_out`."""
+        facts = asdict(outside) if outside else {}
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.LEFT_OUT, reason, now)
-            chain.append(connection, "reanalysis_left_out", now, receipt_id, reason=reason)
+            chain.append(connection, "reanalysis_left_out", now, receipt_id, reason=reason, **facts)
+            answers.enter_outside(connection, receipt_id, outside, now)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter that the image could not be read again."""

@@ -27,6 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+GATE = "outside the trained population"
+"""How the reason of an image begins that the model's gate stopped."""
+
 
 class State(StrEnum):
     """Where a received object stands."""
@@ -218,6 +221,22 @@ class ShadowRow(Table):
     operating_point: Mapped[str | None] = mapped_column(String(32))
     prediction_set: Mapped[str | None] = mapped_column(String(32))
     outlier: Mapped[float | None] = mapped_column(Float)
+    at: Mapped[dt.datetime]
+
+
+class OutsideRow(Table):
+    """What a model's gate saw in a received object that it left out: no finding, and nobody but the audit hears it."""
+
+    __tablename__ = "outside"
+    __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"))
+    model: Mapped[str] = mapped_column(String(128))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    outlier: Mapped[float] = mapped_column(Float)
+    input_mean: Mapped[float] = mapped_column(Float)
+    input_std: Mapped[float] = mapped_column(Float)
     at: Mapped[dt.datetime]
 
 

@@ -14,7 +14,7 @@ from dicom_io.errors import InvalidModel
 from modeltrain.registry import Card, load_card, shipped_model
 from tests.unit.test_ledger import FINDING, NOON, received
 from worker.drift import drift, figure, metrics, period, stability_index
-from worker.ledger import Ledger
+from worker.ledger import Ledger, NewOutside
 
 RNG = np.random.default_rng(0)
 QUANTILES = np.linspace(0, 1, 101)
@@ -98,3 +98,60 @@ def test_the_index_is_nought_for_the_reference_itself_and_grows_with_the_shift()
 def test_ties_are_no_drift() -> None:
     values = np.repeat([0.0, 1.0], [900, 100])
     assert stability_index(values, np.quantile(values, QUANTILES)) < 0.01
+
+
+def left_out(ledger: Ledger, card: Card, n: int, *, outlier: float = 1.5) -> list[int]:
+    """Enter images that the gate has kept from an answer."""
+    numbers = []
+    for index in range(n):
+        number = received(ledger, sop_instance_uid=f"3.{index}")
+        ledger.claim(number, NOON)
+        stopped = NewOutside(card.label, card.sha256, outlier, 0.9, 0.05)
+        ledger.leave_out(number, "outside the trained population", NOON, outside=stopped)
+        numbers.append(number)
+    return numbers
+
+
+def test_images_that_the_gate_left_out_are_seen(ledger: Ledger, card: Card) -> None:
+    fill(ledger, card, 60)
+    before = drift(period(ledger, card, None, None), card)
+    assert (before.verdict, before.ood_verdict) == ("stable", "stable")
+    numbers = left_out(ledger, card, 50)
+    seen = period(ledger, card, None, None)
+    found = drift(seen, card)
+    assert (found.n, found.left_out, found.others) == (110, 50, 0)
+    assert found.ood_rate == pytest.approx(50 / 110)
+    assert (found.ood_verdict, found.verdict) == ("drift", "drift")
+    verdicts = {measure.name: measure.verdict for measure in found.measures}
+    assert verdicts == {"probability": "stable", "input_mean": "drift", "input_std": "drift"}
+    assert f"\ncxrd_ood_ratio {50 / 110}\n" in metrics(found)
+    assert "\ncxrd_drift_left_out_images 50.0\n" in metrics(found)
+    # One of them is answered after all, under other settings: it counts once.
+    ledger.answer(numbers[0], replace(FINDING, model_sha256=card.sha256, outlier=1.5), [], [], NOON)
+    after = period(ledger, card, None, None)
+    assert (after.n, after.left_out) == (110, 49)
+
+
+def test_only_left_out_images_are_drift_too(ledger: Ledger, card: Card) -> None:
+    left_out(ledger, card, 50)
+    found = drift(period(ledger, card, None, None), card)
+    assert (found.ood_rate, found.verdict) == (1.0, "drift")
+    assert drift(period(ledger, replace(card, sha256="9" * 64), None, None), card).n == 0
+
+
+def test_the_picture_has_a_panel_for_the_share_outside(ledger: Ledger, card: Card) -> None:
+    fill(ledger, card, 60)
+    left_out(ledger, card, 20)
+    seen = period(ledger, card, None, None)
+    panels = figure(seen, drift(seen, card), card).axes
+    assert len(panels) == 4
+    assert panels[-1].get_title().splitlines() == ["outside the population", "drift"]
+    assert [text.get_text() for text in panels[-1].texts] == ["2.0%", "25.0%"]
+
+
+def test_the_index_is_the_sum_over_the_deciles() -> None:
+    known = np.linspace(0, 1, 101)
+    seen = RNG.beta(2, 2, 3000)
+    here = np.maximum(np.histogram(seen, np.linspace(0, 1, 11))[0] / 3000, 1e-4)
+    by_hand = float(((here - 0.1) * np.log(here / 0.1)).sum())
+    assert stability_index(seen, known) == pytest.approx(by_hand, rel=1e-2)

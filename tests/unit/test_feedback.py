@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import InvalidData
+from modeltrain.data import read_sample
 from tests.unit.test_ledger import FINDING, NOON, RESULT, answered, received
 from worker import chain
 from worker.audit import Filter, findings
 from worker.blobs import Blobs
 from worker.feedback import Verdict, checked, confirmed_samples, enter, faults, known, read_file, verdicts
-from worker.ledger import Ledger
+from worker.ledger import Ledger, NewOutside
 
 
 def said(verdict: str = "NORMAL", **names: str) -> Verdict:
@@ -99,3 +100,35 @@ def test_confirmed_images_become_training_samples(ledger: Ledger, tmp_path: Path
     assert (second.label, second.patient, second.agent) == (0, f"receipt-{other}", -1)
     assert FINDING.decision == "PNEUMONIA"
     assert RESULT.kind
+
+
+def test_what_the_rules_left_out_takes_no_verdict(ledger: Ledger, tmp_path: Path) -> None:
+    reasons = {"5.1": "modality CT (rules.modalities)", "5.2": "own output"}
+    for uid, reason in reasons.items():
+        ledger.leave_out(received(ledger, sop_instance_uid=uid), reason, NOON)
+        with pytest.raises(InvalidData, match=f"{uid} takes no verdict, since it was not analysed: {reason[:8]}"):
+            enter(ledger, [said(sop_instance_uid=uid)], "x", NOON)
+    path = tmp_path / "verdicts.csv"
+    path.write_text("verdict,reader,sop_instance_uid\nNORMAL,jd,5.1\n")
+    assert "row 2: 5.1 takes no verdict" in faults(path, known(ledger, read_file(path)))
+    assert verdicts(ledger) == []
+
+
+def test_what_the_gate_left_out_takes_one(ledger: Ledger, tmp_path: Path) -> None:
+    stopped = NewOutside("net-1.0.0", "f" * 64, 1.5, 0.5, 0.2)
+    ledger.leave_out(received(ledger, sop_instance_uid="5.1"), "any words", NOON, outside=stopped)
+    earlier = "outside the trained population (score 1.20, limit 1; model.out_of_distribution)"
+    ledger.leave_out(received(ledger, sop_instance_uid="5.2"), earlier, NOON)
+    assert enter(ledger, [said(sop_instance_uid="5.1"), said("PNEUMONIA", sop_instance_uid="5.2")], "x", NOON) == 2
+    assert len(confirmed_samples(ledger, Blobs(tmp_path / "objects"))) == 2
+
+
+def test_a_verdict_on_what_was_left_out_later_is_not_learnt_from(ledger: Ledger, tmp_path: Path) -> None:
+    answered(ledger)
+    other = received(ledger, sop_instance_uid="5.1", sha256="d" * 64)
+    enter(ledger, [said(sop_instance_uid="1.2.3"), said(sop_instance_uid="5.1")], "x", NOON)
+    ledger.leave_out(other, "modality CT (rules.modalities)", NOON)
+    (sample,) = confirmed_samples(ledger, Blobs(tmp_path / "objects"))
+    assert sample.called == "SOP instance 1.2.3"
+    with pytest.raises(InvalidData, match=r"SOP instance 1\.2\.3: .*the file is missing"):
+        read_sample(sample)

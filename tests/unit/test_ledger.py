@@ -5,18 +5,23 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from dicom_io.errors import InvalidSettings, OutOfResources
+from tests.disk import fill, small_disk
 from worker import chain, migrations
 from worker.audit import Filter, findings, story
 from worker.ledger import Ledger, NewFinding, NewReceipt, NewResult, connect
+from worker.outage import outage
 from worker.parcels import Parcels
 from worker.tables import Table
 
@@ -238,3 +243,73 @@ def test_a_wrong_url_is_one_line(url: str) -> None:
 def test_naive_times_are_refused(ledger: Ledger) -> None:
     with pytest.raises(Exception, match="must be aware"):
         ledger.unfinished(NOON.replace(tzinfo=None))
+
+
+def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [replace(RESULT, sop_instance_uid=f"2.25.{number}") for number in range(5)]
+    number = received(ledger)
+    ledger.claim(number, NOON)
+    ledger.answer(number, FINDING, results, ("pacs",), NOON)
+    parcels = Parcels(ledger)
+    for parcel in parcels.due("pacs", NOON, 10):
+        parcels.refused(parcel, 0xA900, "no", NOON)
+    monkeypatch.setattr("worker.parcels._AT_ONCE", 2)
+    sizes: list[int] = []
+    writing = ledger.writing
+
+    def entered(connection: Connection) -> int:
+        return int(connection.scalar(text("SELECT count(*) FROM event WHERE kind = 'redelivery'")) or 0)
+
+    @contextmanager
+    def counted() -> Iterator[Connection]:
+        with writing() as connection:
+            before = entered(connection)
+            yield connection
+            sizes.append(entered(connection) - before)
+
+    monkeypatch.setattr(ledger, "writing", counted)
+    assert parcels.again(NOON) == 5
+    assert sizes == [2, 2, 1]
+    assert len(parcels.due("pacs", NOON, 10)) == 5
+    with ledger.reading() as connection:
+        assert chain.verify(connection)[1] == []
+
+
+def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2_000_000) as folder:
+        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.05)
+        migrations.upgrade(engine)
+        filling = fill(folder)
+
+        def until_full(ledger: Ledger) -> None:
+            for count in range(400):
+                ledger.note("refused", NOON, {"reason": "x" * 1000, "count": count})
+
+        with pytest.raises(OutOfResources, match="the disk that holds the ledger is full"):
+            until_full(Ledger(engine))
+        engine.dispose()
+        again = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.05)
+        with pytest.raises(OutOfResources, match="the disk that holds the ledger is full"):
+            until_full(Ledger(again))
+        filling.unlink()
+        assert received(Ledger(again))
+        again.dispose()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ({"sqlite_errorname": "SQLITE_FULL"}, "the disk that holds the ledger is full"),
+        ({"sqlstate": "53100"}, "the disk that holds the ledger is full"),
+        ({"sqlite_errorname": "SQLITE_BUSY_SNAPSHOT"}, "locked by another process"),
+        ({"sqlite_errorname": "SQLITE_IOERR_WRITE"}, "something else"),
+        ({}, "something else"),
+    ],
+)
+def test_what_a_database_error_comes_to(code: dict[str, str], said: str, sqlite_url: str) -> None:
+    cause = Exception("no words of the driver")
+    for name, value in code.items():
+        setattr(cause, name, value)
+    found = outage(OperationalError("", {}, cause), connect(sqlite_url), "something else")
+    assert said in str(found)
+    assert "driver" not in str(found)

@@ -10,7 +10,7 @@ import pytest
 
 from dicom_io.errors import InvalidData
 from modeltrain.data import Images, Sample, read_sample
-from modeltrain.source import Source, Sources, csv_source, folder_source, readable, sources_of
+from modeltrain.source import Source, Sources, csv_source, folder_source, judged_source, readable, sources_of
 from tests.unit.modeltrain_toys import draw, kaggle_folder, write_class
 from worker.phantom import radiograph
 
@@ -99,6 +99,54 @@ def test_what_is_no_list_is_refused(tmp_path: Path, text: str | bytes, message: 
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InvalidData, match=message):
         csv_source(path)
+
+
+def test_a_folder_is_judged_on_its_test_and_compared_with_its_train(tmp_path: Path) -> None:
+    root = kaggle_folder(tmp_path / "data", patients=3)
+    for path in (root, root / "test"):
+        judged = judged_source(path)
+        assert [sample.path.parent.parent.name for sample in judged.source.samples] == ["test", "test"]
+        assert {sample.path.parent.parent.name for sample in judged.learnt} == {"train", "val"}
+    own = judged_source(root / "val")
+    assert (len(own.source.samples), own.learnt) == (2, ())
+    assert judged_source(root).source.name == "folder data/test"
+    with pytest.raises(InvalidData, match="no such folder"):
+        judged_source(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("sides", "judged", "name"),
+    [
+        (["", "", "", ""], [0, 1, 2, 3], "CSV file list.csv"),
+        (["train", "train", "test", "test"], [2, 3], "CSV file list.csv, split test"),
+        (["train", "validation", "test", "test"], [2, 3], "CSV file list.csv, split test"),
+        (["validation", "validation", "train", "train"], [0, 1], "CSV file list.csv, split validation"),
+    ],
+)
+def test_a_csv_file_is_judged_on_the_rows_that_are_set_aside(
+    tmp_path: Path, listed: list[dict[str, Any]], sides: list[str], judged: list[int], name: str
+) -> None:
+    rows = [row | {"patient": f"p{i // 2}", "split": sides[i // 2]} for i, row in enumerate(listed)]
+    found = judged_source(table(tmp_path / "list.csv", rows))
+    assert {sample.patient for sample in found.source.samples} == {f"p{number}" for number in judged}
+    others = set(range(4)) - set(judged)
+    assert {sample.patient for sample in found.learnt} == {f"p{number}" for number in others}
+    assert found.source.name == name
+
+
+def test_a_csv_file_that_cannot_judge_is_refused(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
+    rows = [row | {"patient": "one", "split": "test" if i > 5 else "train"} for i, row in enumerate(listed)]
+    with pytest.raises(InvalidData, match="rows 2 and 8: one patient in train and in test"):
+        judged_source(table(tmp_path / "list.csv", rows))
+    with pytest.raises(InvalidData, match="holds no NORMAL"):
+        judged_source(table(tmp_path / "list.csv", [row for row in listed if row["label"].upper() == "PNEUMONIA"]))
+
+
+def test_an_error_says_what_an_image_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "digest.dcm"
+    path.write_bytes(b"no DICOM")
+    with pytest.raises(InvalidData, match=r"^SOP instance 1\.2: .*digest\.dcm"):
+        read_sample(Sample(path, 0, "p", called="SOP instance 1.2"))
 
 
 def test_parts_are_divided_each_by_itself(tmp_path: Path) -> None:

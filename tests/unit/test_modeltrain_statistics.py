@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,9 +12,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
+from modeltrain import statistics
 from modeltrain.data import Sample, scan
 from modeltrain.details import details, worst_errors
-from modeltrain.duplicates import near_duplicates, perceptual_hash
+from modeltrain.duplicates import near_duplicates, pairs_told, perceptual_hash
 from modeltrain.evaluate import Answers, ask, measure
 from modeltrain.figures import write_figures
 from modeltrain.judge import Judge
@@ -85,7 +87,7 @@ def test_each_resample_has_the_figures_of_its_images() -> None:
     drawn = Resamples.draw(patients, labels, probability, resamples=20)
     rates = drawn.rates(0.5)
     for number, auc in enumerate(drawn.auc()):
-        weights = drawn.weights[number]
+        weights = drawn.counts[number, drawn.place]
         assert auc == pytest.approx(roc_auc_score(labels, probability, sample_weight=weights))
         repeated = np.repeat(np.arange(60), weights.astype(int))
         called, truth = probability[repeated] >= 0.5, labels[repeated] == 1
@@ -113,6 +115,31 @@ def test_curves_of_resamples_rise_from_nothing_to_everything() -> None:
     assert roc[:, -1] == pytest.approx(1)
     assert ((precision >= 0) & (precision <= 1)).all()
     assert precision[:, -1].mean() < precision[:, 10].mean()
+
+
+def test_sets_that_are_drawn_and_counted_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, probability = scores(60)
+    patients, grid = [f"p{index // 2}" for index in range(60)], np.linspace(0, 1, 11)
+
+    def told() -> list[NDArray[np.float64]]:
+        drawn = Resamples.draw(patients, labels, probability, resamples=20)
+        return [drawn.auc(), *drawn.rates(0.5).values(), drawn.roc(grid), drawn.precision(grid)]
+
+    whole = told()
+    monkeypatch.setattr(statistics, "_AT_ONCE", 130)  # two sets at a time
+    for part, expected in zip(told(), whole, strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_memory_does_not_grow_with_sets_times_images() -> None:
+    labels, probability = scores(40_000)
+    tracemalloc.start()
+    drawn = Resamples.draw([str(i) for i in range(40_000)], labels, probability, resamples=200)
+    drawn.auc()
+    drawn.rates(0.5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 90_000_000  # one array of all sets alone would be 64 MB, and several are needed
 
 
 def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
@@ -163,6 +190,38 @@ def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) 
         "person3_virus_3",
         "IM-0005-0001",
     ]
+
+
+def test_the_thresholds_are_a_grid_with_the_operating_points_between(answers: Answers) -> None:
+    evaluation = measure(answers, threshold=0.5, model="toy-1")
+    told = json.loads(json.dumps(details(answers, evaluation, {"screening": 0.5, "balanced": 0.62}), allow_nan=False))
+    rows = told["thresholds"]
+    thresholds = [row["threshold"] for row in rows]
+    assert thresholds == sorted(thresholds)
+    assert {round(0.05 * step, 2) for step in range(1, 20)} < set(thresholds)
+    points = {name: row["threshold"] for row in rows for name in row["points"]}
+    assert points == {"screening": 0.5, "balanced": 0.62, "at most 2 missed": pytest.approx(0.8)}
+    (half,) = [row for row in rows if row["threshold"] == 0.5]
+    assert (half["missed"], half["false_alarms"]) == (1, 1)
+    assert [value["prevalence"] for value in half["predictive_values"]] == [0.05, 0.2, 0.5]
+    ppv, npv = predictive_values(half["sensitivity"], half["specificity"], 0.2)
+    assert half["predictive_values"][1] == {"prevalence": 0.2, "ppv": ppv, "npv": npv}
+
+
+def test_a_predictive_value_of_nothing_is_none(answers: Answers) -> None:
+    (row,) = statistics.threshold_table(answers.probability, answers.labels, [1.5], [0.2])
+    assert row["predictive_values"] == [{"prevalence": 0.2, "ppv": None, "npv": pytest.approx(0.8)}]
+
+
+def test_pairs_are_told_by_their_paths(answers: Answers) -> None:
+    one = answers.samples[0]
+    told = pairs_told(near_duplicates([one], [one]), "a and b")
+    assert told == {
+        "compared": "a and b",
+        "n": 1,
+        "pairs": [{"first": str(one.path), "second": str(one.path), "distance": 0}],
+    }
+    assert pairs_told(None, "") is None
 
 
 def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: Path) -> None:

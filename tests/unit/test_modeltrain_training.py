@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights, resnet18
 
-from dicom_io.errors import InvalidData, InvalidModel
+from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain import train
 from modeltrain.batches import order_of
 from modeltrain.data import Images
@@ -22,10 +23,11 @@ from modeltrain.export import export_model
 from modeltrain.network import build, load_network
 from modeltrain.onnx_file import onnx_predictor, rounded, write_weights
 from modeltrain.outputs import Outputs
-from modeltrain.progress import Progress, read_progress
+from modeltrain.progress import Progress, read_progress, with_times
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
 from modeltrain.source import sources_of
+from tests.disk import fill, small_disk
 from tests.unit.modeltrain_toys import batch, kaggle_folder
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_pa
     with pytest.raises(InvalidData, match=r"another recipe .*seed"):
         train.run(data, tmp_path, dataclasses.replace(QUICK, seed=1), resume=True, progress=False)
     resumed = train.run(data, tmp_path, QUICK, resume=True, progress=False)
+    assert resumed.read_bytes() == best.read_bytes(), "no time of the clock, and no name of a folder"
     one, other = load_file(best.parent / "last.safetensors"), load_file(resumed.parent / "last.safetensors")
     assert one.keys() == other.keys()
     for name in one:
@@ -120,9 +123,40 @@ def test_a_run_can_begin_with_a_model_folder(folder: Path, data: Path, tmp_path:
     assert began is not None
     assert began["recipe"]["name"] == "quick"
     assert {line["side"] for line in began["history"]} == {32}
+    assert train.run(data, tmp_path / "run", once, start=folder / "model.safetensors", resume=True, progress=False)
     other = dataclasses.replace(once, arch="resnet34")
     with pytest.raises(InvalidData, match="does not hold the weights of a resnet34"):
         train.run(data, tmp_path / "other", other, start=folder / "model.safetensors", progress=False)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(
+    best: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    size = sum(path.stat().st_size for path in best.parent.glob("*.safetensors"))
+    with small_disk(tmp_path / "disk", size + best.stat().st_size // 2) as disk:
+        with pytest.raises(OutOfResources, match=r"\.safetensors: cannot be written \(.*No space left on device"):
+            train.run(data, disk / "run", QUICK, progress=False)
+        kept = {path.name for path in (disk / "run").iterdir()}
+        assert kept == {"best_model.safetensors", "last.safetensors", "tensorboard"}, "no part of a file is left"
+        assert len(read_progress(disk / "run" / "last.safetensors").history) == 1
+        filling = fill(disk)
+        with pytest.raises(OutOfResources, match="tensorboard: cannot be written"):
+            train.run(data, disk / "run", QUICK, resume=True, progress=False)
+        assert "Traceback" not in capfd.readouterr().err
+        filling.unlink()
+        shutil.copytree(disk / "run", tmp_path / "run")
+    resumed = train.run(data, tmp_path / "run", QUICK, resume=True, progress=False)
+    assert len(read_progress(resumed.parent / "last.safetensors").history) == 2
+    assert resumed.read_bytes() == best.read_bytes()
+
+
+def test_hours_are_those_of_the_other_file(best: Path, folder: Path, tmp_path: Path) -> None:
+    told = read_progress(best)
+    assert [line.seconds for line in told.history] == [None] * len(told.history)
+    last = best.with_name("last.safetensors")
+    assert all(line.seconds for line in with_times(told, last).history)
+    assert with_times(told, tmp_path / "none") == told
+    assert load_card(folder).raw["training"]["hours"] is not None
 
 
 def test_the_border_s_share_of_the_evidence_is_learnt_away(data: Path) -> None:

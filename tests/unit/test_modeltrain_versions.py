@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidData, InvalidModel, InvalidSettings, OutOfResources
 from modeltrain.compare import compare, delong
 from modeltrain.data import Sample
 from modeltrain.evaluate import Answers
@@ -120,6 +120,18 @@ def test_only_a_model_that_is_worse_is_held_back() -> None:
     lower = compare(good, good, (0.6, 0.99))
     assert [line.split()[0] for line in lower.worse(0.01)] == ["sensitivity"], "its own threshold is part of a model"
     assert lower.to_dict()["auc"]["difference"] == 0
+
+
+def test_on_a_handful_of_images_nothing_can_be_told() -> None:
+    few, enough = answers(drawn(40, 3.0, 1)), answers(drawn(60, 3.0, 1))
+    found = compare(few, few, (0.6, 0.6))
+    assert found.worse(0.01) == []
+    assert found.too_few(30) == "20 NORMAL and 20 PNEUMONIA images are too few to tell (at least 30 of each)"
+    assert found.too_few(20) == ""
+    assert compare(enough, enough, (0.6, 0.6)).too_few(30) == ""
+    assert (found.n, found.to_dict()["normal"], found.to_dict()["pneumonia"]) == (40, 20, 20)
+    with pytest.raises(InvalidData, match="1 NORMAL and 1 PNEUMONIA images: two of each"):
+        compare(answers(drawn(2, 1.0, 1)), answers(drawn(2, 1.0, 1)), (0.5, 0.5))
 
 
 def test_going_back_twice_goes_back_by_two(tmp_path: Path) -> None:

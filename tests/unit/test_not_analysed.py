@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from io import BytesIO
@@ -23,12 +24,17 @@ from tests.tools import tool
 from tests.unit.test_eligibility import FOR_PROCESSING, SECONDARY_CAPTURE, equipment, header
 from tests.unit.test_pipeline import Bench
 from tests.unit.test_result_set import MODEL, NOW, answered, coded, source, tree
+from worker import chain
 from worker.audit import story
+from worker.clock import now
 from worker.conformance import statement
+from worker.drift import period
 from worker.offline import analyze
 from worker.outbox import Courier
 from worker.parcels import Parcels
+from worker.pipeline import Pipeline
 from worker.reader import Reader
+from worker.reanalyses import Reanalyses
 from worker.results import not_analysed
 from worker.settings import Destination, ModelSettings, OutboxSettings, Results, Settings
 
@@ -224,6 +230,65 @@ def test_what_the_gate_stops_is_reported_too(bench: Bench) -> None:
     assert found["finding"]["status"] == "not_analysed"
     report = pydicom.dcmread(BytesIO(bench.results()["structured-report"]))
     assert any("outside the trained population" in item.get("TextValue", "") for item in tree(report))
+
+
+@pytest.mark.parametrize("results", [ON, Results()])
+def test_what_the_gate_saw_is_kept_without_an_answer(bench: Bench, results: Results) -> None:
+    bench.pipeline._settings = Settings(results=results, model=ModelSettings(out_of_distribution="skip"))
+    found = told(bench, done(bench, chest(PatientAge="040Y")))
+    row = found["finding"]
+    assert [row[key] for key in ("status", "probability", "decision", "model", "outlier")] == ["not_analysed"] + [
+        None
+    ] * 4
+    assert found["answers"] == []
+    (saw,) = found["outside"]
+    identity = bench.reader.identity
+    assert (saw["model"], saw["model_sha256"]) == (f"{identity.name}-{identity.version}", identity.digest)
+    assert saw["outlier"] >= 1
+    assert 0 < saw["input_mean"] < 1
+    assert 0 < saw["input_std"] < 1
+    (event,) = [json.loads(each["detail"]) for each in found["events"] if each["kind"] == "not_analysed"]
+    assert {key: event[key] for key in ("outlier", "input_mean", "input_std")} == {
+        key: saw[key] for key in ("outlier", "input_mean", "input_std")
+    }
+    assert not {"probability", "decision"} & set(event)
+    seen = period(bench.ledger, bench.reader.card, None, None)
+    assert (seen.n, seen.left_out, len(seen.values["probability"])) == (1, 1, 0)
+    # What the rules leave out has not been looked at.
+    assert told(bench, done(bench, chest("lateral", ViewPosition="LL")))["outside"] == []
+
+
+def test_a_second_look_that_is_left_out_is_kept_too(bench: Bench) -> None:
+    bench.pipeline._settings = Settings()
+    number = done(bench, chest(PatientAge="040Y"))
+    work = Reanalyses(bench.ledger)
+    work.request([number], "other", bench.reader.identity.digest, "jd", now())
+    with bench.ledger.writing() as connection:  # as though another model had answered first
+        connection.exec_driver_sql("UPDATE finding SET model_sha256 = '0'")
+    skip = Settings(model=ModelSettings(out_of_distribution="skip"))
+    Pipeline(skip, bench.ledger, bench.blobs, bench.reader, lambda: None, work=work).process(number)
+    found = told(bench, number)
+    assert found["reanalysis"]["state"] == "left_out"
+    assert len(found["answers"]) == len(found["outside"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE outside SET outlier = 0.5", "outlier differs from what its event says"),
+        ("DELETE FROM outside", "the gate's score of model .* was removed"),
+        ("UPDATE event SET detail = '{}' WHERE kind = 'not_analysed'", "a gate's score that no event tells of"),
+    ],
+)
+def test_an_altered_score_shows(bench: Bench, statement: str, said: str) -> None:
+    bench.pipeline._settings = Settings(model=ModelSettings(out_of_distribution="skip"))
+    done(bench, chest(PatientAge="040Y"))
+    with bench.ledger.reading() as connection:
+        assert chain.verify(connection)[1] == []
+    with bench.ledger.writing() as connection:
+        connection.exec_driver_sql(statement)
+    with bench.ledger.reading() as connection:
+        assert any(re.search(said, problem) for problem in chain.verify(connection)[1])
 
 
 def test_a_source_that_cannot_be_referred_to_is_said_in_the_audit(bench: Bench) -> None:

@@ -24,10 +24,11 @@ from worker.cli import app
 from worker.clock import now
 from worker.database import open_ledger
 from worker.ledger import Ledger
-from worker.pipeline import GATE, Pipeline, outside
+from worker.pipeline import Pipeline, outside
 from worker.reader import Reader
 from worker.reanalyses import Chosen, Reanalyses, Wanted
 from worker.settings import ModelSettings, Results, Settings, load
+from worker.tables import GATE
 
 
 def left_out(ledger: Ledger, uid: str, reason: str, **changes: Any) -> int:

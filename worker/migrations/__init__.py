@@ -11,7 +11,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidSettings
+from worker.outage import outage
 
 
 def _config() -> Config:
@@ -48,4 +49,4 @@ def upgrade(engine: Engine) -> None:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
     except DBAPIError as error:
-        raise OutOfResources("the ledger's database cannot be opened, or is locked") from error
+        raise outage(error, engine, "the ledger's database cannot be opened, or is locked") from error

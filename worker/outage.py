@@ -1,0 +1,44 @@
+"""What a failure of the ledger's database comes to, in words that tell a full disk from a lock."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_io.errors import OutOfResources
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.exc import DBAPIError
+
+FULL = "the disk that holds the ledger is full"
+_LITTLE = 1_000_000
+"""Free bytes below which an error that may have many causes has this one: SQLite needs some for a transaction's log."""
+
+
+def outage(error: DBAPIError, engine: Engine, otherwise: str) -> OutOfResources:
+    """Return what to raise for a database's error.
+
+    Parameters
+    ----------
+    otherwise
+        What to say where the cause is not known.
+    """
+    # https://sqlite.org/rescode.html; an extended code begins with its primary one.
+    code = str(getattr(error.orig, "sqlite_errorname", ""))
+    if code == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100":  # PostgreSQL: disk_full
+        return OutOfResources(FULL)
+    if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _full(engine):
+        return OutOfResources(FULL)
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return OutOfResources("the ledger is locked by another process")
+    return OutOfResources(otherwise)
+
+
+def _full(engine: Engine) -> bool:
+    """Tell whether a file of SQLite's lies on a disk without room."""
+    try:
+        return shutil.disk_usage(Path(engine.url.database or ".").resolve().parent).free < _LITTLE
+    except OSError:
+        return False
