@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,7 +170,8 @@ def quantize(source: Path, target: Path, images: Iterable[NDArray[np.float32]]) 
     """
     logging.getLogger().manager.disable, before = logging.WARNING, logging.getLogger().manager.disable
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        # The calibration prints its progress; standard output is for the command's own answer.
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
             prepared = Path(folder) / "prepared.onnx"
             # Folds norms into convolutions and casts into weights, which the quantizer wants as plain numbers.
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
