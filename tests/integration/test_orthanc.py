@@ -28,7 +28,9 @@ def test_a_radiograph_comes_back_with_its_heatmap(daemon: Callable[..., Daemon],
     port = free_port()
     orthanc = Orthanc(tmp_path / "orthanc", port)
     try:
-        worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port})
+        # Whatever the model says of a drawing, it is to have a heatmap and a region.
+        model = {"threshold": 0.01}
+        worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port}, model=model)
         source = chest("orthanc", rows=600, cols=500, modality=modality, PatientName="Müller^Zoë")
         instance = orthanc.upload(encode(source))
         orthanc.raw("/modalities/cxrd/echo", b"{}")

@@ -147,7 +147,9 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
     orthanc = Orthanc(tmp_path / "orthanc", port)
     viewer = ViewerServer(files, orthanc.url)
     try:
-        worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port})
+        # Whatever the model says of a drawing, it is to have a heatmap and a region.
+        model = {"threshold": 0.01}
+        worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port}, model=model)
         source = radiograph(draw(seed=5, rows=1024, cols=860, opacity=True), uid_seed="viewer")
         orthanc.send_to_cxrd([orthanc.upload(encode(source))])
         wait_for(lambda: orthanc.get("/statistics")["CountInstances"] == 4, 60)
