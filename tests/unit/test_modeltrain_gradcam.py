@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -54,9 +55,10 @@ def network(request: pytest.FixtureRequest) -> ChestNet:
 
 @pytest.fixture
 def images() -> Tensor:
-    """Three drawn radiographs, the last a negative so that each class has evidence, float32 [3, 1, 224, 224]."""
-    drawn = batch(3)
+    """Drawn radiographs, float32 [4, 1, 224, 224]: a negative and a close view, so that each class has evidence."""
+    drawn = batch(4)
     drawn[2] = 1 - drawn[2]
+    drawn[3, 0] = cv2.resize(drawn[3, 0, 60:160, 60:160], (224, 224))
     return torch.from_numpy(drawn)
 
 
