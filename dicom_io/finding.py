@@ -79,6 +79,11 @@ class ModelIdentity:
     version: str
     digest: str  # SHA-256 of the weights, hexadecimal
 
+    @property
+    def label(self) -> str:
+        """Return name and version, as the audit and notifications tell them."""
+        return f"{self.name}-{self.version}"
+
     def __str__(self) -> str:
         """Return what the UIDs of its results are derived from."""
-        return f"{self.name}-{self.version}-{self.digest}"
+        return f"{self.label}-{self.digest}"

@@ -9,6 +9,7 @@ writes its cells, in the machine's byte order, to standard output; or, as an enc
 import os
 import subprocess
 import sys
+from typing import Any
 
 # Seconds. The largest image allowed takes about five.
 TIMEOUT = 60.0
@@ -93,13 +94,7 @@ def _decode(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> 
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((columns, rows, 1))
-    image.SetDataElement(element)
-    grey = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    image = _image(element, rows, columns, "MONOCHROME2", gdcm.TransferSyntax.GetTSType(syntax))
     image.SetPixelFormat(gdcm.PixelFormat(1, allocated, bits, bits - 1, 0))
     _write(image.GetBuffer())
 
@@ -110,13 +105,7 @@ def _encode(rows: int, columns: int) -> None:
 
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetByteStringValue(sys.stdin.buffer.read())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((columns, rows, 1))
-    image.SetDataElement(element)
-    colour = gdcm.PhotometricInterpretation.GetPIType("RGB")
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(colour))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
+    image = _image(element, rows, columns, "RGB", gdcm.TransferSyntax.ExplicitVRLittleEndian)
     image.SetPixelFormat(gdcm.PixelFormat(3, 8, 8, 7, 0))
     image.SetPlanarConfiguration(0)
     change = gdcm.ImageChangeTransferSyntax()
@@ -133,6 +122,19 @@ def _encode(rows: int, columns: int) -> None:
         _write(fragment.GetByteValue().GetBuffer())
     sys.stdout.flush()
     os._exit(0)  # nor does it always find its own way out
+
+
+def _image(element: Any, rows: int, columns: int, colour: str, syntax: int) -> Any:
+    """Return GDCM's image of one frame, still without its pixel format."""
+    import gdcm  # noqa: PLC0415  (the program needs it, the module does not)
+
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((columns, rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.GetPIType(colour)))
+    image.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    return image
 
 
 def _write(given: str) -> None:

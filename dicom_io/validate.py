@@ -6,7 +6,6 @@ kind must have (PS3.3 A.8.1, A.33.1, A.35.13), and that all it refers to is ther
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pydicom.charset import convert_encodings, decode_bytes
@@ -157,9 +156,8 @@ def _hold(element: Element, encodings: list[str], names: frozenset[str]) -> None
         _valid(element.vr, said.rstrip(" \0"))
 
 
-@lru_cache(maxsize=4096)
 def _valid(vr: str, value: str) -> None:
-    """Hold one value to its representation; most of them are the same in every object."""
+    """Hold one value to its representation."""
     if value and (not is_valid(vr, value) or (vr == "UI" and not UID(value).is_valid)):
         raise ValueError(vr)
 

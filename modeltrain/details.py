@@ -36,6 +36,24 @@ MISSED = 2
 
 
 def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float]) -> dict[str, Any]:
+    """Return all that a report tells, as plain values: `key_figures`, and the tables that are for a person.
+
+    Parameters are those of `key_figures`.
+
+    Returns
+    -------
+    Besides the key figures: `thresholds`, over a grid and the operating points; `attributes`, subgroups by what DICOM
+    headers state.
+    """
+    told = key_figures(answers, evaluation, points)
+    named = {name: row["threshold"] for name, row in told["operating_points"].items()}
+    return told | {
+        "thresholds": threshold_grid(answers, named),
+        "attributes": attribute_groups(answers, evaluation.threshold),
+    }
+
+
+def key_figures(answers: Answers, evaluation: Evaluation, points: Mapping[str, float]) -> dict[str, Any]:
     """Return the further figures of an evaluation, as plain values for JSON.
 
     Parameters
@@ -47,13 +65,11 @@ def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float
     -------
     `auc_ci`, `sensitivity_ci`, `specificity_ci`, `accuracy_ci`: 95 % bootstrap intervals by patient; `ece` (15 bins);
     `brier`; `average_precision`; `specificity_at_2_missed`; `border_share` by class; `ood_rate` and `coverage`, None
-    where the model has no gate or no conformal part; `subtype_auc`; `operating_points`; `thresholds`, over a grid and
-    the operating points; `subgroups` by agent; `attributes`, subgroups by what DICOM headers state.
+    where the model has no gate or no conformal part; `subtype_auc`; `operating_points`; `subgroups` by agent.
     """
     labels, scores = answers.labels, answers.probability
     resamples = Resamples.draw([sample.patient for sample in answers.samples], labels, scores)
     rates = {f"{name}_ci": interval(values) for name, values in resamples.rates(evaluation.threshold).items()}
-    rows = threshold_rows(answers, points)
     return {
         "auc_ci": interval(resamples.auc()),
         **rates,
@@ -67,10 +83,8 @@ def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float
         "ood_rate": _ood_rate(answers),
         "coverage": _coverage(answers),
         "subtype_auc": _subtype_auc(answers),
-        "operating_points": rows,
-        "thresholds": threshold_grid(answers, {name: row["threshold"] for name, row in rows.items()}),
+        "operating_points": threshold_rows(answers, points),
         "subgroups": subgroups(answers, evaluation.threshold),
-        "attributes": attribute_groups(answers, evaluation.threshold),
     }
 
 

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.calibrate import Raw, fit_all, raw_answers
 from modeltrain.data import Images, data_digest, read_sample, scan
-from modeltrain.details import details
+from modeltrain.details import key_figures
 from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
 from modeltrain.framing import overlap
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
     from modeltrain.data import Sample, Split
     from modeltrain.registry import Card
 
-_RANGE_IMAGES = 100  # training images from which the int8 file's ranges are taken
+_RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
 _MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
-_REPORTED = ("thresholds", "attributes")
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
 
@@ -171,7 +170,8 @@ def _write_network(folder: Path, state: dict[str, Tensor], arch: str, split: Spl
     gate = fit_gate(network.eval(), split.train, split.validation, outliers, size=INPUT_SIZE)
     write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch)
     step = max(1, len(split.train) // _RANGE_IMAGES)
-    quantize(folder / ONNX, folder / INT8, (read_sample(sample) for sample in split.train[::step]))
+    chosen = split.train[::step][:_RANGE_IMAGES]
+    quantize(folder / ONNX, folder / INT8, (read_sample(sample) for sample in chosen))
 
 
 def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -262,9 +262,7 @@ def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     judge = Judge(card)
     answers = ask(onnx_predictor(card.folder / _served(card)), samples, judge=judge)
     evaluation = measure(answers, threshold=judge.threshold, model=card.label)
-    further = details(answers, evaluation, judge.points)
-    # Tables for a report, and of a site's devices: not for a card that travels.
-    return _figures(evaluation) | {key: value for key, value in further.items() if key not in _REPORTED}
+    return _figures(evaluation) | key_figures(answers, evaluation, judge.points)
 
 
 def _training(progress: Progress) -> dict[str, Any]:

@@ -77,9 +77,7 @@ class Judge:
             conformal = card.raw.get("conformal")
             self._least = {c: float(conformal["least_probability"][c]) for c in CLASSES} if conformal else None
             normal = card.raw.get("normal_map")
-            self.normal_map = (
-                np.array(normal["values"], np.float32).reshape(len(normal["values"]), -1) if normal else None
-            )
+            self.normal_map = np.array(normal["values"], np.float32) if normal else None
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModel(f"{card.folder}: calibration, conformal part or map of the card is unusable") from error
         if not (math.isfinite(self._slope) and self._slope > 0 and math.isfinite(self._intercept)):

@@ -6,7 +6,6 @@ import io
 import logging
 import tempfile
 from contextlib import redirect_stdout
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _PERCENTILE = 99.999  # of an activation's values: a range that one outlying value decides wastes steps on the others
-_CALIBRATED_ON = 100  # images whose activations are held in memory, some 30 MB each for a ResNet-18
 _WHOLE = "gate."  # kept at single precision: small differences of large sums
 
 
@@ -166,7 +164,8 @@ def quantize(source: Path, target: Path, images: Iterable[NDArray[np.float32]]) 
     Parameters
     ----------
     images
-        Training images, float32 [1, size, size] in [0, 1], of which at most 100 give the range of each activation.
+        Training images, float32 [1, size, size] in [0, 1], from which the range of each activation is taken. The
+        activations of all of them are held in memory, some 30 MB an image for a ResNet-18.
     """
     logging.getLogger().manager.disable, before = logging.WARNING, logging.getLogger().manager.disable
     try:
@@ -178,7 +177,7 @@ def quantize(source: Path, target: Path, images: Iterable[NDArray[np.float32]]) 
             quantization.quantize_static(
                 str(prepared),
                 str(target),
-                _Images(islice(images, _CALIBRATED_ON)),
+                _Images(images),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Add", "MaxPool", "Relu"],
                 per_channel=True,

@@ -14,6 +14,8 @@ from sqlalchemy.exc import OperationalError
 
 from worker import migrations
 from worker.ledger import Ledger, connect
+from worker.reader import Reader
+from worker.settings import Settings
 
 POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")
 
@@ -23,6 +25,14 @@ def _no_log_of_another_test() -> Iterator[None]:
     """Undo what a command that ran in this process made of the log."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    """The shipped model with the shipped settings."""
+    made = Reader(Settings())
+    yield made
+    made.close()
 
 
 @pytest.fixture

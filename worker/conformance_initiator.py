@@ -120,6 +120,11 @@ def offered(destination: Destination, settings: Settings) -> list[PresentationCo
     return proposed(node_of(destination, settings), kinds)
 
 
+def gets_pictures(destination: Destination, settings: Settings) -> bool:
+    """Tell whether results that are pictures go to a destination."""
+    return any(SOP_CLASSES[kind] in PICTURES for kind in kinds_of(destination, settings))
+
+
 def arriving(destination: Destination, settings: Settings) -> list[UID]:
     """Return the transfer syntaxes that pictures may arrive in at a node, the first that it accepts being taken."""
     (sop_class, *_), peer = PICTURES, node_of(destination, settings)
@@ -140,7 +145,7 @@ def _storage(settings: Settings) -> Iterator[str]:
         yield f"Proposed to {each.name}, as far as such results are due, each row a presentation context:"
         yield ""
         yield from contexts(offered(each, settings), "SCU")
-        if {SOP_CLASSES[kind] for kind in kinds_of(each, settings)} & set(PICTURES):
+        if gets_pictures(each, settings):
             yield ""
             yield f"{_pictures(settings)} to {each.name} travel in the first of these that it accepts:"
             yield ""

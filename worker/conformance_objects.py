@@ -13,9 +13,8 @@ from dicom_io import key_objects, parametric_map
 from dicom_io import structured_report as report
 from dicom_io.presentation_state import LAYER
 from modeltrain.registry import Card
-from worker.conformance_initiator import arriving
+from worker.conformance_initiator import arriving, gets_pictures
 from worker.conformance_tables import table
-from worker.destinations import kinds_of
 from worker.results import KINDS, MODALITIES, OFFSETS, SOP_CLASSES
 from worker.settings import Settings
 
@@ -175,9 +174,8 @@ def _made(settings: Settings) -> str:
     """Say how pictures are made, and in which syntaxes they may arrive where."""
     quality = settings.results.jpeg_quality
     made = "RGB, uncompressed" if quality is None else f"YBR_FULL_422, JPEG Baseline (quality {quality})"
-    pictures = {"secondary-capture", "multi-frame-capture"}
     for each in settings.destinations:
-        if not pictures & set(kinds_of(each, settings)):
+        if not gets_pictures(each, settings):
             continue
         if each.ae_title is not None:
             made += (

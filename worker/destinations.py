@@ -80,6 +80,4 @@ def node_of(destination: Destination, settings: Settings) -> Peer:
 
 def kinds_of(destination: Destination, settings: Settings) -> list[Kind]:
     """Return the kinds of result objects that go to a destination; none where it is only notified."""
-    if destination.notified:
-        return []
-    return [kind for kind in settings.results.kinds if not destination.kinds or kind in destination.kinds]
+    return [kind for kind in settings.results.kinds if wants(destination.name, kind, (destination,))]

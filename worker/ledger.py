@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -15,6 +16,12 @@ from dicom_io.errors import InvalidSettings
 from worker import answers, chain
 from worker.outage import outage
 from worker.tables import DeliveryRow, ReceiptRow, ResultRow, State
+
+AT_ONCE = 100
+"""Rows in one transaction: a sender that waits for the database must not wait long."""
+BREATH = 0.02
+"""Seconds between two such transactions."""
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,14 @@ def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at once where we mean to write, so that no transaction fails half-way through."""
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def some_at_a_time(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield rows, as many as go into one transaction, with a breath before the next: new images arrive meanwhile."""
+    for start in range(0, len(rows), AT_ONCE):
+        if start:
+            time.sleep(BREATH)
+        yield rows[start : start + AT_ONCE]
 
 
 class Ledger:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_io.errors import Declined, NotNow, PeerUnavailable
+from dicom_io.scu import CONNECT
 from worker.oru import escaped
 from worker.tls import secured
 
@@ -88,7 +89,7 @@ class Hl7Delivery:
         if self._socket is None:
             peer = self._peer
             try:
-                made = socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout, 10.0))
+                made = socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout, CONNECT))
             except OSError as error:
                 raise PeerUnavailable(f"the HL7 receiver cannot be reached ({type(error).__name__})") from error
             self._socket = secured(made, peer.host, peer.tls, "the HL7 receiver") if peer.tls else made

@@ -90,7 +90,7 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
     rules = rules_of(settings)
     names = _Names()
     for file in files:
-        model = f"{reader.identity.name}-{reader.identity.version}"
+        model = reader.identity.label
         answer = Answer(file=str(file), status="failed", model=model)
         try:
             if file.suffix.lower() in PICTURES:

@@ -90,7 +90,7 @@ def message(
         order = result.add_group("ORU_R01_ORDER_OBSERVATION")
         _order(order.add_segment("OBR"), source, moment)
         _fill(order.add_segment("NTE"), {1: "1", 2: "L", 3: escaped(NOTICE)})
-        device = _composite(f"{identity.name}-{identity.version}", "cxrd", device_uid(identity), "ISO")
+        device = _composite(identity.label, "cxrd", device_uid(identity), "ISO")
         for number, fields in enumerate(_observations(source, finding), start=1):
             observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")
             _fill(observation, {1: str(number), **fields, 11: "P", 14: moment, 18: device})

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
 from worker import chain
-from worker.ledger import Ledger, Parcel
+from worker.ledger import Ledger, Parcel, some_at_a_time
 from worker.tables import DeliveryRow, DeliveryState, ResultRow
-
-_AT_ONCE = 100  # rows in one transaction: a sender that waits for the database must not wait long
 
 
 class Parcels:
@@ -105,11 +102,9 @@ class Parcels:
         with self._ledger.reading() as connection:
             rows = connection.execute(query.order_by(DeliveryRow.id)).all()
         count = 0
-        for start in range(0, len(rows), _AT_ONCE):
-            if start:
-                time.sleep(0.02)
+        for some in some_at_a_time(rows):
             with self._ledger.writing() as connection:
-                for delivery_id, receipt_id in rows[start : start + _AT_ONCE]:
+                for delivery_id, receipt_id in some:
                     # What has been delivered since it was looked up stays so.
                     row = update(DeliveryRow).where(DeliveryRow.id == delivery_id, DeliveryRow.state.in_(states))
                     if connection.execute(row.values(**values)).rowcount:

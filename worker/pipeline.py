@@ -52,7 +52,7 @@ def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime
     """Return a reading as the ledger takes it."""
     finding = reading.finding
     return NewFinding(
-        model=f"{identity.name}-{identity.version}",
+        model=identity.label,
         model_sha256=identity.digest,
         probability=finding.probability,
         decision=finding.decision,
@@ -72,8 +72,7 @@ def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime
 def outside_of(reading: Reading, identity: ModelIdentity) -> NewOutside:
     """Return what the gate saw as the ledger takes it: neither probability nor decision, since nothing was answered."""
     outlier = reading.finding.outlier or 0.0  # never absent here: without a score nothing is outside
-    model = f"{identity.name}-{identity.version}"
-    return NewOutside(model, identity.digest, outlier, reading.input_mean, reading.input_std)
+    return NewOutside(identity.label, identity.digest, outlier, reading.input_mean, reading.input_std)
 
 
 class Work(Protocol):

@@ -12,12 +12,11 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, 
 
 from dicom_io.errors import InvalidSettings
 from worker import answers, chain
-from worker.ledger import Claim, Ledger, NewFinding, NewOutside, NewResult
+from worker.ledger import AT_ONCE, BREATH, Claim, Ledger, NewFinding, NewOutside, NewResult, some_at_a_time
 from worker.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, standing
 
 PRIORITY = 1
 """Of the deliveries: what answers a new image goes first."""
-_AT_ONCE = 100  # rows in one transaction: a sender that waits for the database must not wait long
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,9 @@ class Reanalyses:
             "finished_at": None,
         }
         count = 0
-        for start in range(0, len(receipt_ids), _AT_ONCE):
-            if start:
-                time.sleep(0.02)
+        for some in some_at_a_time(receipt_ids):
             with self._ledger.writing() as connection:
-                for receipt_id in receipt_ids[start : start + _AT_ONCE]:
+                for receipt_id in some:
                     if _enter(connection, receipt_id, values):
                         facts = {"model": model, "model_sha256": model_sha256, "by": by}
                         chain.append(connection, "reanalysis_requested", now, receipt_id, **facts)
@@ -147,14 +144,14 @@ class Reanalyses:
         waiting = select(ReanalysisRow.receipt_id).where(ReanalysisRow.state == ReanalysisState.WAITING)
         while True:
             with self._ledger.writing() as connection:
-                some = list(connection.scalars(waiting.limit(_AT_ONCE)))
+                some = list(connection.scalars(waiting.limit(AT_ONCE)))
                 for receipt_id in some:
                     _settle(connection, receipt_id, ReanalysisState.WITHDRAWN, f"withdrawn by {by}", now)
                     chain.append(connection, "reanalysis_withdrawn", now, receipt_id, by=by)
             count += len(some)
-            if len(some) < _AT_ONCE:
+            if len(some) < AT_ONCE:
                 return count
-            time.sleep(0.02)
+            time.sleep(BREATH)
 
     def counts(self) -> list[tuple[str, str, int]]:
         """Return model, state and number of the wishes."""

@@ -18,9 +18,9 @@ from dicom_io.errors import Declined, PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.jpeg_picture import PICTURES
 from dicom_io.query import Series
-from dicom_io.scu import PLAIN, Peer, deliver, echo, ways
+from dicom_io.scu import CONNECT, PLAIN, Delivery, Peer, deliver, echo, ways
 from dicom_io.status import Outcome, outcome
-from dicom_io.stow import WebPeer, deliver_web, reach
+from dicom_io.stow import WebDelivery, WebPeer, deliver_web, reach
 from dicom_io.wado import copy_of
 from worker import oru, webhook
 from worker.clock import now
@@ -81,11 +81,8 @@ def _node(peer: Peer, destination: Destination, settings: Settings, *, closely: 
     yield True, f"retrieval: C-MOVE {_offered(offer.move)}, C-GET {_offered(offer.get)}"
     if store:
         dataset = probe.test_object(now().astimezone())
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "test.dcm"
-            path.write_bytes(encode(dataset))
-            with deliver(peer, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as delivery:
-                status = delivery.store(path)
+        with deliver(peer, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as delivery:
+            status = _stored(delivery, dataset)
         ok = outcome(status) is Outcome.DELIVERED
         yield ok, f"a test object of patient {probe.TEST_PATIENT} is answered with 0x{status:04X}"
         if ok and offer.query:
@@ -117,22 +114,28 @@ def _server(peer: WebPeer, *, store: bool) -> Iterator[Seen]:
     if not store:
         return
     dataset = probe.test_object(now().astimezone())
+    with deliver_web(peer) as delivery:
+        status = _stored(delivery, dataset)
+    ok = outcome(status) is Outcome.DELIVERED
+    told = f"0x{status:04X}" if status else "success"
+    yield ok, f"a test object of patient {probe.TEST_PATIENT} is answered with {told} (STOW-RS)"
+    if not ok:
+        return
+    series = Series(dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality)
+    with tempfile.TemporaryDirectory() as folder:
+        there, syntax = copy_of(peer, series, dataset.SOPInstanceUID, Path(folder))
+    yield there, f"the test object is {'' if there else 'not '}found again (QIDO-RS)"
+    if there:
+        back = f"comes back in {UID(syntax).name}" if syntax else "does not come back"
+        yield bool(syntax), f"it {back} (WADO-RS)"
+
+
+def _stored(delivery: Delivery | WebDelivery, dataset: Dataset) -> int:
+    """Send an object, as results are sent: from a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "test.dcm"
         path.write_bytes(encode(dataset))
-        with deliver_web(peer) as delivery:
-            status = delivery.store(path)
-        ok = outcome(status) is Outcome.DELIVERED
-        told = f"0x{status:04X}" if status else "success"
-        yield ok, f"a test object of patient {probe.TEST_PATIENT} is answered with {told} (STOW-RS)"
-        if not ok:
-            return
-        series = Series(dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality)
-        there, syntax = copy_of(peer, series, dataset.SOPInstanceUID, Path(folder))
-        yield there, f"the test object is {'' if there else 'not '}found again (QIDO-RS)"
-        if there:
-            back = f"comes back in {UID(syntax).name}" if syntax else "does not come back"
-            yield bool(syntax), f"it {back} (WADO-RS)"
+        return delivery.store(path)
 
 
 def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
@@ -141,7 +144,7 @@ def _hook(peer: webhook.WebhookPeer, *, store: bool) -> Iterator[Seen]:
     secure = address.scheme == "https"
     host, port = address.hostname or "", address.port or (443 if secure else 80)
     try:
-        with socket.create_connection((host, port), timeout=min(peer.timeout, 10.0)) as connection:
+        with socket.create_connection((host, port), timeout=min(peer.timeout, CONNECT)) as connection:
             if secure:
                 secured(connection, host, client_context(None), written(host, port)).close()
     except OSError as error:

@@ -56,7 +56,7 @@ def notification(
         "study_instance_uid": text(source, "StudyInstanceUID"),
         "sop_instance_uid": text(source, "SOPInstanceUID"),
         "result_sop_instance_uids": results,
-        "model": f"{identity.name}-{identity.version}",
+        "model": identity.label,
         "notice": "For research use. Not for diagnosis.",
     }
     return uid, json.dumps(told, ensure_ascii=False, sort_keys=True).encode()

@@ -12,7 +12,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_io.compression import LOSSLESS
 from dicom_io.derived import encode
-from tests.integration.orthanc import binary, free_port
+from tests.integration.dcmtk import storescp
+from tests.integration.orthanc import binary
 from tests.peers import chest, send, wait_for
 from worker.audit import Filter, findings
 from worker.daemon import Daemon
@@ -26,13 +27,8 @@ def test_echoscu(daemon: Callable[..., Daemon]) -> None:
 
 @pytest.mark.parametrize("syntax", ["-xe", "-xb", "-xi"], ids=["little", "big", "implicit"])
 def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, syntax: str) -> None:
-    storescu, storescp = binary("storescu"), binary("storescp")
-    port, inbox = free_port(), tmp_path / "inbox"
-    inbox.mkdir()
-    receiver = subprocess.Popen(
-        [storescp, "-od", str(inbox), "-aet", "PACS", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
+    storescu, inbox = binary("storescu"), tmp_path / "inbox"
+    with storescp(inbox, "PACS") as port:
         worker = daemon([("pacs", port, "PACS")])
         files = []
         for number in range(3):
@@ -47,9 +43,23 @@ def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, sy
         sources = {pydicom.dcmread(path).SOPInstanceUID for path in files}
         assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in captures} == sources
         assert {row["calling_ae"] for row in findings(worker.ledger, Filter())} == {"MODALITY"}
-    finally:
-        receiver.terminate()
-        receiver.wait(10)
+
+
+def assert_arrives(worker: Daemon, inbox: Path, name: str, syntax: str) -> None:
+    """Send a radiograph, and hold the picture that arrives to its transfer syntax, its pixels and dciodvfy."""
+    dciodvfy = binary("dciodvfy")
+    assert send(worker.port, [chest(name, rows=300, cols=260)]) == [0]
+    wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
+    received = {pydicom.dcmread(path).Modality: path for path in inbox.iterdir()}
+    assert set(received) == {"OT", "SR", "PR"}
+    picture = pydicom.dcmread(received["OT"])
+    assert picture.file_meta.TransferSyntaxUID == syntax
+    (kept,) = [path for path in worker.blobs.folder.rglob("*.dcm") if path.read_bytes()[128:].count(b"DERIVED")]
+    original = pydicom.dcmread(kept)
+    assert picture.SOPInstanceUID == original.SOPInstanceUID
+    assert (picture.pixel_array == original.pixel_array).all()
+    said = subprocess.run([dciodvfy, str(received["OT"])], capture_output=True, text=True, timeout=60, check=False)
+    assert "Error" not in said.stderr + said.stdout
 
 
 @pytest.mark.parametrize(
@@ -63,31 +73,9 @@ def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, sy
 def test_a_picture_is_compressed_where_the_node_takes_it(
     daemon: Callable[..., Daemon], tmp_path: Path, accepts: str, compression: str, arrives: str
 ) -> None:
-    storescp, dciodvfy, port, inbox = binary("storescp"), binary("dciodvfy"), free_port(), tmp_path / "inbox"
-    inbox.mkdir()
-    receiver = subprocess.Popen(
-        [storescp, accepts, "-od", str(inbox), "-aet", "PACS", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with storescp(tmp_path / "inbox", "PACS", accepts) as port:
         place = {"name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": "PACS", "compression": compression}
-        worker = daemon([place])
-        assert send(worker.port, [chest(f"compressed-{accepts}", rows=300, cols=260)]) == [0]
-        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
-        received = {pydicom.dcmread(path).Modality: path for path in inbox.iterdir()}
-        assert set(received) == {"OT", "SR", "PR"}
-        picture = pydicom.dcmread(received["OT"])
-        assert picture.file_meta.TransferSyntaxUID == arrives
-        (kept,) = [path for path in worker.blobs.folder.rglob("*.dcm") if path.read_bytes()[128:].count(b"DERIVED")]
-        original = pydicom.dcmread(kept)
-        assert picture.SOPInstanceUID == original.SOPInstanceUID
-        assert (picture.pixel_array == original.pixel_array).all()
-        said = subprocess.run([dciodvfy, str(received["OT"])], capture_output=True, text=True, timeout=60, check=False)
-        assert "Error" not in said.stderr + said.stdout
-    finally:
-        receiver.terminate()
-        receiver.wait(10)
+        assert_arrives(daemon([place]), tmp_path / "inbox", f"compressed-{accepts}", arrives)
 
 
 INSISTS = """\
@@ -116,29 +104,11 @@ PresentationContexts = All
 def test_a_node_that_insists_on_one_syntax_gets_the_picture_in_it(
     daemon: Callable[..., Daemon], tmp_path: Path, pictures: str, quality: int | None
 ) -> None:
-    storescp, dciodvfy, port, inbox = binary("storescp"), binary("dciodvfy"), free_port(), tmp_path / "inbox"
-    inbox.mkdir()
     profile = tmp_path / "storescp.cfg"
     profile.write_text(INSISTS.format(pictures=pictures))
-    options = ["-xf", str(profile), "Insists", "-od", str(inbox), "-aet", "PACS", str(port)]
-    receiver = subprocess.Popen([storescp, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with storescp(tmp_path / "inbox", "PACS", "-xf", str(profile), "Insists") as port:
         worker = daemon([("pacs", port, "PACS")], results={"jpeg_quality": quality})  # with nothing set for it
-        assert send(worker.port, [chest(f"insists-{pictures}-{quality}", rows=300, cols=260)]) == [0]
-        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
-        received = {pydicom.dcmread(path).Modality: path for path in inbox.iterdir()}
-        assert set(received) == {"OT", "SR", "PR"}
-        picture = pydicom.dcmread(received["OT"])
-        assert picture.file_meta.TransferSyntaxUID == pictures
-        (kept,) = [path for path in worker.blobs.folder.rglob("*.dcm") if path.read_bytes()[128:].count(b"DERIVED")]
-        original = pydicom.dcmread(kept)
-        assert picture.SOPInstanceUID == original.SOPInstanceUID
-        assert (picture.pixel_array == original.pixel_array).all()
-        said = subprocess.run([dciodvfy, str(received["OT"])], capture_output=True, text=True, timeout=60, check=False)
-        assert "Error" not in said.stderr + said.stdout
-    finally:
-        receiver.terminate()
-        receiver.wait(10)
+        assert_arrives(worker, tmp_path / "inbox", f"insists-{pictures}-{quality}", pictures)
 
 
 def test_what_we_send_passes_dciodvfy(daemon: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +12,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
+from tests.integration.dcmtk import storescp
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import chest, send, wait_for
 from worker.daemon import Daemon
@@ -22,20 +22,6 @@ from worker.settings import Kind
 KINDS = get_args(Kind)
 PICTURES = ("secondary-capture", "multi-frame-capture")
 TITLES = ("SIXTEEN_LETTERS1", "SIXTEEN_LETTERS2", "SIXTEEN_LETTERS3")
-
-
-@contextmanager
-def storescp(inbox: Path, title: str, *options: str) -> Iterator[int]:
-    """Run DCMTK's storage SCP on a free port."""
-    inbox.mkdir()
-    port = free_port()
-    command = [binary("storescp"), *options, "-od", str(inbox), "-aet", title, str(port)]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield port
-    finally:
-        running.terminate()
-        running.wait(10)
 
 
 def by_kind(inbox: Path) -> dict[str, tuple[Path, Dataset]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,9 @@ from dicom_io.pixels import Rendered
 from modeltrain.preprocess import read_picture
 from tests.shared import shared
 from worker.reader import Reader
-from worker.settings import Settings
 
 NOW = dt.datetime(2026, 1, 31, tzinfo=dt.UTC)
 STEMS = ("IM-0001-0001", "person1_virus_11", "NORMAL2-IM-0366-0001", "person80_bacteria_391")
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    made = Reader(Settings())
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -247,6 +247,9 @@ def test_each_kind_of_notification_goes_to_its_own_kind_of_destination() -> None
         ("hl7: 'h:99999'", "port must be"),
         ("hl7: 'h:0'", "port must be"),
         ("hl7: h", "pattern"),
+        ("host: h, port: 1, ae_title: A, tls: true", "tls is for hl7; a url or a webhook says https"),
+        ("url: 'https://h/', tls: true", "tls is for hl7"),
+        ("hl7: 'h:1', ca_file: a.pem", "ca_file needs tls: true"),
     ],
 )
 def test_a_mistake_in_the_settings_is_told(text: str, words: str, tmp_path: Path) -> None:

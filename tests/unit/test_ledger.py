@@ -253,7 +253,7 @@ def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeyp
     parcels = Parcels(ledger)
     for parcel in parcels.due("pacs", NOON, 10):
         parcels.refused(parcel, 0xA900, "no", NOON)
-    monkeypatch.setattr("worker.parcels._AT_ONCE", 2)
+    monkeypatch.setattr("worker.ledger.AT_ONCE", 2)
     sizes: list[int] = []
     writing = ledger.writing
 

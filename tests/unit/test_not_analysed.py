@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,6 @@ from worker.settings import Destination, ModelSettings, OutboxSettings, Results,
 
 ON = Results(report_not_analysed=True)
 PACS = Destination(name="pacs", host="127.0.0.1", port=104, ae_title="RECEIVER")
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    made = Reader(Settings())
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -41,13 +41,6 @@ from worker.settings import Destination, Results, RulesSettings, Settings
 KINDS = [kind for kind in EVERY if kind in Results().kinds]  # in the order in which they are made
 
 
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    made = Reader(Settings())
-    yield made
-    made.close()
-
-
 class Bench:
     """A pipeline with its ledger and store, without a network."""
 

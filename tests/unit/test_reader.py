@@ -20,13 +20,6 @@ from worker.reader import Reader
 from worker.settings import ModelSettings, Settings
 
 
-@pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    made = Reader(Settings())
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize(
     ("age", "strange"), [("003Y", False), ("005Y", False), ("040Y", True), ("006Y", True), ("003M", True)]
 )

@@ -109,13 +109,6 @@ def test_after_a_rollback_what_the_model_had_answered_is_answered_already(ledger
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[Reader]:
-    made = Reader(Settings())
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def wider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A newer model, whose gate nobody asks."""
     made = Reader(Settings(), variant(tmp_path_factory.mktemp("models") / "net", bias=60.0))

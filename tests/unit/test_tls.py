@@ -162,21 +162,6 @@ def test_a_daemon_tells_a_receiver_over_tls(pair: Pair, tmp_path: Path) -> None:
 # ---- settings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("host: h, port: 1, ae_title: A, tls: true", "tls is for hl7; a url or a webhook says https"),
-        ("url: 'https://h/', tls: true", "tls is for hl7"),
-        ("hl7: 'h:1', ca_file: a.pem", "ca_file needs tls: true"),
-    ],
-)
-def test_a_mistake_in_the_settings_is_told(text: str, words: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(f"destinations:\n  - {{name: ris, {text}}}\n")
-    with pytest.raises(InvalidSettings, match=words):
-        load(path)
-
-
 def test_the_file_is_meant_from_where_the_settings_are(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(pair[0].read_bytes())
     path = tmp_path / "config.yaml"

@@ -1,0 +1,27 @@
+"""DCMTK's storage SCP for the tests: on a free port, ended by its own process id."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tests.integration.orthanc import binary, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def storescp(inbox: Path, title: str, *options: str) -> Iterator[int]:
+    """Run it, with a folder for what comes; yield its port."""
+    inbox.mkdir()
+    port = free_port()
+    command = [binary("storescp"), *options, "-od", str(inbox), "-aet", title, str(port)]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        running.terminate()
+        running.wait(10)
