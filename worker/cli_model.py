@@ -25,7 +25,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="seed (the first project's), scratch (for random weights); refine, robust or taught go on from weights "
+            help="seed (the first project's), scratch (random weights); refine, robust and taught go on from weights "
             "(cxrd retrain)"
         ),
     ] = "seed",
