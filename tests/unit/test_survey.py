@@ -46,7 +46,8 @@ def test_a_node_says_whether_it_takes_the_compression_that_is_set(accepted: bool
         (JPEG2000Lossless, "auto", "; sent in JPEG 2000 Image Compression (Lossless Only)", True),
         (RLELossless, "jpeg-2000", "; sent in RLE Lossless", True),
         (RLELossless, "none", "; in none of these can it be sent", False),
-        (JPEGBaseline8Bit, "auto", "; in none of these can it be sent", False),
+        (JPEGBaseline8Bit, "auto", "; sent in JPEG Baseline (Process 1), with loss and under a UID of its own", True),
+        (JPEGBaseline8Bit, "lossless", "; in none of these can it be sent", False),
     ],
 )
 def test_a_node_that_insists_on_a_syntax_says_whether_it_gets_its_pictures(
