@@ -54,6 +54,7 @@ VARIANTS |= {
 def request() -> Dataset:
     item = Dataset()
     item.RequestedProcedureID, item.ScheduledProcedureStepID = "RP1", "SPS1"
+    item.AccessionNumber, item.RequestedProcedureDescription = "A1", "Chest"
     return item
 
 
