@@ -51,7 +51,6 @@ PRESENCE = CodedConcept("705057003", "SCT", "Presence")
 PRESENT = CodedConcept("52101004", "SCT", "Present")
 ABSENT = CodedConcept("2667000", "SCT", "Absent")
 INDETERMINATE = CodedConcept("82334004", "SCT", "Indeterminate")
-LUNG = CodedConcept("39607008", "SCT", "Lung")
 CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
 UNIT = CodedConcept("1", "UCUM", "no units")
