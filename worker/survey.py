@@ -79,7 +79,9 @@ def _node(peer: Peer, destination: Destination, settings: Settings, *, closely: 
     yield True, f"storage commitment: {_offered(offer.commitment)}"
     yield True, f"query (C-FIND): {_offered(offer.query)}"
     yield True, f"retrieval: C-MOVE {_offered(offer.move)}, C-GET {_offered(offer.get)}"
-    if store:
+    if not store:
+        yield True, "no test object was sent; --store leaves one there and looks for it"
+    else:
         dataset = probe.test_object(now().astimezone())
         with deliver(peer, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as delivery:
             status = _stored(delivery, dataset)

@@ -67,6 +67,7 @@ def test_a_node_says_which_of_our_classes_it_takes() -> None:
         said = seen(**node(there.port))
         assert (False, "Comprehensive 3D SR Storage: not accepted") in said
         assert not any("compression" in words for _, words in said)
+        assert (True, "no test object was sent; --store leaves one there and looks for it") in said
         only = seen(**node(there.port, kinds=("secondary-capture",)))
         assert all(ok for ok, _ in only), only
 
