@@ -303,7 +303,7 @@ def test_only_jpeg_baseline_is_extended() -> None:
 
 
 def test_a_lossy_copy_adds_its_loss_to_the_source_s() -> None:
-    earlier = {"LossyImageCompressionRatio": 10, "LossyImageCompressionMethod": "ISO_15444_1"}
+    earlier: dict[str, Any] = {"LossyImageCompressionRatio": 10, "LossyImageCompressionMethod": "ISO_15444_1"}
     lossy = pydicom.dcmread(
         BytesIO(encode(made_from(source("DX", LossyImageCompression="01", **earlier), rgb=PICTURE)))
     )

@@ -94,7 +94,8 @@ def test_each_series_is_found_once() -> None:
 
 
 def test_a_search_says_how_far_it_is_and_what_matches_nothing() -> None:
-    pacs, told = Archive(Ledger(set(), [0])), []
+    pacs = Archive(Ledger(set(), [0]))
+    told: list[int] = []
     wanted = [Wanted(patient_id=name) for name in ("p", "nobody", "q", "nobody")]
     found = pull.find(lambda: pacs, wanted, ("DX",), told.append)
     assert found.unmatched == [1, 3]

@@ -397,7 +397,8 @@ def test_an_object_that_fails_its_check_is_not_sent_and_the_rest_is(monkeypatch:
 def test_an_object_that_cannot_be_made_for_a_reason_nobody_thought_of_has_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(presentation_state, "presentation_state", lambda *_, **__: {}["PatientName"])
+    unforeseen: dict[str, Dataset] = {}
+    monkeypatch.setattr(presentation_state, "presentation_state", lambda *_, **__: unforeseen["PatientName"])
     made = answered(source())
     assert "PatientName" not in made.left_out["presentation-state"]
     assert made.left_out["presentation-state"].startswith("failed: unexpected KeyError")
