@@ -224,7 +224,7 @@ def test_evidence_is_grouped_as_highdicom_groups_it(numbers: list[tuple[int, int
     instances = [instance(*each) for each in numbers]
     tree_ = Dataset()
     tree_.ContentSequence = []
-    current, other = collectinstance_references(instances, tree_, study_instance_uid="1.2.1")
+    current, other = collect_evidence(instances, tree_, study_instance_uid="1.2.1")
     assert not other
     assert structured_report.instance_references(list(map(names_of, instances))) == current
 
