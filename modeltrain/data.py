@@ -6,14 +6,14 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dicom_io.errors import InvalidData, UnreadableObject, UnsupportedPixels
 from modeltrain.outputs import AGENTS, CLASSES
-from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_radiograph, to_input
+from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_and_tell, to_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,8 @@ class Sample:
     """One labelled radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
 
     `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `called` is
-    what the image is called beside its path, where that tells a person nothing; empty otherwise.
+    what the image is called beside its path, where that tells a person nothing; empty otherwise. `uid` is a DICOM
+    object's SOP Instance UID, where it was read, and `content` the hexadecimal SHA-256 of the file, where it is known.
     """
 
     path: Path
@@ -39,6 +40,8 @@ class Sample:
     patient: str
     agent: int = -1
     called: str = ""
+    uid: str = ""
+    content: str = ""
 
     @property
     def shown(self) -> str:
@@ -148,10 +151,22 @@ def read_sample(sample: Sample, size: int = INPUT_SIZE) -> NDArray[np.float32]:
     InvalidData
         The file is not a readable picture; the message names it.
     """
+    return read_with_attributes(sample, size)[0]
+
+
+def read_with_attributes(sample: Sample, size: int = INPUT_SIZE) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Read a radiograph as `read_sample` does, and by what it belongs to subgroups (`dicom_io.radiograph.attributes`).
+
+    Raises
+    ------
+    InvalidData
+        The file is not a readable picture; the message names it.
+    """
     try:
-        return to_input(read_radiograph(sample.path), size)
+        values, said = read_and_tell(sample.path)
     except (UnreadableObject, UnsupportedPixels) as error:
         raise InvalidData(f"{sample.called}: {error}" if sample.called else str(error)) from error
+    return to_input(values, size), said
 
 
 class Images:
@@ -180,9 +195,30 @@ class Images:
         return image
 
 
+def with_contents(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return samples that know their contents; each file is read once, and none that does know.
+
+    Raises
+    ------
+    InvalidData
+        A file cannot be read; the message names it.
+    """
+    return tuple(each if each.content else replace(each, content=file_content(each.path)) for each in samples)
+
+
+def file_content(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; raises as `with_contents` does."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidData(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def data_digest(samples: Sequence[Sample], root: Path) -> str:
     """Return a SHA-256 over the sorted relative names and contents of the files: the data set's fingerprint."""
     total = hashlib.sha256()
-    for name, path in sorted((sample.path.relative_to(root).as_posix(), sample.path) for sample in samples):
-        total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    known = with_contents(samples)
+    for name, content in sorted((sample.path.relative_to(root).as_posix(), sample.content) for sample in known):
+        total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()

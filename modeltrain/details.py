@@ -11,7 +11,6 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from dicom_io.radiograph import AGE_BANDS, ATTRIBUTES
 from modeltrain.outputs import AGENTS, CLASSES
-from modeltrain.preprocess import attributes_in_header
 from modeltrain.statistics import (
     Resamples,
     border_share,
@@ -136,10 +135,11 @@ def attribute_groups(answers: Answers, threshold: float) -> dict[str, dict[str, 
     Of an attribute the most frequent values stand for themselves, the rest together. What needs a class that a group
     does not hold is None. Images without the attribute are in none of its groups.
     """
-    said = [attributes_in_header(sample.path) for sample in answers.samples]
+    if not answers.attributes:
+        return {}
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name in ATTRIBUTES:
-        values = np.array([each.get(name, "") for each in said])
+        values = np.array([each.get(name, "") for each in answers.attributes])
         counted = Counter(value for value in values.tolist() if value).most_common()
         frequent = [value for value, _ in counted[:MOST_VALUES]]
         ordered = [band for band in AGE_BANDS if band in frequent] if name == "AgeBand" else sorted(frequent)

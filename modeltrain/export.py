@@ -25,12 +25,13 @@ from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
 from modeltrain.framing import overlap
 from modeltrain.judge import Judge, calibrated
+from modeltrain.learnt import KEYS, learnt_of, write_learnt
 from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
 from modeltrain.progress import LAST, Progress, read_progress, with_times
-from modeltrain.registry import CARD, CURRENT, INT8, ONNX, SAFETENSORS, file_digest, load_card
+from modeltrain.registry import CARD, CURRENT, INT8, LEARNT, ONNX, SAFETENSORS, file_digest, load_card
 from modeltrain.source import Source, Sources, sources_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def export_model(
     locked_test: bool = False,
     outliers: Path | None = None,
     ages: tuple[float, float] | None = None,
+    began_with: Path | None = None,
 ) -> Path:
     """Turn the best weights of a training run into a model folder, and return it.
 
@@ -86,6 +88,8 @@ def export_model(
     ages
         Least and greatest age of the population in completed years: whose header states another one is outside. None
         leaves ages aside.
+    began_with
+        The model folder whose weights the run began with: what they had learnt from, these have too.
 
     Raises
     ------
@@ -112,8 +116,11 @@ def export_model(
         building.mkdir(parents=True)
         arch = recipe.get("arch", "resnet18")
         _write_network(building, load_file(weights), arch, split, outliers)
+        earlier = learnt_of(load_card(began_with)) if began_with else None
+        complete = write_learnt(building, sources, earlier, first=progress.start is None)
         card = _card(building, with_times(progress, weights.with_name(LAST)), split, f"{name}-{version}")
         card["data"]["layout"] = sources.name
+        card["data"]["learnt"] = {"file": LEARNT, "keys": KEYS, "complete": complete}
         card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
         _write_card(building, card)
         card["metrics"] = _metrics(load_card(building), split.validation)
@@ -171,7 +178,7 @@ def _write_network(folder: Path, state: dict[str, Tensor], arch: str, split: Spl
     write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch)
     step = max(1, len(split.train) // _RANGE_IMAGES)
     chosen = split.train[::step][:_RANGE_IMAGES]
-    quantize(folder / ONNX, folder / INT8, (read_sample(sample) for sample in chosen))
+    quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
 def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +235,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
         },
         "files": {
             file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
-            for file in (ONNX, INT8, SAFETENSORS)
+            for file in (ONNX, INT8, SAFETENSORS, LEARNT)
             if (folder / file).exists()
         },
         "precision": "convolution and linear weights stored as float16, computed in float32",

@@ -13,6 +13,7 @@ from modeltrain.outputs import CLASSES
 
 CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
 INT8 = "model.int8.onnx"
+LEARNT = "learnt.npy"  # modeltrain/learnt.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ def write_report(
     duplicates: Sequence[Pair] | None = None,
     compared: str = "",
     data: str = "",
+    learnt_from: int | None = None,
 ) -> Path:
     """Write `report.html` into a folder and return its path.
 
@@ -50,6 +51,8 @@ def write_report(
         Near-duplicates and the two sets that were compared; None where there was no second set.
     data
         What the radiographs are called.
+    learnt_from
+        How many of them the model has learnt from; None where that is not known.
 
     Raises
     ------
@@ -73,6 +76,7 @@ def write_report(
         duplicate_count=len(duplicates or ()),
         compared=compared,
         data=data,
+        learnt_from=learnt_from,
         attributes=ATTRIBUTES,
     )
     path = out / REPORT

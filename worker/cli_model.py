@@ -36,7 +36,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch of the run in --out")
     ] = False,
-    name: Annotated[str, typer.Option(help="Name of the model")] = "cxr-pneumonia-resnet18",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model [default: cxr-pneumonia- and the architecture]")
+    ] = None,
     version: Annotated[str, typer.Option(help="Version of the model, made of digits")] = "0.0.0",
     ages: Annotated[
         tuple[float, float] | None, typer.Option(help="Least and greatest age of the population, in completed years")
@@ -58,6 +60,7 @@ def train(
     chosen = recipes.recipe_named(recipe, init=init, epochs=epochs, seed=seed)
     if arch is not None:
         chosen = dataclasses.replace(chosen, arch=arch)
+    name = name or f"cxr-pneumonia-{chosen.arch.replace('_', '-')}"
     if (out / f"{name}-{version}").exists():  # said before the hours of training, not after
         raise InvalidSettings(f"{out / f'{name}-{version}'}: exists already; name another --version")
     weights = training.run(data, out, chosen, resume=resume, device=device)
@@ -87,6 +90,7 @@ def evaluate(
         from modeltrain import figures, report
         from modeltrain.details import details
         from modeltrain.duplicates import near_duplicates, pairs_told
+        from modeltrain.learnt import known_to
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from worker.labelled import judged_data
@@ -109,6 +113,8 @@ def evaluate(
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     reader.close()
+    known = known_to(reader.card, judged.source)
+    learnt_from = None if known is None else int(known.sum())
     further = details(answers, evaluation, {reader.judge.operating_point: reader.threshold} | reader.judge.points)
     written = figures.write_figures(answers, evaluation, out)
     pairs = near_duplicates(judged.source.samples, judged.learnt) if judged.learnt else None
@@ -123,9 +129,12 @@ def evaluate(
         duplicates=pairs,
         compared=compared,
         data=judged.source.name,
+        learnt_from=learnt_from,
     )
+    if learnt_from:
+        sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
     if as_json:
-        told = {"data": {"name": judged.source.name, "sha256": judged.source.digest}}
+        told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
         told |= further | {"near_duplicates": pairs_told(pairs, compared)}
         sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization.calibrate import HistogramCollector
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights, resnet18
@@ -20,13 +21,14 @@ from modeltrain import train
 from modeltrain.batches import order_of
 from modeltrain.data import Images
 from modeltrain.export import export_model
+from modeltrain.learnt import keys_of, known_to, learnt_of
 from modeltrain.network import build, load_network
-from modeltrain.onnx_file import onnx_predictor, rounded, write_weights
+from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import Outputs
 from modeltrain.progress import Progress, read_progress, with_times
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
-from modeltrain.source import sources_of
+from modeltrain.source import folder_source, judged_source, sources_of
 from tests.disk import fill, small_disk
 from tests.unit.modeltrain_toys import batch, kaggle_folder
 
@@ -284,6 +286,43 @@ def test_the_card_says_what_was_done(folder: Path, best: Path) -> None:
     assert card["int8"]["kept"] == ("model.int8.onnx" in card["files"])
     assert card["metrics"]["test"]["n"] == 2
     assert json.loads(json.dumps(card)) == card
+
+
+def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path, data: Path, tmp_path: Path) -> None:
+    card = load_card(folder)
+    told = learnt_of(card)
+    assert told is not None
+    assert told.complete
+    learnt, locked = folder_source(data), judged_source(data).source
+    assert np.array_equal(told.keys, np.unique(np.concatenate(keys_of(learnt))))
+    assert known_to(card, locked) is not None
+    assert not np.any(known_to(card, locked))
+    other = folder_source(kaggle_folder(tmp_path / "other", patients=7))
+    once = dataclasses.replace(QUICK, stages=((1, 32),))
+    went_on = train.run(other, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
+    for name, began_with in (("known", folder), ("unknown", None)):
+        second = export_model(went_on, other, tmp_path, name=name, version="1.0", began_with=began_with)
+        found = learnt_of(load_card(second))
+        assert found is not None
+        assert found.complete is (name == "known")
+        assert np.isin(told.keys, found.keys).all() == (name == "known")
+
+
+def test_the_calibration_holds_few_images_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    collect = HistogramCollector.collect
+
+    def counted(self: Any, tensors: dict[str, list[Any]]) -> Any:
+        held.append(max(len(each) for each in tensors.values()))
+        return collect(self, tensors)
+
+    monkeypatch.setattr(HistogramCollector, "collect", counted)
+    quantize(folder / "model.onnx", tmp_path / "int8.onnx", list(batch(14)))
+    assert held == [7, 7]
+    scores = [onnx_predictor(path)(batch(14)).logits for path in (folder / "model.onnx", tmp_path / "int8.onnx")]
+    assert np.abs(scores[0] - scores[1]).max() < 0.1
 
 
 def test_a_version_is_never_written_twice_and_current_names_it(folder: Path, best: Path, data: Path) -> None:
