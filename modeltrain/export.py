@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
@@ -133,7 +134,7 @@ def export_model(
         _sync(models)
         if current:
             set_current(models, folder.name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OutOfResources(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)

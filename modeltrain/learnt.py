@@ -90,7 +90,7 @@ def learnt_of(card: Card) -> Learnt | None:
     try:
         keys = np.load(path, allow_pickle=False)
         complete = bool(card.raw["data"]["learnt"]["complete"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InvalidModel(f"{path}: does not tell which images were learnt from") from error
     if keys.dtype != np.uint64 or keys.ndim != 1:
         raise InvalidModel(f"{path}: does not tell which images were learnt from")

@@ -36,6 +36,7 @@ def write_report(
     engine: str,
     duplicates: Sequence[Pair] | None = None,
     compared: str = "",
+    unread: int = 0,
     data: str = "",
     learnt_from: int | None = None,
 ) -> Path:
@@ -49,6 +50,8 @@ def write_report(
         PNG files, which the page carries within itself.
     duplicates, compared
         Near-duplicates and the two sets that were compared; None where there was no second set.
+    unread
+        How many images of the second set cannot be read.
     data
         What the radiographs are called.
     learnt_from
@@ -75,6 +78,7 @@ def write_report(
         duplicates=None if duplicates is None else list(duplicates)[:_MOST_PAIRS],
         duplicate_count=len(duplicates or ()),
         compared=compared,
+        unread=unread,
         data=data,
         learnt_from=learnt_from,
         attributes=ATTRIBUTES,

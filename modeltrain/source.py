@@ -107,6 +107,8 @@ class Sources:
                 for patient in sorted(sides[0].keys() & sides[1].keys())
             ],
         )
+        places = ["training"] * len(both.train) + ["validation"] * len(both.validation)
+        refuse(self.name, _twice(both.train + both.validation, places))
         return both
 
 
@@ -223,7 +225,7 @@ def _listed(path: Path) -> tuple[list[Sample], list[str]]:
     faults += _one_side(samples, sides, [number for number, _ in rows]) if not faults else []
     refuse(path, faults)
     known = list(with_contents(samples))
-    _one_place(path, known, sides)
+    refuse(path, _twice(known, sides))
     return known, sides
 
 
@@ -341,18 +343,21 @@ def _both_classes(samples: Sequence[Sample], where: str) -> None:
             raise InvalidData(f"{where} holds no {name}: both classes are needed")
 
 
-def _one_place(path: Path, samples: Sequence[Sample], sides: Sequence[str]) -> None:
-    """Refuse the same picture under two labels, or on two sides, whatever it is called."""
+def _twice(samples: Sequence[Sample], sides: Sequence[str]) -> list[str]:
+    """Return a fault for each picture that has two labels, or is on two sides, whatever it is called.
+
+    Pictures are the same by their bytes or by their SOP Instance UID.
+    """
     first: dict[str, tuple[Sample, str]] = {}
     faults = []
     for sample, side in zip(samples, sides, strict=True):
-        before, there = first.setdefault(sample.content, (sample, side))
-        both = f"{before.path.name} and {sample.path.name} are one picture"
-        if before.label != sample.label:
-            faults.append(f"{both} with two labels")
-        elif there != side:
-            faults.append(f"{both} in {there} and in {side}")
-    refuse(path, faults)
+        for key in filter(None, (sample.content, sample.uid)):
+            before, there = first.setdefault(key, (sample, side))
+            if (before.label, there) != (sample.label, side):
+                how = "with two labels" if before.label != sample.label else f"in {there} and in {side}"
+                faults.append(f"{before.shown} and {sample.shown} are one picture {how}")
+                break
+    return faults
 
 
 def _digest(samples: Sequence[Sample]) -> str:

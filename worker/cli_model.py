@@ -115,9 +115,10 @@ def evaluate(
     reader.close()
     known = known_to(reader.card, judged.source)
     learnt_from = None if known is None else int(known.sum())
-    further = details(answers, evaluation, {reader.judge.operating_point: reader.threshold} | reader.judge.points)
-    written = figures.write_figures(answers, evaluation, out)
-    pairs = near_duplicates(judged.source.samples, judged.learnt) if judged.learnt else None
+    points = {reader.judge.operating_point: reader.threshold} | reader.judge.points
+    further = details(answers, evaluation, points)
+    written = figures.write_figures(answers, evaluation, out, points)
+    pairs, unread = near_duplicates(judged.source.samples, judged.learnt) if judged.learnt else (None, [])
     compared = "the set and what may be learnt from beside it"
     page = report.write_report(
         out,
@@ -128,6 +129,7 @@ def evaluate(
         engine=reader.engine.name,
         duplicates=pairs,
         compared=compared,
+        unread=len(unread),
         data=judged.source.name,
         learnt_from=learnt_from,
     )
@@ -135,7 +137,7 @@ def evaluate(
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
-        told |= further | {"near_duplicates": pairs_told(pairs, compared)}
+        told |= further | {"near_duplicates": pairs_told(pairs, compared, len(unread))}
         sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return
     table = Table("measure", "value")

@@ -133,7 +133,7 @@ def test_each_file_is_parsed_once_to_be_listed_and_once_to_be_judged(
 
     read = files._read
     monkeypatch.setattr(files, "_read", counted)
-    monkeypatch.setattr("modeltrain.duplicates.near_duplicates", lambda *_: [])
+    monkeypatch.setattr("modeltrain.duplicates.near_duplicates", lambda *_: ([], []))
     monkeypatch.setattr("modeltrain.figures.write_figures", lambda *_: ())
     monkeypatch.setattr("modeltrain.report.write_report", lambda *_, **__: tmp_path)
     evaluate(str(listed), tmp_path / "out", as_json=True, config=config)

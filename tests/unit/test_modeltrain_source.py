@@ -202,6 +202,18 @@ def test_parts_are_divided_each_by_itself(tmp_path: Path) -> None:
     assert Sources((base, extra)).digest not in (base.digest, extra.digest)
 
 
+def test_one_picture_of_two_parts_is_on_one_side_and_has_one_label(tmp_path: Path) -> None:
+    base = folder_source(kaggle_folder(tmp_path / "a", patients=9))
+    known = next(s for s in sources_of(base).split(0.2, 7).validation)
+    for label, words in ((known.label, "in training and in validation"), (1 - known.label, "with two labels")):
+        copy = Sample(tmp_path / "copy.png", label, "site-1", content=known.content)
+        with pytest.raises(InvalidData, match=rf"copy.png and {known.path.name} are one picture {words}"):
+            Sources((base, Source("one image", (copy,), "d"))).split(0.2, 7)
+    one, other = (Sample(tmp_path / f"{name}.dcm", 0, name, uid="1.2", content=name) for name in "ab")
+    with pytest.raises(InvalidData, match=r"[ab].dcm and [ab].dcm are one picture in training and in validation"):
+        Sources((base, Source("two", (one, other, *base.samples[:0]), "d", frozenset({"b"})))).split(0.2, 7)
+
+
 def test_a_small_part_is_for_training_as_a_whole_and_a_shared_patient_is_refused(tmp_path: Path) -> None:
     base = folder_source(kaggle_folder(tmp_path / "a", patients=9))
     known = next(s for s in sources_of(base).split(0.2, 7).validation)

@@ -152,6 +152,13 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     assert resumed.read_bytes() == best.read_bytes()
 
 
+def test_a_full_disk_leaves_no_half_of_a_model(best: Path, data: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", best.stat().st_size // 4) as disk:
+        with pytest.raises(OutOfResources, match=r"toy-0.2: cannot be written \(.*No space left on device"):
+            export_model(best, data, disk, name="toy", version="0.2")
+        assert list(disk.iterdir()) == []
+
+
 def test_hours_are_those_of_the_other_file(best: Path, folder: Path, tmp_path: Path) -> None:
     told = read_progress(best)
     assert [line.seconds for line in told.history] == [None] * len(told.history)
