@@ -118,7 +118,8 @@ def export_model(
         arch = recipe.get("arch", "resnet18")
         _write_network(building, load_file(weights), arch, split, outliers)
         earlier = learnt_of(load_card(began_with)) if began_with else None
-        complete = write_learnt(building, sources, earlier, first=progress.start is None)
+        write_learnt(building, sources, earlier)
+        complete = earlier.complete if earlier else _learnt_from_nothing_else(progress)
         card = _card(building, with_times(progress, weights.with_name(LAST)), split, f"{name}-{version}")
         card["data"]["layout"] = sources.name
         card["data"]["learnt"] = {"file": LEARNT, "keys": KEYS, "complete": complete}
@@ -139,6 +140,17 @@ def export_model(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def _learnt_from_nothing_else(progress: Progress) -> bool:
+    """Return whether the runs that this one began with, as far as it remembers them, had no data but its own."""
+    own = {progress.data_digest, *progress.parts}
+    earlier = progress.start
+    while earlier is not None:
+        if not set(earlier.get("parts") or [earlier["data_digest"]]) <= own:
+            return False
+        earlier = earlier.get("start")
+    return True
 
 
 def judge_on_test(folder: Path, data: Path) -> None:

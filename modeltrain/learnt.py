@@ -59,21 +59,12 @@ def keys_of(source: Source) -> list[NDArray[np.uint64]]:
     return found
 
 
-def write_learnt(folder: Path, sources: Sources, earlier: Learnt | None, *, first: bool) -> bool:
-    """Write a model's `learnt.npy`, and return whether it is complete.
-
-    Parameters
-    ----------
-    earlier
-        What is known of the model whose weights this one began with.
-    first
-        Whether it began with no other model's weights.
-    """
+def write_learnt(folder: Path, sources: Sources, earlier: Learnt | None = None) -> None:
+    """Write a model's `learnt.npy`; `earlier` is what is known of the model whose weights this one began with."""
     keys = [each for part in sources.parts for each in keys_of(part)]
     if earlier:
         keys.append(earlier.keys)
     np.save(folder / LEARNT, np.unique(np.concatenate(keys)), allow_pickle=False)
-    return first or bool(earlier and earlier.complete)
 
 
 def learnt_of(card: Card) -> Learnt | None:

@@ -45,7 +45,8 @@ def variant(
     raw |= {"version": version} | card
     written = [ONNX, SAFETENSORS]
     if learnt:
-        raw["data"]["learnt"] = {"complete": write_learnt(folder, Sources((learnt,)), None, first=True)}
+        write_learnt(folder, Sources((learnt,)))
+        raw["data"]["learnt"] = {"complete": True}
         written.append(LEARNT)
     raw["files"] = {name: raw["files"].get(name, {}) for name in written}
     for name in written:

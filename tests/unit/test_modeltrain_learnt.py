@@ -57,14 +57,10 @@ def test_what_an_earlier_model_learnt_from_stays_known(tmp_path: Path, source: S
     first = learnt_of(load_card(variant(tmp_path / "a", learnt=part(source, 0))))
     assert first is not None
     assert first.complete
-    assert write_learnt(tmp_path, Sources((part(source, 5),)), first, first=False)
+    write_learnt(tmp_path, Sources((part(source, 5),)), first)
     keys = np.load(tmp_path / LEARNT)
     assert len(keys) == 3
     assert np.array_equal(keys, np.unique(keys))
-    assert not write_learnt(tmp_path, Sources((part(source, 5),)), None, first=False)
-    assert not write_learnt(
-        tmp_path, Sources((part(source, 5),)), dataclasses.replace(first, complete=False), first=False
-    )
 
 
 def test_a_fair_part_is_what_no_model_has_learnt_from(tmp_path: Path, source: Source) -> None:

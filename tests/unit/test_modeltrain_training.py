@@ -313,6 +313,10 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
         assert found is not None
         assert found.complete is (name == "known")
         assert np.isin(told.keys, found.keys).all() == (name == "known")
+    again = train.run(data, tmp_path / "again", once, start=best, progress=False)
+    third = learnt_of(load_card(export_model(again, data, tmp_path, name="third", version="1.0")))
+    assert third is not None
+    assert third.complete, "the run that it began with had the same data"
 
 
 def test_the_calibration_holds_few_images_at_once(
