@@ -113,7 +113,8 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
 
     Patients are taken in the order of a keyed digest of their names, so the split depends on the seed and the patients
     alone: not on the file system's order, and hardly on patients that are added later. A patient with images of both
-    classes counts for the class of most of them.
+    classes counts for the class of most of them. Patients who share a picture (the same bytes, or the same SOP Instance
+    UID: an export that gave one patient two names) count as one.
 
     Raises
     ------
@@ -121,8 +122,9 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
         A class has fewer than two patients, so one side would be without it.
     """
     by_patient: dict[str, list[Sample]] = defaultdict(list)
+    named = _same_patients(samples)
     for sample in samples:
-        by_patient[sample.patient].append(sample)
+        by_patient[named[sample.patient]].append(sample)
     strata: dict[int, list[str]] = {label: [] for label in range(len(CLASSES))}
     for patient, own in by_patient.items():
         strata[Counter(sample.label for sample in own).most_common(1)[0][0]].append(patient)
@@ -138,9 +140,26 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
             held.add(patient)
             taken += len(by_patient[patient])
     return Split(
-        train=tuple(sample for sample in samples if sample.patient not in held),
-        validation=tuple(sample for sample in samples if sample.patient in held),
+        train=tuple(sample for sample in samples if named[sample.patient] not in held),
+        validation=tuple(sample for sample in samples if named[sample.patient] in held),
     )
+
+
+def _same_patients(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return for each patient one name that those who share a picture have in common: the first in order."""
+    named = {sample.patient: sample.patient for sample in samples}
+
+    def first_of(patient: str) -> str:
+        while named[patient] != patient:
+            patient = named[patient]
+        return patient
+
+    seen: dict[str, str] = {}
+    for sample in samples:
+        for key in filter(None, (sample.content, sample.uid)):
+            one, other = sorted((first_of(sample.patient), first_of(seen.setdefault(key, sample.patient))))
+            named[other] = one
+    return {patient: first_of(patient) for patient in named}
 
 
 def read_sample(sample: Sample, size: int = INPUT_SIZE) -> NDArray[np.float32]:

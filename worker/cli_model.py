@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dicom_io.errors import InvalidSettings
+from dicom_io.errors import InvalidSettings, OutOfResources
 from worker import settings
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
@@ -99,6 +99,10 @@ def evaluate(
 
     loaded = settings.load(config)
     judged = judged_data(loaded, data)
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # said before all images are read, not after
+    except OSError as error:
+        raise OutOfResources(f"{out}: cannot be written ({error.strerror})") from error
     reader = Reader(loaded, model_folder(loaded))
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

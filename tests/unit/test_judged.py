@@ -15,7 +15,7 @@ import yaml
 
 from dicom_io import files
 from dicom_io.derived import encode
-from dicom_io.errors import InvalidData, InvalidSettings
+from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources
 from dicom_io.radiograph import AGE_BANDS, age_band, attributes
 from modeltrain.source import Source, csv_source, judged_source
 from modeltrain.versions import Versions
@@ -164,6 +164,9 @@ def test_a_promotion_needs_enough_images_or_force(
     assert (second["forced"], second["least"], second["too_few"]) == (True, 30, True)
     assert first["comparison"]["data"] == "CSV file list.csv, split test"
     assert len(first["comparison"]["data_sha256"]) == 64
+    (tmp_path / "file").touch()
+    with pytest.raises(OutOfResources, match="file: cannot be written"):
+        evaluate(str(listed), tmp_path / "file", config=config)
     capsys.readouterr()
     compare([name, name], str(listed), config=config)
     assert "2 NORMAL and 2 PNEUMONIA images; AUC by DeLong" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def listed(tmp_path: Path) -> list[dict[str, Any]]:
         dataset = radiograph(draw(number, opacity=bool(number % 2)), uid_seed=str(number), PatientID=f"ID{number}")
         dataset.save_as(tmp_path / "images" / f"{number}.dcm", enforce_file_format=True)
         rows.append({"path": f"images/{number}.dcm", "label": label})
-        write_class(tmp_path / "images", [f"person{number}_virus_{number}.png"], opacity=bool(number % 2))
+        write_class(tmp_path / "images", [f"person{number}_virus_{number}.png"], bool(number % 2), first=number)
         rows.append({"path": f"images/person{number}_virus_{number}.png", "label": label.lower()})
     return rows
 
