@@ -56,9 +56,12 @@ def near_duplicates(
 
     Beside them, the images of either set that cannot be read: they are not compared.
     """
-    kept, hashes, unread = [], [], []
+    kept: list[list[Sample]] = []
+    hashes: list[NDArray[np.uint64]] = []
+    unread: list[Sample] = []
     for samples in (first, second):
-        readable, found = [], []
+        readable: list[Sample] = []
+        found: list[int] = []
         for sample in samples:
             try:
                 found.append(perceptual_hash(read_sample(sample)[0]))

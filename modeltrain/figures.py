@@ -137,8 +137,7 @@ def points_figure(answers: Answers, evaluation: Evaluation, points: Mapping[str,
     axes, beside = figure.subplots(1, 2, width_ratios=(3, 2))
     for label, colour in enumerate((_BLUE, _ORANGE)):
         own = answers.probability[answers.labels == label]
-        style = {"histtype": "stepfilled", "alpha": 0.35, "ec": colour, "lw": 1.5}
-        axes.hist(own, bins=40, range=(0, 1), color=colour, label=CLASSES[label], **style)
+        axes.hist(own, 40, (0, 1), histtype="stepfilled", color=colour, ec=colour, alpha=0.35, label=CLASSES[label])
     styles = dict(zip(rows, ("-", "--", ":", "-.") * len(rows), strict=False))
     for name, row in rows.items():
         axes.axvline(
@@ -147,8 +146,10 @@ def points_figure(answers: Answers, evaluation: Evaluation, points: Mapping[str,
     axes.set(xlabel="stated probability of PNEUMONIA", ylabel="images", yscale="symlog", xlim=(0, 1))
     axes.legend(loc="upper center", frameon=False, fontsize=8.5, ncols=2, bbox_to_anchor=(0.5, -0.13))
     for place, row in enumerate(rows.values()):
-        said = (("sensitivity", _ORANGE, f"{row['missed']} missed"),)
-        said += (("specificity", _BLUE, f"{row['false_alarms']} false alarms"),)
+        said = [
+            ("sensitivity", _ORANGE, f"{row['missed']} missed"),
+            ("specificity", _BLUE, f"{row['false_alarms']} false alarms"),
+        ]
         for step, (measure, colour, words) in enumerate(said):
             beside.barh(place + 0.36 * step - 0.18, row[measure], height=0.32, color=colour, alpha=0.75)
             text = f"{measure} {row[measure]:.1%}, {words}"

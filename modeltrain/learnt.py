@@ -150,7 +150,8 @@ def fair_part(source: Source, cards: Sequence[Card]) -> Fair:
     known = {version_name(card): known_to(card, source) for card in cards}
     seen = np.zeros(len(source.samples), dtype=np.bool_)
     for own in known.values():
-        seen |= False if own is None else own
+        if own is not None:
+            seen |= own
     told = [learnt_of(card) for card in cards]
     partly = tuple(version_name(card) for card, each in zip(cards, told, strict=True) if each and not each.complete)
     left_out = {name: None if own is None else int(own.sum()) for name, own in known.items()}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.table import Table
 
 from dicom_io.errors import InvalidSettings, OutOfResources
 from worker import settings
+
+if TYPE_CHECKING:
+    from modeltrain.duplicates import Pair
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 
@@ -122,7 +125,11 @@ def evaluate(
     points = {reader.judge.operating_point: reader.threshold} | reader.judge.points
     further = details(answers, evaluation, points)
     written = figures.write_figures(answers, evaluation, out, points)
-    pairs, unread = near_duplicates(judged.source.samples, judged.learnt) if judged.learnt else (None, [])
+    pairs: list[Pair] | None = None
+    unread = 0
+    if judged.learnt:
+        pairs, broken = near_duplicates(judged.source.samples, judged.learnt)
+        unread = len(broken)
     compared = "the set and what may be learnt from beside it"
     page = report.write_report(
         out,
@@ -133,7 +140,7 @@ def evaluate(
         engine=reader.engine.name,
         duplicates=pairs,
         compared=compared,
-        unread=len(unread),
+        unread=unread,
         data=judged.source.name,
         learnt_from=learnt_from,
     )
@@ -141,7 +148,7 @@ def evaluate(
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
-        told |= further | {"near_duplicates": pairs_told(pairs, compared, len(unread))}
+        told |= further | {"near_duplicates": pairs_told(pairs, compared, unread)}
         sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return
     table = Table("measure", "value")

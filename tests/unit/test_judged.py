@@ -212,9 +212,11 @@ def test_a_comparison_lists_nothing_that_it_does_not_need(tmp_path: Path, monkey
 
 
 def test_what_is_not_there_is_called_so() -> None:
-    for what in (judged_data, training_data):
-        with pytest.raises(InvalidData, match=r"audit: no such folder or file \(AUDIT, in capitals"):
-            what(Settings(), "audit")
+    words = r"audit: no such folder or file \(AUDIT, in capitals"
+    with pytest.raises(InvalidData, match=words):
+        judged_data(Settings(), "audit")
+    with pytest.raises(InvalidData, match=words):
+        training_data(Settings(), "audit")
 
 
 def test_the_audit_s_verdicts_judge_too(config: Path) -> None:
