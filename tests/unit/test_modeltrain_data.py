@@ -133,8 +133,8 @@ def test_the_real_set_is_divided_by_patient() -> None:
 
 
 def test_patients_who_share_a_picture_are_on_one_side() -> None:
-    def sample(number: int, patient: str, **known: str) -> Sample:
-        return Sample(Path(f"{number}.png"), number % 2, patient, **known)
+    def sample(number: int, patient: str, content: str = "", uid: str = "") -> Sample:
+        return Sample(Path(f"{number}.png"), number % 2, patient, content=content, uid=uid)
 
     plain = [sample(number, f"p{number:02d}") for number in range(40)]
     shared = [sample(40, "p03", content="a"), sample(42, "p05", content="a", uid="1.2"), sample(44, "p09", uid="1.2")]
