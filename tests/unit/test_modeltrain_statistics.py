@@ -196,7 +196,7 @@ def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) 
     sure = dataclasses.replace(
         answers, probability=np.where(answers.probability == np.float32(0.6), 0.999, answers.probability)
     )
-    first, _ = worst_errors(sure, 0.2)
+    first, *_ = worst_errors(sure, 0.2)
     assert sure.samples[first].path.stem == "IM-0005-0001", "0.999 is farther than 0.01 from 0.2"
 
 
