@@ -137,7 +137,9 @@ def points_figure(answers: Answers, evaluation: Evaluation, points: Mapping[str,
     axes, beside = figure.subplots(1, 2, width_ratios=(3, 2))
     for label, colour in enumerate((_BLUE, _ORANGE)):
         own = answers.probability[answers.labels == label]
-        axes.hist(own, 40, (0, 1), histtype="stepfilled", color=colour, ec=colour, alpha=0.35, label=CLASSES[label])
+        axes.hist(
+            own, bins=40, range=(0, 1), histtype="stepfilled", color=colour, ec=colour, alpha=0.35, label=CLASSES[label]
+        )
     styles = dict(zip(rows, ("-", "--", ":", "-.") * len(rows), strict=False))
     for name, row in rows.items():
         axes.axvline(
