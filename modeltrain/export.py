@@ -129,8 +129,11 @@ def export_model(
         _write_card(building, card)
         if locked_test and isinstance(data, Path):
             judge_on_test(building, data)
-        for path in (*building.iterdir(), building):
+        mode = (building / CARD).stat().st_mode
+        for path in building.iterdir():
+            path.chmod(mode)  # as the site's umask says: safetensors makes its files for their owner alone
             _sync(path)
+        _sync(building)
         building.replace(folder)
         _sync(models)
         if current:
