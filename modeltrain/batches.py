@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from modeltrain.recipe import Recipe
 
 _LOOKAHEAD = 4  # batches made in advance by the augmenting thread
+
+
+class Batch(NamedTuple):
+    """Augmented images float32 [N, 1, side, side]; their labels, agents and places in the data set, int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+    agents: Tensor
+    indices: Tensor
 
 
 def batch_count(images: int, size: int) -> int:
@@ -50,10 +59,8 @@ def order_of(
     return [int(index) for index in rng.permutation(chosen)]
 
 
-def batches(
-    images: Images, order: Sequence[int], recipe: Recipe, epoch: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield an epoch's augmented batches: images float32 [N, 1, side, side], labels and agents int64 [N].
+def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) -> Iterator[Batch]:
+    """Yield an epoch's augmented batches.
 
     They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
     chance depends on seed, epoch and place in the order alone, so a resumed run sees the same images, and one that was
@@ -62,7 +69,7 @@ def batches(
     side, size = recipe.side(epoch), recipe.batch_size
     count = batch_count(len(order), size)
 
-    def batch(number: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(number: int) -> Batch:
         chosen = order[number * size : (number + 1) * size]
         places = range(number * size, number * size + len(chosen))
         chances = (np.random.default_rng([recipe.seed, epoch, place]) for place in places)
@@ -70,7 +77,8 @@ def batches(
             augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
         ]
         labels = torch.tensor([images.samples[index].label for index in chosen])
-        return torch.from_numpy(np.stack(varied)), labels, torch.tensor([images.samples[i].agent for i in chosen])
+        agents = torch.tensor([images.samples[index].agent for index in chosen])
+        return Batch(torch.from_numpy(np.stack(varied)), labels, agents, torch.tensor(chosen))
 
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))

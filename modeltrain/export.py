@@ -116,7 +116,8 @@ def export_model(
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         arch = recipe.get("arch", "resnet18")
-        _write_network(building, load_file(weights), arch, split, outliers)
+        mirror = bool(recipe.get("mirror", False))
+        _write_network(building, load_file(weights), split, outliers, arch=arch, mirror=mirror)
         earlier = learnt_of(load_card(began_with)) if began_with else None
         write_learnt(building, sources, earlier)
         complete = earlier.complete if earlier else _learnt_from_nothing_else(progress)
@@ -184,16 +185,18 @@ def set_current(models: Path, name: str) -> None:
     _sync(models)
 
 
-def _write_network(folder: Path, state: dict[str, Tensor], arch: str, split: Split, outliers: Path | None) -> None:
+def _write_network(
+    folder: Path, state: dict[str, Tensor], split: Split, outliers: Path | None, *, arch: str, mirror: bool
+) -> None:
     """Write the weight files: at half precision, with a gate fitted to the rounded weights, and as int8."""
     state = {key: value for key, value in rounded(state).items() if not key.startswith("gate.")}
     network = ChestNet(arch)
     empty = {f"gate.{name}": torch.zeros(0) for name in network.gate.NAMES}
     load_weights(network, {key: value.float() for key, value in (state | empty).items()})
     gate = fit_gate(network.eval(), split.train, split.validation, outliers, size=INPUT_SIZE)
-    write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch)
-    step = max(1, len(split.train) // _RANGE_IMAGES)
-    chosen = split.train[::step][:_RANGE_IMAGES]
+    write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch, mirror=mirror)
+    count = _RANGE_IMAGES // (1 + mirror)  # a mirror image is another image, and takes as much time
+    chosen = split.train[:: max(1, len(split.train) // count)][:count]
     quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
@@ -232,6 +235,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
         "version": label.rpartition("-")[2],
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
         "arch": progress.recipe.get("arch", "resnet18"),
+        "mirror": bool(progress.recipe.get("mirror", False)),
         "classes": list(CLASSES),
         "population": None,
         "intended_use": "research and screening support, not for diagnosis",

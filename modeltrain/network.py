@@ -46,16 +46,21 @@ class ChestNet(nn.Module):
     is repeated three times and normalised inside: nobody outside can forget it. Beside the two classes it tells
     bacterial from viral pneumonia (`subtype`, a second linear layer on the same features), and `gate` measures how far
     the features lie from those of the trained population.
+
+    With `mirror` it looks at each image's mirror image too and answers with the mean of both (the map is turned back);
+    the gate looks at the image as it is.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: str = "resnet18") -> None:
+    def __init__(self, arch: str = "resnet18", *, mirror: bool = False) -> None:
         super().__init__()
         if arch not in ARCHITECTURES:
             raise InvalidData(f"no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
         self.arch = arch
+        self.mirror = mirror
+        self.mix = MixStyle()
         # Residual branches that start as zero let a network from random weights learn at a high rate (Goyal 2017).
         options = {"zero_init_residual": True} if arch.startswith("resnet") else {}
         self.net = torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
@@ -86,7 +91,8 @@ class ChestNet(nn.Module):
         x = (image - self.mean) / self.std  # broadcasts one channel to three
         if self.arch.startswith("resnet"):
             net = self.net
-            second = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
+            first = self.mix(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
+            second = self.mix(net.layer2(first))
             third = net.layer3(second)
             return second, third, net.layer4(third)
         x = self.net.features(x)
@@ -94,7 +100,15 @@ class ChestNet(nn.Module):
 
     def forward(self, image: Tensor) -> TensorOutputs:
         """Return logits [N, 2], cam [N, 2, h, w], subtype [N, 2] and outlier [N] (see `Outputs`)."""
-        taps = self.taps(image)
+        if not self.mirror:
+            return self._answer(self.taps(image))
+        # One batch: the images, and behind them their mirror images.
+        both = self._answer(self.taps(torch.cat([image, image.flip(3)])))
+        logits, cam, subtype, outlier = (each.unflatten(0, (2, -1)) for each in both)
+        return TensorOutputs(logits.mean(0), (cam[0] + cam[1].flip(3)) / 2, subtype.mean(0), outlier[0])
+
+    def _answer(self, taps: tuple[Tensor, ...]) -> TensorOutputs:
+        """Return what feature maps say, each image for itself."""
         features = taps[-1]
         pooled = features.mean(dim=(2, 3))
         area = features.shape[2] * features.shape[3]
@@ -118,6 +132,31 @@ class ChestNet(nn.Module):
         along = torch.einsum("ck,nk->nc", weights, unit)[..., None] / unit.shape[1]
         mean = weights.mean(dim=1)[None, :, None]
         return logits, (weights - mean - unit[:, None] * along) * scale[..., None]
+
+
+class MixStyle(nn.Module):
+    """In training, mix each image's channel statistics with another's of the batch (Zhou et al. 2021, "MixStyle").
+
+    `probability` is that of a step in which it happens. Chance comes from torch's global generator.
+    """
+
+    _ALPHA = 0.1  # of the Beta distribution, as published: mostly nearly all of the one or of the other
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probability = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return feature maps [N, C, h, w] in another style."""
+        if not self.training or not self.probability or torch.rand(()).item() >= self.probability:
+            return x
+        spread, mean = torch.std_mean(x.detach().float(), dim=(2, 3), keepdim=True)
+        spread = spread + 1e-3
+        other = torch.randperm(len(x), device=x.device)
+        share = torch.distributions.Beta(self._ALPHA, self._ALPHA).sample((len(x), 1, 1, 1)).to(x.device)
+        gain = share + (1 - share) * spread[other] / spread
+        mixed_mean = share * mean + (1 - share) * mean[other]
+        return (gain * x + (mixed_mean - gain * mean)).to(x.dtype)
 
 
 def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
@@ -179,7 +218,7 @@ def load_network(card: Card) -> ChestNet:
     """
     path = card.folder / SAFETENSORS
     try:
-        network = ChestNet(card.arch)
+        network = ChestNet(card.arch, mirror=card.mirror)
         state = load_file(path)
         if "subtype.weight" not in state:  # the first format has no second answer, and says so
             nn.init.constant_(network.subtype.bias, torch.nan)

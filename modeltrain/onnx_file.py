@@ -38,10 +38,13 @@ _AT_ONCE = 10  # images whose activations the calibration holds in memory
 _WHOLE = "gate."  # kept at single precision: small differences of large sums
 
 
-def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18") -> None:
-    """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision."""
+def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18", *, mirror: bool = False) -> None:
+    """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision.
+
+    With `mirror` the ONNX file looks at the mirror image too and answers with the mean.
+    """
     save_file(bare_names(state), folder / SAFETENSORS)
-    network = ChestNet(arch)
+    network = ChestNet(arch, mirror=mirror)
     load_weights(network, {key: value.float() for key, value in state.items()})
     onnx.save_model(_onnx_model(network.eval()), folder / ONNX)
 

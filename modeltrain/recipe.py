@@ -75,6 +75,16 @@ class Recipe:
         image, where no lung is (an attention prior, after Ross et al. 2017, "Right for the right reasons").
     subtype_weight
         Weight of a third loss: telling bacterial from viral pneumonia, on images whose agent is known.
+    mix_style
+        Probability, in each step and at each of two depths, that the feature maps of the batch's images swap a part of
+        their channels' mean and spread (MixStyle, Zhou et al. 2021): exposure, contrast and grain then tell less of the
+        class than lungs do. ResNets only.
+    distillation
+        Part of each training image's target that is what the weights the run began with say of it, and not its label
+        (born-again networks, Furlanello et al. 2018): a doubtful label weighs less. Needs weights to begin with.
+    mirror
+        Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
+        the exported model does so too, at twice the computation.
     ema
         Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
         themselves.
@@ -106,6 +116,9 @@ class Recipe:
     label_smoothing: float = 0.0
     border_weight: float = 0.0
     subtype_weight: float = 0.0
+    mix_style: float = 0.0
+    distillation: float = 0.0
+    mirror: bool = False
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: int = 5
@@ -224,6 +237,44 @@ RECIPES = {
             blur=0.1,
             noise=0.15,
             jpeg=0.1,
+        ),
+    ),
+    # The shipped model's: as `robust`, from weights that have been through it. Doubtful labels weigh less, styles are
+    # mixed, and the answer is the mean of the image's and its mirror image's. (A first run takes the `robust` recipe.)
+    "taught": Recipe(
+        name="taught",
+        stages=((10, 160), (18, 224)),
+        batch_size=32,
+        optimizer="adamw",
+        learning_rate=8e-4,
+        weight_decay=0.05,
+        schedule="onecycle",
+        balanced=True,
+        overlap=0.65,
+        weight_normal=1.0,
+        label_smoothing=0.05,
+        border_weight=0.1,
+        subtype_weight=0.1,
+        mix_style=0.5,
+        distillation=0.4,
+        mirror=True,
+        ema=0.997,
+        precision="bfloat16",
+        patience=0,
+        augmentation=Augmentation(
+            rotation=8.0,
+            scale=0.1,
+            shift=0.06,
+            brightness=0.15,
+            contrast=0.3,
+            gamma=0.3,
+            aspect=0.3,
+            crop=0.3,
+            frame=0.25,
+            resample=0.35,
+            blur=0.2,
+            noise=0.2,
+            jpeg=0.2,
         ),
     ),
 }

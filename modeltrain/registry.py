@@ -53,6 +53,11 @@ class Card:
         return {name: _text(entry["sha256"]) for name, entry in self.raw["files"].items()}
 
     @property
+    def mirror(self) -> bool:
+        """Whether the answer is the mean of those to the image and to its mirror image (within `model.onnx` itself)."""
+        return bool(self.raw.get("mirror", False))
+
+    @property
     def label(self) -> str:
         """Name and version in one word, as the model's folder is called."""
         return f"{self.name}-{self.version}"

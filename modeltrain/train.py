@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from modeltrain.batches import Batch
     from modeltrain.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def run(
     ------
     InvalidData
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
-        from another recipe or other data; or `start` is unusable, or was trained on what is validation here.
+        from another recipe or other data; `start` is unusable, or was trained on what is validation here; or the recipe
+        asks for distillation and there is no `start`.
     InvalidModel
         ImageNet weights were asked for and cannot be had.
     OutOfResources
@@ -103,19 +105,20 @@ def run(
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
+    if recipe.distillation and not start:
+        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
     out.mkdir(parents=True, exist_ok=True)
 
     learner = Learner(recipe, device)
+    if recipe.distillation and start:
+        learner.be_taught(_weights_of(start, recipe.arch), train_images)
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
     elif start:
-        try:
-            learner.begin(load_file(start))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise InvalidData(f"{start}: does not hold the weights of a {recipe.arch}") from error
+        learner.begin(_weights_of(start, recipe.arch))
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
@@ -135,6 +138,18 @@ def run(
     return out / BEST
 
 
+def _weights_of(start: Path, arch: str) -> dict[str, Tensor]:
+    """Read the weights that a run begins with, and try them on a network of its architecture."""
+    try:
+        weights = load_file(start)
+        # Their gate belongs to their features: export fits a new one.
+        weights = {key: value.float() for key, value in weights.items() if not key.startswith("gate.")}
+        load_weights(ChestNet(arch), weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InvalidData(f"{start}: does not hold the weights of a {arch}") from error
+    return weights
+
+
 class Learner:
     """A network in training, the moving average of its weights, and its optimizer."""
 
@@ -142,16 +157,31 @@ class Learner:
         self.recipe = recipe
         self.device = device
         self.network = _placed(build(recipe.init, recipe.seed, recipe.arch), device)
-        self.average = _placed(ChestNet(recipe.arch), device)
+        self.network.mix.probability = recipe.mix_style
+        self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = _optimizer(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
+        self.taught: Tensor | None = None  # what the weights that the run began with say of each training image
 
     def begin(self, weights: dict[str, Tensor]) -> None:
         """Take up another run's weights, in the network and in its average."""
-        # Their gate belongs to their features: export fits a new one.
-        load_weights(self.network, {key: value for key, value in weights.items() if not key.startswith("gate.")})
+        load_weights(self.network, weights)
         self.average.load_state_dict(self.network.state_dict())
+
+    @torch.inference_mode()
+    def be_taught(self, weights: dict[str, Tensor], images: Images) -> None:
+        """Ask other weights for the probability of each class on each image as it is and mirrored, [N, 2]."""
+        teacher = _placed(ChestNet(self.recipe.arch, mirror=True), self.device)
+        load_weights(teacher, weights)
+        logits = [self._asked(teacher.eval(), images, start) for start in range(0, len(images), self.recipe.batch_size)]
+        self.taught = torch.cat(logits).softmax(dim=1)
+
+    def _asked(self, network: ChestNet, images: Images, start: int) -> Tensor:
+        """Return the logits of a batch of images as they are, from the `start`-th on."""
+        stack = np.stack([images[i] for i in range(start, min(start + self.recipe.batch_size, len(images)))])
+        batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
+        return network(batch.contiguous(memory_format=torch.channels_last)).logits
 
     def learn(
         self, images: Images, epoch: int, *, weights: NDArray[np.float64] | None = None, progress: bool
@@ -162,12 +192,13 @@ class Learner:
         count = batch_count(len(order), recipe.batch_size)
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
         self.network.train()
+        torch.manual_seed(recipe.seed + epoch)  # what the network itself draws, after a resume too
         with tqdm(batches(images, order, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
-            for step, (batch, labels, agents) in enumerate(bar):
+            for step, batch in enumerate(bar):
                 rate = _learning_rate(recipe, (epoch + step / count) / recipe.epochs)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
-                loss = self._loss(batch, labels, agents)
+                loss = self._loss(batch)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
@@ -176,16 +207,18 @@ class Learner:
                 bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         return float(np.mean(losses)), rate
 
-    def _loss(self, batch: Tensor, labels: Tensor, agents: Tensor) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
         recipe = self.recipe
         lower = recipe.precision == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16, enabled=lower):
-            outputs = self.network(batch.to(self.device, memory_format=torch.channels_last))
+            outputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
         outputs = type(outputs)(*(each.float() for each in outputs))
-        loss = cross_entropy(
-            outputs.logits, labels.to(self.device), self.weights, label_smoothing=recipe.label_smoothing
-        )
+        labels, agents = batch.labels.to(self.device), batch.agents
+        loss = cross_entropy(outputs.logits, labels, self.weights, label_smoothing=recipe.label_smoothing)
+        if self.taught is not None:
+            taught = cross_entropy(outputs.logits, self.taught[batch.indices.to(self.device)], self.weights)
+            loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         if recipe.border_weight:
             loss = loss + recipe.border_weight * _border_share(outputs.cam)
         known = agents >= 0
@@ -211,12 +244,8 @@ class Learner:
         The third is the AUC under `weights`, float64 [N], where there are any.
         """
         self.average.eval()
-        size, logits = self.recipe.batch_size, []
-        for start in range(0, len(images), size):
-            stack = np.stack([images[index] for index in range(start, min(start + size, len(images)))])
-            batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
-            logits.append(self.average(batch.contiguous(memory_format=torch.channels_last)).logits)
-        scores = torch.cat(logits)
+        size = self.recipe.batch_size
+        scores = torch.cat([self._asked(self.average, images, start) for start in range(0, len(images), size)])
         labels = torch.tensor([sample.label for sample in images.samples])
         loss = cross_entropy(scores, labels.to(self.device), self.weights).item()
         said = probability(scores.cpu().numpy())

@@ -27,7 +27,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, TensorBoard, the model")],
     recipe: Annotated[
         str,
-        typer.Option(help="seed (the first project's), scratch (for random weights), refine or robust (to go on)"),
+        typer.Option(
+            help="seed (the first project's), scratch (random weights); refine, robust and taught go on from weights "
+            "(cxrd retrain)"
+        ),
     ] = "seed",
     init: Annotated[
         Literal["random", "imagenet"] | None, typer.Option(help="Weights to begin with [default: the recipe's]")

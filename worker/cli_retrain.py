@@ -84,7 +84,10 @@ def _beginning(loaded: Settings, start: str, recipe: str | None, arch: str | Non
     card = load_card(folder)
     if arch not in (None, card.arch):
         raise InvalidSettings(f"--arch {arch}: {card.label} is a {card.arch}; another architecture begins from scratch")
-    return folder / SAFETENSORS, dataclasses.replace(recipe_named(recipe or "refine"), arch=card.arch)
+    chosen = recipe_named(recipe or "refine")
+    # A model that looks at mirror images goes on doing so: half of its answer would be missed otherwise.
+    chosen = dataclasses.replace(chosen, arch=card.arch, mirror=chosen.mirror or card.mirror)
+    return folder / SAFETENSORS, chosen
 
 
 def _changed(recipe: Recipe, *, epochs: int | None, patience: int | None, seed: int | None) -> Recipe:

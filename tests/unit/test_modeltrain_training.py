@@ -22,7 +22,7 @@ from modeltrain.batches import order_of
 from modeltrain.data import Images
 from modeltrain.export import _learnt_from_nothing_else, export_model
 from modeltrain.learnt import keys_of, known_to, learnt_of
-from modeltrain.network import build, load_network
+from modeltrain.network import MixStyle, build, load_network
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import Outputs
 from modeltrain.progress import Progress, read_progress, with_times
@@ -80,7 +80,9 @@ def test_a_run_leaves_weights_state_and_curves(best: Path) -> None:
     assert list((best.parent / "tensorboard").iterdir())
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
+def kill_in_second_epoch(data: Path, out: Path, recipe: Recipe, start: Path | None = None) -> None:
+    """Begin a run that ends in its second epoch."""
+
     class Killed(Exception):
         pass
 
@@ -93,7 +95,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Learner, "learn", killed)
         with pytest.raises(Killed):
-            train.run(data, tmp_path, QUICK, progress=False)
+            train.run(data, out, recipe, start=start, progress=False)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
+    kill_in_second_epoch(data, tmp_path, QUICK)
     with pytest.raises(InvalidData, match="holds a training run already"):
         train.run(data, tmp_path, QUICK, progress=False)
     with pytest.raises(InvalidData, match=r"another recipe .*seed"):
@@ -104,6 +110,70 @@ def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_pa
     assert one.keys() == other.keys()
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_taught_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
+    """Chance in the network itself (styles) and the teacher's answers are the same after a resume."""
+    taught = dataclasses.replace(QUICK, mix_style=0.5, distillation=0.4, mirror=True)
+    whole = train.run(data, tmp_path / "whole", taught, start=best, progress=False)
+    kill_in_second_epoch(data, tmp_path / "killed", taught, start=best)
+    resumed = train.run(data, tmp_path / "killed", taught, start=best, resume=True, progress=False)
+    assert resumed.read_bytes() == whole.read_bytes()
+    other = train.run(data, tmp_path / "other", dataclasses.replace(taught, distillation=0), start=best, progress=False)
+    assert not torch.equal(load_file(other)["net.conv1.weight"], load_file(whole)["net.conv1.weight"])
+    with pytest.raises(InvalidData, match="recipe quick: distillation needs weights to begin with"):
+        train.run(data, tmp_path / "alone", taught, progress=False)
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
+    best: Path, data: Path, tmp_path: Path
+) -> None:
+    mirrored = dataclasses.replace(QUICK, stages=((1, 32),), mirror=True)
+    made = export_model(
+        train.run(data, tmp_path / "run", mirrored, start=best, progress=False),
+        data,
+        tmp_path,
+        name="toy",
+        version="0.2.0",
+    )
+    card, images = load_card(made), batch(3)
+    assert card.mirror
+    network = load_network(card)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images))
+        network.mirror = False
+        one, other = (network(torch.from_numpy(each)) for each in (images, images[..., ::-1].copy()))
+    torch.testing.assert_close(expected.logits, (one.logits + other.logits) / 2)
+    torch.testing.assert_close(expected.cam, (one.cam + other.cam.flip(3)) / 2)
+    torch.testing.assert_close(expected.outlier, one.outlier, msg="the gate looks at the image as it is")
+    for file in card.digests.keys() & {"model.onnx", "model.int8.onnx"}:
+        predict = onnx_predictor(made / file, threads=1)
+        answers, turned = predict(images), predict(np.ascontiguousarray(images[..., ::-1]))
+        exact = file == "model.onnx"
+        np.testing.assert_allclose(answers.logits, turned.logits, atol=1e-4)
+        np.testing.assert_allclose(answers.cam, turned.cam[..., ::-1], atol=1e-4)
+        np.testing.assert_allclose(answers.logits, expected.logits, atol=1e-3 if exact else 0.5)
+        np.testing.assert_allclose(predict(images[1:2]).logits, answers.logits[1:2], atol=1e-4, err_msg="batch of one")
+
+
+def test_styles_are_mixed_in_training_alone() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(6, 4, 5, 5) * torch.arange(1, 7).view(6, 1, 1, 1) + torch.arange(6).view(6, 1, 1, 1)
+    mix = MixStyle()
+    assert mix.train()(x) is x, "off unless it is asked for"
+    mix.probability = 1.0
+    assert mix.eval()(x) is x
+    mixed = mix.train()(x)
+    assert not torch.equal(mixed, x)
+
+    def plain(maps: torch.Tensor) -> torch.Tensor:
+        spread, mean = torch.std_mean(maps, dim=(2, 3), keepdim=True)
+        return (maps - mean) / spread
+
+    torch.testing.assert_close(plain(mixed), plain(x), atol=1e-3, rtol=1e-3, msg="only mean and spread change")
+    least, most = (x.mean(dim=(2, 3)).min(0).values, x.mean(dim=(2, 3)).max(0).values)
+    assert ((mixed.mean(dim=(2, 3)) >= least - 1e-4) & (mixed.mean(dim=(2, 3)) <= most + 1e-4)).all()
 
 
 def test_a_run_that_begins_with_other_weights_remembers_theirs(best: Path, data: Path, tmp_path: Path) -> None:
