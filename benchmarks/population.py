@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dicom_io.errors import Permanent
-from modeltrain.preprocess import read_radiograph, to_input
+from modeltrain.preprocess import read_and_tell, to_input
 from modeltrain.registry import load_card, shipped_model
 from worker.inference import open_engine
 from worker.settings import ModelSettings
@@ -37,7 +37,7 @@ def main() -> None:
         scores, unreadable = [], 0
         for path in files:
             try:
-                image = to_input(read_radiograph(path), card.input_size)
+                image = to_input(read_and_tell(path)[0], card.input_size)
             except Permanent:
                 unreadable += 1
                 continue

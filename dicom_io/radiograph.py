@@ -12,6 +12,8 @@ from dicom_io.values import text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydicom import Dataset
+
 
 ATTRIBUTES = {
     "PatientSex": "Patient's Sex",
@@ -26,8 +28,8 @@ _AGES = (1, 6, 18, 40, 65)  # completed years at which a band begins
 _LONGEST = 40  # characters of a value: a manufacturer's name, not a text that was typed into the wrong field
 
 
-def render_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> Rendered:
-    """Return what serving would see of a file (see `dicom_io.pixels.render`).
+def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[Rendered, dict[str, str]]:
+    """Return what serving would see of a file (see `dicom_io.pixels.render`), and its `attributes`.
 
     Raises
     ------
@@ -36,25 +38,12 @@ def render_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     UnsupportedPixels
         Its pixel data cannot be rendered.
     """
-    return render(read_dataset(path), max_pixels=max_pixels)
+    dataset = read_dataset(path)
+    return render(dataset, max_pixels=max_pixels), attributes(dataset)
 
 
-def patient_id(path: Path) -> str:
-    """Return the Patient ID in a file's header, empty where there is none.
-
-    Raises
-    ------
-    UnreadableObject
-        It is not a readable DICOM file.
-    """
-    return text(read_header(path), "PatientID")
-
-
-def attributes(path: Path) -> dict[str, str]:
-    """Return by what radiographs are divided into subgroups: the keys of `ATTRIBUTES`, those that the header states.
-
-    Nothing of it names a patient: the age is a band in completed years, and a sex that is none of the defined terms
-    (PS3.3 C.7.1.1) is left out.
+def names(path: Path) -> tuple[str, str]:
+    """Return Patient ID and SOP Instance UID in a file's header, each empty where there is none.
 
     Raises
     ------
@@ -62,6 +51,15 @@ def attributes(path: Path) -> dict[str, str]:
         It is not a readable DICOM file.
     """
     header = read_header(path)
+    return text(header, "PatientID"), text(header, "SOPInstanceUID")
+
+
+def attributes(header: Dataset) -> dict[str, str]:
+    """Return by what radiographs are divided into subgroups: the keys of `ATTRIBUTES`, those that the header states.
+
+    Nothing of it names a patient: the age is a band in completed years, and a sex that is none of the defined terms
+    (PS3.3 C.7.1.1) is left out.
+    """
     said = {name: " ".join(text(header, name).split())[:_LONGEST] for name in ATTRIBUTES if name != "AgeBand"}
     sex = said["PatientSex"].upper()
     said["PatientSex"] = sex if sex in ("F", "M", "O") else ""

@@ -6,14 +6,14 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dicom_io.errors import InvalidData, UnreadableObject, UnsupportedPixels
 from modeltrain.outputs import AGENTS, CLASSES
-from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_radiograph, to_input
+from modeltrain.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_and_tell, to_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,8 @@ class Sample:
     """One labelled radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
 
     `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `called` is
-    what the image is called beside its path, where that tells a person nothing; empty otherwise.
+    what the image is called beside its path, where that tells a person nothing; empty otherwise. `uid` is a DICOM
+    object's SOP Instance UID, where it was read, and `content` the hexadecimal SHA-256 of the file, where it is known.
     """
 
     path: Path
@@ -39,6 +40,8 @@ class Sample:
     patient: str
     agent: int = -1
     called: str = ""
+    uid: str = ""
+    content: str = ""
 
     @property
     def shown(self) -> str:
@@ -110,7 +113,8 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
 
     Patients are taken in the order of a keyed digest of their names, so the split depends on the seed and the patients
     alone: not on the file system's order, and hardly on patients that are added later. A patient with images of both
-    classes counts for the class of most of them.
+    classes counts for the class of most of them. Patients who share a picture (the same bytes, or the same SOP Instance
+    UID: an export that gave one patient two names) count as one.
 
     Raises
     ------
@@ -118,8 +122,9 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
         A class has fewer than two patients, so one side would be without it.
     """
     by_patient: dict[str, list[Sample]] = defaultdict(list)
+    named = _same_patients(samples)
     for sample in samples:
-        by_patient[sample.patient].append(sample)
+        by_patient[named[sample.patient]].append(sample)
     strata: dict[int, list[str]] = {label: [] for label in range(len(CLASSES))}
     for patient, own in by_patient.items():
         strata[Counter(sample.label for sample in own).most_common(1)[0][0]].append(patient)
@@ -135,9 +140,26 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
             held.add(patient)
             taken += len(by_patient[patient])
     return Split(
-        train=tuple(sample for sample in samples if sample.patient not in held),
-        validation=tuple(sample for sample in samples if sample.patient in held),
+        train=tuple(sample for sample in samples if named[sample.patient] not in held),
+        validation=tuple(sample for sample in samples if named[sample.patient] in held),
     )
+
+
+def _same_patients(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return for each patient one name that those who share a picture have in common: the first in order."""
+    named = {sample.patient: sample.patient for sample in samples}
+
+    def first_of(patient: str) -> str:
+        while named[patient] != patient:
+            patient = named[patient]
+        return patient
+
+    seen: dict[str, str] = {}
+    for sample in samples:
+        for key in filter(None, (sample.content, sample.uid)):
+            one, other = sorted((first_of(sample.patient), first_of(seen.setdefault(key, sample.patient))))
+            named[other] = one
+    return {patient: first_of(patient) for patient in named}
 
 
 def read_sample(sample: Sample, size: int = INPUT_SIZE) -> NDArray[np.float32]:
@@ -148,10 +170,22 @@ def read_sample(sample: Sample, size: int = INPUT_SIZE) -> NDArray[np.float32]:
     InvalidData
         The file is not a readable picture; the message names it.
     """
+    return read_with_attributes(sample, size)[0]
+
+
+def read_with_attributes(sample: Sample, size: int = INPUT_SIZE) -> tuple[NDArray[np.float32], dict[str, str]]:
+    """Read a radiograph as `read_sample` does, and by what it belongs to subgroups (`dicom_io.radiograph.attributes`).
+
+    Raises
+    ------
+    InvalidData
+        The file is not a readable picture; the message names it.
+    """
     try:
-        return to_input(read_radiograph(sample.path), size)
+        values, said = read_and_tell(sample.path)
     except (UnreadableObject, UnsupportedPixels) as error:
         raise InvalidData(f"{sample.called}: {error}" if sample.called else str(error)) from error
+    return to_input(values, size), said
 
 
 class Images:
@@ -180,9 +214,30 @@ class Images:
         return image
 
 
+def with_contents(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return samples that know their contents; each file is read once, and none that does know.
+
+    Raises
+    ------
+    InvalidData
+        A file cannot be read; the message names it.
+    """
+    return tuple(each if each.content else replace(each, content=file_content(each.path)) for each in samples)
+
+
+def file_content(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; raises as `with_contents` does."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidData(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def data_digest(samples: Sequence[Sample], root: Path) -> str:
     """Return a SHA-256 over the sorted relative names and contents of the files: the data set's fingerprint."""
     total = hashlib.sha256()
-    for name, path in sorted((sample.path.relative_to(root).as_posix(), sample.path) for sample in samples):
-        total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    known = with_contents(samples)
+    for name, content in sorted((sample.path.relative_to(root).as_posix(), sample.content) for sample in known):
+        total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()

@@ -7,11 +7,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logit
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from dicom_io.radiograph import AGE_BANDS, ATTRIBUTES
 from modeltrain.outputs import AGENTS, CLASSES
-from modeltrain.preprocess import attributes_in_header
 from modeltrain.statistics import (
     Resamples,
     border_share,
@@ -63,13 +63,14 @@ def key_figures(answers: Answers, evaluation: Evaluation, points: Mapping[str, f
 
     Returns
     -------
-    `auc_ci`, `sensitivity_ci`, `specificity_ci`, `accuracy_ci`: 95 % bootstrap intervals by patient; `ece` (15 bins);
+    `auc_ci`, `sensitivity_ci`, `specificity_ci`, `accuracy_ci`: 95 % intervals by patient, bootstrapped (see
+    `modeltrain.statistics.Resamples.rate_intervals`); `ece` (15 bins);
     `brier`; `average_precision`; `specificity_at_2_missed`; `border_share` by class; `ood_rate` and `coverage`, None
     where the model has no gate or no conformal part; `subtype_auc`; `operating_points`; `subgroups` by agent.
     """
     labels, scores = answers.labels, answers.probability
     resamples = Resamples.draw([sample.patient for sample in answers.samples], labels, scores)
-    rates = {f"{name}_ci": interval(values) for name, values in resamples.rates(evaluation.threshold).items()}
+    rates = {f"{name}_ci": values for name, values in resamples.rate_intervals(evaluation.threshold).items()}
     return {
         "auc_ci": interval(resamples.auc()),
         **rates,
@@ -136,10 +137,11 @@ def attribute_groups(answers: Answers, threshold: float) -> dict[str, dict[str, 
     Of an attribute the most frequent values stand for themselves, the rest together. What needs a class that a group
     does not hold is None. Images without the attribute are in none of its groups.
     """
-    said = [attributes_in_header(sample.path) for sample in answers.samples]
+    if not answers.attributes:
+        return {}
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name in ATTRIBUTES:
-        values = np.array([each.get(name, "") for each in said])
+        values = np.array([each.get(name, "") for each in answers.attributes])
         counted = Counter(value for value in values.tolist() if value).most_common()
         frequent = [value for value, _ in counted[:MOST_VALUES]]
         ordered = [band for band in AGE_BANDS if band in frequent] if name == "AgeBand" else sorted(frequent)
@@ -164,10 +166,13 @@ def _group(answers: Answers, own: NDArray[np.bool_], threshold: float) -> dict[s
 
 
 def worst_errors(answers: Answers, threshold: float, most: int = 12) -> list[int]:
-    """Return the indices of the errors that lie farthest from the threshold on the wrong side, the worst first."""
+    """Return the indices of the errors that lie farthest from the threshold on the wrong side, the worst first.
+
+    In logits, so that what was wrongly called with 0.999 is as far as what was wrongly cleared with 0.001.
+    """
     scores = answers.probability.astype(np.float64)
     wrong = (scores >= threshold) != (answers.labels == 1)
-    distance = np.abs(np.log(np.clip(scores, 1e-6, 1 - 1e-6)) - math.log(threshold))
+    distance = np.abs(logit(np.clip(scores, 1e-6, 1 - 1e-6)) - logit(threshold))
     order = np.flatnonzero(wrong)
     return [int(index) for index in order[np.argsort(-distance[order], kind="stable")][:most]]
 

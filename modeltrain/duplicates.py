@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
+from dicom_io.errors import InvalidData
 from modeltrain.data import Sample, read_sample
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ class Pair(NamedTuple):
     distance: int
 
 
-def pairs_told(pairs: Sequence[Pair] | None, compared: str) -> dict[str, Any] | None:
-    """Return pairs as plain values for JSON, by the images' paths; None where there was nothing to compare."""
+def pairs_told(pairs: Sequence[Pair] | None, compared: str, unread: int = 0) -> dict[str, Any] | None:
+    """Return pairs as plain values for JSON, by the images' paths; None where there was nothing to compare.
+
+    `unread` counts what could not be read to be compared with.
+    """
     if pairs is None:
         return None
     told = [{"first": str(one.path), "second": str(other.path), "distance": bits} for one, other, bits in pairs]
-    return {"compared": compared, "n": len(told), "pairs": told}
+    return {"compared": compared, "n": len(told), "unread": unread, "pairs": told}
 
 
 def perceptual_hash(grey: NDArray[np.float32]) -> int:
@@ -45,23 +49,31 @@ def perceptual_hash(grey: NDArray[np.float32]) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def near_duplicates(first: Sequence[Sample], second: Sequence[Sample], limit: int = CLOSE) -> list[Pair]:
+def near_duplicates(
+    first: Sequence[Sample], second: Sequence[Sample], limit: int = CLOSE
+) -> tuple[list[Pair], list[Sample]]:
     """Return the pairs of one image of each set whose hashes differ by at most `limit` bits, the closest first.
 
-    Raises
-    ------
-    InvalidData
-        A picture cannot be read.
+    Beside them, the images of either set that cannot be read: they are not compared.
     """
-    hashes = [
-        np.array([perceptual_hash(read_sample(sample)[0]) for sample in samples], dtype=np.uint64)
-        for samples in (first, second)
-    ]
+    kept: list[list[Sample]] = []
+    hashes: list[NDArray[np.uint64]] = []
+    unread: list[Sample] = []
+    for samples in (first, second):
+        readable: list[Sample] = []
+        found: list[int] = []
+        for sample in samples:
+            try:
+                found.append(perceptual_hash(read_sample(sample)[0]))
+                readable.append(sample)
+            except InvalidData:
+                unread.append(sample)
+        kept.append(readable)
+        hashes.append(np.array(found, dtype=np.uint64))
     pairs = []
-    for index, one in enumerate(hashes[0]):
+    for sample, one in zip(kept[0], hashes[0], strict=True):
         distances = np.bitwise_count(hashes[1] ^ one)
         pairs += [
-            Pair(first[index], second[int(other)], int(distances[other]))
-            for other in np.flatnonzero(distances <= limit)
+            Pair(sample, kept[1][int(other)], int(distances[other])) for other in np.flatnonzero(distances <= limit)
         ]
-    return sorted(pairs, key=lambda pair: pair.distance)
+    return sorted(pairs, key=lambda pair: pair.distance), unread

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, precision_score, roc_auc_score
 
 from dicom_io.errors import InvalidData
-from modeltrain.data import Sample, evaluation_samples, read_sample
+from modeltrain.data import Sample, evaluation_samples, read_with_attributes
 from modeltrain.outputs import CLASSES, Outputs, attention, probability
 from modeltrain.preprocess import INPUT_SIZE
 
@@ -43,6 +43,8 @@ class Answers:
         Everything the judge said of each image; empty where none was asked.
     subtype
         float32 [N], probability of the second of `AGENTS`, NaN where the model does not tell.
+    attributes
+        What the header of each image states (see `dicom_io.radiograph.attributes`); empty where nobody looked.
     """
 
     samples: tuple[Sample, ...]
@@ -50,6 +52,7 @@ class Answers:
     attention: NDArray[np.float32]
     judgements: tuple[Judgement, ...] = ()
     subtype: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    attributes: tuple[dict[str, str], ...] = ()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -140,9 +143,12 @@ def ask(
     """Show radiographs to a model, sixteen at a time, and keep what it says."""
     scores, maps, subtypes = [], [], []
     judgements: list[Judgement] = []
+    attributes: list[dict[str, str]] = []
     for start in range(0, len(samples), _BATCH):
         batch = samples[start : start + _BATCH]
-        outputs = predict(np.stack([read_sample(sample, size) for sample in batch]))
+        images, said = zip(*(read_with_attributes(sample, size) for sample in batch), strict=True)
+        outputs = predict(np.stack(images))
+        attributes += said
         scores.append(judge.probability(outputs.logits) if judge else probability(outputs.logits))
         subtypes.append(probability(outputs.subtype))
         judgements += judge(outputs) if judge else []
@@ -152,7 +158,12 @@ def ask(
     if not scores:
         raise InvalidData("no radiographs to evaluate")
     return Answers(
-        tuple(samples), np.concatenate(scores), np.concatenate(maps), tuple(judgements), np.concatenate(subtypes)
+        tuple(samples),
+        np.concatenate(scores),
+        np.concatenate(maps),
+        tuple(judgements),
+        np.concatenate(subtypes),
+        tuple(attributes),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
@@ -25,12 +26,13 @@ from modeltrain.evaluate import Evaluation, ask, measure
 from modeltrain.fit_gate import fit_gate
 from modeltrain.framing import overlap
 from modeltrain.judge import Judge, calibrated
+from modeltrain.learnt import KEYS, learnt_of, write_learnt
 from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
 from modeltrain.progress import LAST, Progress, read_progress, with_times
-from modeltrain.registry import CARD, CURRENT, INT8, ONNX, SAFETENSORS, file_digest, load_card
+from modeltrain.registry import CARD, CURRENT, INT8, LEARNT, ONNX, SAFETENSORS, file_digest, load_card
 from modeltrain.source import Source, Sources, sources_of
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def export_model(
     locked_test: bool = False,
     outliers: Path | None = None,
     ages: tuple[float, float] | None = None,
+    began_with: Path | None = None,
 ) -> Path:
     """Turn the best weights of a training run into a model folder, and return it.
 
@@ -86,6 +89,8 @@ def export_model(
     ages
         Least and greatest age of the population in completed years: whose header states another one is outside. None
         leaves ages aside.
+    began_with
+        The model folder whose weights the run began with: what they had learnt from, these have too.
 
     Raises
     ------
@@ -113,25 +118,43 @@ def export_model(
         arch = recipe.get("arch", "resnet18")
         mirror = bool(recipe.get("mirror", False))
         _write_network(building, load_file(weights), split, outliers, arch=arch, mirror=mirror)
+        earlier = learnt_of(load_card(began_with)) if began_with else None
+        write_learnt(building, sources, earlier)
+        complete = earlier.complete if earlier else _learnt_from_nothing_else(progress)
         card = _card(building, with_times(progress, weights.with_name(LAST)), split, f"{name}-{version}")
         card["data"]["layout"] = sources.name
+        card["data"]["learnt"] = {"file": LEARNT, "keys": KEYS, "complete": complete}
         card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
         _write_card(building, card)
         card["metrics"] = _metrics(load_card(building), split.validation)
         _write_card(building, card)
         if locked_test and isinstance(data, Path):
             judge_on_test(building, data)
-        for path in (*building.iterdir(), building):
+        mode = (building / CARD).stat().st_mode
+        for path in building.iterdir():
+            path.chmod(mode)  # as the site's umask says: safetensors makes its files for their owner alone
             _sync(path)
+        _sync(building)
         building.replace(folder)
         _sync(models)
         if current:
             set_current(models, folder.name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OutOfResources(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def _learnt_from_nothing_else(progress: Progress) -> bool:
+    """Return whether the runs that this one began with, as far as it remembers them, had no data but its own."""
+    own = {progress.data_digest, *progress.parts}
+    earlier = progress.start
+    while earlier is not None:
+        if not set(earlier.get("parts") or [earlier["data_digest"]]) <= own:
+            return False
+        earlier = earlier.get("start")
+    return True
 
 
 def judge_on_test(folder: Path, data: Path) -> None:
@@ -172,9 +195,9 @@ def _write_network(
     load_weights(network, {key: value.float() for key, value in (state | empty).items()})
     gate = fit_gate(network.eval(), split.train, split.validation, outliers, size=INPUT_SIZE)
     write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch, mirror=mirror)
-    count = _RANGE_IMAGES // (1 + mirror)  # a mirror image is another image, and takes as much memory
+    count = _RANGE_IMAGES // (1 + mirror)  # a mirror image is another image, and takes as much time
     chosen = split.train[:: max(1, len(split.train) // count)][:count]
-    quantize(folder / ONNX, folder / INT8, (read_sample(sample) for sample in chosen))
+    quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
 def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +255,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
         },
         "files": {
             file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
-            for file in (ONNX, INT8, SAFETENSORS)
+            for file in (ONNX, INT8, SAFETENSORS, LEARNT)
             if (folder / file).exists()
         },
         "precision": "convolution and linear weights stored as float16, computed in float32",

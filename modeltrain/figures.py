@@ -14,11 +14,12 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from dicom_io.errors import OutOfResources
 from modeltrain.data import read_sample
-from modeltrain.details import worst_errors
+from modeltrain.details import threshold_rows, worst_errors
 from modeltrain.outputs import CLASSES
 from modeltrain.statistics import BINS, Resamples, calibration_curve, calibration_error, interval
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -33,8 +34,13 @@ _CASES = 3  # cases of each kind in the grid
 _CASE_SIDE = 336  # pixels: one and a half times the network's input, so that its pixels do not show
 
 
-def write_figures(answers: Answers, evaluation: Evaluation, out: Path) -> tuple[Path, ...]:
+def write_figures(answers: Answers, evaluation: Evaluation, out: Path, points: Mapping[str, float]) -> tuple[Path, ...]:
     """Write all figures into a folder (made if absent) and return their paths.
+
+    Parameters
+    ----------
+    points
+        Operating points by name.
 
     Raises
     ------
@@ -47,6 +53,7 @@ def write_figures(answers: Answers, evaluation: Evaluation, out: Path) -> tuple[
         "roc.png": roc_figure(answers, evaluation, resamples),
         "precision_recall.png": precision_recall_figure(answers, evaluation, resamples),
         "metrics.png": metrics_figure(evaluation, resamples),
+        "operating_points.png": points_figure(answers, evaluation, points),
         "calibration.png": calibration_figure(answers, evaluation),
         "gradcam_grid.png": cases_figure(answers, evaluation),
         "worst_errors.png": errors_figure(answers, evaluation),
@@ -123,6 +130,42 @@ def precision_recall_figure(answers: Answers, evaluation: Evaluation, resamples:
     return figure
 
 
+def points_figure(answers: Answers, evaluation: Evaluation, points: Mapping[str, float]) -> Figure:
+    """Draw which answers each class gets, where the operating points lie in them, and what each decides."""
+    rows = threshold_rows(answers, points)
+    figure = Figure(figsize=(11.6, 4.6), layout="constrained")
+    axes, beside = figure.subplots(1, 2, width_ratios=(3, 2))
+    for label, colour in enumerate((_BLUE, _ORANGE)):
+        own = answers.probability[answers.labels == label]
+        axes.hist(
+            own, bins=40, range=(0, 1), histtype="stepfilled", color=colour, ec=colour, alpha=0.35, label=CLASSES[label]
+        )
+    styles = dict(zip(rows, ("-", "--", ":", "-.") * len(rows), strict=False))
+    for name, row in rows.items():
+        axes.axvline(
+            row["threshold"], color="#1c2630", lw=1.2, ls=styles[name], label=f"{name}, {row['threshold']:.4g}"
+        )
+    axes.set(xlabel="stated probability of PNEUMONIA", ylabel="images", yscale="symlog", xlim=(0, 1))
+    axes.legend(loc="upper center", frameon=False, fontsize=8.5, ncols=2, bbox_to_anchor=(0.5, -0.13))
+    for place, row in enumerate(rows.values()):
+        said = [
+            ("sensitivity", _ORANGE, f"{row['missed']} missed"),
+            ("specificity", _BLUE, f"{row['false_alarms']} false alarms"),
+        ]
+        for step, (measure, colour, words) in enumerate(said):
+            beside.barh(place + 0.36 * step - 0.18, row[measure], height=0.32, color=colour, alpha=0.75)
+            text = f"{measure} {row[measure]:.1%}, {words}"
+            beside.text(0.02, place + 0.36 * step - 0.18, text, va="center", size=8.5)
+    beside.set_yticks(range(len(rows)), [name.replace(" missed", "\nmissed") for name in rows])
+    beside.set_xlim(0, 1)
+    beside.invert_yaxis()
+    beside.tick_params(axis="y", length=0)
+    for part in (axes, beside):
+        part.spines[["top", "right"]].set_visible(False)
+    _title(axes, "Decisions at the operating points", evaluation)
+    return figure
+
+
 def calibration_figure(answers: Answers, evaluation: Evaluation) -> Figure:
     """Draw how often images of a stated probability are pneumonias, and how many there are."""
     curve = calibration_curve(answers.probability, answers.labels)
@@ -133,7 +176,7 @@ def calibration_figure(answers: Answers, evaluation: Evaluation) -> Figure:
     said, seen, _ = zip(*curve, strict=True)
     axes.plot(said, seen, "o-", color=_BLUE, lw=1.5, ms=5, label=f"expected calibration error {error:.4f}")
     axes.set(ylabel="share of PNEUMONIA", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(loc="lower right", frameon=False, fontsize=8.5)
+    axes.legend(loc="upper left", frameon=False, fontsize=8.5)
     below.hist(answers.probability, bins=BINS, range=(0, 1), color=_BLUE, rwidth=0.9)
     below.set(xlabel="stated probability of PNEUMONIA", ylabel="images", yscale="symlog")
     for part in (axes, below):
@@ -164,7 +207,7 @@ def _band(axes: Axes, curves: NDArray[np.float64]) -> None:
 def metrics_figure(evaluation: Evaluation, resamples: Resamples) -> Figure:
     """Draw the metrics as bars, with 95 % intervals by patient where they are resampled."""
     intervals = {"AUC": interval(resamples.auc())}
-    intervals |= {name: interval(values) for name, values in resamples.rates(evaluation.threshold).items()}
+    intervals |= resamples.rate_intervals(evaluation.threshold)
     values = {
         "AUC": evaluation.auc,
         "sensitivity": evaluation.sensitivity,
@@ -261,7 +304,7 @@ def _draw_case(left: Axes, right: Axes, answers: Answers, index: int) -> None:
     grey = read_sample(sample, _CASE_SIDE)[0]
     left.imshow(grey, cmap="gray", vmin=0, vmax=1)
     left.set_title(f"{CLASSES[sample.label]}   p = {answers.probability[index]:.3f}", size=9, loc="left")
-    left.text(0, _CASE_SIDE + 6, sample.path.stem, size=7, color=_GREY, va="top")
+    left.text(0, _CASE_SIDE + 6, sample.called or sample.path.stem, size=7, color=_GREY, va="top")
     heat = np.clip(cv2.resize(answers.attention[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
     right.imshow(grey, cmap="gray", vmin=0, vmax=1)
     # Opaque only where the map is high: what the network did not look at stays a plain radiograph.

@@ -85,8 +85,10 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32
         raise UnreadableObject(f"{path}: damaged picture ({error})") from error
 
 
-def read_radiograph(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+def read_and_tell(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.float32], dict[str, str]]:
     """Read a JPEG or PNG file, or render a DICOM object as serving does: float32 [H, W] in [0, 1].
+
+    Beside it, by what a DICOM object belongs to subgroups (see `dicom_io.radiograph.attributes`); nothing of a picture.
 
     Raises
     ------
@@ -94,18 +96,14 @@ def read_radiograph(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.floa
         The file cannot be read; the message names it.
     """
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return read_picture(path, max_pixels)
+        return read_picture(path, max_pixels), {}
     try:
-        return radiograph.render_file(path, max_pixels=max_pixels).values
+        rendered, said = radiograph.read(path, max_pixels=max_pixels)
     except (UnreadableObject, UnsupportedPixels) as error:
         raise type(error)(f"{path}: {error}") from error
+    return rendered.values, said
 
 
-def patient_in_header(path: Path) -> str:
-    """Return a DICOM object's Patient ID, empty where it has none."""
-    return radiograph.patient_id(path)
-
-
-def attributes_in_header(path: Path) -> dict[str, str]:
-    """Return by what a DICOM object belongs to subgroups (see `dicom_io.radiograph.attributes`); none for a picture."""
-    return {} if path.suffix.lower() in PICTURE_SUFFIXES else radiograph.attributes(path)
+def names_in_header(path: Path) -> tuple[str, str]:
+    """Return a DICOM object's Patient ID and SOP Instance UID, each empty where it has none; of a picture both are."""
+    return ("", "") if path.suffix.lower() in PICTURE_SUFFIXES else radiograph.names(path)

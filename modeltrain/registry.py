@@ -13,6 +13,8 @@ from modeltrain.outputs import CLASSES
 
 CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
 INT8 = "model.int8.onnx"
+SEAL = "model.json.sha256"  # beside a card that was added to a site's models: it is never changed there
+LEARNT = "learnt.npy"  # modeltrain/learnt.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,13 @@ def load_card(folder: Path) -> Card:
     Raises
     ------
     InvalidModel
-        The folder or a file is missing, the card is not one, or a weight file is not the one the card was written for.
+        The folder or a file is missing, the card is not one or was changed after it was added to a site's models, or a
+        weight file is not the one the card was written for.
     """
     if not folder.is_dir():
         raise InvalidModel(f"{folder}: no such model folder")
     path = folder / CARD
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InvalidModel(f"{path}: not JSON ({error})") from error
+    raw = _read_card(path)
     try:
         card = Card(
             name=_text(raw["name"]),
@@ -108,6 +106,21 @@ def load_card(folder: Path) -> Card:
         if file_digest(folder / name) != digest:
             raise InvalidModel(f"{folder / name}: is not the file that {CARD} was written for (SHA-256 differs)")
     return card
+
+
+def _read_card(path: Path) -> Any:
+    seal = path.with_name(SEAL)
+    try:
+        text = path.read_bytes()
+        sealed = seal.read_bytes().decode("ascii", "replace").strip() if seal.exists() else None
+    except OSError as error:
+        raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
+    if sealed not in (None, hashlib.sha256(text).hexdigest()):
+        raise InvalidModel(f"{path}: was changed after it was added; add what it is to be as another version")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidModel(f"{path}: not JSON ({error})") from error
 
 
 def file_digest(path: Path) -> str:

@@ -36,7 +36,9 @@ def write_report(
     engine: str,
     duplicates: Sequence[Pair] | None = None,
     compared: str = "",
+    unread: int = 0,
     data: str = "",
+    learnt_from: int | None = None,
 ) -> Path:
     """Write `report.html` into a folder and return its path.
 
@@ -48,8 +50,12 @@ def write_report(
         PNG files, which the page carries within itself.
     duplicates, compared
         Near-duplicates and the two sets that were compared; None where there was no second set.
+    unread
+        How many images of the second set cannot be read.
     data
         What the radiographs are called.
+    learnt_from
+        How many of them the model has learnt from; None where that is not known.
 
     Raises
     ------
@@ -72,7 +78,9 @@ def write_report(
         duplicates=None if duplicates is None else list(duplicates)[:_MOST_PAIRS],
         duplicate_count=len(duplicates or ()),
         compared=compared,
+        unread=unread,
         data=data,
+        learnt_from=learnt_from,
         attributes=ATTRIBUTES,
     )
     path = out / REPORT

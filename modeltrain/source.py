@@ -19,9 +19,10 @@ from modeltrain.data import (
     read_sample,
     split_by_patient,
     training_samples,
+    with_contents,
 )
 from modeltrain.outputs import AGENTS, CLASSES
-from modeltrain.preprocess import PICTURE_SUFFIXES, patient_in_header
+from modeltrain.preprocess import PICTURE_SUFFIXES, names_in_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,6 +107,8 @@ class Sources:
                 for patient in sorted(sides[0].keys() & sides[1].keys())
             ],
         )
+        places = ["training"] * len(both.train) + ["validation"] * len(both.validation)
+        refuse(self.name, _twice(both.train + both.validation, places))
         return both
 
 
@@ -118,7 +121,7 @@ def sources_of(data: Path | Source | Sources) -> Sources:
 
 def folder_source(root: Path) -> Source:
     """Return a Kaggle-style folder, or one that holds NORMAL/ and PNEUMONIA/ itself; `test` is never opened."""
-    samples = training_samples(root)
+    samples = with_contents(training_samples(root))
     return Source(
         "Kaggle: train and val joined, then split by patient; test locked", samples, data_digest(samples, root)
     )
@@ -128,19 +131,21 @@ def csv_source(path: Path) -> Source:
     """Return the images that a CSV file lists.
 
     Columns: `path` (relative to the file; DICOM, JPEG or PNG), `label` (NORMAL or PNEUMONIA), and if wanted `patient`,
-    `agent` (bacteria or virus) and `split` (train or validation, then for every row). Without `patient`, DICOM objects
-    are grouped by a digest of their Patient ID, and pictures by their names.
+    `agent` (bacteria or virus) and `split` (train, validation or test, then for every row). Rows of the test are not
+    learnt from; without a row of the validation, patients are set aside for it as from a folder. Without `patient`,
+    DICOM objects are grouped by a digest of their Patient ID, and pictures by their names.
 
     Raises
     ------
     InvalidData
         The file cannot be read, a column is missing, or rows are faulty: the first ones are quoted by their number.
     """
-    samples, sides = _listed(path, _SIDES[:2])
-    _both_classes(samples, str(path))
-    _one_label(path, samples)
-    held = frozenset(s.patient for s, side in zip(samples, sides, strict=True) if side == "validation")
-    return Source(f"CSV file {path.name}", tuple(samples), _digest(samples), held if any(sides) else None)
+    listed, sides = _listed(path)
+    samples = [sample for sample, side in zip(listed, sides, strict=True) if side != "test"]
+    name = f"CSV file {path.name}" + (", without its test" if len(samples) < len(listed) else "")
+    _both_classes(samples, f"{path}: " + ("beside its test it" if len(samples) < len(listed) else "it"))
+    held = frozenset(s.patient for s, side in zip(listed, sides, strict=True) if side == "validation")
+    return Source(name, tuple(samples), _digest(samples), held or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +162,16 @@ class Judged:
     learnt: tuple[Sample, ...] = ()
 
 
-def judged_source(path: Path) -> Judged:
+def judged_source(path: Path, *, beside: bool = True) -> Judged:
     """Return what a model is judged on.
 
     Of a folder that is `test/`, or else its own NORMAL/ and PNEUMONIA/; of a CSV file, as for `csv_source`, the rows
     whose `split` is test, where there are none those of validation, and without the column all.
+
+    Parameters
+    ----------
+    beside
+        Whether to list what may be learnt from beside them.
 
     Raises
     ------
@@ -170,15 +180,15 @@ def judged_source(path: Path) -> Judged:
     """
     if path.is_file():
         return _judged_rows(path)
-    samples = evaluation_samples(path)
+    samples = with_contents(evaluation_samples(path))
     root = path if (path / "test").is_dir() else path.resolve().parent if path.resolve().name == "test" else None
-    learnt = training_samples(root) if root and (root / "train").is_dir() else ()
+    learnt = training_samples(root) if beside and root and (root / "train").is_dir() else ()
     where = f"folder {path.resolve().name}" + ("/test" if root == path else "")
     return Judged(Source(where, samples, data_digest(samples, path)), learnt)
 
 
 def _judged_rows(path: Path) -> Judged:
-    samples, sides = _listed(path, _SIDES)
+    samples, sides = _listed(path)
     name, judged = f"CSV file {path.name}", "test" if "test" in sides else "validation"
     learnt: list[Sample] = []
     if any(sides):
@@ -186,12 +196,11 @@ def _judged_rows(path: Path) -> Judged:
         samples, learnt = ([s for s, side in pairs if (side == judged) is own] for own in (True, False))
         name += f", split {judged}"
     _both_classes(samples, name)
-    _one_label(path, samples)
     return Judged(Source(name, tuple(samples), _digest(samples)), tuple(learnt))
 
 
-def _listed(path: Path, known: Sequence[str]) -> tuple[list[Sample], list[str]]:
-    """Return the images of a CSV file and the side of each, one of those known."""
+def _listed(path: Path) -> tuple[list[Sample], list[str]]:
+    """Return the images of a CSV file, which know their contents, and the side of each."""
     rows = _rows(path)
     root = path.resolve().parent
     samples: list[Sample] = []
@@ -200,7 +209,7 @@ def _listed(path: Path, known: Sequence[str]) -> tuple[list[Sample], list[str]]:
     faults: list[str] = []
     for number, row in rows:
         try:
-            sample, side = _sample(root, row, known)
+            sample, side = _sample(root, row)
         except InvalidData as error:
             faults.append(f"row {number}: {error}")
             continue
@@ -215,7 +224,9 @@ def _listed(path: Path, known: Sequence[str]) -> tuple[list[Sample], list[str]]:
         faults.append("split: is empty in some rows and not in others")
     faults += _one_side(samples, sides, [number for number, _ in rows]) if not faults else []
     refuse(path, faults)
-    return samples, sides
+    known = list(with_contents(samples))
+    refuse(path, _twice(known, sides))
+    return known, sides
 
 
 def refuse(where: Path | str, faults: Sequence[str]) -> None:
@@ -277,31 +288,31 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _sample(root: Path, row: dict[str, str], known: Sequence[str]) -> tuple[Sample, str]:
+def _sample(root: Path, row: dict[str, str]) -> tuple[Sample, str]:
     """Return a row's image and side."""
     label, agent, side = row["label"].upper(), row.get("agent", "").lower(), row.get("split", "").lower()
     if label not in CLASSES:
         raise InvalidData(f"label {row['label']!r} is neither {' nor '.join(CLASSES)}")
     if agent and agent not in AGENTS:
         raise InvalidData(f"agent {row['agent']!r} is neither {' nor '.join(AGENTS)}")
-    if side not in ("", *known):
-        raise InvalidData(f"split {row['split']!r} is neither {' nor '.join(known)}")
+    if side not in ("", *_SIDES):
+        raise InvalidData(f"split {row['split']!r} is neither {' nor '.join(_SIDES)}")
     path = (root / row["path"]).resolve()
     if not row["path"] or not path.is_file():
         raise InvalidData(f"no such file: {row['path'] or '(empty)'}")
     number = CLASSES.index(label)
     cause = AGENTS.index(agent) if agent and number else -1
-    return Sample(path, number, row.get("patient") or _patient(path), cause), side
+    try:
+        said, uid = names_in_header(path)
+    except Permanent:  # whoever reads the image finds out, and may leave it out
+        said = uid = ""
+    return Sample(path, number, row.get("patient") or _patient(path, said), cause, uid=uid), side
 
 
-def _patient(path: Path) -> str:
+def _patient(path: Path, said: str) -> str:
     """Return whose image a file is, without keeping a name or an ID in the clear."""
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return patient_of(path.stem)
-    try:
-        said = patient_in_header(path)
-    except Permanent as error:
-        raise InvalidData(str(error)) from error
     return hashlib.sha256(said.encode()).hexdigest()[:16] if said else path.stem
 
 
@@ -332,28 +343,26 @@ def _both_classes(samples: Sequence[Sample], where: str) -> None:
             raise InvalidData(f"{where} holds no {name}: both classes are needed")
 
 
-def _one_label(path: Path, samples: Sequence[Sample]) -> None:
-    """Refuse the same picture under two labels, whatever it is called."""
-    first: dict[str, Sample] = {}
+def _twice(samples: Sequence[Sample], sides: Sequence[str]) -> list[str]:
+    """Return a fault for each picture that has two labels, or is on two sides, whatever it is called.
+
+    Pictures are the same by their bytes or by their SOP Instance UID.
+    """
+    first: dict[str, tuple[Sample, str]] = {}
     faults = []
-    for sample in samples:
-        before = first.setdefault(_content(sample.path), sample)
-        if before.label != sample.label:
-            faults.append(f"{before.path.name} and {sample.path.name} are one picture with two labels")
-    refuse(path, faults)
+    for sample, side in zip(samples, sides, strict=True):
+        for key in filter(None, (sample.content, sample.uid)):
+            before, there = first.setdefault(key, (sample, side))
+            if (before.label, there) != (sample.label, side):
+                how = "with two labels" if before.label != sample.label else f"in {there} and in {side}"
+                faults.append(f"{before.shown} and {sample.shown} are one picture {how}")
+                break
+    return faults
 
 
 def _digest(samples: Sequence[Sample]) -> str:
     """Return a fingerprint of contents and labels: where files lie does not matter."""
     total = hashlib.sha256()
-    for line in sorted(f"{_content(sample.path)} {sample.label}" for sample in samples):
+    for line in sorted(f"{sample.content} {sample.label}" for sample in with_contents(samples)):
         total.update(f"{line}\n".encode())
     return total.hexdigest()
-
-
-def _content(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InvalidData(f"{path}: cannot be read ({error.strerror})") from error

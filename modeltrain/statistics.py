@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from scipy.stats import beta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,6 +151,23 @@ class Resamples:
                 found[name].append((weights @ (of & right)) / (weights @ of.astype(float)))
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
+    def rate_intervals(self, threshold: float) -> dict[str, list[float]]:
+        """Return the 95 % intervals of sensitivity, specificity and accuracy at a threshold.
+
+        Where all answers are right, or all wrong, every set says the same and no spread is seen: there it is Clopper
+        and Pearson's interval (1934), of as many trials as there are patients.
+        """
+        right = (self.probability >= threshold) == (self.labels == 1)
+        every = np.ones(len(self.labels), dtype=bool)
+        among = {"sensitivity": self.labels == 1, "specificity": self.labels == 0, "accuracy": every}
+        found = {}
+        for name, values in self.rates(threshold).items():
+            own = right[among[name]]
+            patients = len(np.unique(self.place[among[name]]))
+            alike = own.all() or not own.any()
+            found[name] = _exact(bool(own.all()), patients) if alike else interval(values)
+        return found
+
     def roc(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each set's sensitivity [resamples, G] at the false positive rates of a grid."""
         curves = []
@@ -180,6 +198,12 @@ def _parts(sets: int, width: int) -> Iterator[slice]:
     """Divide sets into parts of at most `_AT_ONCE` numbers, of at least one set each."""
     step = max(1, _AT_ONCE // max(width, 1))
     yield from (slice(start, min(start + step, sets)) for start in range(0, sets, step))
+
+
+def _exact(right: bool, trials: int) -> list[float]:
+    """Return Clopper and Pearson's interval of a rate where all trials, or none, succeeded."""
+    bound = round(float(beta.ppf((1 - CONFIDENCE) / 2, trials, 1)), 4)
+    return [bound, 1.0] if right else [0.0, round(1 - bound, 4)]
 
 
 def interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> list[float]:

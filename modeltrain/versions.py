@@ -14,7 +14,18 @@ import onnxruntime
 
 from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
 from modeltrain.outputs import CLASSES
-from modeltrain.registry import CARD, CURRENT, INT8, ONNX, Card, current_model, load_card, shipped_model
+from modeltrain.registry import (
+    CARD,
+    CURRENT,
+    INT8,
+    ONNX,
+    SEAL,
+    Card,
+    current_model,
+    file_digest,
+    load_card,
+    shipped_model,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,10 +130,19 @@ class Versions:
         Raises
         ------
         InvalidModel
-            It is not an intact model folder, or what is in it cannot answer.
+            It is not an intact model folder, what is in it cannot answer, or it is there with another card.
         OutOfResources
             It cannot be written.
         """
+        added = self._copied(folder)
+        if (added.card.folder / CARD).read_bytes() != (folder / CARD).read_bytes():
+            raise InvalidModel(
+                f"{folder}: {added.name} is there with another card, and a model is never changed: "
+                "give it another version"
+            )
+        return added
+
+    def _copied(self, folder: Path) -> Version:
         card = load_card(folder)
         name = version_name(card)
         target, building = self.root / name, self.root / f".{name}.new"
@@ -133,7 +153,9 @@ class Versions:
                 building.mkdir(parents=True)
                 for file in (CARD, *card.digests):
                     shutil.copyfile(folder / file, building / file)
-                    _sync(building / file)
+                (building / SEAL).write_text(f"{file_digest(building / CARD)}\n", encoding="utf-8")
+                for path in building.iterdir():
+                    _sync(path)
                 building.replace(target)
                 _sync(self.root)
             except OSError as error:
@@ -149,7 +171,7 @@ class Versions:
         OutOfResources
             The folder cannot be written; the model that served still does.
         """
-        added = self.add(version.card.folder)
+        added = self._copied(version.card.folder)
         entry = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "to": added.name, **facts}
         temporary = self.root / f".{CURRENT}.new"
         try:

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from modeltrain.registry import CARD, INT8, ONNX, SAFETENSORS, shipped_model
+from modeltrain.learnt import write_learnt
+from modeltrain.registry import CARD, LEARNT, ONNX, SAFETENSORS, shipped_model
+from modeltrain.source import Sources
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from modeltrain.source import Source
 
-def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: Any) -> Path:
+
+def variant(
+    folder: Path, *, version: str = "9.0.0", bias: float = 0.0, learnt: Source | None = None, **card: Any
+) -> Path:
     """Write a copy of the shipped model whose logit of PNEUMONIA is higher by `bias`, and return its folder.
 
     Parameters
     ----------
+    learnt
+        What it says that it has learnt from; by default it does not say.
     card
         Parts of the card to put in place of the shipped ones.
     """
@@ -35,8 +43,13 @@ def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: 
     onnx.save_model(model, folder / ONNX)
     raw = json.loads((source / CARD).read_text(encoding="utf-8"))
     raw |= {"version": version} | card
-    raw["files"].pop(INT8, None)
-    for name in (ONNX, SAFETENSORS):
+    written = [ONNX, SAFETENSORS]
+    if learnt:
+        write_learnt(folder, Sources((learnt,)))
+        raw["data"]["learnt"] = {"complete": True}
+        written.append(LEARNT)
+    raw["files"] = {name: raw["files"].get(name, {}) for name in written}
+    for name in written:
         raw["files"][name] = {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
     (folder / CARD).write_text(json.dumps(raw), encoding="utf-8")
     return folder

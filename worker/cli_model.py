@@ -6,15 +6,18 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dicom_io.errors import InvalidSettings
+from dicom_io.errors import InvalidSettings, OutOfResources
 from worker import settings
+
+if TYPE_CHECKING:
+    from modeltrain.duplicates import Pair
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 
@@ -39,7 +42,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch of the run in --out")
     ] = False,
-    name: Annotated[str, typer.Option(help="Name of the model")] = "cxr-pneumonia-resnet18",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model [default: cxr-pneumonia- and the architecture]")
+    ] = None,
     version: Annotated[str, typer.Option(help="Version of the model, made of digits")] = "0.0.0",
     ages: Annotated[
         tuple[float, float] | None, typer.Option(help="Least and greatest age of the population, in completed years")
@@ -61,6 +66,7 @@ def train(
     chosen = recipes.recipe_named(recipe, init=init, epochs=epochs, seed=seed)
     if arch is not None:
         chosen = dataclasses.replace(chosen, arch=arch)
+    name = name or f"cxr-pneumonia-{chosen.arch.replace('_', '-')}"
     if (out / f"{name}-{version}").exists():  # said before the hours of training, not after
         raise InvalidSettings(f"{out / f'{name}-{version}'}: exists already; name another --version")
     weights = training.run(data, out, chosen, resume=resume, device=device)
@@ -90,6 +96,7 @@ def evaluate(
         from modeltrain import figures, report
         from modeltrain.details import details
         from modeltrain.duplicates import near_duplicates, pairs_told
+        from modeltrain.learnt import known_to
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from worker.labelled import judged_data
@@ -98,6 +105,10 @@ def evaluate(
 
     loaded = settings.load(config)
     judged = judged_data(loaded, data)
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # said before all images are read, not after
+    except OSError as error:
+        raise OutOfResources(f"{out}: cannot be written ({error.strerror})") from error
     reader = Reader(loaded, model_folder(loaded))
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -112,9 +123,16 @@ def evaluate(
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     reader.close()
-    further = details(answers, evaluation, {reader.judge.operating_point: reader.threshold} | reader.judge.points)
-    written = figures.write_figures(answers, evaluation, out)
-    pairs = near_duplicates(judged.source.samples, judged.learnt) if judged.learnt else None
+    known = known_to(reader.card, judged.source)
+    learnt_from = None if known is None else int(known.sum())
+    points = {reader.judge.operating_point: reader.threshold} | reader.judge.points
+    further = details(answers, evaluation, points)
+    written = figures.write_figures(answers, evaluation, out, points)
+    pairs: list[Pair] | None = None
+    unread = 0
+    if judged.learnt:
+        pairs, broken = near_duplicates(judged.source.samples, judged.learnt)
+        unread = len(broken)
     compared = "the set and what may be learnt from beside it"
     page = report.write_report(
         out,
@@ -125,11 +143,15 @@ def evaluate(
         engine=reader.engine.name,
         duplicates=pairs,
         compared=compared,
+        unread=unread,
         data=judged.source.name,
+        learnt_from=learnt_from,
     )
+    if learnt_from:
+        sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
     if as_json:
-        told = {"data": {"name": judged.source.name, "sha256": judged.source.digest}}
-        told |= further | {"near_duplicates": pairs_told(pairs, compared)}
+        told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
+        told |= further | {"near_duplicates": pairs_told(pairs, compared, unread)}
         sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return
     table = Table("measure", "value")

@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicom_io.errors import InvalidModel, InvalidSettings
+from dicom_io.errors import InvalidData, InvalidModel, InvalidSettings
 from worker import settings
 
 if TYPE_CHECKING:
     from modeltrain.compare import Comparison
     from modeltrain.evaluate import Answers
+    from modeltrain.learnt import Fair
     from modeltrain.registry import Card
-    from modeltrain.source import Source
     from modeltrain.versions import Version, Versions
     from worker.settings import Settings
 
@@ -110,9 +110,9 @@ def compare(
     if not names or len(names) != 2 or data is None:
         raise InvalidSettings("name two models and --data, or say --shadow")
     loaded, versions = _opened(config)
-    found, _ = _compared(loaded, versions.find(names[0]).card, versions.find(names[1]).card, data)
+    found, fair = _compared(loaded, versions.find(names[0]).card, versions.find(names[1]).card, data)
     if style == "json":
-        sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(found.to_dict() | fair.to_dict(), indent=2) + "\n")
         return
     table = Table("measure", "old", "new", "difference", "95 % interval")
     for measure in ("auc", "sensitivity", "specificity"):
@@ -122,6 +122,7 @@ def compare(
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     counts = f"{found.normal} NORMAL and {found.pneumonia} PNEUMONIA images"
     sys.stdout.write(f"{counts}; AUC by DeLong, the rates at each model's own threshold by bootstrap\n")
+    sys.stdout.writelines(f"{line}\n" for line in fair.told())
 
 
 @models.command()
@@ -139,8 +140,8 @@ def promote(
     """Let a model serve, if it is not worse than the current one on locked radiographs.
 
     It is refused when AUC, sensitivity or specificity is lower and the 95 % interval of the difference reaches beyond
-    the margin, or when there are too few images to tell (--least). A running worker takes it up by itself, within a
-    second of the next image.
+    the margin, or when there are too few images to tell (--least). Images that either model has learnt from are left
+    out. A running worker takes it up by itself, within a second of the next image.
     """
     loaded, versions = _opened(config)
     candidate, serving = versions.find(name), _serving(loaded)
@@ -149,12 +150,13 @@ def promote(
         raise InvalidSettings("--force wants a --reason, which is recorded")
     facts: dict[str, Any] = {"forced": force, "reason": reason.strip()}
     if data is not None:
-        found, locked = _compared(loaded, serving, candidate.card, data)
+        found, fair = _compared(loaded, serving, candidate.card, data)
         worse, few = found.worse(margin), found.too_few(least)
-        facts |= {"comparison": found.to_dict() | {"data": locked.name, "data_sha256": locked.digest}, "margin": margin}
+        facts |= {"comparison": found.to_dict() | fair.to_dict(), "margin": margin}
         facts |= {"worse": worse, "least": least, "too_few": bool(few)}
         if few and not force:
-            raise InvalidSettings(f"{candidate.name} is not promoted: {few}")
+            raise InvalidSettings("; ".join([f"{candidate.name} is not promoted: {few}", *fair.told()]))
+        sys.stderr.writelines(f"{line}\n" for line in fair.told())
         if worse and not force:
             raise InvalidSettings(f"{candidate.name} is not promoted: {'; '.join(worse)}; margin {margin:g}")
     elif not force:
@@ -224,24 +226,28 @@ def _opened(config: Path | None) -> tuple[Settings, Versions]:
     return loaded, versions_of(loaded)
 
 
-def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Comparison, Source]:
-    """Ask both models about the same radiographs; return what came of it, and which radiographs these were."""
+def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Comparison, Fair]:
+    """Ask both models about radiographs that neither has learnt from; return what came of it, and which these were."""
     try:
         from modeltrain.compare import compare as paired
         from modeltrain.evaluate import ask
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"comparing needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from modeltrain.judge import Judge
+    from modeltrain.learnt import fair_part
     from worker.inference import open_engine
     from worker.labelled import judged_data
 
-    source = judged_data(loaded, data).source
+    fair = fair_part(judged_data(loaded, data, beside=False).source, (old, new))
     answers: list[Answers] = []
     judges = [Judge(card, loaded.model.operating_point, loaded.model.threshold) for card in (old, new)]
     for card, judge in zip((old, new), judges, strict=True):
         engine = open_engine(card, loaded.model)
-        answers.append(ask(engine.predict, source.samples, judge=judge, size=card.input_size))
-    return paired(answers[0], answers[1], (judges[0].threshold, judges[1].threshold)), source
+        answers.append(ask(engine.predict, fair.samples, judge=judge, size=card.input_size))
+    try:
+        return paired(answers[0], answers[1], (judges[0].threshold, judges[1].threshold)), fair
+    except InvalidData as error:
+        raise InvalidData("; ".join([str(error), *fair.told()])) from error
 
 
 def _compare_shadow(config: Path | None, since: str | None, style: str) -> None:

@@ -64,7 +64,10 @@ def retrain(
     sources = _sources(loaded, data, base, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
     weights = training.run(sources, out, chosen, start=weights_before, resume=resume, device=device)
-    folder = export.export_model(weights, sources, out, name=name, version=version, outliers=outliers, ages=ages)
+    began_with = weights_before.parent if weights_before else None
+    folder = export.export_model(
+        weights, sources, out, name=name, version=version, outliers=outliers, ages=ages, began_with=began_with
+    )
     sys.stdout.write(f"model: {folder}\n")
 
 

@@ -230,6 +230,8 @@ def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
             row.patient_key or f"receipt-{row.id}",
             AGENTS.index(row.agent) if row.agent else -1,
             f"SOP instance {row.sop_instance_uid}",
+            row.sop_instance_uid,
+            row.sha256,
         )
         for row in rows
     ]

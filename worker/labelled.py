@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dicom_io.errors import InvalidData
 from modeltrain.source import Judged, Source, csv_source, folder_source, judged_source
 from worker.blobs import Blobs
 from worker.database import open_ledger
@@ -27,19 +28,26 @@ def training_data(loaded: Settings, data: str) -> Source:
     """
     if data == AUDIT:
         return _audit(loaded)
-    path = Path(data)
+    path = _there(data)
     return csv_source(path) if path.is_file() else folder_source(path)
 
 
-def judged_data(loaded: Settings, data: str) -> Judged:
-    """Return what models are to be judged on.
+def judged_data(loaded: Settings, data: str, *, beside: bool = True) -> Judged:
+    """Return what models are to be judged on, and `beside` it what may be learnt from.
 
     Raises
     ------
     InvalidData
         As `training_data`.
     """
-    return Judged(_audit(loaded)) if data == AUDIT else judged_source(Path(data))
+    return Judged(_audit(loaded)) if data == AUDIT else judged_source(_there(data), beside=beside)
+
+
+def _there(data: str) -> Path:
+    path = Path(data)
+    if not path.exists():
+        raise InvalidData(f"{data}: no such folder or file (AUDIT, in capitals, is the audit's confirmed findings)")
+    return path
 
 
 def _audit(loaded: Settings) -> Source:

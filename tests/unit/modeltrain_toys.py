@@ -37,10 +37,10 @@ def batch(count: int) -> NDArray[np.float32]:
     return np.stack(drawn)[:, np.newaxis].astype(np.float32) / np.float32(255)
 
 
-def write_class(folder: Path, names: list[str], opacity: bool) -> None:
-    """Write one drawn radiograph for each name."""
+def write_class(folder: Path, names: list[str], opacity: bool, first: int = 0) -> None:
+    """Write one drawn radiograph for each name; `first` is the seed of the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(names, start=first):
         assert cv2.imwrite(str(folder / name), draw(seed, opacity))
 
 
@@ -53,8 +53,8 @@ def kaggle_folder(root: Path, patients: int = 8) -> Path:
     write_class(root / "train" / "NORMAL", normal, opacity=False)
     write_class(root / "train" / "PNEUMONIA", pneumonia, opacity=True)
     for part, number in (("val", 900), ("test", 950)):
-        write_class(root / part / "NORMAL", [f"NORMAL2-IM-{number}-0001.png"], opacity=False)
-        write_class(root / part / "PNEUMONIA", [f"person{number}_virus_1.png"], opacity=True)
+        write_class(root / part / "NORMAL", [f"NORMAL2-IM-{number}-0001.png"], opacity=False, first=number)
+        write_class(root / part / "PNEUMONIA", [f"person{number}_virus_1.png"], opacity=True, first=number)
     return root
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from dicom_io import files
 from dicom_io.derived import encode
-from dicom_io.errors import InvalidData, InvalidSettings
+from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources
 from dicom_io.radiograph import AGE_BANDS, age_band, attributes
+from modeltrain.source import Source, csv_source, judged_source
 from modeltrain.versions import Versions
 from tests.models import variant
 from tests.peers import chest
@@ -27,7 +29,7 @@ from worker.cli_model import evaluate
 from worker.cli_models import compare, promote
 from worker.database import open_ledger
 from worker.feedback import Verdict, enter
-from worker.labelled import AUDIT, judged_data
+from worker.labelled import AUDIT, judged_data, training_data
 from worker.ledger import Ledger
 from worker.offline import analyze
 from worker.phantom import radiograph
@@ -110,16 +112,35 @@ def test_near_duplicates_of_a_test_folder_are_in_the_json(
     assert found["attributes"] == {}
 
 
-def test_what_a_header_states_is_bounded_and_names_nobody(tmp_path: Path) -> None:
-    path = tmp_path / "a.dcm"
-    path.write_bytes(encode(chest(PatientSex="Doe^Jane", PatientAge="", PatientBirthDate="", Manufacturer="M" * 64)))
-    found = attributes(path)
+def test_what_a_header_states_is_bounded_and_names_nobody() -> None:
+    found = attributes(chest(PatientSex="Doe^Jane", PatientAge="", PatientBirthDate="", Manufacturer="M" * 64))
     assert not {"PatientSex", "AgeBand"} & set(found)
     assert found["Manufacturer"] == "M" * 40
     ages = {0.2: "under 1 year", 1: "1 to 5 years", 5.9: "1 to 5 years", 6: "6 to 17 years", 18: "18 to 39 years"}
     ages |= {64.9: "40 to 64 years", 65: "65 years and over", 102: "65 years and over"}
     assert {years: age_band(years) for years in ages} == ages
     assert list(dict.fromkeys(ages.values())) == list(AGE_BANDS)
+
+
+def test_each_file_is_parsed_once_to_be_listed_and_once_to_be_judged(
+    listed: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reads: list[str] = []
+
+    def counted(path: Path, *, stop_before_pixels: bool) -> Any:
+        reads.append(f"{path.name}{' header' if stop_before_pixels else ''}")
+        return read(path, stop_before_pixels=stop_before_pixels)
+
+    read = files._read
+    monkeypatch.setattr(files, "_read", counted)
+    monkeypatch.setattr("modeltrain.duplicates.near_duplicates", lambda *_: ([], []))
+    monkeypatch.setattr("modeltrain.figures.write_figures", lambda *_: ())
+    monkeypatch.setattr("modeltrain.report.write_report", lambda *_, **__: tmp_path)
+    evaluate(str(listed), tmp_path / "out", as_json=True, config=config)
+    assert json.loads(capsys.readouterr().out)["attributes"]["PatientSex"]["F"]["n"] == 2
+    judged = [name for name in reads if not name.endswith("header")]
+    assert sorted(judged) == ["4.dcm", "5.dcm", "6.dcm", "7.dcm"]
+    assert len(reads) == len(judged) + 8
 
 
 def promoted(config: Path) -> list[dict[str, Any]]:
@@ -143,9 +164,59 @@ def test_a_promotion_needs_enough_images_or_force(
     assert (second["forced"], second["least"], second["too_few"]) == (True, 30, True)
     assert first["comparison"]["data"] == "CSV file list.csv, split test"
     assert len(first["comparison"]["data_sha256"]) == 64
+    (tmp_path / "file").touch()
+    with pytest.raises(OutOfResources, match="file: cannot be written"):
+        evaluate(str(listed), tmp_path / "file", config=config)
     capsys.readouterr()
     compare([name, name], str(listed), config=config)
     assert "2 NORMAL and 2 PNEUMONIA images; AUC by DeLong" in capsys.readouterr().out
+
+
+def test_a_model_is_not_compared_on_what_it_has_learnt_from(
+    listed: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = judged_source(listed).source
+    two = Source("two", source.samples[:2], "d")
+    versions = Versions(tmp_path / "data" / "models")
+    some = versions.add(variant(tmp_path / "some", learnt=two)).name
+    every = versions.add(variant(tmp_path / "all", version="9.1.0", learnt=source)).name
+    other = versions.add(variant(tmp_path / "other", version="9.2.0", learnt=csv_source(listed))).name
+    with pytest.raises(InvalidData, match=rf"nothing is left .*4 of 4 images are left out: {every} has learnt") as none:
+        promote(every, str(listed), least=2, margin=1, config=config)
+    assert "cxr-pneumonia-resnet18-1." in str(none.value), "of the shipped one it is not known, and that is said"
+    with pytest.raises(InvalidData, match=rf"1 NORMAL and 1 PNEUMONIA images.*2 of 4 images are left out: {some}"):
+        promote(some, str(listed), least=2, margin=1, config=config)
+    assert promoted(config) == []
+    capsys.readouterr()
+    promote(other, str(listed), least=2, margin=1, config=config)
+    assert "left out" not in capsys.readouterr().err
+    (event,) = promoted(config)
+    assert event["comparison"]["learnt_from"][other] == 0
+    with pytest.raises(InvalidData, match="left out"):
+        compare([some, every], str(listed), config=config)
+
+    # What is judged by `evaluate` is judged as a whole, but it is said.
+    loaded = tmp_path / "every.yaml"
+    loaded.write_text(yaml.safe_dump({"model": {"folder": str(tmp_path / "all")}, "storage": {"min_free_mb": 0}}))
+    evaluate(str(listed), tmp_path / "out", as_json=True, config=loaded)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["data"]["learnt_from"] == 4
+    assert "has learnt from 4 of these images" in said.err
+    assert "the figures flatter it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_comparison_lists_nothing_that_it_does_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = kaggle_folder(tmp_path / "kaggle", patients=2)
+    monkeypatch.setattr("modeltrain.source.training_samples", lambda _: pytest.fail("listed"))
+    assert judged_data(Settings(), str(root), beside=False).learnt == ()
+
+
+def test_what_is_not_there_is_called_so() -> None:
+    words = r"audit: no such folder or file \(AUDIT, in capitals"
+    with pytest.raises(InvalidData, match=words):
+        judged_data(Settings(), "audit")
+    with pytest.raises(InvalidData, match=words):
+        training_data(Settings(), "audit")
 
 
 def test_the_audit_s_verdicts_judge_too(config: Path) -> None:
@@ -158,6 +229,8 @@ def test_the_audit_s_verdicts_judge_too(config: Path) -> None:
     judged = judged_data(loaded, AUDIT)
     assert [sample.shown for sample in judged.source.samples] == [f"SOP instance {NEW.sop_instance_uid}"]
     assert judged.learnt == ()
+    (sample,) = judged.source.samples
+    assert (sample.uid, sample.content) == (NEW.sop_instance_uid, NEW.sha256)
     assert story(ledger, "1")
 
 

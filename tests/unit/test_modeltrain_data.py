@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,6 @@ from modeltrain.data import (
 )
 from tests.shared import shared
 from tests.unit.modeltrain_toys import kaggle_folder, write_class
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -44,7 +42,6 @@ def test_the_patient_stands_in_the_file_name(stem: str, patient: str) -> None:
 
 def made_up(patients: int) -> list[Sample]:
     """Samples of both classes without files: patient i has i % 4 + 1 images; every third is NORMAL."""
-    from pathlib import Path
 
     return [
         Sample(Path(f"{patient}-{take}.png"), int(patient % 3 > 0), f"p{patient}")
@@ -133,3 +130,19 @@ def test_the_real_set_is_divided_by_patient() -> None:
     assert len(samples) == 5232
     assert not {s.patient for s in split.train} & {s.patient for s in split.validation}
     assert 0.10 < len(split.validation) / len(samples) < 0.12
+
+
+def test_patients_who_share_a_picture_are_on_one_side() -> None:
+    def sample(number: int, patient: str, content: str = "", uid: str = "") -> Sample:
+        return Sample(Path(f"{number}.png"), number % 2, patient, content=content, uid=uid)
+
+    plain = [sample(number, f"p{number:02d}") for number in range(40)]
+    shared = [sample(40, "p03", content="a"), sample(42, "p05", content="a", uid="1.2"), sample(44, "p09", uid="1.2")]
+    for seed in range(20):
+        split = split_by_patient([*plain, *shared], 0.3, seed)
+        sides = [{each.patient for each in side} for side in (split.train, split.validation)]
+        assert not sides[0] & sides[1]
+        assert any({"p03", "p05", "p09"} <= side for side in sides)
+    known = [dataclasses.replace(each, content=each.path.stem) for each in plain]
+    one, other = split_by_patient(plain, 0.3, 1), split_by_patient(known, 0.3, 1)
+    assert [each.path for each in one.train] == [each.path for each in other.train], "the split of before"

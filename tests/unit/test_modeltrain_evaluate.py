@@ -124,7 +124,7 @@ def test_cases_are_the_surest_of_each_kind_and_the_nearest_to_the_threshold() ->
 
 def test_figures_are_drawn(folder: Path, tmp_path: Path) -> None:
     result, answers = evaluate(predictor(SCORES), folder, threshold=0.5, model="toy-1")
-    paths = write_figures(answers, result, tmp_path / "out")
+    paths = write_figures(answers, result, tmp_path / "out", {"screening": 0.5})
     assert {path.name for path in paths} > {"confusion_matrix.png", "roc.png", "metrics.png", "gradcam_grid.png"}
     for path in paths:
         picture = cv2.imread(str(path))

@@ -36,7 +36,7 @@ def listed(tmp_path: Path) -> list[dict[str, Any]]:
         dataset = radiograph(draw(number, opacity=bool(number % 2)), uid_seed=str(number), PatientID=f"ID{number}")
         dataset.save_as(tmp_path / "images" / f"{number}.dcm", enforce_file_format=True)
         rows.append({"path": f"images/{number}.dcm", "label": label})
-        write_class(tmp_path / "images", [f"person{number}_virus_{number}.png"], opacity=bool(number % 2))
+        write_class(tmp_path / "images", [f"person{number}_virus_{number}.png"], bool(number % 2), first=number)
         rows.append({"path": f"images/person{number}_virus_{number}.png", "label": label.lower()})
     return rows
 
@@ -62,6 +62,40 @@ def test_a_csv_file_may_say_the_split_itself(tmp_path: Path, listed: list[dict[s
     assert {sample.patient for sample in split.train} == {"p0", "p1"}
 
 
+@pytest.mark.parametrize("said", ["train", "validation"])
+def test_rows_of_the_test_are_not_learnt_from(tmp_path: Path, listed: list[dict[str, Any]], said: str) -> None:
+    sides = ["train", "train", "train", "train", said, said, "test", "test"]
+    order = (0, 1, 2, 3, 4, 6, 5, 7)  # of each class one patient for the validation
+    rows = [listed[i] | {"patient": f"p{i}", "split": side} for i, side in zip(order, sides, strict=True)]
+    source = csv_source(table(tmp_path / "list.csv", rows))
+    assert (source.name, len(source.samples)) == ("CSV file list.csv, without its test", 6)
+    assert not {"p5", "p7"} & {sample.patient for sample in source.samples}
+    split = sources_of(source).split(0.2, 1)
+    assert len(split.train) + len(split.validation) == 6
+    assert {sample.label for sample in split.validation} == {0, 1}, "set aside by patient where no row is"
+    without = csv_source(table(tmp_path / "other.csv", rows[:6]))
+    assert without.digest == source.digest
+    judged = judged_source(tmp_path / "list.csv")
+    assert {sample.patient for sample in judged.source.samples} == {"p5", "p7"}
+
+
+def test_a_picture_on_two_sides_is_refused_whatever_it_is_called(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
+    copy = tmp_path / "images" / "copy.dcm"
+    copy.write_bytes((tmp_path / listed[0]["path"]).read_bytes())
+    rows = [row | {"patient": f"p{i}", "split": "train"} for i, row in enumerate(listed)]
+    rows.append({"path": "images/copy.dcm", "label": "NORMAL", "patient": "p8", "split": "test"})
+    with pytest.raises(InvalidData, match=r"0.dcm and copy.dcm are one picture in train and in test"):
+        csv_source(table(tmp_path / "list.csv", rows))
+
+
+def test_a_broken_object_in_a_list_is_found_by_its_reader(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
+    (tmp_path / listed[0]["path"]).write_bytes(b"\0" * 200)
+    source = csv_source(table(tmp_path / "list.csv", listed))
+    with pytest.raises(InvalidData, match=r"1 image\(s\) cannot be read: .*0.dcm: not a DICOM file"):
+        readable(source, skip=False)
+    assert len(readable(source, skip=True).samples) == 7
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,7 +103,7 @@ def test_a_csv_file_may_say_the_split_itself(tmp_path: Path, listed: list[dict[s
         ({0: {"path": "images/none.dcm"}}, r"row 2: no such file: images/none.dcm"),
         ({2: {"path": ""}}, r"row 4: no such file: \(empty\)"),
         ({3: {"agent": "fungus"}}, r"row 5: agent 'fungus' is neither bacteria nor virus"),
-        ({4: {"split": "test"}}, r"row 6: split 'test' is neither train nor validation"),
+        ({4: {"split": "later"}}, r"row 6: split 'later' is neither train nor validation nor test"),
         ({4: {"split": "train"}}, r"split: is empty in some rows"),
         ({2: {"path": "images/0.dcm", "label": "PNEUMONIA"}}, r"row 4: 0.dcm has another label there \(row 2\)"),
         ({4: {"path": "images/0.dcm"}}, r"row 6: 0.dcm stands there too \(row 2\)"),
@@ -78,6 +112,14 @@ def test_a_csv_file_may_say_the_split_itself(tmp_path: Path, listed: list[dict[s
         (
             {i: {"patient": "one", "split": "validation" if i > 5 else "train"} for i in range(8)},
             r"rows 2 and 8: one patient in train and in validation",
+        ),
+        (
+            {i: {"patient": f"{i}" if i < 6 else "5", "split": "test" if i > 5 else "train"} for i in range(8)},
+            r"rows 7 and 8: one patient in train and in test",
+        ),
+        (
+            {i: {"split": "train" if i in (0, 1) else "test"} for i in range(8)},
+            r"beside its test it holds no PNEUMONIA",
         ),
     ],
 )
@@ -158,6 +200,18 @@ def test_parts_are_divided_each_by_itself(tmp_path: Path) -> None:
     assert set(alone.validation) < set(mixed.validation)
     assert not {s.patient for s in mixed.train} & {s.patient for s in mixed.validation}
     assert Sources((base, extra)).digest not in (base.digest, extra.digest)
+
+
+def test_one_picture_of_two_parts_is_on_one_side_and_has_one_label(tmp_path: Path) -> None:
+    base = folder_source(kaggle_folder(tmp_path / "a", patients=9))
+    known = next(s for s in sources_of(base).split(0.2, 7).validation)
+    for label, words in ((known.label, "in training and in validation"), (1 - known.label, "with two labels")):
+        copy = Sample(tmp_path / "copy.png", label, "site-1", content=known.content)
+        with pytest.raises(InvalidData, match=rf"copy.png and {known.path.name} are one picture {words}"):
+            Sources((base, Source("one image", (copy,), "d"))).split(0.2, 7)
+    one, other = (Sample(tmp_path / f"{name}.dcm", 0, name, uid="1.2", content=name) for name in "ab")
+    with pytest.raises(InvalidData, match=r"[ab].dcm and [ab].dcm are one picture in training and in validation"):
+        Sources((base, Source("two", (one, other, *base.samples[:0]), "d", frozenset({"b"})))).split(0.2, 7)
 
 
 def test_a_small_part_is_for_training_as_a_whole_and_a_shared_patient_is_refused(tmp_path: Path) -> None:

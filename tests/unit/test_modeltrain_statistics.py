@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -154,7 +155,9 @@ def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
     assert cv2.imwrite(str(tmp_path / "b" / "NORMAL" / "copy.jpg"), again, [cv2.IMWRITE_JPEG_QUALITY, 70])
     other = np.flipud(texture).copy()
     assert cv2.imwrite(str(tmp_path / "b" / "NORMAL" / "other.png"), other)
-    pairs = near_duplicates(scan(tmp_path / "a"), scan(tmp_path / "b"))
+    (tmp_path / "b" / "NORMAL" / "broken.png").write_bytes(b"\x89PNG broken")
+    pairs, unread = near_duplicates(scan(tmp_path / "a"), scan(tmp_path / "b"))
+    assert [sample.path.name for sample in unread] == ["broken.png"], "it is not in the way of the others"
     found = {(pair.first.path.stem, pair.second.path.stem) for pair in pairs}
     assert ("original", "copy") in found
     assert ("original", "other") not in found
@@ -190,6 +193,22 @@ def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) 
         "person3_virus_3",
         "IM-0005-0001",
     ]
+    sure = dataclasses.replace(
+        answers, probability=np.where(answers.probability == np.float32(0.6), 0.999, answers.probability)
+    )
+    first, *_ = worst_errors(sure, 0.2)
+    assert sure.samples[first].path.stem == "IM-0005-0001", "0.999 is farther than 0.01 from 0.2"
+
+
+def test_where_all_are_right_the_interval_is_exact() -> None:
+    labels, scores = np.repeat([0, 1], 40), np.repeat([0.1, 0.9], 40).astype(np.float32)
+    resamples = Resamples.draw([f"p{i // 2}" for i in range(80)], labels, scores)
+    right, wrong = resamples.rate_intervals(0.5), resamples.rate_intervals(0.95)
+    # Of 20 patients all are right: 0.025^(1/20) is the least rate under which that happens once in forty times.
+    assert right["sensitivity"] == right["specificity"] == [pytest.approx(0.8316, abs=1e-4), 1.0]
+    assert right["accuracy"] == [pytest.approx(0.025 ** (1 / 40), abs=1e-4), 1.0]
+    assert wrong["sensitivity"] == [0.0, pytest.approx(1 - 0.8316, abs=1e-4)]
+    assert wrong["accuracy"] == [0.5, 0.5]
 
 
 def test_the_thresholds_are_a_grid_with_the_operating_points_between(answers: Answers) -> None:
@@ -215,10 +234,11 @@ def test_a_predictive_value_of_nothing_is_none(answers: Answers) -> None:
 
 def test_pairs_are_told_by_their_paths(answers: Answers) -> None:
     one = answers.samples[0]
-    told = pairs_told(near_duplicates([one], [one]), "a and b")
+    told = pairs_told(near_duplicates([one], [one])[0], "a and b", 3)
     assert told == {
         "compared": "a and b",
         "n": 1,
+        "unread": 3,
         "pairs": [{"first": str(one.path), "second": str(one.path), "distance": 0}],
     }
     assert pairs_told(None, "") is None
@@ -227,23 +247,26 @@ def test_pairs_are_told_by_their_paths(answers: Answers) -> None:
 def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: Path) -> None:
     evaluation = measure(answers, threshold=0.5, model="toy <script>")
     out = tmp_path / "out"
-    figures = write_figures(answers, evaluation, out)
+    figures = write_figures(answers, evaluation, out, {"screening": 0.5, "balanced": 0.7})
     card = load_card(shipped_model())
     further = details(answers, evaluation, {"screening": 0.5})
-    pairs = near_duplicates(answers.samples[:1], answers.samples[:1])
-    page = write_report(out, evaluation, further, figures, card=card, engine="e", duplicates=pairs, compared="a and b")
+    pairs, _ = near_duplicates(answers.samples[:1], answers.samples[:1])
+    page = write_report(
+        out, evaluation, further, figures, card=card, engine="e", duplicates=pairs, compared="a and b", unread=2
+    )
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "toy &lt;script&gt;" in text
-    assert text.count("data:image/png;base64,") == len(figures) == 7
+    assert text.count("data:image/png;base64,") == len(figures) == 8
     assert not any(outside in text for outside in ('src="http', "href=", "url(http"))
     assert "1 pairs of images" in text
+    assert "2 images beside it cannot be read" in text
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(answers: Answers, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutOfResources, match="file: cannot be written"):
-        write_figures(answers, measure(answers, threshold=0.5, model="toy-1"), tmp_path / "file")
+        write_figures(answers, measure(answers, threshold=0.5, model="toy-1"), tmp_path / "file", {})
 
 
 def test_one_class_only_is_an_error() -> None:

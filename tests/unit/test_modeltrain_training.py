@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization.calibrate import HistogramCollector
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights, resnet18
@@ -19,14 +20,15 @@ from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain import train
 from modeltrain.batches import order_of
 from modeltrain.data import Images
-from modeltrain.export import export_model
+from modeltrain.export import _learnt_from_nothing_else, export_model
+from modeltrain.learnt import keys_of, known_to, learnt_of
 from modeltrain.network import MixStyle, build, load_network
-from modeltrain.onnx_file import onnx_predictor, rounded, write_weights
+from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import Outputs
 from modeltrain.progress import Progress, read_progress, with_times
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
-from modeltrain.source import sources_of
+from modeltrain.source import folder_source, judged_source, sources_of
 from tests.disk import fill, small_disk
 from tests.unit.modeltrain_toys import batch, kaggle_folder
 
@@ -220,6 +222,13 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     assert resumed.read_bytes() == best.read_bytes()
 
 
+def test_a_full_disk_leaves_no_half_of_a_model(best: Path, data: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", best.stat().st_size // 4) as disk:
+        with pytest.raises(OutOfResources, match=r"toy-0.2: cannot be written \(.*No space left on device"):
+            export_model(best, data, disk, name="toy", version="0.2")
+        assert list(disk.iterdir()) == []
+
+
 def test_hours_are_those_of_the_other_file(best: Path, folder: Path, tmp_path: Path) -> None:
     told = read_progress(best)
     assert [line.seconds for line in told.history] == [None] * len(told.history)
@@ -354,6 +363,58 @@ def test_the_card_says_what_was_done(folder: Path, best: Path) -> None:
     assert card["int8"]["kept"] == ("model.int8.onnx" in card["files"])
     assert card["metrics"]["test"]["n"] == 2
     assert json.loads(json.dumps(card)) == card
+
+
+def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path, data: Path, tmp_path: Path) -> None:
+    card = load_card(folder)
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "readable for whom the site's umask says"
+    told = learnt_of(card)
+    assert told is not None
+    assert told.complete
+    learnt, locked = folder_source(data), judged_source(data).source
+    assert np.array_equal(told.keys, np.unique(np.concatenate(keys_of(learnt))))
+    known = known_to(card, locked)
+    assert known is not None
+    assert not known.any()
+    other = folder_source(kaggle_folder(tmp_path / "other", patients=7))
+    once = dataclasses.replace(QUICK, stages=((1, 32),))
+    went_on = train.run(other, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
+    second = load_card(export_model(went_on, other, tmp_path, name="second", version="1.0", began_with=folder))
+    found = learnt_of(second)
+    assert found is not None
+    assert found.complete
+    assert np.isin(told.keys, found.keys).all(), "what the model it began with had learnt from, it has too"
+    assert np.isin(np.concatenate(keys_of(folder_source(other))), found.keys).all()
+
+
+def test_only_the_runs_that_had_the_same_data_are_told_by_its_record() -> None:
+    def began(*earlier: list[str]) -> Progress:
+        start: dict[str, Any] | None = None
+        for parts in earlier:
+            start = {"data_digest": "-".join(parts), "parts": parts if len(parts) > 1 else [], "start": start}
+        return Progress({}, "a-b", start=start, parts=["a", "b"])
+
+    assert _learnt_from_nothing_else(began())
+    assert _learnt_from_nothing_else(began(["a"], ["a", "b"]))
+    assert not _learnt_from_nothing_else(began(["a", "c"]))
+    assert not _learnt_from_nothing_else(began(["c"], ["a"]))
+
+
+def test_the_calibration_holds_few_images_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    collect = HistogramCollector.collect
+
+    def counted(self: Any, tensors: dict[str, list[Any]]) -> Any:
+        held.append(max(len(each) for each in tensors.values()))
+        return collect(self, tensors)
+
+    monkeypatch.setattr(HistogramCollector, "collect", counted)
+    quantize(folder / "model.onnx", tmp_path / "int8.onnx", list(batch(14)))
+    assert held == [7, 7]
+    scores = [onnx_predictor(path)(batch(14)).logits for path in (folder / "model.onnx", tmp_path / "int8.onnx")]
+    assert np.abs(scores[0] - scores[1]).max() < 0.1
 
 
 def test_a_version_is_never_written_twice_and_current_names_it(folder: Path, best: Path, data: Path) -> None:

@@ -81,6 +81,24 @@ def test_a_damaged_model_is_not_taken_in_and_not_served(tmp_path: Path) -> None:
     assert "model.onnx: is not the file that" in fault
 
 
+def test_a_card_is_never_changed_once_it_was_added(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "models")
+    folder = variant(tmp_path / "a")
+    added = versions.add(folder)
+    assert versions.add(folder).name == added.name
+    for path, message in (
+        (folder / CARD, "is there with another card, and a model is never changed: give it another version"),
+        (added.card.folder / CARD, "was changed after it was added"),
+    ):
+        card = json.loads(path.read_text())
+        card["threshold"]["value"] = 0.01
+        path.write_text(json.dumps(card))
+        with pytest.raises(InvalidModel, match=message):
+            versions.add(folder)
+    assert added.name not in [version.name for version in versions.all()]
+    assert "was changed after it was added" in versions.damaged()[0]
+
+
 def test_a_folder_that_cannot_be_written_leaves_what_serves(tmp_path: Path) -> None:
     (tmp_path / "site").write_text("in the way")
     versions = Versions(tmp_path / "site")
