@@ -30,7 +30,7 @@ from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
 from modeltrain.source import folder_source, judged_source, sources_of
 from tests.disk import fill, small_disk
-from tests.unit.modeltrain_toys import batch, kaggle_folder
+from tests.unit.modeltrain_toys import batch, kaggle_folder, write_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -392,7 +392,9 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
     known = known_to(card, locked)
     assert known is not None
     assert not known.any()
-    other = folder_source(kaggle_folder(tmp_path / "other", patients=7))
+    write_class(tmp_path / "other" / "NORMAL", [f"IM-{i:04d}-0001.png" for i in range(14)], False, first=2000)
+    write_class(tmp_path / "other" / "PNEUMONIA", [f"person{i}_virus_{i}.png" for i in range(14)], True, first=2000)
+    other = folder_source(tmp_path / "other")
     once = dataclasses.replace(QUICK, stages=((1, 32),))
     went_on = train.run(other, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
     second = load_card(export_model(went_on, other, tmp_path, name="second", version="1.0", began_with=folder))
@@ -401,6 +403,7 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
     assert found.complete
     assert np.isin(told.keys, found.keys).all(), "what the model it began with had learnt from, it has too"
     assert np.isin(np.concatenate(keys_of(other)), found.keys).all()
+    assert len(found.keys) == len(told.keys) + len(other.samples)
 
 
 def test_only_the_runs_that_had_the_same_data_are_told_by_its_record() -> None:
