@@ -8,9 +8,11 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -18,14 +20,13 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from dicom_io.derived import code, reference
+from dicom_io.derived import code, encode, reference
 from dicom_io.uids import derived_uid
 from dicom_io.values import integer, items, numbers, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
     from pydicom.uid import UID
@@ -36,6 +37,7 @@ LOSSY: tuple[UID, ...] = (JPEGBaseline8Bit, JPEGExtended12Bit)
 """What a picture goes in where a node accepts nothing that loses nothing."""
 QUALITY = 90
 """Of a picture that is compressed on its way, where `results.jpeg_quality` has not made it a JPEG of its own."""
+_FARTHEST = 8  # mean difference of 255, seen from afar, where even noise is as it was
 METHOD = "ISO_10918_1"  # PS3.3 C.7.6.1.1.5.1
 
 
@@ -104,12 +106,13 @@ def lose(dataset: Dataset, quality: int = QUALITY) -> None:
     """Make an uncompressed picture a JPEG Baseline one, in its place: another object, derived from the one it was.
 
     Its SOP Instance UID is derived from that one's and the quality, so that each attempt sends the same object; what it
-    was made from is named as *uncompressed predecessor* (PS3.3 C.7.6.1.1.3, C.7.6.1.1.4, C.7.6.1.1.5).
+    was made from is named as *uncompressed predecessor* (PS3.3 C.7.6.1.1.3, C.7.6.1.1.4, C.7.6.1.1.5). The picture that
+    it was has been checked; that this one shows it is looked at in the bytes that would be sent.
 
     Raises
     ------
     ValueError, RuntimeError
-        The pixel data is not what the object says of it.
+        The pixel data is not what the object says of it, or what was made of it does not show the picture.
     """
     pixels = dataset.pixel_array
     predecessor = reference(dataset)
@@ -119,6 +122,17 @@ def lose(dataset: Dataset, quality: int = QUALITY) -> None:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.SourceImageSequence = [*items(dataset, "SourceImageSequence"), predecessor]
     dataset.DerivationCodeSequence = [*items(dataset, "DerivationCodeSequence"), code("113040", "Lossy Compression")]
+    shown = pixel_array(BytesIO(encode(dataset)))
+    if shown.shape != pixels.shape or np.abs(_from_afar(shown) - _from_afar(pixels)).mean() > _FARTHEST:
+        raise ValueError("the JPEG picture is not like the one it was made from")
+
+
+def _from_afar(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Return pictures, uint8 [H,W,3] or [N,H,W,3], at 16×16 pixels each."""
+    frames = pixels[np.newaxis] if pixels.ndim == 3 else pixels
+    return np.stack(
+        [np.asarray(Image.fromarray(each).resize((16, 16), Image.Resampling.BOX)) for each in frames]
+    ).astype(np.int16)
 
 
 def extend(dataset: Dataset) -> None:

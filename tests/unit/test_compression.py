@@ -27,10 +27,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicom_io import jpeg_picture
 from dicom_io.compression import LOSSLESS, compress
 from dicom_io.derived import encode
 from dicom_io.errors import Declined, RefusedByPeer
-from dicom_io.jpeg_picture import LOSSY, QUALITY, extend, lose
+from dicom_io.jpeg_picture import LOSSY, QUALITY, extend, jpeg, lose
 from dicom_io.multi_frame_capture import multi_frame_capture
 from dicom_io.scu import Delivery, Peer, deliver, proposed, ways
 from tests.peers import chest, receiving
@@ -310,6 +311,13 @@ def test_a_lossy_copy_adds_its_loss_to_the_source_s() -> None:
     lose(lossy)
     assert lossy.LossyImageCompressionMethod == ["ISO_15444_1", "ISO_10918_1"]
     assert QUALITY == 90
+
+
+def test_a_lossy_copy_that_does_not_show_the_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = pydicom.dcmread(BytesIO(captured()))
+    monkeypatch.setattr(jpeg_picture, "jpeg", lambda frame, quality: jpeg(np.full_like(frame, 255), quality))
+    with pytest.raises(ValueError, match="not like the one it was made from"):
+        lose(picture)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless], ids=lambda uid: uid.name)
