@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_io.derived import begin, burned_in, code, plain_text, source_image
+from dicom_io.derived import begin, burned_in, code, names_of, plain_text, source_image
+from dicom_io.structured_report import instance_references
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pydicom.dataset import Dataset
@@ -27,6 +29,7 @@ def encapsulated_pdf(
     series_number: int,
     series_description: str,
     created: datetime,
+    predecessors: Sequence[Dataset] = (),
 ) -> Dataset:
     """Wrap a PDF file as a document in a new series of the source's study (Encapsulated PDF, PS3.3 A.45.1, C.24.2).
 
@@ -41,6 +44,8 @@ def encapsulated_pdf(
         The PDF file.
     identity, series_number, series_description, created
         As for the other kinds.
+    predecessors
+        Earlier pages on the same image (any data sets with study, series, SOP class and instance UID).
 
     Raises
     ------
@@ -70,6 +75,8 @@ def encapsulated_pdf(
     # LOINC's word for a report on an imaging study, of whatever kind (PS3.16 CID 7020).
     dataset.ConceptNameCodeSequence = [code("18748-4", "Diagnostic imaging report", "LN")]
     dataset.VerificationFlag = "UNVERIFIED"
+    if predecessors:
+        dataset.PredecessorDocumentsSequence = instance_references([names_of(each) for each in predecessors])
     dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     dataset.EncapsulatedDocumentLength = len(page)
     dataset.EncapsulatedDocument = page + b"\0" * (len(page) % 2)

@@ -1,4 +1,7 @@
-"""Pictures as JPEG Baseline: made so before an object gets its UID, since this compression changes the pixels."""
+"""Pictures as JPEG: made so before an object gets its UID, since this compression changes the pixels.
+
+Where a node accepts nothing else, a picture becomes one on its way, and another object by that.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,17 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 from pydicom.dataelem import DataElement
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, MultiFrameTrueColorSecondaryCaptureImageStorage, SecondaryCaptureImageStorage
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+)
 
-from dicom_io.values import numbers, values
+from dicom_io.derived import code, reference
+from dicom_io.uids import derived_uid
+from dicom_io.values import integer, items, numbers, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +28,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
+    from pydicom.uid import UID
 
 PICTURES = (SecondaryCaptureImageStorage, MultiFrameTrueColorSecondaryCaptureImageStorage)
 """The SOP classes of the results that are pictures, which may be compressed."""
+LOSSY: tuple[UID, ...] = (JPEGBaseline8Bit, JPEGExtended12Bit)
+"""What a picture goes in where a node accepts nothing that loses nothing."""
+QUALITY = 90
+"""Of a picture that is compressed on its way, where `results.jpeg_quality` has not made it a JPEG of its own."""
 METHOD = "ISO_10918_1"  # PS3.3 C.7.6.1.1.5.1
 
 
@@ -83,3 +98,51 @@ def decompress(dataset: Dataset) -> None:
         The pixel data cannot be decoded.
     """
     dataset.decompress(as_rgb=True, generate_instance_uid=False)
+
+
+def lose(dataset: Dataset, quality: int = QUALITY) -> None:
+    """Make an uncompressed picture a JPEG Baseline one, in its place: another object, derived from the one it was.
+
+    Its SOP Instance UID is derived from that one's and the quality, so that each attempt sends the same object; what it
+    was made from is named as *uncompressed predecessor* (PS3.3 C.7.6.1.1.3, C.7.6.1.1.4, C.7.6.1.1.5).
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The pixel data is not what the object says of it.
+    """
+    pixels = dataset.pixel_array
+    predecessor = reference(dataset)
+    predecessor.PurposeOfReferenceCodeSequence = [code("121320", "Uncompressed predecessor")]
+    compress(dataset, list(pixels) if pixels.ndim == 4 else [pixels], quality)
+    dataset.SOPInstanceUID = derived_uid(dataset.SOPInstanceUID, "", f"jpeg-{quality}")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.SourceImageSequence = [*items(dataset, "SourceImageSequence"), predecessor]
+    dataset.DerivationCodeSequence = [*items(dataset, "DerivationCodeSequence"), code("113040", "Lossy Compression")]
+
+
+def extend(dataset: Dataset) -> None:
+    """Bring a picture from JPEG Baseline to JPEG Extended, in its place, without a change of its pixels.
+
+    The extended sequential process holds the baseline one (ISO/IEC 10918-1, 4.11): all that differs is the marker.
+
+    Raises
+    ------
+    ValueError
+        A frame is no JPEG Baseline code stream.
+    """
+    frames = generate_frames(dataset.PixelData, number_of_frames=integer(dataset, "NumberOfFrames") or 1)
+    dataset["PixelData"] = DataElement(
+        "PixelData", "OB", encapsulate([_extended(frame) for frame in frames]), is_undefined_length=True
+    )
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+
+
+def _extended(stream: bytes) -> bytes:
+    """Turn the marker of the frame header from SOF0 into SOF1 (ISO/IEC 10918-1, B.1.1.3)."""
+    at = 2
+    while stream[at : at + 1] == b"\xff" and stream[at + 1] != 0xC0:
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    if stream[at : at + 2] != b"\xff\xc0":
+        raise ValueError("no JPEG Baseline code stream")
+    return stream[: at + 1] + b"\xc1" + stream[at + 2 :]

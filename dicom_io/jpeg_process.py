@@ -1,4 +1,4 @@
-"""Decodes JPEG extended, JPEG lossless and JPEG-LS with GDCM, and encodes JPEG lossless, in a process of its own.
+"""Decodes JPEG extended, JPEG lossless and JPEG-LS with GDCM, and encodes the last two, in a process of its own.
 
 GDCM is what reads the first two under a free licence, but one wrong byte can end its process (SIGSEGV, SIGABRT): a bad
 image would take the daemon with it, and again after each restart. For JPEG-LS there is CharLS by itself as well, which
@@ -55,13 +55,15 @@ def decode(frame: bytes, *, syntax: str, rows: int, columns: int, allocated: int
     return done.stdout[: rows * columns * allocated // 8]
 
 
-def encode_rgb(frame: bytes, *, rows: int, columns: int) -> bytes:
-    """Encode one RGB picture as it is, without a colour transformation: JPEG lossless, process 14, selection value 1.
+def encode_rgb(frame: bytes, *, syntax: str, rows: int, columns: int) -> bytes:
+    """Encode one RGB picture as it is, without a colour transformation.
 
     Parameters
     ----------
     frame
         Its samples, uint8 [rows, columns, 3].
+    syntax
+        UID of JPEG Lossless with first-order prediction (process 14, selection value 1), or of JPEG-LS Lossless.
     rows, columns
         Size in pixels.
 
@@ -71,7 +73,7 @@ def encode_rgb(frame: bytes, *, rows: int, columns: int) -> bytes:
         GDCM does not do it, or it took too long.
     """
     try:
-        done = _run(frame, _ENCODE, rows, columns)
+        done = _run(frame, _ENCODE, syntax, rows, columns)
     except subprocess.TimeoutExpired as error:
         raise EncoderFailed("it took too long") from error
     if done.returncode != 0 or not done.stdout.startswith(b"\xff\xd8"):
@@ -99,7 +101,7 @@ def _decode(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> 
     _write(image.GetBuffer())
 
 
-def _encode(rows: int, columns: int) -> None:
+def _encode(syntax: str, rows: int, columns: int) -> None:
     """Encode the RGB samples on standard input to standard output."""
     import gdcm  # noqa: PLC0415  (the program needs it, the module does not)
 
@@ -109,7 +111,7 @@ def _encode(rows: int, columns: int) -> None:
     image.SetPixelFormat(gdcm.PixelFormat(3, 8, 8, 7, 0))
     image.SetPlanarConfiguration(0)
     change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     change.SetInput(image)
     if not change.Change():
         sys.exit(1)
@@ -144,6 +146,6 @@ def _write(given: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == _ENCODE:
-        _encode(*map(int, sys.argv[2:]))
+        _encode(sys.argv[2], *map(int, sys.argv[3:]))
     else:
         _decode(sys.argv[1], *map(int, sys.argv[2:]))

@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage, KeyObjectSelectionDocumentStorage
 
 from dicom_io.derived import begin, names_of, reference, stand_in
-from dicom_io.structured_report import device_observer
+from dicom_io.structured_report import as_document, device_observer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,9 +87,7 @@ def key_objects(
     current, _ = collect_evidence(evidence, selection, study_instance_uid=selection.StudyInstanceUID)
     selection.CurrentRequestedProcedureEvidenceSequence = current
     selection.ReferencedPerformedProcedureStepSequence = []
-    for keyword in ("RequestAttributesSequence", "BodyPartExamined", "Laterality"):
-        if keyword in selection:  # of images, not of documents
-            delattr(selection, keyword)
+    as_document(selection)
     return selection
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
+from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
@@ -21,6 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from dicom_io.compression import LOSSLESS
 from dicom_io.errors import PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.jpeg_picture import LOSSY
 from dicom_io.scu import PLAIN, associate
 from dicom_io.secondary_capture import secondary_capture
 from dicom_io.uids import derived_uid
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from dicom_io.scu import Peer
 
-SYNTAXES = (*PLAIN, JPEGBaseline8Bit, *LOSSLESS)
+SYNTAXES = (*PLAIN, *LOSSLESS, *LOSSY)
 _SERVICES = (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,

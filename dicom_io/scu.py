@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -18,7 +18,7 @@ from dicom_io.address import address
 from dicom_io.compression import compress
 from dicom_io.errors import Declined, PeerUnavailable, RefusedByPeer
 from dicom_io.files import read_dataset
-from dicom_io.jpeg_picture import PICTURES, decompress, is_jpeg_picture
+from dicom_io.jpeg_picture import LOSSY, PICTURES, decompress, extend, is_jpeg_picture, lose
 from dicom_io.status import Outcome, outcome
 
 MAXIMUM_PDU = 131072
@@ -36,6 +36,7 @@ class Peer:
 
     `compression` is a transfer syntax that pictures are sent in where the peer accepts it; else they go uncompressed,
     and where it accepts neither, in the first of `fallbacks` that it does. All are of `dicom_io.compression.LOSSLESS`.
+    Where it accepts none of them, and `lossy` says so, pictures go as JPEG, as objects of their own.
     """
 
     host: str
@@ -45,11 +46,13 @@ class Peer:
     timeout: float = 30.0
     compression: str = ""
     fallbacks: tuple[str, ...] = ()
+    lossy: bool = False
 
     @property
     def compressions(self) -> tuple[str, ...]:
         """What pictures may be compressed to for this peer, as it is offered."""
-        return tuple(dict.fromkeys(each for each in (self.compression, *self.fallbacks) if each))
+        ways = (self.compression, *self.fallbacks, *(LOSSY if self.lossy else ()))
+        return tuple(dict.fromkeys(str(each) for each in ways if each))
 
 
 class Delivery:
@@ -58,6 +61,8 @@ class Delivery:
     def __init__(self, association: Any, peer: Peer) -> None:
         self._association = association
         self._peer = peer
+        self.sent_as = ""
+        """The SOP Instance UID of what was last sent, where that is not the object's own: a lossy copy of it."""
 
     def accepts(self, sop_class_uid: str) -> bool:
         """Tell whether the peer took a presentation context for this SOP class."""
@@ -75,13 +80,15 @@ class Delivery:
         """
         dataset = read_dataset(path)
         sop_class, own = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
-        status = None
+        status, self.sent_as = None, ""
+        known = str(dataset.SOPInstanceUID)
         for number, syntax in enumerate(ways(sop_class, own, self._accepted(sop_class), self._peer)):
             if number:
                 dataset = read_dataset(path)  # as it was before the attempt
             if not _bring(dataset, syntax):
                 continue
             status = self._send(dataset)
+            self.sent_as = str(dataset.SOPInstanceUID) if dataset.SOPInstanceUID != known else ""
             if outcome(status) is not Outcome.REFUSED:
                 break
         if status is None:
@@ -106,7 +113,8 @@ def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) ->
     """Return the transfer syntaxes that an object can be sent in, the best first.
 
     A picture that is JPEG goes so where the peer accepts that, and is decompressed else. A picture that is uncompressed
-    goes in the peer's `compression`, else as it is, and in its `fallbacks` only where it does not accept that.
+    goes in the peer's `compression`, else as it is, and in its `fallbacks` only where it does not accept that. Where it
+    accepts none of these, and the peer may have a lossy picture, that goes as JPEG.
 
     Parameters
     ----------
@@ -121,7 +129,8 @@ def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) ->
         return first or (plain if own in PLAIN else [])
     if peer.compression in accepted:
         first.append(peer.compression)
-    return first + (plain or [each for each in peer.fallbacks if each in accepted and each not in first])
+    whole = first + (plain or [each for each in peer.fallbacks if each in accepted and each not in first])
+    return whole or [str(each) for each in LOSSY if peer.lossy and each in accepted]
 
 
 def _bring(dataset: Dataset, syntax: str) -> bool:
@@ -129,13 +138,18 @@ def _bring(dataset: Dataset, syntax: str) -> bool:
     own = dataset.file_meta.TransferSyntaxUID
     if syntax == own:
         return True
-    if is_jpeg_picture(dataset):
-        decompress(dataset)
-    if syntax in PLAIN:
-        return True  # pynetdicom encodes it as the context says
     try:
-        compress(dataset, syntax)
-    except Exception:  # noqa: BLE001 - whatever ails the encoder: the picture goes in another way
+        if syntax in LOSSY:
+            if not is_jpeg_picture(dataset):
+                lose(dataset)
+            if syntax == JPEGExtended12Bit:
+                extend(dataset)
+            return True
+        if is_jpeg_picture(dataset):
+            decompress(dataset)
+        if syntax not in PLAIN:  # else pynetdicom encodes it as the context says
+            compress(dataset, syntax)
+    except Exception:  # noqa: BLE001 - whatever ails the encoder: it goes in another way
         return False
     return True
 
@@ -173,7 +187,8 @@ def proposed(peer: Peer, kinds: Collection[tuple[str, str]]) -> list[Presentatio
     contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in wanted]
     pictures = sorted({sop_class for sop_class, _ in wanted if sop_class in PICTURES})
     # Contexts of their own: of several syntaxes in one, the peer would choose.
-    return contexts + [build_context(each, syntax) for each in pictures for syntax in peer.compressions]
+    further = [(each, syntax) for each in pictures for syntax in peer.compressions if (each, syntax) not in wanted]
+    return contexts + [build_context(*each) for each in further]
 
 
 @contextmanager

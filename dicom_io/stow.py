@@ -140,6 +140,25 @@ def in_words() -> Iterator[None]:
         raise PeerUnavailable("the server does not answer as a DICOMweb server does") from error
 
 
+def _plain_queries() -> Any:
+    """Return what sends requests, with their queries as RFC 3986 has them.
+
+    dicomweb-client writes them as forms are written: a space as a plus sign, which is one in a URI, and wild cards
+    escaped, which some servers then do not know (Orthanc's plugin 1.7 decodes nothing).
+    """
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, request: Any, *arguments: Any, **options: Any) -> Any:
+            path, mark, query = request.url.partition("?")
+            for form, plain in (("+", "%20"), ("%2A", "*"), ("%3F", "?")):
+                query = query.replace(form, plain)
+            request.url = path + mark + query
+            return super().send(request, *arguments, **options)
+
+    return Adapter()
+
+
 def open_client(peer: WebPeer) -> tuple[Any, Any]:
     """Return a client of dicomweb-client for a server, and its session, to be closed by the caller."""
     from dicomweb_client import DICOMwebClient
@@ -149,6 +168,7 @@ def open_client(peer: WebPeer) -> tuple[Any, Any]:
     logging.getLogger("dicomweb_client").setLevel(logging.ERROR)
     login = (peer.username, peer.password)
     session = create_session_from_user_pass(*login) if peer.username else create_session()
+    session.mount(peer.url, _plain_queries())
     # In one piece: some servers take no chunked requests. The outbox repeats what failed, at its own pace.
     client = DICOMwebClient(peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout, permissive_uid=True)
     client.set_http_retry_params(retry=False)

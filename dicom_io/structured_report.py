@@ -29,13 +29,14 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import UID, Comprehensive3DSRStorage
 
 from dicom_io.derived import MANUFACTURER, begin, device_uid, names_of, plain_text, reference, stand_in
 from dicom_io.uids import derived_uid
-from dicom_io.values import items, numbers, text, values
+from dicom_io.values import is_valid, items, numbers, text, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,12 +51,18 @@ PRESENCE = CodedConcept("705057003", "SCT", "Presence")
 PRESENT = CodedConcept("52101004", "SCT", "Present")
 ABSENT = CodedConcept("2667000", "SCT", "Absent")
 INDETERMINATE = CodedConcept("82334004", "SCT", "Indeterminate")
-LUNG = CodedConcept("39607008", "SCT", "Lung")
 CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
 UNIT = CodedConcept("1", "UCUM", "no units")
 _PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
 _NOT_ANALYSED = f"{KIND}/not-analysed"
+_REQUEST = (
+    "AccessionNumber",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+)
 _NOTICE = "For research use. Not for diagnosis."
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
@@ -146,9 +153,7 @@ def structured_report(
     for element in content[0]:
         report[element.tag] = element
     _document(report, [stand, *map(names_of, others)], [names_of(each) for each in predecessors])
-    for keyword in ("RequestAttributesSequence", "BodyPartExamined", "Laterality"):
-        if keyword in report:  # of images, not of documents
-            delattr(report, keyword)
+    as_document(report)
     return report
 
 
@@ -161,12 +166,12 @@ def _document(report: Dataset, evidence: list[Dataset], predecessors: list[Datas
     report.ReferencedPerformedProcedureStepSequence = []
     report.PerformedProcedureCodeSequence = []
     # All of it is of the source's study: the source, and what is made for it.
-    report.CurrentRequestedProcedureEvidenceSequence = _evidence(evidence)
+    report.CurrentRequestedProcedureEvidenceSequence = instance_references(evidence)
     if predecessors:
-        report.PredecessorDocumentsSequence = _evidence(predecessors)
+        report.PredecessorDocumentsSequence = instance_references(predecessors)
 
 
-def _evidence(instances: Sequence[Dataset]) -> list[Dataset]:
+def instance_references(instances: Sequence[Dataset]) -> list[Dataset]:
     """Group SOP instances by study and series (PS3.3 Table C.17-3, SOP Instance Reference Macro), each named once.
 
     highdicom's `collect_evidence` makes the same items, but searches the whole tree for references twice before that,
@@ -186,6 +191,33 @@ def _evidence(instances: Sequence[Dataset]) -> list[Dataset]:
         )
         for study, series in studies.items()
     ]
+
+
+def as_document(dataset: Dataset) -> None:
+    """Bring what only images have into the form that documents have, in place: requests, and else nothing of it.
+
+    What the source answers is the order that its report is about (PS3.3 C.17.2, Referenced Request Sequence; type 1C).
+    """
+    requests = [_request(dataset, item) for item in items(dataset, "RequestAttributesSequence")]
+    if requests:
+        dataset.ReferencedRequestSequence = requests
+    for keyword in ("RequestAttributesSequence", "BodyPartExamined", "Laterality"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+
+
+def _request(dataset: Dataset, item: Dataset) -> Dataset:
+    """Return a request as a document names it: what is not known, or no value of its kind, is empty (type 2)."""
+    request = Dataset()
+    request.StudyInstanceUID = UID(text(dataset, "StudyInstanceUID"))
+    request.ReferencedStudySequence = []
+    for keyword in _REQUEST:
+        stated = text(item, keyword) or (text(dataset, keyword) if keyword == "AccessionNumber" else "")
+        told = is_valid(dictionary_VR(keyword), stated) and "\N{REPLACEMENT CHARACTER}" not in stated
+        setattr(request, keyword, stated if told else "")
+    codes_of = items(item, "RequestedProcedureCodeSequence")
+    request.RequestedProcedureCodeSequence = [each for each in map(_plain_code, codes_of) if each is not None]
+    return request
 
 
 def _with(**attributes: object) -> Dataset:
@@ -213,14 +245,17 @@ def device_observer(identity: ModelIdentity) -> ObserverContext:
 
 def procedure(source: Dataset) -> CodedConcept:
     """Return the imaging procedure by the code that the source gives it, else as what a chest radiograph is."""
-    for item in items(source, "ProcedureCodeSequence"):
-        found = [text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]
-        # Only what every character set can carry: the report's own texts are in the source's.
-        if all(found) and all(each.isascii() and "\\" not in each for each in found):
-            value, scheme, meaning = found
-            if len(value) <= 16 and len(scheme) <= 16 and len(meaning) <= 64:
-                return CodedConcept(value, scheme, meaning)
-    return CHEST_RADIOGRAPHY
+    stated = map(_plain_code, items(source, "ProcedureCodeSequence"))
+    return next((each for each in stated if each is not None), CHEST_RADIOGRAPHY)
+
+
+def _plain_code(item: Dataset) -> CodedConcept | None:
+    """Return a code that every character set can carry, as the report's own texts are in the source's; else None."""
+    value, scheme, meaning = (text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
+    for each, longest in ((value, 16), (scheme, 16), (meaning, 64)):
+        if not each or len(each) > longest or not each.isascii() or "\\" in each:
+            return None
+    return CodedConcept(value, scheme, meaning)
 
 
 def _library(source: Dataset, stand: Dataset) -> ContainerContentItem:

@@ -21,9 +21,10 @@ from sklearn.metrics import roc_auc_score
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.calibrate import Raw, fit_all, raw_answers
 from modeltrain.data import Images, data_digest, read_sample, scan
+from modeltrain.described import counts, figures, training
 from modeltrain.details import key_figures
-from modeltrain.evaluate import Evaluation, ask, measure
-from modeltrain.fit_gate import fit_gate
+from modeltrain.evaluate import ask, measure
+from modeltrain.fit_gate import fit_gate, outlying
 from modeltrain.framing import overlap
 from modeltrain.judge import Judge, calibrated
 from modeltrain.learnt import KEYS, learnt_of, write_learnt
@@ -31,7 +32,7 @@ from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
-from modeltrain.progress import LAST, Progress, read_progress, with_times
+from modeltrain.progress import LAST, Progress, progress_of_model, read_progress, with_times
 from modeltrain.registry import CARD, CURRENT, INT8, LEARNT, ONNX, SAFETENSORS, file_digest, load_card
 from modeltrain.source import Source, Sources, sources_of
 
@@ -42,10 +43,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modeltrain.data import Sample, Split
+    from modeltrain.learnt import Learnt
     from modeltrain.registry import Card
 
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
 _MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
+_MOST_OUTSIDE = 0.01  # of the gate's answers
 _LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
 
@@ -99,13 +102,90 @@ def export_model(
     OutOfResources
         The folder cannot be written.
     """
+    progress = with_times(read_progress(weights), weights.with_name(LAST))
+    earlier = learnt_of(load_card(began_with)) if began_with else None
+    complete = earlier.complete if earlier else _learnt_from_nothing_else(progress)
+    folder = _new(models, name, version)
+    _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
+    if current:
+        set_current(models, folder.name)
+    return folder
+
+
+def refit(
+    model: Path,
+    data: Path | Source | Sources,
+    models: Path,
+    *,
+    version: str,
+    mirror: bool,
+    outliers: Path | None = None,
+    complete: bool | None = None,
+) -> Path:
+    """Turn a model's weights, as they are, into a new version: another gate, another card, mirrored or not.
+
+    Nothing is learnt. What a card says of the answers is fitted anew with the present rules, as in `export_model`.
+
+    Parameters
+    ----------
+    model
+        The folder of the model.
+    data
+        What it was trained on.
+    mirror
+        Whether the new version answers with the mean of the image's and its mirror image's answers.
+    complete
+        Whether `data` is all that the model and those that it began with have learnt from; None where only its own
+        folder tells.
+
+    Raises
+    ------
+    InvalidModel
+        `model` is no intact model.
+    InvalidData, OutOfResources
+        As `export_model`.
+    """
+    card = load_card(model)
+    progress = progress_of_model(model)
+    progress.recipe = progress.recipe | {"mirror": mirror}
+    earlier = learnt_of(card)
+    if complete is None:
+        complete = earlier.complete if earlier else card.raw["training"]["began_with"] is None
+    ages = card.raw.get("population")
+    years = (ages["least_age_years"], ages["greatest_age_years"]) if ages else None
+    folder = _new(models, card.name, version)
+    _make(model / SAFETENSORS, progress, data, folder, outliers, years, earlier=earlier, complete=complete, of=card)
+    return folder
+
+
+def _new(models: Path, name: str, version: str) -> Path:
+    """Return the folder of a version that is not there yet."""
     if not (re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and re.fullmatch(r"\d+(\.[\da-z]+)*", version)):
         raise InvalidData(f"{name}-{version}: name it with small letters, digits and hyphens, its version with digits")
     folder = models / f"{name}-{version}"
     if folder.exists():
         raise InvalidData(f"{folder}: exists already; a version is never written twice")
-    progress = read_progress(weights)
-    recipe = progress.recipe
+    return folder
+
+
+def _make(
+    weights: Path,
+    progress: Progress,
+    data: Path | Source | Sources,
+    folder: Path,
+    outliers: Path | None,
+    ages: tuple[float, float] | None,
+    *,
+    earlier: Learnt | None,
+    complete: bool,
+    of: Card | None = None,
+    locked_test: bool = False,
+) -> None:
+    """Write a model folder beside its final place, and bring it there when it is whole.
+
+    `of` is the model whose weights these are, as they are, and whose training its card tells.
+    """
+    models, recipe = folder.parent, progress.recipe
     sources = sources_of(data)
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     if sources.digest != progress.data_digest:
@@ -118,10 +198,10 @@ def export_model(
         arch = recipe.get("arch", "resnet18")
         mirror = bool(recipe.get("mirror", False))
         _write_network(building, load_file(weights), split, outliers, arch=arch, mirror=mirror)
-        earlier = learnt_of(load_card(began_with)) if began_with else None
         write_learnt(building, sources, earlier)
-        complete = earlier.complete if earlier else _learnt_from_nothing_else(progress)
-        card = _card(building, with_times(progress, weights.with_name(LAST)), split, f"{name}-{version}")
+        card = _card(building, progress, split, folder.name, outliers)
+        if of:
+            card["training"] = of.raw["training"] | {"weights_of": of.label}
         card["data"]["layout"] = sources.name
         card["data"]["learnt"] = {"file": LEARNT, "keys": KEYS, "complete": complete}
         card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
@@ -137,13 +217,10 @@ def export_model(
         _sync(building)
         building.replace(folder)
         _sync(models)
-        if current:
-            set_current(models, folder.name)
     except (OSError, SafetensorError) as error:
         raise OutOfResources(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return folder
 
 
 def _learnt_from_nothing_else(progress: Progress) -> bool:
@@ -171,7 +248,7 @@ def judge_on_test(folder: Path, data: Path) -> None:
     samples = scan(data / "test")
     raw = card.raw
     raw["metrics"]["test"] = _figures_of(card, samples)
-    raw["data"]["split"]["test"] = _counts(samples)
+    raw["data"]["split"]["test"] = counts(samples)
     raw["data"]["sha256"]["test"] = data_digest(samples, data)
     _write_card(folder, raw)
 
@@ -200,15 +277,32 @@ def _write_network(
     quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
-def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any]) -> dict[str, Any]:
-    """Compare the int8 file with the other on the validation patients; remove it where it differs too much."""
-    int8 = raw_answers(onnx_predictor(folder / INT8), split.validation)
+def _keeps_its_word(
+    folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any], strangers: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Compare the int8 file with the other; remove it where it differs too much.
+
+    Decisions and AUC are compared on the validation patients, the gate's answers on these and on `strangers`, float32
+    [N, 1, size, size].
+    """
+    predict = {name: onnx_predictor(folder / name) for name in (ONNX, INT8)}
+    int8 = raw_answers(predict[INT8], split.validation)
     slope, intercept = fitted["calibration"]["slope"], fitted["calibration"]["intercept"]
     scores = [calibrated(raw.logits, slope, intercept) for raw in (fp32, int8)]
     thresholds = {name: point["threshold"] for name, point in fitted["operating_points"].items()}
     flips = {name: int(((scores[0] >= t) != (scores[1] >= t)).sum()) for name, t in thresholds.items()}
     auc = [float(roc_auc_score(fp32.labels, score)) for score in scores]
-    kept = max(flips.values()) * _OF <= _MOST_FLIPS * len(fp32.labels) and abs(auc[1] - auc[0]) <= _MOST_AUC
+    far = [
+        np.concatenate([asked(part).outlier for part in np.split(strangers, range(16, len(strangers), 16))])
+        for asked in predict.values()
+    ]
+    outside = [np.concatenate([raw.outlier, each]) >= 1 for raw, each in zip((fp32, int8), far, strict=True)]
+    gate = int((outside[0] != outside[1]).sum())
+    kept = (
+        max(flips.values()) * _OF <= _MOST_FLIPS * len(fp32.labels)
+        and abs(auc[1] - auc[0]) <= _MOST_AUC
+        and gate <= _MOST_OUTSIDE * len(outside[0])
+    )
     if not kept:
         (folder / INT8).unlink()
     return {
@@ -217,17 +311,19 @@ def _keeps_its_word(folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any
         "decisions_that_differ": flips,
         "auc": [round(value, 5) for value in auc],
         "largest_difference": round(float(np.abs(scores[0] - scores[1]).max()), 4),
-        "rule": f"kept where at most {_MOST_FLIPS} decisions in {_OF} differ and the AUC by at most {_MOST_AUC}",
+        "gate": {"images": len(outside[0]), "that_differ": gate},
+        "rule": f"kept where at most {_MOST_FLIPS} decisions in {_OF} differ, the AUC by at most {_MOST_AUC}, and "
+        f"which images are outside by at most {_MOST_OUTSIDE:.0%}, strangers among them",
     }
 
 
-def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[str, Any]:
+def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: Path | None) -> dict[str, Any]:
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
     fitted = fit_all(raw, _overlap(progress, split))
-    fitted["int8"] = _keeps_its_word(folder, split, raw, fitted)
-    parts: dict[str, Any] = {"train": _counts(split.train), "validation": _counts(split.validation)}
+    fitted["int8"] = _keeps_its_word(folder, split, raw, fitted, outlying(split.train, outliers, size=INPUT_SIZE))
+    parts: dict[str, Any] = {"train": counts(split.train), "validation": counts(split.validation)}
     digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}
     return {
         "format": 2,
@@ -246,7 +342,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str) -> dict[st
             "digest": "SHA-256 over the lines 'relative name, NUL, SHA-256 of the file', sorted by name",
             "split": parts,
         },
-        "training": _training(progress),
+        "training": training(progress),
         "preprocessing": {
             "size": INPUT_SIZE,
             "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
@@ -289,38 +385,7 @@ def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     judge = Judge(card)
     answers = ask(onnx_predictor(card.folder / _served(card)), samples, judge=judge)
     evaluation = measure(answers, threshold=judge.threshold, model=card.label)
-    return _figures(evaluation) | key_figures(answers, evaluation, judge.points)
-
-
-def _training(progress: Progress) -> dict[str, Any]:
-    """Sum up a run, and the run whose weights it began with."""
-    history = progress.history
-    seconds = [line.seconds for line in history]
-    return {
-        "recipe": progress.recipe,
-        "best_epoch": progress.best.epoch,
-        "epochs": len(history),
-        "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
-        "side": [line.side for line in history],
-        "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
-        "validation_loss": [round(line.validation_loss, 4) for line in history],
-        "validation_auc": [round(line.validation_auc, 4) for line in history],
-        "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
-        "began_with": _training(Progress.from_json(json.dumps(progress.start))) if progress.start else None,
-    }
-
-
-def _counts(samples: Sequence[Sample]) -> dict[str, int]:
-    """Count a part of the data: images, images of each class, patients."""
-    classes = {name: sum(sample.label == label for sample in samples) for label, name in enumerate(CLASSES)}
-    return {"images": len(samples), **classes, "patients": len({sample.patient for sample in samples})}
-
-
-def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation's figures, rounded to what its number of images can bear."""
-    plain = evaluation.to_dict()
-    plain.pop("model")
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in plain.items()}
+    return figures(evaluation) | key_figures(answers, evaluation, judge.points)
 
 
 def _sync(path: Path) -> None:

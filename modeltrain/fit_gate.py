@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from modeltrain.network import ChestNet
 
-FLAGGED = 0.004  # part of the validation images that each of the two looks may flag
+FLAGGED = 0.004  # part of the validation images that the linear look may flag
+_FARTHEST = 0.001  # part that the distance may flag: a net behind the other, for what it was never shown
+_FOUND = 0.98  # part of the outliers kept back that the linear look's limit must leave outside
 _AXES = 64  # principal axes of the Mahalanobis distance
 _MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
 _BATCH = 16
@@ -53,21 +55,52 @@ def fit_gate(
     train
         The population; at most 2,000 of it are looked at, drawn by `seed`.
     validation
-        Where the limits are set: each look may flag 4 in 1,000 of these, as they are and framed anew.
+        Where the limits are set: the linear look may flag 4 in 1,000 of these, as they are and framed anew, and its
+        limit lies halfway from there to outliers that were kept back; the distance may flag one in 1,000.
     outliers
         A folder of radiographs of other populations (JPEG or PNG; never those that the gate is judged on). Distorted
-        images of `train` (turned, inverted, cut, noise) are outliers in any case.
+        images of `train` (turned, inverted, cut, noise) are outliers in any case. Of both a sixth is kept back.
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
     own = _features(network, _framed_anew(chosen, size, rng, every=2))
-    foreign = [_features(network, _distorted(chosen[: _MOST // 4], size, rng))]
+    distorted = _features(network, _distorted(chosen[: _MOST * 3 // 10], size, rng))
+    foreign, kept = _parted(distorted)
     if outliers:
         paths = _pictures(outliers)
-        picked = [paths[i] for i in rng.permutation(len(paths))[:_MOST]]
-        foreign.append(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
+        picked = [paths[i] for i in rng.permutation(len(paths))[: _MOST * 6 // 5]]
+        strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
+        foreign, kept = np.concatenate([foreign, strangers]), np.concatenate([kept, others])
     known = _features(network, chain(_framed_anew(validation, size, rng), _plain(validation, size)))
-    return _fit(own, np.concatenate(foreign), known)
+    return _fit(own, foreign, known, kept)
+
+
+def outlying(
+    train: Sequence[Sample], outliers: Path | None, *, size: int, count: int = 100, seed: int = 1
+) -> NDArray[np.float32]:
+    """Return images that are outside the population, float32 [N, 1, size, size]: `count` of each of `fit_gate`'s kinds.
+
+    They are drawn without regard to which ones the gate was fitted to: they serve to compare two copies of a gate.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [train[i] for i in rng.permutation(len(train))[:count]]
+    found = list(_distorted(chosen, size, rng))
+    if outliers:
+        paths = _pictures(outliers)
+        found += _plain([Sample(paths[i], 0, "") for i in rng.permutation(len(paths))[:count]], size)
+    return np.stack(found)
+
+
+def _parted(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Divide outliers [N, D] into those that the gate is fitted to and the sixth that is kept back."""
+    fitted = len(features) - len(features) // 6
+    return features[:fitted], features[fitted:]
+
+
+def _halfway(known: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """Return the least limit that `known` allows, or halfway from there to where most of `outside` lies beyond it."""
+    near = float(np.quantile(known, 1 - FLAGGED))
+    return (near + max(near, float(np.quantile(outside, 1 - _FOUND)))) / 2
 
 
 def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]]:
@@ -85,8 +118,10 @@ def _framed_anew(
             yield augment(np.rint(image[0] * 255).astype(np.uint8), size, _AS_ELSEWHERE, rng)
 
 
-def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[np.float64]) -> dict[str, Tensor]:
-    """Fit both looks on `own` [N, D] and `foreign`, and set their limits on `known`."""
+def _fit(
+    own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[np.float64], kept: NDArray[np.float64]
+) -> dict[str, Tensor]:
+    """Fit both looks on `own` [N, D] and `foreign`; set their limits on `known` and on outliers that were kept back."""
     center, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
     both = np.concatenate([own, foreign])
     labels = np.repeat([0, 1], [len(own), len(foreign)])
@@ -95,7 +130,7 @@ def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[
     weight = classifier.coef_[0] / spread
     said = (known - center) @ weight
     # One limit's distance from the middle of the population is one unit of the exponent.
-    limit = float(np.quantile(said, 1 - FLAGGED))
+    limit = _halfway(said, (kept - center) @ weight)
     unit = max(limit - float(np.median(said)), 1e-6)
 
     # Principal axes of the standardised features, whitened: the smallest ones are noise and are left out.
@@ -111,7 +146,7 @@ def _fit(own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[
         "bias": np.array([-limit / unit]),
         "project": project,
         "offset": np.zeros(axes),
-        "scale": np.array([np.quantile(distance, 1 - FLAGGED)]),
+        "scale": np.array([np.quantile(distance, 1 - _FARTHEST)]),
     }
     return {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in tensors.items()}
 

@@ -104,7 +104,7 @@ class ChestNet(nn.Module):
             return self._answer(self.taps(image))
         # One batch: the images, and behind them their mirror images.
         both = self._answer(self.taps(torch.cat([image, image.flip(3)])))
-        logits, cam, subtype, outlier = (each.unflatten(0, (2, -1)) for each in both)
+        logits, cam, subtype, outlier = (each.reshape(2, -1, *each.shape[1:]) for each in both)
         return TensorOutputs(logits.mean(0), (cam[0] + cam[1].flip(3)) / 2, subtype.mean(0), outlier[0])
 
     def _answer(self, taps: tuple[Tensor, ...]) -> TensorOutputs:

@@ -151,19 +151,31 @@ class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX
         return None if image is None else {"image": image[np.newaxis]}
 
 
-def _kept_whole(path: Path) -> list[str]:
-    """Name the convolutions that stay in floating point: few operations, through which every later error passes.
+_MAPS = {"Conv", "Relu", "Clip", "Mul", "Add", "MaxPool"}  # what a feature map comes from
 
-    The first one, and the shortcuts of residual blocks that halve the side (1×1, in steps of two).
+
+def _kept_whole(path: Path) -> list[str]:
+    """Name the nodes that stay in floating point: few operations, through which every later error passes.
+
+    These are the first convolution, the shortcuts of residual blocks that halve the side (1×1, in steps of two), and
+    every addition that does not join two feature maps: the sums of the gate, which must tell by how much an image is
+    outside of what the ranges were taken from, and those of the two maps of a mirrored model.
     """
-    convolutions = [node for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+    graph = onnx.load(path).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
     said = [{item.name: list(item.ints) for item in node.attribute} for node in convolutions]
     shortcuts = [
         node.name
         for node, how in zip(convolutions, said, strict=True)
         if how.get("kernel_shape") == [1, 1] and how.get("strides") == [2, 2]
     ]
-    return [convolutions[0].name, *shortcuts]
+    sums = [
+        node.name
+        for node in graph.node
+        if node.op_type == "Add" and not all(made_by.get(name) in _MAPS for name in node.input)
+    ]
+    return [convolutions[0].name, *shortcuts, *sums]
 
 
 def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]]) -> None:

@@ -123,7 +123,7 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     InvalidData
         They, or weights that they began with, learnt from a part of this run's data that was divided in another way.
     """
-    origin = _progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
+    origin = progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
     divided_by = ("seed", "validation_fraction")
     told = asdict(origin)
     earlier: dict[str, Any] | None = told
@@ -137,14 +137,25 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     return told
 
 
-def _progress_of_model(folder: Path) -> Progress:
-    """Return the progress of the run that a model folder came from, as its card tells it."""
+def progress_of_model(folder: Path) -> Progress:
+    """Return the progress of the run that a model folder came from, as its card tells it.
+
+    Raises
+    ------
+    InvalidModel
+        The folder is no intact model.
+    """
     raw = load_card(folder).raw
-    run = raw["training"]
-    lines = zip(run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], strict=True)
-    history = [
-        Epoch(number, side, rate, math.nan, loss, auc, run["hours"] and 3600 * run["hours"] / run["epochs"])
-        for number, (side, rate, loss, auc) in enumerate(lines, start=1)
-    ]
     digests = raw["data"]["sha256"]
-    return Progress(run["recipe"], digests["training"], history, parts=digests.get("parts") or [])
+    return _progress_of_run(raw["training"], digests["training"], digests.get("parts") or [])
+
+
+def _progress_of_run(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
+    alike = run.get("validation_auc_alike") or [None] * len(run["side"])
+    told = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], alike)
+    seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]
+    history = [
+        Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
+        for number, (side, rate, loss, auc, same) in enumerate(zip(*told, strict=True), start=1)
+    ]
+    return Progress(run["recipe"], digest, history, parts=parts)

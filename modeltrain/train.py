@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modeltrain.batches import Batch
+    from modeltrain.network import TensorOutputs
     from modeltrain.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -181,7 +182,8 @@ class Learner:
         """Return the logits of a batch of images as they are, from the `start`-th on."""
         stack = np.stack([images[i] for i in range(start, min(start + self.recipe.batch_size, len(images)))])
         batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
-        return network(batch.contiguous(memory_format=torch.channels_last)).logits
+        outputs: TensorOutputs = network(batch.contiguous(memory_format=torch.channels_last))
+        return outputs.logits
 
     def learn(
         self, images: Images, epoch: int, *, weights: NDArray[np.float64] | None = None, progress: bool

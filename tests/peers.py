@@ -85,6 +85,12 @@ class Receiver:
         self._server: Any = None
         self.port = 0
 
+    def takes(self, sop_classes: Sequence[str], syntax: str) -> None:
+        """Take these classes too, in one syntax alone."""
+        for uid in sop_classes:
+            self._entity.add_supported_context(uid, syntax)
+        self._server.contexts = self._entity.supported_contexts
+
     def start(self, port: int = 0) -> None:
         """Listen."""
         handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_ESTABLISHED, self._count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,12 +16,11 @@ from dicom_io.errors import InvalidSettings
 from worker import settings
 
 if TYPE_CHECKING:
-    from dicom_io.query import Receipt
-    from worker.pull import Open, Step
+    from dicom_io.query import Receipt, Wanted
+    from worker.pull import Found, Open, Step
     from worker.settings import Destination
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
-_DATES = re.compile(r"\d{8}|\d{8}-(\d{8})?|-\d{8}")
 
 
 def pull(
@@ -52,23 +50,23 @@ def pull(
     """
     from dicom_io.query import Wanted
     from worker.database import open_ledger
-    from worker.pull import direct_receipt, fetch, find, wanted_of
+    from worker.pull import are_dates, direct_receipt, fetch, wanted_of
 
     loaded = settings.load(config)
     there = {each.name: each for each in loaded.destinations}
     if name not in there:
         raise InvalidSettings(f"{name}: not in the configuration; there are: {', '.join(there) or 'none'}")
-    if date and not _DATES.fullmatch(date):
+    if date and not are_dates(date):
         raise InvalidSettings(f"--date {date}: write it as 20260131, 20260101-20260131 or 20260101-")
-    wanted = wanted_of(table) if table else []
+    wanted = [(f"{table}:{line}", row) for line, row in wanted_of(table)] if table else []
     if date or patient or accession:
-        wanted.append(Wanted(date, patient, accession))
+        wanted.append(("the options", Wanted(date, patient, accession)))
     if not wanted:
         raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
     ledger = open_ledger(loaded)
     with ExitStack() as stack:
         opened = _way(there[name], loaded, get, lambda: stack.enter_context(direct_receipt(loaded, ledger)))
-        series = find(opened, wanted, loaded.rules.modalities)
+        series = _search(opened, wanted, loaded.rules.modalities).series
         if dry_run or not series:
             sys.stdout.write(f"{len(series)} series\n")
             return
@@ -96,6 +94,21 @@ def _way(destination: Destination, loaded: settings.Settings, get: bool, receipt
         raise InvalidSettings(f"{name}: is no archive; pull asks DICOM nodes and DICOMweb servers")
     by = Get(receipt(), loaded.rules.sop_classes) if get else Move(loaded.scp.ae_title)
     return lambda: archive(peer, by)
+
+
+def _search(opened: Open, wanted: list[tuple[str, Wanted]], modalities: tuple[str, ...]) -> Found:
+    """Search with a progress bar, and say which rows of a table match nothing."""
+    from worker.pull import find
+
+    columns = (TextColumn("searching"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("searching", total=len(wanted))
+        found = find(
+            opened, [each for _, each in wanted], modalities, lambda number: bar.update(task, completed=number)
+        )
+    for number in found.unmatched if len(wanted) > 1 else ():
+        sys.stderr.write(f"cxrd: {wanted[number][0]}: no series of {', '.join(modalities)} matches\n")
+    return found
 
 
 def _show(steps: Iterator[Step], total: int) -> int:

@@ -13,7 +13,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io import query, wado
 from dicom_io.address import address
-from dicom_io.jpeg_picture import PICTURES
+from dicom_io.jpeg_picture import LOSSY, PICTURES, QUALITY
 from dicom_io.scu import PLAIN, proposed, ways
 from worker.conformance_tables import contexts, table
 from worker.destinations import kinds_of, node_of
@@ -111,6 +111,13 @@ def _servers(settings: Settings) -> list[Destination]:
     return [each for each in settings.destinations if each.url]
 
 
+_LAST_RESORT = (
+    "The JPEG syntaxes are for a node that accepts nothing else. They lose something, so that what travels in them is"
+    f" another object: of quality {QUALITY}, with a SOP Instance UID derived from the picture's, Lossy Image"
+    " Compression 01, and the picture in Source Image Sequence as (121320, DCM, Uncompressed predecessor)."
+)
+
+
 def offered(destination: Destination, settings: Settings) -> list[PresentationContext]:
     """Return the presentation contexts that a node is offered when results of all its kinds are due."""
     classes = [SOP_CLASSES[kind] for kind in kinds_of(destination, settings)]
@@ -149,7 +156,11 @@ def _storage(settings: Settings) -> Iterator[str]:
             yield ""
             yield f"{_pictures(settings)} to {each.name} travel in the first of these that it accepts:"
             yield ""
-            yield from (f"{number}. {uid.name} ({uid})" for number, uid in enumerate(arriving(each, settings), start=1))
+            order = arriving(each, settings)
+            yield from (f"{number}. {uid.name} ({uid})" for number, uid in enumerate(order, start=1))
+            if order[-1] in LOSSY and settings.results.jpeg_quality is None:
+                yield ""
+                yield _LAST_RESORT
     yield ""
     yield f"At most {settings.outbox.per_association} objects for each association. {_conversion(settings)}"
 
@@ -162,7 +173,7 @@ def _pictures(settings: Settings) -> str:
 
 def _conversion(settings: Settings) -> str:
     """Say what becomes of a picture on its way."""
-    told = "A picture keeps its SOP Instance UID in whichever syntax it travels; compression on the way loses nothing."
+    told = "A picture keeps its SOP Instance UID in whichever syntax it travels that loses nothing."
     if settings.results.jpeg_quality is None:
         return told
     return (

@@ -108,7 +108,7 @@ def _objects(settings: Settings) -> Iterator[str]:
     yield from (f"- {words}" for kind, words in _contents(settings) if kind in settings.results.kinds)
     yield (
         "- When an image is read again by a newer model, objects with UIDs of their own are made beside the earlier"
-        " ones, and the report names the last earlier one in Predecessor Documents Sequence."
+        " ones; a report or PDF names the last earlier one in Predecessor Documents Sequence."
     )
     if settings.results.report_not_analysed:
         yield (

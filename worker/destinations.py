@@ -67,6 +67,7 @@ def node_of(destination: Destination, settings: Settings) -> Peer:
     if compression and not is_available(compression):
         raise InvalidSettings(f"destination {destination.name}: nothing here can compress to {destination.compression}")
     fallbacks = () if destination.compression == "none" else tuple(each for each in LOSSLESS if is_available(each))
+    lossy = destination.compression not in ("none", "lossless")
     return Peer(
         host=destination.host,
         port=destination.port or 0,
@@ -75,6 +76,7 @@ def node_of(destination: Destination, settings: Settings) -> Peer:
         timeout=destination.timeout,
         compression=compression,
         fallbacks=fallbacks,
+        lossy=lossy,
     )
 
 

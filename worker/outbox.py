@@ -153,8 +153,10 @@ class Courier(threading.Thread):
             return
         verdict = outcome(status)
         if verdict is Outcome.DELIVERED:
-            self._parcels.sent(parcel, status, self._clock())
-            log.info("delivered", status=f"0x{status:04X}", **self._about(parcel))
+            copy = delivery.sent_as if isinstance(delivery, Delivery) else ""
+            self._parcels.sent(parcel, status, self._clock(), copy)
+            lossy = {"sent_as": digest(copy)} if copy else {}
+            log.info("delivered", status=f"0x{status:04X}", **lossy, **self._about(parcel))
         elif verdict is Outcome.REFUSED:
             self._refused(parcel, status, f"the peer refuses it with status 0x{status:04X}")
         else:

@@ -43,11 +43,15 @@ class Parcels:
         with self._ledger.reading() as connection:
             return [Parcel(*row) for row in connection.execute(query)]
 
-    def sent(self, parcel: Parcel, status: int, now: dt.datetime) -> None:
-        """Enter that the destination has taken a result (success, or stored with a warning)."""
+    def sent(self, parcel: Parcel, status: int, now: dt.datetime, sent_as: str = "") -> None:
+        """Enter that the destination has taken a result (success, or stored with a warning).
+
+        `sent_as` is the SOP Instance UID of the lossy copy that went in its place.
+        """
         with self._ledger.writing() as connection:
             values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now}
-            self._settle(connection, parcel, "delivered", now, values)
+            more = {"sent_as": sent_as} if sent_as else {}
+            self._settle(connection, parcel, "delivered", now, values, **more)
 
     def later(self, parcel: Parcel, status: int | None, error: str, now: dt.datetime, until: dt.datetime) -> None:
         """Enter that an attempt failed and when the next one is due."""
@@ -62,10 +66,12 @@ class Parcels:
             self._settle(connection, parcel, "delivery_failed", now, values)
 
     @staticmethod
-    def _settle(connection: Connection, parcel: Parcel, kind: str, now: dt.datetime, values: dict[str, Any]) -> None:
+    def _settle(
+        connection: Connection, parcel: Parcel, kind: str, now: dt.datetime, values: dict[str, Any], **more: str
+    ) -> None:
         row = update(DeliveryRow).where(DeliveryRow.id == parcel.delivery_id)
         connection.execute(row.values(attempts=DeliveryRow.attempts + 1, **values))
-        facts = {"delivery": parcel.delivery_id, "status": values["status"], "error": values["error"]}
+        facts = {"delivery": parcel.delivery_id, "status": values["status"], "error": values["error"], **more}
         chain.append(connection, kind, now, parcel.receipt_id, **facts)
 
     def again(

@@ -10,12 +10,12 @@ from typing import Protocol
 
 import structlog
 from pydicom import Dataset
-from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_io.eligibility import Rules, judge
 from dicom_io.errors import Permanent, Retryable, Unsuitable
 from dicom_io.files import read_dataset
 from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.structured_report import KIND as REPORT
 from modeltrain.outputs import CLASSES
 from worker import oru, webhook
 from worker.answers import Earlier
@@ -25,7 +25,7 @@ from worker.destinations import destinations_for, wants
 from worker.journal import unexpected
 from worker.ledger import Claim, Ledger, NewFinding, NewOutside, NewResult
 from worker.reader import Reader, Reading
-from worker.results import ResultSet, make, not_analysed
+from worker.results import DOCUMENTS, SOP_CLASSES, ResultSet, make, not_analysed
 from worker.retry import backoff
 from worker.serving import Serving
 from worker.settings import Settings
@@ -234,9 +234,14 @@ class Pipeline:
                 return self._report(claim, dataset, reason, reader.identity, stopped)
             self._tasks.leave_out(claim.id, reason, now(), outside=stopped)
             return _LEFT_OUT
-        earlier = self._ledger.earlier(claim.id, reader.identity.digest, Comprehensive3DSRStorage)
-        report = earlier.report if earlier else None
-        made = make(dataset, reading, reader.identity, self._settings.results, created, report)
+        before = {
+            kind: self._ledger.earlier(claim.id, reader.identity.digest, SOP_CLASSES[kind])
+            for kind in DOCUMENTS
+            if kind == REPORT or kind in self._settings.results.kinds
+        }
+        earlier = before[REPORT]
+        predecessors = {kind: each.report for kind, each in before.items() if each and each.report}
+        made = make(dataset, reading, reader.identity, self._settings.results, created, predecessors)
         entries = self._keep(made)
         finding = entry_of(reading, reader.identity, analysed_at)
         left_out = dict(made.left_out)

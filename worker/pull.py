@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,7 @@ from worker.patient import PatientKey
 from worker.settings import Settings
 
 _COLUMNS = ("accession_number", "patient_id", "study_instance_uid", "dates")
+_DATES = re.compile(r"\d{8}|\d{8}-(\d{8})?|-\d{8}")
 _LOST = 3
 """So many series in a row that an archive does not answer for, and it counts as gone."""
 _PATIENCE = 600
@@ -55,29 +57,63 @@ class Step:
     error: str = ""
 
 
-def wanted_of(path: Path) -> list[Wanted]:
+@dataclass(frozen=True)
+class Found:
+    """What a search found: each series once; and, by their places in the search, the wishes that matched none."""
+
+    series: list[Series]
+    unmatched: list[int]
+
+
+def are_dates(words: str) -> bool:
+    """Tell whether a text is a day or a range of days as DICOM writes them (PS3.4 C.2.2.2.5)."""
+    return bool(_DATES.fullmatch(words))
+
+
+def wanted_of(path: Path) -> list[tuple[int, Wanted]]:
     """Read a CSV file with one or more of the columns accession_number, patient_id, study_instance_uid, dates.
+
+    Columns may be divided by commas, semicolons or tabs; in their names, case and what is no letter do not count.
+
+    Returns
+    -------
+    list of (int, Wanted)
+        The number of the line that each row ends on, and what it asks for.
 
     Raises
     ------
     InvalidData
-        It cannot be read, has none of these columns, or a row names nothing: an empty query would fetch everything.
+        It cannot be read, has none of these columns or no rows, dates are none, or a row names nothing: an empty query
+        would fetch everything.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name for name in _COLUMNS if name in (reader.fieldnames or ())]
+            head = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(",;\t", key=head.count))
+            named = {_plain(name): name for name in reader.fieldnames or ()}
+            columns = {name: named[_plain(name)] for name in _COLUMNS if _plain(name) in named}
             if not columns:
                 raise InvalidData(f"{path}: has none of the columns {', '.join(_COLUMNS)}")
-            wanted = []
-            for number, row in enumerate(reader, start=2):
-                values = {name: (row[name] or "").strip() for name in columns}
-                if not any(values.values()):
-                    raise InvalidData(f"{path}:{number}: names nothing")
-                wanted.append(Wanted(**values))
+            wanted = [(reader.line_num, _wanted(row, columns, f"{path}:{reader.line_num}")) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path}: cannot be read ({type(error).__name__})") from error
+    if not wanted:
+        raise InvalidData(f"{path}: has no rows")
     return wanted
+
+
+def _plain(name: str) -> str:
+    return "".join(each for each in name.lower() if each.isalpha())
+
+
+def _wanted(row: dict[str, str | None], columns: dict[str, str], where: str) -> Wanted:
+    values = {name: (row[column] or "").strip() for name, column in columns.items()}
+    if not any(values.values()):
+        raise InvalidData(f"{where}: names nothing")
+    if values.get("dates") and not are_dates(values["dates"]):
+        raise InvalidData(f"{where}: dates are written as 20260131, 20260101-20260131 or 20260101-")
+    return Wanted(**values)
 
 
 @contextmanager
@@ -112,14 +148,24 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
         yield Receipt(intake.receive, spool, settings.scp.ae_title)
 
 
-def find(opened: Open, wanted: list[Wanted], modalities: tuple[str, ...]) -> list[Series]:
-    """Return all matching series, each once. Raises as the archive does."""
+def find(
+    opened: Open, wanted: list[Wanted], modalities: tuple[str, ...], searched: Callable[[int], None] = lambda _: None
+) -> Found:
+    """Return all matching series, each once. Raises as the archive does.
+
+    `searched` is told after each search how many there have been.
+    """
     found: dict[str, Series] = {}
+    unmatched: list[int] = []
     with opened() as source:
-        for each in wanted:
-            for series in source.series(each, modalities):
+        for number, each in enumerate(wanted):
+            matching = list(source.series(each, modalities))
+            if not matching:
+                unmatched.append(number)
+            for series in matching:
                 found.setdefault(series.series_instance_uid, series)
-    return list(found.values())
+            searched(number + 1)
+    return Found(list(found.values()), unmatched)
 
 
 def fetch(

@@ -95,6 +95,12 @@ _DESCRIPTIONS = {
 }
 
 
+DOCUMENTS = (structured_report.KIND, encapsulated_pdf.KIND)
+"""The kinds that point to what an earlier model made of the same image (PS3.3 C.17.2, C.24.2)."""
+Predecessors = Mapping[str, Mapping[str, str]]
+"""By kind: StudyInstanceUID, SeriesInstanceUID, SOPClassUID and SOPInstanceUID of the object of an earlier model."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One object, encoded and checked."""
@@ -123,7 +129,7 @@ def make(
     identity: ModelIdentity,
     settings: Results,
     created: dt.datetime,
-    predecessor: Mapping[str, str] | None = None,
+    predecessors: Predecessors | None = None,
 ) -> ResultSet:
     """Make every kind of object that the settings ask for.
 
@@ -132,9 +138,8 @@ def make(
 
     Parameters
     ----------
-    predecessor
-        The report of an earlier model on the same image, by StudyInstanceUID, SeriesInstanceUID, SOPClassUID and
-        SOPInstanceUID: the new report points to it (PS3.3 C.17.2, Predecessor Documents Sequence).
+    predecessors
+        Of the same image: each of `DOCUMENTS` points to its own (Predecessor Documents Sequence).
 
     Raises
     ------
@@ -146,21 +151,29 @@ def make(
     made: list[Result] = []
     left_out: dict[str, str] = {}
     common: dict[str, Any] = {"identity": identity, "created": created}
+    before = {kind: [_named(uids)] for kind, uids in (predecessors or {}).items()}
     makers: dict[str, Callable[[], Dataset]] = {
         secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
         presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
         structured_report.KIND: lambda: _report(
-            source, reading.finding, identity, settings, created, others=made, predecessor=predecessor
+            source,
+            reading.finding,
+            identity,
+            settings,
+            created,
+            others=made,
+            predecessors=before.get(structured_report.KIND, []),
         ),
         multi_frame_capture.KIND: lambda: _frames(source, reading, settings, common),
         parametric_map.KIND: lambda: _map(source, reading, settings, common),
-        encapsulated_pdf.KIND: lambda: _page(source, reading, settings, common),
+        encapsulated_pdf.KIND: lambda: _page(source, reading, settings, common, before.get(encapsulated_pdf.KIND, [])),
         key_objects.KIND: lambda: _selection(source, settings, common, made),
     }
     for kind in (each for each in KINDS if each in settings.kinds):
         _add(kind, makers[kind], source, made, left_out)
     if not made:
-        raise InvalidResult("; ".join(left_out.values()) or "results.kinds is empty")
+        whys = (f"{kind}: {why.removeprefix('failed: ')}" for kind, why in left_out.items())
+        raise InvalidResult("; ".join(whys) or "results.kinds is empty")
     return ResultSet(tuple(made), left_out)
 
 
@@ -199,10 +212,12 @@ def _add(
         dataset = maker()
         data = encode(dataset)
         check(data, kind, source)
-    except (Unsuitable, InvalidResult) as error:
+    except Unsuitable as error:
         left_out[kind] = str(error)
+    except InvalidResult as error:
+        left_out[kind] = f"failed: {str(error).removeprefix(f'{kind}: ')}"
     except MALFORMED as error:  # the source holds something that nobody thought of; its message may quote it
-        left_out[kind] = f"{kind}: {unexpected(error)}"
+        left_out[kind] = f"failed: {unexpected(error)}"
     else:
         made.append(Result(kind, dataset, data))
         return
@@ -247,12 +262,9 @@ def _report(
     created: dt.datetime,
     *,
     others: Sequence[Result] = (),
-    predecessor: Mapping[str, str] | None = None,
+    predecessors: Sequence[Dataset] = (),
     reason: str = "",
 ) -> Dataset:
-    before = Dataset()
-    for keyword, uid in (predecessor or {}).items():
-        setattr(before, keyword, uid)
     return structured_report.structured_report(
         source,
         finding=finding,
@@ -261,7 +273,7 @@ def _report(
         series_description="cxrd pneumonia report (research)",
         created=created,
         others=[other.dataset for other in others],
-        predecessors=[before] if predecessor else [],
+        predecessors=predecessors,
         reason=reason,
     )
 
@@ -291,11 +303,22 @@ def _map(source: Dataset, reading: Reading, settings: Results, common: dict[str,
     return parametric_map.parametric_map(source, reading.cam, **_series(parametric_map.KIND, settings), **common)
 
 
-def _page(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
+def _named(uids: Mapping[str, str]) -> Dataset:
+    """Return a data set with these UIDs, by keyword."""
+    item = Dataset()
+    for keyword, uid in uids.items():
+        setattr(item, keyword, uid)
+    return item
+
+
+def _page(
+    source: Dataset, reading: Reading, settings: Results, common: dict[str, Any], predecessors: Sequence[Dataset]
+) -> Dataset:
     from worker.page import report_page  # noqa: PLC0415 - reportlab is for those who want pages
 
     page = report_page(reading.picture, finding=reading.finding, **common)
-    return encapsulated_pdf.encapsulated_pdf(source, page, **_series(encapsulated_pdf.KIND, settings), **common)
+    about = _series(encapsulated_pdf.KIND, settings)
+    return encapsulated_pdf.encapsulated_pdf(source, page, **about, **common, predecessors=predecessors)
 
 
 def _selection(source: Dataset, settings: Results, common: dict[str, Any], others: list[Result]) -> Dataset:

@@ -138,7 +138,7 @@ class Destination(_Part):
     ca_file: Path | None = None
     for_calling: tuple[AeTitle, ...] = ()
     kinds: tuple[Kind, ...] = ()
-    compression: Literal["auto", "none", "rle", "jpeg-2000"] = "auto"
+    compression: Literal["auto", "lossless", "none", "rle", "jpeg-2000"] = "auto"
     timeout: float = Field(30.0, gt=0)
 
     @model_validator(mode="after")

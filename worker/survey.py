@@ -16,7 +16,7 @@ from dicom_io.address import address as written
 from dicom_io.derived import encode
 from dicom_io.errors import Declined, PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.jpeg_picture import PICTURES
+from dicom_io.jpeg_picture import LOSSY, PICTURES
 from dicom_io.query import Series
 from dicom_io.scu import CONNECT, PLAIN, Delivery, Peer, deliver, echo, ways
 from dicom_io.status import Outcome, outcome
@@ -79,7 +79,9 @@ def _node(peer: Peer, destination: Destination, settings: Settings, *, closely: 
     yield True, f"storage commitment: {_offered(offer.commitment)}"
     yield True, f"query (C-FIND): {_offered(offer.query)}"
     yield True, f"retrieval: C-MOVE {_offered(offer.move)}, C-GET {_offered(offer.get)}"
-    if store:
+    if not store:
+        yield True, "no test object was sent; --store leaves one there and looks for it"
+    else:
         dataset = probe.test_object(now().astimezone())
         with deliver(peer, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as delivery:
             status = _stored(delivery, dataset)
@@ -101,6 +103,8 @@ def _taken(sop_class: str, syntaxes: tuple[str, ...], peer: Peer, settings: Sett
         how = "; in none of these can it be sent"
     elif used[0] not in PLAIN:
         how = f"; sent in {UID(used[0]).name}"
+        if used[0] in LOSSY and not quality:
+            how += ", with loss and under a UID of its own"
     return bool(used), f"{UID(sop_class).name}: {', '.join(UID(each).name for each in syntaxes)}{how}"
 
 

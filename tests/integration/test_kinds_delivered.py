@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.uid import JPEGBaseline8Bit
 
 from tests.integration.dcmtk import storescp
 from tests.integration.orthanc import Orthanc, binary, free_port
-from tests.peers import chest, send, wait_for
+from tests.peers import chest, receiving, send, wait_for
+from worker.audit import story
 from worker.daemon import Daemon
 from worker.results import SOP_CLASSES
 from worker.settings import Kind
@@ -76,6 +79,41 @@ def by_kind_of_blobs(worker: Daemon) -> dict[str, Dataset]:
     kinds = {uid: kind for kind, uid in SOP_CLASSES.items()}
     read = [pydicom.dcmread(path) for path in worker.blobs.folder.rglob("*.dcm")]
     return {kinds[dataset.SOPClassUID]: dataset for dataset in read if dataset.SOPClassUID in kinds}
+
+
+def test_a_node_that_takes_jpeg_alone_gets_the_whole_set_and_the_audit_says_as_what(
+    daemon: Callable[..., Daemon],
+) -> None:
+    pictures, others = (
+        [SOP_CLASSES[kind] for kind in PICTURES],
+        [SOP_CLASSES[kind] for kind in KINDS if kind not in PICTURES],
+    )
+    with receiving(others) as there:
+        there.takes(pictures, JPEGBaseline8Bit)
+        worker = daemon([("pacs", there.port, "RECEIVER")], results={"kinds": KINDS})
+        send(worker.port, [chest("jpeg-alone", rows=300, cols=260)])
+        wait_for(lambda: worker.ledger.counts().get("delivery_sent") == len(KINDS), 30)
+    got = {each.SOPClassUID: each for each in there.got}
+    told = story(worker.ledger, "1")
+    assert told is not None
+    made = {each["kind"]: each["sop_instance_uid"] for each in told["results"]}
+    said = [json.loads(each["detail"]).get("sent_as") for each in told["events"] if each["kind"] == "delivered"]
+    for kind in KINDS:
+        dataset = got[SOP_CLASSES[kind]]
+        assert (dataset.SOPInstanceUID == made[kind]) is (kind not in PICTURES)
+    assert sorted(filter(None, said)) == sorted(got[uid].SOPInstanceUID for uid in pictures)
+    # The report's evidence leads to the lossy copy by what that was made from.
+    predecessors = {each.ReferencedSOPInstanceUID for uid in pictures for each in got[uid].SourceImageSequence}
+    (study,) = got[SOP_CLASSES["structured-report"]].CurrentRequestedProcedureEvidenceSequence
+    evidence = {
+        each.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for each in series.ReferencedSOPSequence
+    }
+    assert {made[kind] for kind in PICTURES} <= predecessors & evidence
+    # Sent back to us, the copy starts no loop.
+    assert send(worker.port, [got[uid] for uid in pictures]) == [0, 0]
+    wait_for(lambda: worker.ledger.counts().get("not_analysed") == 2, 30)
 
 
 @pytest.mark.parametrize("web", [False, True], ids=["C-STORE", "STOW-RS"])

@@ -46,19 +46,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     for bits, how in BITS.items()
 }
 VARIANTS |= {
-    f"name {number}": {"SpecificCharacterSet": charset, "PatientName": name, "ReferringPhysicianName": name}
+    f"name {number}": {"SpecificCharacterSet": charset, "PatientName": name, "ReferringPhysicianName": name, **how}
     for number, (charset, name) in enumerate(NAMES)
+    for how in [{"modality": "DX", "PhotometricInterpretation": "MONOCHROME1"} if number % 2 else {}]
 }
+NOTHING = dict.fromkeys((*MISSING.split(), "ImagerPixelSpacing", "PixelSpacing", "WindowCenter"))
 
 
 def request() -> Dataset:
     item = Dataset()
     item.RequestedProcedureID, item.ScheduledProcedureStepID = "RP1", "SPS1"
+    item.AccessionNumber, item.RequestedProcedureDescription = "A1", "Chest"
     return item
 
 
 VARIANTS |= {
-    "nothing known": dict.fromkeys((*MISSING.split(), "ImagerPixelSpacing", "PixelSpacing", "WindowCenter")),
+    "nothing known": NOTHING,
+    "nothing known, DX": {"modality": "DX", **NOTHING},
     "all empty": dict.fromkeys(MISSING.split(), "") | {"BodyPartExamined": None},
     "no accession number": {"AccessionNumber": ""},
     "request": {"modality": "DX", "RequestAttributesSequence": [request()], "TimezoneOffsetFromUTC": "+0100"},
@@ -87,10 +91,11 @@ VARIANTS |= {
     },
 }
 # A map lies on its source only where that says how it lies and how large its pixels are.
-WITHOUT_MAP = {"nothing known", "all empty"}
+WITHOUT_MAP = {"nothing known", "nothing known, DX", "all empty"}
 # What dcmpschk does not take, and the standard does: a name without a value, and one in UTF-8 beyond ASCII.
 COMPLAINTS = {
     "nothing known": {"patientName"},
+    "nothing known, DX": {"patientName"},
     "all empty": {"patientName"},
     "name 3": {"PatientName", "ReferringPhysicianName"},
 }

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.datadict import dictionary_description
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 from pynetdicom import AE, evt
 
 from dicom_io.errors import RefusedByPeer
@@ -121,7 +121,7 @@ def listening(*sop_classes: Any) -> Iterator[Listener]:
 # ---- storage --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compression", ["auto", "none", "rle", "jpeg-2000"])
+@pytest.mark.parametrize("compression", ["auto", "lossless", "none", "rle", "jpeg-2000"])
 @pytest.mark.parametrize("quality", [None, 90])
 @pytest.mark.parametrize("kinds", [(), ("secondary-capture",), ("structured-report", "presentation-state")])
 def test_a_node_is_offered_what_is_stated(
@@ -148,7 +148,7 @@ def test_a_node_is_offered_what_is_stated(
     assert ("travel in the first of these" in text) is bool({"secondary-capture"} & set(kinds or KINDS))
 
 
-@pytest.mark.parametrize("compression", ["auto", "none", "rle", "jpeg-2000"])
+@pytest.mark.parametrize("compression", ["auto", "lossless", "none", "rle", "jpeg-2000"])
 @pytest.mark.parametrize("quality", [None, 90])
 def test_the_order_of_a_picture_s_syntaxes_is_the_one_of_the_code(compression: str, quality: int | None) -> None:
     destination = node(compression=compression)
@@ -164,6 +164,9 @@ def test_the_order_of_a_picture_s_syntaxes_is_the_one_of_the_code(compression: s
     assert (order[0] == JPEGBaseline8Bit) is (quality is not None)
     assert any("RLE" in each.name for each in order) is (compression != "none")
     assert any("2000" in each.name for each in order) is (compression != "none")
+    with_loss = compression not in ("none", "lossless")
+    assert (order[-1] == JPEGExtended12Bit) is with_loss
+    assert ("(121320, DCM, Uncompressed predecessor)" in said(**parts)) is (with_loss and quality is None)
 
 
 def test_each_destination_has_its_own_table_and_its_address_as_it_is_written() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dicom_io.errors import InvalidData
 from modeltrain.data import training_samples
-from modeltrain.fit_gate import _fit, fit_gate
+from modeltrain.fit_gate import _fit, _halfway, fit_gate
 from modeltrain.gate import Gate, statistics
 from tests.unit.modeltrain_toys import draw, kaggle_folder, lively_network
 
@@ -37,7 +37,7 @@ def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
     foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
     known = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
     gate = Gate()
-    gate.fill(_fit(own, foreign, known))
+    gate.fill(_fit(own, foreign[:500], known, foreign[500:]))
 
     def flagged(values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
         maps = torch.from_numpy(values.astype(np.float32))
@@ -47,6 +47,12 @@ def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
     assert flagged(known) <= 0.0125, "four in a thousand by each look, rounded up in so few"
     assert flagged(foreign) > 0.9, "what it was shown"
     assert flagged(known + np.array([0, 0, 3, 0, 0])) > 0.9, "what it was not shown, thirty deviations away"
+
+
+def test_the_limit_lies_halfway_to_the_outliers_that_were_kept_back() -> None:
+    known = np.linspace(0, 1, 1001)
+    assert _halfway(known, np.full(50, 3.0)) == pytest.approx((0.996 + 3) / 2)
+    assert _halfway(known, np.full(50, 0.5)) == pytest.approx(0.996), "never below what the population allows"
 
 
 def _score(gate: Gate, x: torch.Tensor) -> torch.Tensor:

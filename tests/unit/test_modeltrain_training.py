@@ -20,7 +20,7 @@ from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain import train
 from modeltrain.batches import order_of
 from modeltrain.data import Images
-from modeltrain.export import _learnt_from_nothing_else, export_model
+from modeltrain.export import _learnt_from_nothing_else, export_model, refit
 from modeltrain.learnt import keys_of, known_to, learnt_of
 from modeltrain.network import MixStyle, build, load_network
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -155,6 +155,22 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
         np.testing.assert_allclose(answers.cam, turned.cam[..., ::-1], atol=1e-4)
         np.testing.assert_allclose(answers.logits, expected.logits, atol=1e-3 if exact else 0.5)
         np.testing.assert_allclose(predict(images[1:2]).logits, answers.logits[1:2], atol=1e-4, err_msg="batch of one")
+
+
+def test_a_model_s_weights_make_another_version(folder: Path, data: Path, tmp_path: Path) -> None:
+    made = refit(folder, data, tmp_path, version="0.3.0", mirror=True)
+    before, card = load_card(folder), load_card(made)
+    assert (card.label, card.mirror, before.mirror) == ("toy-0.3.0", True, False)
+    old, new = load_file(folder / "model.safetensors"), load_file(made / "model.safetensors")
+    assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("gate."))
+    assert card.raw["training"] == before.raw["training"] | {"weights_of": "toy-0.1.0"}
+    assert card.raw["population"] == before.raw["population"]
+    assert card.raw["data"]["learnt"] == before.raw["data"]["learnt"]
+    assert card.raw["metrics"]["test"] is None
+    with pytest.raises(InvalidData, match="a version is never written twice"):
+        refit(folder, data, tmp_path, version="0.3.0", mirror=True)
+    with pytest.raises(InvalidData, match=r"is not what .* was trained on"):
+        refit(folder, kaggle_folder(tmp_path / "other", patients=7), tmp_path, version="0.4.0", mirror=False)
 
 
 def test_styles_are_mixed_in_training_alone() -> None:
@@ -416,8 +432,14 @@ def test_the_calibration_holds_few_images_at_once(
     monkeypatch.setattr(HistogramCollector, "collect", counted)
     quantize(folder / "model.onnx", tmp_path / "int8.onnx", list(batch(14)))
     assert held == [7, 7]
-    scores = [onnx_predictor(path)(batch(14)).logits for path in (folder / "model.onnx", tmp_path / "int8.onnx")]
+    both = [onnx_predictor(path) for path in (folder / "model.onnx", tmp_path / "int8.onnx")]
+    scores = [predict(batch(14)).logits for predict in both]
     assert np.abs(scores[0] - scores[1]).max() < 0.1
+    # Far outside of the calibration's range the gate still tells by how much.
+    noise = np.random.default_rng(0).random((3, 1, 224, 224), np.float32)
+    outside = [predict(noise).outlier for predict in both]
+    assert (outside[0] > 3).all()
+    np.testing.assert_allclose(outside[1], outside[0], rtol=0.2)
 
 
 def test_a_version_is_never_written_twice_and_current_names_it(folder: Path, best: Path, data: Path) -> None:

@@ -38,6 +38,8 @@ class Archive:
         pass
 
     def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+        if wanted.patient_id == "nobody":
+            return
         yield from [Series("1", uid, modalities[0]) for uid in (f"{wanted.patient_id}.1", "both")]
 
     def instances(self, series: Series) -> list[str]:
@@ -88,13 +90,36 @@ def test_it_does_not_wait_for_ever_where_nobody_answers_images() -> None:
 def test_each_series_is_found_once() -> None:
     pacs = Archive(Ledger(set(), [0]))
     found = pull.find(lambda: pacs, [Wanted(patient_id="p"), Wanted(patient_id="q")], ("DX",))
-    assert [each.series_instance_uid for each in found] == ["p.1", "both", "q.1"]
+    assert [each.series_instance_uid for each in found.series] == ["p.1", "both", "q.1"]
+
+
+def test_a_search_says_how_far_it_is_and_what_matches_nothing() -> None:
+    pacs = Archive(Ledger(set(), [0]))
+    told: list[int] = []
+    wanted = [Wanted(patient_id=name) for name in ("p", "nobody", "q", "nobody")]
+    found = pull.find(lambda: pacs, wanted, ("DX",), told.append)
+    assert found.unmatched == [1, 3]
+    assert told == [1, 2, 3, 4]
 
 
 def test_a_table_is_read(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("\ufeffpatient_id,other,accession_number\nP1,x,\n,y,A2\n")
-    assert pull.wanted_of(path) == [Wanted(patient_id="P1"), Wanted(accession_number="A2")]
+    assert pull.wanted_of(path) == [(2, Wanted(patient_id="P1")), (3, Wanted(accession_number="A2"))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Accession Number;PatientID;dates\nA 1;P1;20260101-\n",
+        "accession_number\tnote\tPATIENT_ID\tdates\nA 1\tx, y; z\tP1\t20260101-\n",
+        '"patient id","dates","accession_number"\r\n"P1","20260101-","A 1"\r\n',
+    ],
+)
+def test_tables_are_read_as_programs_write_them(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text, newline="")
+    assert pull.wanted_of(path) == [(2, Wanted("20260101-", "P1", "A 1"))]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +128,8 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         ("name\nx\n", "none of the columns"),
         ('patient_id\nP1\n" "\n', "table.csv:3: names nothing"),
         ("", "none of the columns"),
+        ("patient_id\n", "table.csv: has no rows"),
+        ("dates,patient_id\n20260131,\n2026-01-31,P\n", "table.csv:3: dates are written as 20260131"),
     ],
 )
 def test_a_table_that_would_fetch_everything_is_refused(text: str, words: str, tmp_path: Path) -> None:

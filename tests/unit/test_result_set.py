@@ -26,7 +26,7 @@ from dicom_io.validate import check
 from tests.tools import tool
 from worker.phantom import radiograph
 from worker.reader import Reading
-from worker.results import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, ResultSet, make
+from worker.results import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, Predecessors, ResultSet, make
 from worker.settings import Kind, Results
 
 MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.1.0", "ab12" * 16)
@@ -58,7 +58,13 @@ def eight_bits() -> dict[str, Any]:
     return {"PixelData": values.tobytes(), **bits}
 
 
-def answered(original: Dataset, finding: Finding = FINDING, model: ModelIdentity = MODEL, **settings: Any) -> ResultSet:
+def answered(
+    original: Dataset,
+    finding: Finding = FINDING,
+    model: ModelIdentity = MODEL,
+    before: Predecessors | None = None,
+    **settings: Any,
+) -> ResultSet:
     shown = render(original) if "PixelData" in original else Rendered(np.zeros((2, 2), np.float32), 1.0)
     picture = np.zeros_like(PICTURE)
     zeros = np.zeros((7, 7), np.float32)
@@ -74,7 +80,7 @@ def answered(original: Dataset, finding: Finding = FINDING, model: ModelIdentity
         cam=CAM,
         frames=np.stack([picture, PICTURE]),
     )
-    return make(original, reading, model, Results(**settings), NOW)
+    return make(original, reading, model, Results(**settings), NOW, before)
 
 
 def objects(made: ResultSet) -> dict[str, Dataset]:
@@ -204,6 +210,60 @@ def test_a_newer_report_points_to_its_predecessor() -> None:
     assert newer.SOPInstanceUID != older.SOPInstanceUID
 
 
+def test_a_newer_page_points_to_its_predecessor(tmp_path: Path) -> None:
+    kinds = ("encapsulated-pdf", "structured-report")
+    older = objects(answered(source(), model=replace(MODEL, version="1.0.0"), kinds=kinds))
+    uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+    before = {kind: {uid: str(each[uid].value) for uid in uids} for kind, each in older.items()}
+    for kind, each in objects(answered(source(), before=before, kinds=kinds)).items():
+        (study,) = each.PredecessorDocumentsSequence
+        (series,) = study.ReferencedSeriesSequence
+        assert (study.StudyInstanceUID, series.SeriesInstanceUID) == (
+            older[kind].StudyInstanceUID,
+            older[kind].SeriesInstanceUID,
+        )
+        assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == older[kind].SOPInstanceUID
+        path = tmp_path / f"{kind}.dcm"
+        each.save_as(path)
+        said = subprocess.run([tool("dciodvfy"), str(path)], capture_output=True, text=True, timeout=60, check=False)
+        assert "Error" not in said.stderr
+        assert "PredecessorDocuments" not in said.stderr
+
+
+def request(**attributes: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def test_documents_name_the_order_that_the_image_was_made_for() -> None:
+    meant = {"CodeValue": "XTHOR", "CodingSchemeDesignator": "L", "CodeMeaning": "Thorax"}
+    unfit = {"CodeValue": "X2", "CodingSchemeDesignator": "L", "CodeMeaning": "Thorax in zwei Ebenen, ä"}
+    asked = request(
+        RequestedProcedureID="RP1",
+        RequestedProcedureDescription="Thorax prüfen",
+        ScheduledProcedureStepID="SPS1",
+        RequestedProcedureCodeSequence=[request(**meant), request(**unfit)],
+    )
+    further = request(RequestedProcedureID="RP2", AccessionNumber="A2", RequestedProcedureDescription="x" * 70)
+    original = source(
+        SpecificCharacterSet="ISO_IR 100", AccessionNumber="A1", RequestAttributesSequence=[asked, further]
+    )
+    made = objects(answered(original, kinds=get_args(Kind)))
+    for kind in ("structured-report", "key-objects"):
+        assert "RequestAttributesSequence" not in made[kind]
+        first, second = made[kind].ReferencedRequestSequence
+        assert (first.StudyInstanceUID, first.AccessionNumber) == (original.StudyInstanceUID, "A1")
+        assert (first.RequestedProcedureID, first.RequestedProcedureDescription) == ("RP1", "Thorax prüfen")
+        assert [each.CodeValue for each in first.RequestedProcedureCodeSequence] == ["XTHOR"]
+        assert (second.RequestedProcedureID, second.AccessionNumber) == ("RP2", "A2")
+        assert second.RequestedProcedureDescription == ""  # what is no long string is not told
+        assert len(first.ReferencedStudySequence) == 0
+    assert len(made["secondary-capture"].RequestAttributesSequence) == 2
+    assert "ReferencedRequestSequence" not in objects(answered(source()))["structured-report"]
+
+
 def test_a_source_without_a_series_gets_the_capture_alone() -> None:
     made = answered(source(SeriesInstanceUID=None))
     assert [result.kind for result in made.results] == ["secondary-capture"]
@@ -329,7 +389,19 @@ def test_an_object_that_fails_its_check_is_not_sent_and_the_rest_is(monkeypatch:
     monkeypatch.setattr(presentation_state, "LABEL", "not a code string")
     made = answered(source())
     assert [result.kind for result in made.results] == ["secondary-capture", "structured-report"]
-    assert "ContentLabel" in made.left_out["presentation-state"]
+    assert made.left_out == {"presentation-state": "failed: ContentLabel is no CS"}
+    with pytest.raises(InvalidResult, match=r"^presentation-state: ContentLabel is no CS$"):
+        answered(source(), kinds=("presentation-state",))
+
+
+def test_an_object_that_cannot_be_made_for_a_reason_nobody_thought_of_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unforeseen: dict[str, Dataset] = {}
+    monkeypatch.setattr(presentation_state, "presentation_state", lambda *_, **__: unforeseen["PatientName"])
+    made = answered(source())
+    assert "PatientName" not in made.left_out["presentation-state"]
+    assert made.left_out["presentation-state"].startswith("failed: unexpected KeyError")
 
 
 def test_the_same_twice() -> None:

@@ -46,7 +46,8 @@ def test_a_node_says_whether_it_takes_the_compression_that_is_set(accepted: bool
         (JPEG2000Lossless, "auto", "; sent in JPEG 2000 Image Compression (Lossless Only)", True),
         (RLELossless, "jpeg-2000", "; sent in RLE Lossless", True),
         (RLELossless, "none", "; in none of these can it be sent", False),
-        (JPEGBaseline8Bit, "auto", "; in none of these can it be sent", False),
+        (JPEGBaseline8Bit, "auto", "; sent in JPEG Baseline (Process 1), with loss and under a UID of its own", True),
+        (JPEGBaseline8Bit, "lossless", "; in none of these can it be sent", False),
     ],
 )
 def test_a_node_that_insists_on_a_syntax_says_whether_it_gets_its_pictures(
@@ -66,6 +67,7 @@ def test_a_node_says_which_of_our_classes_it_takes() -> None:
         said = seen(**node(there.port))
         assert (False, "Comprehensive 3D SR Storage: not accepted") in said
         assert not any("compression" in words for _, words in said)
+        assert (True, "no test object was sent; --store leaves one there and looks for it") in said
         only = seen(**node(there.port, kinds=("secondary-capture",)))
         assert all(ok for ok, _ in only), only
 

@@ -48,7 +48,7 @@ class Site:
             def opened() -> contextlib.AbstractContextManager[WebArchive]:
                 return web_archive(self.peer, receipt, "archive-with-a-long-name")
 
-            series = pull.find(opened, [wanted or Wanted("20260101-")], ("CR", "DX"))
+            series = pull.find(opened, [wanted or Wanted("20260101-")], ("CR", "DX")).series
             return list(pull.fetch(opened, series, self.ledger, most_waiting=100))
 
     def came(self) -> set[str]:
@@ -86,6 +86,16 @@ def test_what_was_selected_comes_byte_for_byte(
     assert stored == {encode(each) for each, _ in server.objects.values() if each.AccessionNumber in expected}
     assert {row["calling_ae"] for row in rows} <= {"archive-with-a-lo"[:16]}
     assert not list((site.settings.storage.folder / "objects" / "incoming").rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("patient", "asked"),
+    [("P 1", "P%201"), ("P*", "P*"), ("P?1", "P?1"), ("a+b&c=d%", "a%2Bb%26c%3Dd%25"), ("Ä", "%C3%84")],
+)
+def test_a_search_is_written_as_a_uri_has_it(patient: str, asked: str, site: Site, server: WebServer) -> None:
+    """Not as a form has it: there a plus sign is a space, and not every server decodes wild cards."""
+    site.pull(Wanted(patient_id=patient))
+    assert f"?PatientID={asked}&includefield=" in server.asked[0]
 
 
 def test_what_is_known_is_not_fetched_again(site: Site, server: WebServer) -> None:

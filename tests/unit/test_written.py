@@ -226,7 +226,7 @@ def test_evidence_is_grouped_as_highdicom_groups_it(numbers: list[tuple[int, int
     tree_.ContentSequence = []
     current, other = collect_evidence(instances, tree_, study_instance_uid="1.2.1")
     assert not other
-    assert structured_report._evidence(list(map(names_of, instances))) == current
+    assert structured_report.instance_references(list(map(names_of, instances))) == current
 
 
 # ---- the overlay ---------------------------------------------------------------------------------------------------

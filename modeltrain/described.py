@@ -1,0 +1,46 @@
+"""What a model's card says of a run, of its data and of an evaluation, as plain values for JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from modeltrain.outputs import CLASSES
+from modeltrain.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modeltrain.data import Sample
+    from modeltrain.evaluate import Evaluation
+
+
+def training(progress: Progress) -> dict[str, Any]:
+    """Sum up a run, and the run whose weights it began with."""
+    history = progress.history
+    seconds = [line.seconds for line in history]
+    return {
+        "recipe": progress.recipe,
+        "best_epoch": progress.best.epoch,
+        "epochs": len(history),
+        "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
+        "side": [line.side for line in history],
+        "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
+        "validation_loss": [round(line.validation_loss, 4) for line in history],
+        "validation_auc": [round(line.validation_auc, 4) for line in history],
+        "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
+        "began_with": training(Progress.from_json(json.dumps(progress.start))) if progress.start else None,
+    }
+
+
+def counts(samples: Sequence[Sample]) -> dict[str, int]:
+    """Count a part of the data: images, images of each class, patients."""
+    classes = {name: sum(sample.label == label for sample in samples) for label, name in enumerate(CLASSES)}
+    return {"images": len(samples), **classes, "patients": len({sample.patient for sample in samples})}
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation's figures, rounded to what its number of images can bear."""
+    plain = evaluation.to_dict()
+    plain.pop("model")
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in plain.items()}
