@@ -239,8 +239,8 @@ RECIPES = {
             jpeg=0.1,
         ),
     ),
-    # The shipped model's: as `robust`, from weights that have been through it. Doubtful labels weigh less, styles are
-    # mixed, and the answer is the mean of the image's and its mirror image's. (A first run takes the `robust` recipe.)
+    # As `robust`, from weights that have been through it: doubtful labels weigh less, styles are mixed, and the answer
+    # is the mean of the image's and its mirror image's. On the public images it was no better (docs/decisions.md).
     "taught": Recipe(
         name="taught",
         stages=((10, 160), (18, 224)),

@@ -24,7 +24,7 @@ from tests.unit.test_eligibility import FOR_PROCESSING, SECONDARY_CAPTURE, equip
 from tests.unit.test_pipeline import Bench
 from tests.unit.test_result_set import MODEL, NOW, answered, coded, source, tree
 from worker import chain
-from worker.audit import story
+from worker.audit import Filter, findings, story
 from worker.clock import now
 from worker.conformance import statement
 from worker.drift import period
@@ -96,6 +96,20 @@ def test_nothing_is_reported_of_what_is_no_radiograph_or_our_own(bench: Bench, a
     found = told(bench, done(bench, chest(**attributes)))
     assert found["finding"]["status"] == "not_analysed"
     assert (found["results"], found["deliveries"]) == ([], [])
+
+
+def test_the_audit_counts_the_report_of_an_image_that_was_not_analysed(bench: Bench) -> None:
+    number = done(bench, chest(ViewPosition="LL"))
+    other = chest()
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    done(bench, other)
+    left_out, answered = reversed(findings(bench.ledger, Filter()))
+    assert (left_out["receipt_id"], left_out["status"]) == (number, "not_analysed")
+    assert (left_out["deliveries"], left_out["delivered"]) == (1, 0)
+    (report,) = told(bench, number)["results"]
+    assert left_out["result_uids"] == report["sop_instance_uid"]
+    assert (answered["status"], answered["deliveries"]) == ("analysed", 3)
+    assert [row["receipt_id"] for row in findings(bench.ledger, Filter(undelivered=True))] == [2, 1]
 
 
 def test_the_report_that_comes_back_is_not_reported(bench: Bench) -> None:
