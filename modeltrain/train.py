@@ -38,6 +38,7 @@ from modeltrain.framing import overlap
 from modeltrain.network import ChestNet, build, load_weights
 from modeltrain.outputs import probability
 from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress
+from modeltrain.recipe import Recipe
 from modeltrain.source import Source, Sources, sources_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
     from modeltrain.batches import Batch
     from modeltrain.network import TensorOutputs
-    from modeltrain.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -289,6 +289,12 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
+def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe of an earlier version of cxrd with the defaults of what it did not know, which change nothing."""
+    plain = _plain(Recipe())
+    return plain | recipe | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
+
+
 def _optimizer(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam as the seed has it, or AdamW, which leaves norms and biases undecayed."""
     if recipe.optimizer == "adam":
@@ -360,6 +366,7 @@ def _report(board: SummaryWriter, line: Epoch) -> None:
 def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
     """Put a run's last state into the learner and return where the run stood."""
     found = read_progress(path)
+    found.recipe = _completed(found.recipe)
     if found.recipe != wanted.recipe:
         differing = [key for key in wanted.recipe if found.recipe.get(key) != wanted.recipe[key]]
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydantic import ValidationError
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from dicom_io.derived import encode
 from dicom_io.eligibility import Rules, judge
@@ -101,7 +102,7 @@ def test_nothing_is_reported_of_what_is_no_radiograph_or_our_own(bench: Bench, a
 def test_the_audit_counts_the_report_of_an_image_that_was_not_analysed(bench: Bench) -> None:
     number = done(bench, chest(ViewPosition="LL"))
     other = chest()
-    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
     done(bench, other)
     left_out, answered = reversed(findings(bench.ledger, Filter()))
     assert (left_out["receipt_id"], left_out["status"]) == (number, "not_analysed")
