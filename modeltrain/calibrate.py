@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modeltrain.data import Sample
     from modeltrain.evaluate import Predict
 
+_PRIOR = 0.2  # of the slope of Platt's scaling: the inverse of its strength
 CONFIDENCE = 0.95
 # The least sensitivity that each operating point vouches for, at that confidence.
 VOUCHED = {SCREENING: 0.98, BALANCED: 0.95}
@@ -81,8 +82,9 @@ def fit_calibration(
     `weights`, float64 [N] with a mean of 1, say how much each image counts.
     """
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
-    # The mild prior keeps separable classes finite.
-    fitted = LogisticRegression(C=1.0).fit(difference[:, np.newaxis], labels, sample_weight=weights)
+    # The prior keeps separable classes finite, and the slope a little gentler than the best: two copies of a radiograph
+    # then get answers that are closer together.
+    fitted = LogisticRegression(C=_PRIOR).fit(difference[:, np.newaxis], labels, sample_weight=weights)
     return {
         "method": "Platt scaling (Platt 1999)",
         "fitted_on": "validation",

@@ -89,7 +89,7 @@ def coloured(page: Any) -> float:
 
 def open_series(page: Any, description: str, seen: Callable[[], bool]) -> None:
     """Open a series from the list at the left by a double click, and by another where the viewer was still busy."""
-    for _ in range(5):
+    for _ in range(10):
         page.get_by_text(description, exact=False).first.dblclick()
         try:
             wait_for(seen, 15)
@@ -140,7 +140,7 @@ def outline(page: Any) -> NDArray[np.float64]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daemon], tmp_path: Path, page: Any) -> None:
     port = free_port()
     files = viewer_files()
