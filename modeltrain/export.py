@@ -104,7 +104,11 @@ def export_model(
     """
     progress = with_times(read_progress(weights), weights.with_name(LAST))
     earlier = learnt_of(load_card(began_with)) if began_with else None
-    complete = earlier.complete if earlier else _learnt_from_nothing_else(progress)
+    if earlier:
+        complete = earlier.complete
+    else:  # a model folder that tells nothing may have begun with another one in its turn
+        chained = bool(began_with and load_card(began_with).raw["training"].get("began_with"))
+        complete = not chained and _learnt_from_nothing_else(progress)
     folder = _new(models, name, version)
     _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
     if current:
@@ -150,7 +154,7 @@ def refit(
     progress.recipe = progress.recipe | {"mirror": mirror}
     earlier = learnt_of(card)
     if complete is None:
-        complete = earlier.complete if earlier else card.raw["training"]["began_with"] is None
+        complete = earlier.complete if earlier else card.raw["training"].get("began_with") is None
     ages = card.raw.get("population")
     years = (ages["least_age_years"], ages["greatest_age_years"]) if ages else None
     folder = _new(models, card.name, version)

@@ -56,21 +56,24 @@ def fit_gate(
         The population; at most 2,000 of it are looked at, drawn by `seed`.
     validation
         Where the limits are set: the linear look may flag 4 in 1,000 of these, as they are and framed anew, and its
-        limit lies halfway from there to outliers that were kept back; the distance may flag one in 1,000.
+        limit lies halfway from there to outliers that were kept back, where there is a folder of them (distorted images
+        alone are so far off that people would be let in); the distance may flag one in 1,000.
     outliers
         A folder of radiographs of other populations (JPEG or PNG; never those that the gate is judged on). Distorted
-        images of `train` (turned, inverted, cut, noise) are outliers in any case. Of both a sixth is kept back.
+        images of `train` (turned, inverted, cut, noise) are outliers in any case. With a folder a sixth of both is kept
+        back.
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
     own = _features(network, _framed_anew(chosen, size, rng, every=2))
     distorted = _features(network, _distorted(chosen[: _MOST * 3 // 10], size, rng))
-    foreign, kept = _parted(distorted)
+    foreign, kept = distorted, distorted[:0]
     if outliers:
         paths = _pictures(outliers)
         picked = [paths[i] for i in rng.permutation(len(paths))[: _MOST * 6 // 5]]
         strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
-        foreign, kept = np.concatenate([foreign, strangers]), np.concatenate([kept, others])
+        fitted, other_ways = _parted(distorted)
+        foreign, kept = np.concatenate([fitted, strangers]), np.concatenate([other_ways, others])
     known = _features(network, chain(_framed_anew(validation, size, rng), _plain(validation, size)))
     return _fit(own, foreign, known, kept)
 
@@ -100,6 +103,8 @@ def _parted(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
 def _halfway(known: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
     """Return the least limit that `known` allows, or halfway from there to where most of `outside` lies beyond it."""
     near = float(np.quantile(known, 1 - FLAGGED))
+    if not len(outside):
+        return near
     return (near + max(near, float(np.quantile(outside, 1 - _FOUND)))) / 2
 
 

@@ -1,8 +1,8 @@
 """Which images a model has learnt from, so that it is not judged on them.
 
 A model folder carries `learnt.npy`: a sorted array of 64-bit keys, two for a DICOM object (its bytes, its SOP Instance
-UID, which stays when an archive rewrites the header) and one for a picture (its bytes). No key leads back to an image,
-a patient or a UID, and a hundred thousand images need 1.6 MB.
+UID, which stays when an archive rewrites the header) and one for a picture (its bytes). From a key no image,
+patient or UID can be read (who has one can tell whether it is there), and a hundred thousand images need 1.6 MB.
 """
 
 from __future__ import annotations

@@ -97,6 +97,8 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if recipe.distillation and not start:
+        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
@@ -106,8 +108,6 @@ def run(
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
-    if recipe.distillation and not start:
-        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
     out.mkdir(parents=True, exist_ok=True)
 
     learner = Learner(recipe, device)

@@ -96,7 +96,7 @@ def evaluate(
         from modeltrain import figures, report
         from modeltrain.details import details
         from modeltrain.duplicates import near_duplicates, pairs_told
-        from modeltrain.learnt import known_to
+        from modeltrain.learnt import known_to, learnt_of
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from worker.labelled import judged_data
@@ -149,6 +149,9 @@ def evaluate(
     )
     if learnt_from:
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
+    told = learnt_of(reader.card)
+    if told and not told.complete:
+        sys.stderr.write(f"{reader.card.label}: what the model it began with had learnt from is not known\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
         told |= further | {"near_duplicates": pairs_told(pairs, compared, unread)}

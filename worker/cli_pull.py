@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from worker.settings import Destination
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
+_OPTIONS = "the options"  # what a search by them alone is called, beside the rows of a table
 
 
 def pull(
@@ -60,7 +61,7 @@ def pull(
         raise InvalidSettings(f"--date {date}: write it as 20260131, 20260101-20260131 or 20260101-")
     wanted = [(f"{table}:{line}", row) for line, row in wanted_of(table)] if table else []
     if date or patient or accession:
-        wanted.append(("the options", Wanted(date, patient, accession)))
+        wanted.append((_OPTIONS, Wanted(date, patient, accession)))
     if not wanted:
         raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
     ledger = open_ledger(loaded)
@@ -106,7 +107,8 @@ def _search(opened: Open, wanted: list[tuple[str, Wanted]], modalities: tuple[st
         found = find(
             opened, [each for _, each in wanted], modalities, lambda number: bar.update(task, completed=number)
         )
-    for number in found.unmatched if len(wanted) > 1 else ():
+    # Of a search by options alone the sum says enough.
+    for number in found.unmatched if len(wanted) > 1 or wanted[0][0] != _OPTIONS else ():
         sys.stderr.write(f"cxrd: {wanted[number][0]}: no series of {', '.join(modalities)} matches\n")
     return found
 

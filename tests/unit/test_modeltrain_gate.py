@@ -53,6 +53,7 @@ def test_the_limit_lies_halfway_to_the_outliers_that_were_kept_back() -> None:
     known = np.linspace(0, 1, 1001)
     assert _halfway(known, np.full(50, 3.0)) == pytest.approx((0.996 + 3) / 2)
     assert _halfway(known, np.full(50, 0.5)) == pytest.approx(0.996), "never below what the population allows"
+    assert _halfway(known, np.empty(0)) == pytest.approx(0.996), "no stranger is known"
 
 
 def _score(gate: Gate, x: torch.Tensor) -> torch.Tensor:
