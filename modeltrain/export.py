@@ -86,7 +86,6 @@ def export_model(
     locked_test
         Judge the finished file on `data/test` too and put the figures into the card. Once, for what is shipped: a test
         set that is looked at along the way steers the work, and then says nothing.
-
     outliers
         A folder of radiographs of other populations, for the gate (see `fit_gate`).
     ages
@@ -104,11 +103,9 @@ def export_model(
     """
     progress = with_times(read_progress(weights), weights.with_name(LAST))
     earlier = learnt_of(load_card(began_with)) if began_with else None
-    if earlier:
-        complete = earlier.complete
-    else:  # a model folder that tells nothing may have begun with another one in its turn
-        chained = bool(began_with and load_card(began_with).raw["training"].get("began_with"))
-        complete = not chained and _learnt_from_nothing_else(progress)
+    # A model folder that tells nothing may have begun with another one in its turn.
+    chained = bool(began_with and load_card(began_with).raw["training"].get("began_with"))
+    complete = earlier.complete if earlier else not chained and _learnt_from_nothing_else(progress)
     folder = _new(models, name, version)
     _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
     if current:
