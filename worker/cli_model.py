@@ -149,8 +149,8 @@ def evaluate(
     )
     if learnt_from:
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
-    told = learnt_of(reader.card)
-    if told and not told.complete:
+    own = learnt_of(reader.card)
+    if own and not own.complete:
         sys.stderr.write(f"{reader.card.label}: what the model it began with had learnt from is not known\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
