@@ -102,9 +102,10 @@ def export_model(
         The folder cannot be written.
     """
     progress = with_times(read_progress(weights), weights.with_name(LAST))
-    earlier = learnt_of(load_card(began_with)) if began_with else None
+    origin = load_card(began_with) if began_with else None
+    earlier = learnt_of(origin) if origin else None
     # A model folder that tells nothing may have begun with another one in its turn.
-    chained = bool(began_with and load_card(began_with).raw["training"].get("began_with"))
+    chained = bool(origin and origin.raw["training"].get("began_with"))
     complete = earlier.complete if earlier else not chained and _learnt_from_nothing_else(progress)
     folder = _new(models, name, version)
     _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)

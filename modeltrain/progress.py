@@ -146,11 +146,7 @@ def progress_of_model(folder: Path) -> Progress:
         The folder is no intact model.
     """
     raw = load_card(folder).raw
-    digests = raw["data"]["sha256"]
-    return _progress_of_run(raw["training"], digests["training"], digests.get("parts") or [])
-
-
-def _progress_of_run(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
+    run, digests = raw["training"], raw["data"]["sha256"]
     alike = run.get("validation_auc_alike") or [None] * len(run["side"])
     told = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], alike)
     seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]
@@ -158,4 +154,4 @@ def _progress_of_run(run: dict[str, Any], digest: str, parts: list[str]) -> Prog
         Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
         for number, (side, rate, loss, auc, same) in enumerate(zip(*told, strict=True), start=1)
     ]
-    return Progress(run["recipe"], digest, history, parts=parts)
+    return Progress(run["recipe"], digests["training"], history, parts=digests.get("parts") or [])

@@ -143,6 +143,43 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+# Against the shortcut of modeltrain/framing.py, to go on from other weights: half of the images are drawn so that
+# framing tells nothing, and each is framed anew (width, height, closeness, contrast, black sides), far beyond what
+# the classes differ by.
+_ROBUST = Recipe(
+    name="robust",
+    stages=((11, 224),),
+    batch_size=16,
+    optimizer="adamw",
+    learning_rate=4e-4,
+    weight_decay=0.05,
+    schedule="onecycle",
+    balanced=True,
+    overlap=0.5,
+    weight_normal=1.0,
+    label_smoothing=0.05,
+    border_weight=0.1,
+    subtype_weight=0.1,
+    ema=0.997,
+    precision="bfloat16",
+    patience=0,
+    augmentation=Augmentation(
+        rotation=8.0,
+        scale=0.1,
+        shift=0.06,
+        brightness=0.15,
+        contrast=0.3,
+        gamma=0.3,
+        aspect=0.3,
+        crop=0.3,
+        frame=0.25,
+        resample=0.15,
+        blur=0.1,
+        noise=0.15,
+        jpeg=0.1,
+    ),
+)
+
 RECIPES = {
     "seed": Recipe(),
     # For random weights, where an epoch is worth more than a pixel: the first ones run at little more than half the
@@ -203,79 +240,20 @@ RECIPES = {
             jpeg=0.1,
         ),
     ),
-    # Against the shortcut of modeltrain/framing.py, to go on from other weights: half of the images are drawn so that
-    # framing tells nothing, and each is framed anew (width, height, closeness, contrast, black sides), far beyond what
-    # the classes differ by.
-    "robust": Recipe(
-        name="robust",
-        stages=((11, 224),),
-        batch_size=16,
-        optimizer="adamw",
-        learning_rate=4e-4,
-        weight_decay=0.05,
-        schedule="onecycle",
-        balanced=True,
-        overlap=0.5,
-        weight_normal=1.0,
-        label_smoothing=0.05,
-        border_weight=0.1,
-        subtype_weight=0.1,
-        ema=0.997,
-        precision="bfloat16",
-        patience=0,
-        augmentation=Augmentation(
-            rotation=8.0,
-            scale=0.1,
-            shift=0.06,
-            brightness=0.15,
-            contrast=0.3,
-            gamma=0.3,
-            aspect=0.3,
-            crop=0.3,
-            frame=0.25,
-            resample=0.15,
-            blur=0.1,
-            noise=0.15,
-            jpeg=0.1,
-        ),
-    ),
-    # As `robust`, from weights that have been through it: doubtful labels weigh less, styles are mixed, and the answer
-    # is the mean of the image's and its mirror image's. On the public images it was no better (docs/decisions.md).
-    "taught": Recipe(
+    "robust": _ROBUST,
+    # From weights that have been through `robust`: doubtful labels weigh less, styles are mixed, and the answer is the
+    # mean of the image's and its mirror image's. On the public images it was no better (docs/decisions.md).
+    "taught": dataclasses.replace(
+        _ROBUST,
         name="taught",
         stages=((10, 160), (18, 224)),
         batch_size=32,
-        optimizer="adamw",
         learning_rate=8e-4,
-        weight_decay=0.05,
-        schedule="onecycle",
-        balanced=True,
         overlap=0.65,
-        weight_normal=1.0,
-        label_smoothing=0.05,
-        border_weight=0.1,
-        subtype_weight=0.1,
         mix_style=0.5,
         distillation=0.4,
         mirror=True,
-        ema=0.997,
-        precision="bfloat16",
-        patience=0,
-        augmentation=Augmentation(
-            rotation=8.0,
-            scale=0.1,
-            shift=0.06,
-            brightness=0.15,
-            contrast=0.3,
-            gamma=0.3,
-            aspect=0.3,
-            crop=0.3,
-            frame=0.25,
-            resample=0.35,
-            blur=0.2,
-            noise=0.2,
-            jpeg=0.2,
-        ),
+        augmentation=dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2),
     ),
 }
 

@@ -111,8 +111,6 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
 
     learner = Learner(recipe, device)
-    if recipe.distillation and start:
-        learner.be_taught(_weights_of(start, recipe.arch), train_images)
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
@@ -120,6 +118,9 @@ def run(
         log.info("resuming after epoch %d", len(state.history))
     elif start:
         learner.begin(_weights_of(start, recipe.arch))
+    # Minutes of work, so only where an epoch is left to learn.
+    if recipe.distillation and start and len(state.history) < recipe.epochs:
+        learner.be_taught(_weights_of(start, recipe.arch), train_images)
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
