@@ -36,10 +36,10 @@ from dicom_io.validate import check
 from modeltrain.preprocess import to_input
 from modeltrain.region import attended_region
 from modeltrain.registry import Card, load_card, shipped_model
-from worker.inference import OnnxEngine
+from worker.inference import open_engine
 from worker.phantom import draw, radiograph
 from worker.picture import compose
-from worker.settings import Results
+from worker.settings import ModelSettings, Results
 
 GOAL = 60.0
 """Milliseconds of CPU for everything in the table, on two cores where the forward pass takes 11 ms."""
@@ -110,7 +110,7 @@ def measure(stand: Stand, rounds: int) -> list[Cost]:
 
 def forward_pass(stand: Stand, card: Card, rounds: int) -> tuple[float, float]:
     """Return the forward pass's wall time on two threads and its CPU time: medians, milliseconds."""
-    engine = OnnxEngine(card.folder / "model.onnx", 2)
+    engine = open_engine(card, ModelSettings(engine="onnx", threads=2))
     image = to_input(stand.rendered.values, card.input_size)[None]
     walls, cpus = [], []
     for _ in range(rounds + 3):

@@ -83,6 +83,8 @@ class Delivery:
         status, self.sent_as = None, ""
         known = str(dataset.SOPInstanceUID)
         for number, syntax in enumerate(ways(sop_class, own, self._accepted(sop_class), self._peer)):
+            if status is not None and syntax in LOSSY:
+                break  # a peer that refused the picture whole is not asked to take a lossy copy
             if number:
                 dataset = read_dataset(path)  # as it was before the attempt
             if not _bring(dataset, syntax):
@@ -114,7 +116,8 @@ def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) ->
 
     A picture that is JPEG goes so where the peer accepts that, and is decompressed else. A picture that is uncompressed
     goes in the peer's `compression`, else as it is, and in its `fallbacks` only where it does not accept that. Where it
-    accepts none of these, and the peer may have a lossy picture, that goes as JPEG.
+    accepts none of these, or the picture cannot be brought into them, and the peer may have a lossy picture, that goes
+    as JPEG.
 
     Parameters
     ----------
@@ -129,8 +132,10 @@ def ways(sop_class_uid: str, own: str, accepted: Collection[str], peer: Peer) ->
         return first or (plain if own in PLAIN else [])
     if peer.compression in accepted:
         first.append(peer.compression)
-    whole = first + (plain or [each for each in peer.fallbacks if each in accepted and each not in first])
-    return whole or [str(each) for each in LOSSY if peer.lossy and each in accepted]
+    if plain:
+        return first + plain
+    further = (*peer.fallbacks, *(LOSSY if peer.lossy else ()))
+    return first + [str(each) for each in further if each in accepted and each not in first]
 
 
 def _bring(dataset: Dataset, syntax: str) -> bool:

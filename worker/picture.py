@@ -111,7 +111,8 @@ def compose(
 def _frame(rows: float, columns: float, height: int, panels: int = 2) -> _Frame:
     """Fit the panels of a radiograph of such proportions, their captions and a colour bar into the picture."""
     unit = max(9, round(height * 0.0215))
-    above, below, bar = 7 * unit, round(2.6 * unit), 4 * unit  # header and captions, footer, colour bar with labels
+    # header and captions, footer, colour bar with labels
+    above, below, bar = round(7.6 * unit), round(2.6 * unit), 4 * unit
     least, most = (round(width * height / 1024) for width in _WIDTHS)
     rest = bar + (panels + 2) * unit  # the width that is not panels
     scale = min((height - above - below) / rows, ((most - rest) // panels) / columns)

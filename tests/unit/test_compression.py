@@ -187,6 +187,23 @@ def test_a_node_that_takes_lossy_pictures_alone_gets_one_of_its_own_name(
     assert pydicom.dcmread(path) == before  # what is kept stays as it is
 
 
+def test_a_lossy_copy_goes_where_no_whole_picture_can_be_made_but_not_where_one_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(captured())
+    with receiving([CAPTURE], (JPEGLSLossless, JPEGBaseline8Bit), plain=False) as receiver:
+        with deliver(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+            receiver.answers = [0xC000]
+            assert delivery.store(path) == 0xC000
+            assert receiver.got == []
+            monkeypatch.setattr("dicom_io.scu.compress", lambda *_: 1 / 0)
+            assert delivery.store(path) == 0
+        (got,) = receiver.got
+    assert got.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+    assert got.SOPInstanceUID == delivery.sent_as != pydicom.dcmread(path).SOPInstanceUID
+
+
 def test_a_jpeg_picture_keeps_its_name_as_jpeg_extended(tmp_path: Path) -> None:
     assert arrives(tmp_path, (JPEGExtended12Bit,), "auto", 90) == JPEGExtended12Bit
 
