@@ -12,10 +12,17 @@ if TYPE_CHECKING:
 
     from modeltrain.recipe import Augmentation
 
+_MARGIN = 0.6  # of the corners and of the sides, where they come from another radiograph at all
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
-def augment(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:
+def augment(
+    image: NDArray[np.uint8],
+    size: int,
+    how: Augmentation,
+    rng: np.random.Generator,
+    other: NDArray[np.uint8] | None = None,
+) -> NDArray[np.float32]:
     """Return one random variation of a radiograph.
 
     Parameters
@@ -26,11 +33,16 @@ def augment(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.rand
         Side of the result in pixels.
     rng
         The only source of chance: the same generator state gives the same image.
+    other
+        Another radiograph, uint8 [H, W], of whichever class, for the steps `tone` and `margins`, which are left
+        out without it.
 
     Returns
     -------
     float32 [1, size, size] in [0, 1].
     """
+    if other is not None and (how.tone or how.margins):
+        image = dressed(image, other, how, rng)
     grey = _place(image, size, how, rng)
     grey = _resample(grey, how, rng)
     grey = _grade(grey, how, rng)
@@ -46,6 +58,42 @@ def augment(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.rand
         _, packed = cv2.imencode(".jpg", np.rint(grey * 255).astype(np.uint8), quality)
         grey = np.asarray(cv2.imdecode(packed, cv2.IMREAD_GRAYSCALE), dtype=np.float32) / np.float32(255)
     return grey[np.newaxis]
+
+
+def dressed(
+    image: NDArray[np.uint8], other: NDArray[np.uint8], how: Augmentation, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Give a radiograph another one's exposure and margins, each with its probability: uint8 [H, W] as the two are."""
+    if rng.random() < how.tone:
+        image = toned(image, other, rng.uniform())
+    if rng.random() < how.margins:
+        image = _with_margins(image, other, rng)
+    return image
+
+
+def toned(image: NDArray[np.uint8], other: NDArray[np.uint8], part: float) -> NDArray[np.uint8]:
+    """Move an image's grey values towards those of which `other` has as many: a part (0 to 1) of histogram matching."""
+    own, wanted = (np.bincount(each.ravel(), minlength=256).cumsum() / each.size for each in (image, other))
+    table = (1 - part) * np.arange(256) + part * np.searchsorted(wanted, own).clip(0, 255)
+    return np.asarray(np.rint(table), np.uint8)[image]
+
+
+def _with_margins(image: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Put another radiograph's corners and sides, where markers, words and cables are and no lung is, over an image's.
+
+    The seam is soft to a varying degree, so that it tells nothing either.
+    """
+    rows, columns = image.shape
+    mask = np.zeros((rows, columns), np.float32)
+    for part in (mask, mask[:, ::-1]):  # its left side, then its right side
+        if rng.random() < _MARGIN:
+            part[: int(rows * rng.uniform(0.08, 0.25)), : int(columns * rng.uniform(0.08, 0.3))] = 1
+        if rng.random() < _MARGIN:  # smaller below: the lungs' outer angles come close
+            part[-int(rows * rng.uniform(0.08, 0.2)) :, : int(columns * rng.uniform(0.08, 0.15))] = 1
+        if rng.random() < _MARGIN:
+            part[:, : int(columns * rng.uniform(0.04, 0.12))] = 1
+    mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.3, 4.0)), dtype=np.float32)
+    return np.asarray(np.rint(image + mask * (other.astype(np.float32) - image)), np.uint8)
 
 
 def _place(image: NDArray[np.uint8], size: int, how: Augmentation, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -69,13 +69,18 @@ def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) ->
     side, size = recipe.side(epoch), recipe.batch_size
     count = batch_count(len(order), size)
 
+    how = recipe.augmentation
+
+    def varied_one(index: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        # Drawn from the epoch's order, so that both classes lend alike where the epoch is balanced.
+        other = images[order[int(rng.integers(len(order)))]] if how.tone or how.margins else None
+        return augment(images[index], side, how, rng, other)
+
     def batch(number: int) -> Batch:
         chosen = order[number * size : (number + 1) * size]
         places = range(number * size, number * size + len(chosen))
         chances = (np.random.default_rng([recipe.seed, epoch, place]) for place in places)
-        varied = [
-            augment(images[index], side, recipe.augmentation, rng) for index, rng in zip(chosen, chances, strict=True)
-        ]
+        varied = [varied_one(index, rng) for index, rng in zip(chosen, chances, strict=True)]
         labels = torch.tensor([images.samples[index].label for index in chosen])
         agents = torch.tensor([images.samples[index].agent for index in chosen])
         return Batch(torch.from_numpy(np.stack(varied)), labels, agents, torch.tensor(chosen))

@@ -33,9 +33,20 @@ _FOUND = 0.98  # part of the outliers kept back that the linear look's limit mus
 _AXES = 64  # principal axes of the Mahalanobis distance
 _MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
 _BATCH = 16
-# The population framed and exposed as another room of the same hospital might: that alone makes no image an outlier.
+# The population framed, exposed and marked as another room of the same hospital might: that alone makes no image an
+# outlier.
 _AS_ELSEWHERE = Augmentation(
-    flip=0.0, rotation=4.0, scale=0.08, shift=0.04, aspect=0.25, crop=0.3, brightness=0.1, contrast=0.25, gamma=0.2
+    flip=0.0,
+    rotation=4.0,
+    scale=0.08,
+    shift=0.04,
+    aspect=0.25,
+    crop=0.3,
+    brightness=0.1,
+    contrast=0.25,
+    gamma=0.2,
+    tone=0.5,
+    margins=0.3,
 )
 
 
@@ -115,12 +126,17 @@ def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]
 def _framed_anew(
     samples: Sequence[Sample], size: int, rng: np.random.Generator, every: int = 1
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the images, each `every`-th of them framed and exposed anew."""
+    """Yield the images, each `every`-th of them framed anew, with another one's tone and margins."""
     for number, image in enumerate(_plain(samples, size)):
         if number % every:
             yield image
         else:
-            yield augment(np.rint(image[0] * 255).astype(np.uint8), size, _AS_ELSEWHERE, rng)
+            other = read_sample(samples[int(rng.integers(len(samples)))], size)
+            yield augment(_eight_bits(image), size, _AS_ELSEWHERE, rng, _eight_bits(other))
+
+
+def _eight_bits(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(image[0] * 255).astype(np.uint8)
 
 
 def _fit(

@@ -31,6 +31,12 @@ class Augmentation:
         Probabilities of: making the image smaller and larger again with other interpolation kernels, a slight Gaussian
         blur or sharpening, slight Gaussian noise, a second JPEG compression. They make the answer independent of how a
         radiograph came to its 224 pixels.
+    tone
+        Probability of a step towards the grey values of another training image, of whichever class (histogram
+        matching, of a random part), so that exposure and processing do not tell the class.
+    margins
+        Probability of another training image's corners and sides over the image's own: markers, burned-in words,
+        cables and collimation then do not tell the class.
     """
 
     flip: float = 0.5
@@ -47,6 +53,8 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
     jpeg: float = 0.0
+    tone: float = 0.0
+    margins: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +262,20 @@ RECIPES = {
         distillation=0.4,
         mirror=True,
         augmentation=dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2),
+    ),
+    # From weights that have been through `robust`: exposure and what stands in an image's corners tell nothing either
+    # (docs/training.md#what-else-tells-the-class).
+    "invariant": dataclasses.replace(
+        _ROBUST,
+        name="invariant",
+        stages=((14, 160), (26, 224)),
+        batch_size=32,
+        learning_rate=8e-4,
+        overlap=0.6,
+        mirror=True,
+        augmentation=dataclasses.replace(
+            _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.6, margins=0.6
+        ),
     ),
 }
 

@@ -1,0 +1,97 @@
+"""How far does a model's answer follow what is not the lung: how an image was exposed, and what stands at its margins?
+
+    python -m benchmarks.shortcuts --data FOLDER [--model FOLDER]...
+
+FOLDER is what `cxrd train` takes. Its validation images (by patient; `test` is not opened) are judged as they are and
+in another training image's dress, one of the other class: a half or a whole step to its grey values, its corners and
+sides, or both. Where exposure or markers speak for a class, the AUC falls. A fall is not all shortcut: opacities change
+an image's grey values too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from modeltrain.augment import dressed, toned
+from modeltrain.data import Images, split_by_patient, training_samples
+from modeltrain.framing import overlap
+from modeltrain.recipe import Augmentation, Recipe
+from modeltrain.registry import load_card, shipped_model
+from worker.inference import open_engine
+from worker.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from worker.inference import Engine
+
+    Dress = Callable[[NDArray[np.uint8], NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+
+_MARGINS = Augmentation(margins=1)
+
+
+def _margins(image: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    return dressed(image, other, _MARGINS, rng)
+
+
+DRESSES: dict[str, Dress] = {
+    "as they are": lambda image, _other, _rng: image,
+    "half the tone": lambda image, other, _rng: toned(image, other, 0.5),
+    "the whole tone": lambda image, other, _rng: toned(image, other, 1.0),
+    "margins": _margins,
+    "half the tone and margins": lambda image, other, rng: _margins(toned(image, other, 0.5), other, rng),
+}
+
+
+def main() -> None:
+    """Read the command line and print one line for each model and dress."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, action="append")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    chosen = parser.parse_args()
+    recipe = Recipe()
+    split = split_by_patient(training_samples(chosen.data), recipe.validation_fraction, recipe.seed)
+    train, validation = (Images(part, recipe.cache_bytes) for part in (split.train, split.validation))
+    weights = overlap(train, validation, recipe.seed)[1]
+    found = {}
+    for folder in chosen.model or [shipped_model()]:
+        card = load_card(folder)
+        engine = open_engine(card, ModelSettings())
+        found[card.version] = {name: _judged(engine, train, validation, weights, name) for name in DRESSES}
+        if not chosen.json:
+            for name, each in found[card.version].items():
+                print(f"{card.name} {card.version}  {name:26}  AUC {each['auc']:.4f}  framed alike {each['alike']:.4f}")
+    if chosen.json:
+        print(json.dumps(found))
+
+
+def _judged(
+    engine: Engine, train: Images, validation: Images, weights: NDArray[np.float64], name: str
+) -> dict[str, float]:
+    """Return the AUC of validation images in a dress, plain and under overlap weights."""
+    rng = np.random.default_rng(0)  # the same lenders for each model and each dress
+    labels = np.array([sample.label for sample in validation.samples])
+    classes = [np.flatnonzero([sample.label != label for sample in train.samples]) for label in (0, 1)]
+    scores = np.empty(len(labels))
+    for i, label in enumerate(labels):
+        image = DRESSES[name](validation[i], train[int(rng.choice(classes[label]))], np.random.default_rng([0, i]))
+        batch = image.astype(np.float32)[np.newaxis, np.newaxis] / np.float32(255)
+        logits = engine.predict(batch).logits[0]
+        scores[i] = logits[1] - logits[0]
+    return {
+        "auc": float(roc_auc_score(labels, scores)),
+        "alike": float(roc_auc_score(labels, scores, sample_weight=weights)),
+    }
+
+
+if __name__ == "__main__":
+    main()
