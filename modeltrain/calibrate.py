@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
 from modeltrain.data import read_sample
+from modeltrain.elsewhere import as_elsewhere
 from modeltrain.judge import BALANCED, SCREENING, calibrated
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
@@ -58,11 +60,13 @@ class Raw:
     cam: NDArray[np.float32]
 
 
-def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE) -> Raw:
-    """Show radiographs to a network, sixteen at a time."""
+def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE, *, elsewhere: bool = False) -> Raw:
+    """Show radiographs to a network, sixteen at a time, as they are or as another room might have imaged them."""
+    plain = (read_sample(sample, size) for sample in samples)
+    images = as_elsewhere(samples, size, np.random.default_rng(0)) if elsewhere else plain
     outputs, inputs = [], []
-    for start in range(0, len(samples), 16):
-        stack = np.stack([read_sample(sample, size) for sample in samples[start : start + 16]])
+    while batch := list(islice(images, 16)):
+        stack = np.stack(batch)
         outputs.append(predict(stack))
         inputs.append(np.stack([stack.mean(axis=(1, 2, 3)), stack.std(axis=(1, 2, 3))], axis=1))
     return Raw(
@@ -185,21 +189,30 @@ def normal_map(raw: Raw) -> dict[str, Any]:
     }
 
 
-def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None) -> dict[str, Any]:
+def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw | None = None) -> dict[str, Any]:
     """Return the parts of a card that are fitted on validation answers.
 
-    With `overlap`, the images' overlap weights (modeltrain/framing.py), calibration and conformal sets are fitted half
-    to the validation images as they are and half to them framed alike: how another site frames is not known, and this
-    is between the two. Operating points vouch for a sensitivity by counting pneumonias, each of them once.
+    How another site frames, exposes and marks is not known, so calibration and conformal sets are fitted between what
+    is known and what might be. With `overlap`, the images' overlap weights (modeltrain/framing.py), half to the
+    validation images as they come and half to them framed alike; with `elsewhere`, the answers to the same images as
+    another room might make them (modeltrain/elsewhere.py), half to these. Operating points vouch for a sensitivity by
+    counting pneumonias, each of them once, as it is.
     """
-    weights = None if overlap is None else (1 + overlap) / 2
-    calibration = fit_calibration(raw.logits, raw.labels, weights)
-    probability = calibrated(raw.logits, calibration["slope"], calibration["intercept"])
+    weights = np.ones(len(raw.labels)) if overlap is None else (1 + overlap) / 2
+    logits, labels = raw.logits, raw.labels
+    if elsewhere:
+        logits, labels = np.concatenate([logits, elsewhere.logits]), np.concatenate([labels, elsewhere.labels])
+        weights = np.concatenate([weights, weights]) / 2
+    calibration = fit_calibration(logits, labels, weights)
+    slope, intercept = calibration["slope"], calibration["intercept"]
+    probability = calibrated(raw.logits, slope, intercept)
     points = operating_points(probability, raw.labels)
-    conformal = fit_conformal(probability, raw.labels, weights)
-    if weights is not None:
-        for part in (calibration, conformal):
+    conformal = fit_conformal(calibrated(logits, slope, intercept), labels, weights)
+    for part in (calibration, conformal):
+        if overlap is not None:
             part["weights"] = "half as they are, half overlap weights by framing (Li, Morgan and Zaslavsky 2018)"
+        if elsewhere:
+            part["images"] = "half as they are, half framed, exposed and marked anew"
     return {
         "calibration": calibration,
         "threshold": {

@@ -323,7 +323,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
-    fitted = fit_all(raw, _overlap(progress, split))
+    fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, elsewhere=True))
     fitted["int8"] = _keeps_its_word(folder, split, raw, fitted, outlying(split.train, outliers, size=INPUT_SIZE))
     parts: dict[str, Any] = {"train": counts(split.train), "validation": counts(split.validation)}
     digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}

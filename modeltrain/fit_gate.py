@@ -12,11 +12,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dicom_io.errors import InvalidData
-from modeltrain.augment import augment
 from modeltrain.data import Sample, read_sample
+from modeltrain.elsewhere import as_elsewhere
 from modeltrain.gate import statistics
 from modeltrain.preprocess import PICTURE_SUFFIXES
-from modeltrain.recipe import Augmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,21 +32,6 @@ _FOUND = 0.98  # part of the outliers kept back that the linear look's limit mus
 _AXES = 64  # principal axes of the Mahalanobis distance
 _MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
 _BATCH = 16
-# The population framed, exposed and marked as another room of the same hospital might: that alone makes no image an
-# outlier.
-_AS_ELSEWHERE = Augmentation(
-    flip=0.0,
-    rotation=4.0,
-    scale=0.08,
-    shift=0.04,
-    aspect=0.25,
-    crop=0.3,
-    brightness=0.1,
-    contrast=0.25,
-    gamma=0.2,
-    tone=0.5,
-    margins=0.3,
-)
 
 
 def fit_gate(
@@ -76,7 +60,7 @@ def fit_gate(
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
-    own = _features(network, _framed_anew(chosen, size, rng, every=2))
+    own = _features(network, as_elsewhere(chosen, size, rng, every=2))
     distorted = _features(network, _distorted(chosen[: _MOST * 3 // 10], size, rng))
     foreign, kept = distorted, distorted[:0]
     if outliers:
@@ -85,7 +69,7 @@ def fit_gate(
         strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
         fitted, other_ways = _parted(distorted)
         foreign, kept = np.concatenate([fitted, strangers]), np.concatenate([other_ways, others])
-    known = _features(network, chain(_framed_anew(validation, size, rng), _plain(validation, size)))
+    known = _features(network, chain(as_elsewhere(validation, size, rng), _plain(validation, size)))
     return _fit(own, foreign, known, kept)
 
 
@@ -121,22 +105,6 @@ def _halfway(known: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
 
 def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]]:
     return (read_sample(sample, size) for sample in samples)
-
-
-def _framed_anew(
-    samples: Sequence[Sample], size: int, rng: np.random.Generator, every: int = 1
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the images, each `every`-th of them framed anew, with another one's tone and margins."""
-    for number, image in enumerate(_plain(samples, size)):
-        if number % every:
-            yield image
-        else:
-            other = read_sample(samples[int(rng.integers(len(samples)))], size)
-            yield augment(_eight_bits(image), size, _AS_ELSEWHERE, rng, _eight_bits(other))
-
-
-def _eight_bits(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint(image[0] * 255).astype(np.uint8)
 
 
 def _fit(

@@ -28,8 +28,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="seed (the first project's), scratch (random weights); refine, robust, invariant and taught go on from "
-            "weights (cxrd retrain)"
+            help="seed (the first project's), scratch (random weights); refine, robust, invariant and taught go on "
+            "from weights (cxrd retrain)"
         ),
     ] = "seed",
     init: Annotated[

@@ -207,6 +207,20 @@ def test_all_parts_of_a_card_fit_together() -> None:
     assert len(parts["reference"]["probability"]) == 101
 
 
+def test_calibration_and_sets_lie_between_the_images_as_they_are_and_as_elsewhere() -> None:
+    """The vouched sensitivity stays that of the images as they are."""
+    known = raw(400)
+    elsewhere = replace(known, logits=(known.logits / 2).astype(np.float32))
+    alone, between = fit_all(known), fit_all(known, elsewhere=elsewhere)
+    far = fit_all(elsewhere)
+    slopes = [parts["calibration"]["slope"] for parts in (alone, between, far)]
+    assert slopes[0] < slopes[1] < slopes[2]
+    assert between["conformal"]["images"] == between["calibration"]["images"]
+    assert "images" not in alone["calibration"]
+    for name, point in between["operating_points"].items():
+        assert point["sensitivity"] == alone["operating_points"][name]["sensitivity"]
+
+
 def test_the_card_keeps_the_mean_map_of_normal_images() -> None:
     shown = raw(200)
     fitted = fit_all(shown)
