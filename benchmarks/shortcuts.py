@@ -1,6 +1,6 @@
 """How far does a model's answer follow what is not the lung: how an image was exposed, and what stands at its margins?
 
-    python -m benchmarks.shortcuts --data FOLDER [--model FOLDER]...
+    python -m benchmarks.shortcuts --data FOLDER [--model FOLDER]... [--json]
 
 FOLDER is what `cxrd train` takes. Its validation images (by patient; `test` is not opened) are judged as they are and
 in another training image's dress, one of the other class: a half or a whole step to its grey values, its corners and
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from benchmarks import ground
 from modeltrain.augment import dressed, toned
 from modeltrain.data import Images, split_by_patient, training_samples
 from modeltrain.framing import overlap
@@ -94,4 +95,4 @@ def _judged(
 
 
 if __name__ == "__main__":
-    main()
+    ground.run(main)

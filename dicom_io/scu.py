@@ -36,7 +36,8 @@ class Peer:
 
     `compression` is a transfer syntax that pictures are sent in where the peer accepts it; else they go uncompressed,
     and where it accepts neither, in the first of `fallbacks` that it does. All are of `dicom_io.compression.LOSSLESS`.
-    Where it accepts none of them, and `lossy` says so, pictures go as JPEG, as objects of their own.
+    Where it accepts none of them, or a picture can be brought into none, and `lossy` says so, pictures go as JPEG, as
+    objects of their own.
     """
 
     host: str

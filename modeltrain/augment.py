@@ -34,8 +34,8 @@ def augment(
     rng
         The only source of chance: the same generator state gives the same image.
     other
-        Another radiograph, uint8 [H, W], of whichever class, for the steps `tone` and `margins`, which are left
-        out without it.
+        A radiograph drawn at random, uint8 [H, W] as `image`, of whichever class, for the steps `tone` and `margins`,
+        which are left out without it.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def toned(image: NDArray[np.uint8], other: NDArray[np.uint8], part: float) -> ND
 
 
 def _with_margins(image: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Put another radiograph's corners and sides, where markers, words and cables are and no lung is, over an image's.
+    """Put another radiograph's corners and sides, where markers, words and cables are and little lung, over an image's.
 
     The seam is soft to a varying degree, so that it tells nothing either.
     """

@@ -83,7 +83,8 @@ def fit_calibration(
 ) -> dict[str, Any]:
     """Fit Platt's scaling: slope and intercept of a logistic function of the difference of the two logits.
 
-    `weights`, float64 [N] with a mean of 1, say how much each image counts.
+    `weights`, float64 [N], say how much each answer counts; their sum is the number of images, against which the prior
+    stands.
     """
     difference = logits[:, 1].astype(np.float64) - logits[:, 0]
     # The prior keeps separable classes finite, and the slope a little gentler than the best: two copies of a radiograph
@@ -143,8 +144,8 @@ def fit_conformal(
 ) -> dict[str, Any]:
     """Fit class-conditional split-conformal sets: how probable each class must be to be held possible.
 
-    With `weights`, float64 [N] with a mean of 1 in each class, the promise is for images that are distributed as the
-    weighted ones are (Tibshirani et al. 2019, conformal prediction under covariate shift).
+    With `weights`, float64 [N] whose sum in each class is its number of images, the promise is for images that are
+    distributed as the weighted ones are (Tibshirani et al. 2019, conformal prediction under covariate shift).
     """
     counts = np.ones(len(labels)) if weights is None else weights
     least = {}
@@ -200,8 +201,9 @@ def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw
     """
     weights = np.ones(len(raw.labels)) if overlap is None else (1 + overlap) / 2
     logits, labels = raw.logits, raw.labels
-    if elsewhere:
+    if elsewhere is not None:
         logits, labels = np.concatenate([logits, elsewhere.logits]), np.concatenate([labels, elsewhere.labels])
+        # Two answers of one image count as one: the prior, and the image that will be asked about, weigh as before.
         weights = np.concatenate([weights, weights]) / 2
     calibration = fit_calibration(logits, labels, weights)
     slope, intercept = calibration["slope"], calibration["intercept"]
@@ -211,8 +213,8 @@ def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw
     for part in (calibration, conformal):
         if overlap is not None:
             part["weights"] = "half as they are, half overlap weights by framing (Li, Morgan and Zaslavsky 2018)"
-        if elsewhere:
-            part["images"] = "half as they are, half framed, exposed and marked anew"
+        if elsewhere is not None:
+            part["images"] = "each half as it is, half as a copy framed and exposed anew (modeltrain/elsewhere.py)"
     return {
         "calibration": calibration,
         "threshold": {

@@ -37,7 +37,7 @@ def as_elsewhere(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the images, each `every`-th of them framed, exposed and marked anew, float32 [1, size, size] in [0, 1].
 
-    Grey values and margins come from another of the samples, whichever class it has.
+    Grey values and margins come from one of the samples at random, whichever class it has.
     """
     for number, sample in enumerate(samples):
         image = read_sample(sample, size)

@@ -50,7 +50,7 @@ def fit_gate(
     train
         The population; at most 2,000 of it are looked at, drawn by `seed`.
     validation
-        Where the limits are set: the linear look may flag 4 in 1,000 of these, as they are and framed anew, and its
+        Where the limits are set: the linear look may flag 4 in 1,000 of these, as they are and as elsewhere, and its
         limit lies halfway from there to outliers that were kept back, where there is a folder of them (distorted images
         alone are so far off that people would be let in); the distance may flag one in 1,000.
     outliers

@@ -33,10 +33,10 @@ class Augmentation:
         radiograph came to its 224 pixels.
     tone
         Probability of a step towards the grey values of another training image, of whichever class (histogram
-        matching, of a random part), so that exposure and processing do not tell the class.
+        matching, of a random part), so that exposure and processing tell less of the class.
     margins
         Probability of another training image's corners and sides over the image's own: markers, burned-in words,
-        cables and collimation then do not tell the class.
+        cables and collimation then tell less of the class.
     """
 
     flip: float = 0.5
@@ -263,7 +263,7 @@ RECIPES = {
         mirror=True,
         augmentation=dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2),
     ),
-    # From weights that have been through `robust`: exposure and what stands in an image's corners tell nothing either
+    # From weights that have been through `robust`: exposure and what stands in an image's corners tell less, too
     # (docs/training.md#what-else-tells-the-class).
     "invariant": dataclasses.replace(
         _ROBUST,

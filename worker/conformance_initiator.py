@@ -112,9 +112,10 @@ def _servers(settings: Settings) -> list[Destination]:
 
 
 _LAST_RESORT = (
-    "The JPEG syntaxes are for a node that accepts nothing else. They lose something, so that what travels in them is"
-    f" another object: of quality {QUALITY}, with a SOP Instance UID derived from the picture's, Lossy Image"
-    " Compression 01, and the picture in Source Image Sequence as (121320, DCM, Uncompressed predecessor)."
+    "The JPEG syntaxes are for a node that accepts no other syntax that a picture can be brought into. They lose"
+    f" something, so that what travels in them is another object: of quality {QUALITY}, with a SOP Instance UID derived"
+    " from the picture's, Lossy Image Compression 01, and the picture in Source Image Sequence as (121320, DCM,"
+    " Uncompressed predecessor)."
 )
 
 

@@ -18,7 +18,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain import train
-from modeltrain.batches import order_of
+from modeltrain.augment import augment
+from modeltrain.batches import batches, order_of
 from modeltrain.data import Images
 from modeltrain.export import _learnt_from_nothing_else, export_model, refit
 from modeltrain.learnt import keys_of, known_to, learnt_of
@@ -120,6 +121,20 @@ def test_a_run_of_an_earlier_version_goes_on(best: Path, data: Path, tmp_path: P
         del told["recipe"][later]
     save_file(load_file(last), last, {"progress": json.dumps(told)})
     assert train.run(data, tmp_path, QUICK, resume=True, progress=False).read_bytes() == best.read_bytes()
+
+
+@pytest.mark.parametrize("lends", [False, True])
+def test_only_a_recipe_with_tone_or_margins_has_images_lend_each_other_anything(data: Path, *, lends: bool) -> None:
+    """An earlier recipe's images are the ones that they were: no further chance is drawn."""
+    samples = sources_of(data).split(0.1, 42).train
+    images = Images(samples, 10**8)
+    how = dataclasses.replace(QUICK.augmentation, tone=1.0 if lends else 0.0)
+    recipe = dataclasses.replace(QUICK, augmentation=how)
+    order = order_of(samples, recipe, 0)
+    first = next(iter(batches(images, order, recipe, 0)))
+    for place, (image, index) in enumerate(zip(first.images.numpy(), order, strict=False)):
+        alone = augment(images[index], 32, how, np.random.default_rng([recipe.seed, 0, place]))
+        assert np.array_equal(image, alone) != lends
 
 
 def test_a_taught_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
