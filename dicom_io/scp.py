@@ -129,6 +129,7 @@ class StorageNode:
         """Stop listening, let objects on their way arrive for up to `grace` seconds, then close the associations."""
         if self._server is None:
             return
+        ports = {self.options.port, self.port}
         self._server.shutdown()
         self._server = None
         deadline = time.monotonic() + grace
@@ -136,6 +137,8 @@ class StorageNode:
             time.sleep(0.02)
         for association in self._entity.active_associations:
             association.abort()
+        for port in ports:
+            spool.leave(port, self._folder)
 
     def _receiving(self) -> bool:
         """Tell whether an object is arriving or being stored."""

@@ -120,6 +120,13 @@ def use(port: int, folder: Path) -> None:
         setattr(pynetdicom.dimse_messages, "NamedTemporaryFile", _open)  # noqa: B010 - not one of its public names
 
 
+def leave(port: int, folder: Path) -> None:
+    """Forget what `use` was told, so that another node of this process may come to listen at that port."""
+    with _lock:
+        if _folders.get(port) == folder:
+            del _folders[port]
+
+
 @contextmanager
 def using(port: int, folder: Path) -> Iterator[None]:
     """Stream what arrives on associations that we opened with a peer at `port` into `folder`, within a block.
@@ -142,7 +149,7 @@ def using(port: int, folder: Path) -> Iterator[None]:
 def drop_unfinished(event: Any) -> None:
     """Remove what a peer began to send and never finished; a handler for the closing of a connection."""
     file = getattr(event.assoc.dimse.message, "_data_set_file", None)
-    if file is not None:
+    if isinstance(file, SpoolFile):
         file.discard()
 
 

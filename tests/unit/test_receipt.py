@@ -22,7 +22,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_io import spool
 from dicom_io.scp import ANY_SYNTAX, READABLE_SYNTAXES, NodeOptions, StorageNode
-from tests.peers import chest, send, store_bytes, store_request, wait_for
+from tests.peers import Receiver, chest, send, store_bytes, store_request, wait_for
 from worker import migrations
 from worker.audit import Filter, findings, refusals
 from worker.blobs import Blobs
@@ -250,6 +250,23 @@ def test_what_an_earlier_process_left_in_the_spool_is_removed(tmp_path: Path) ->
     made = Station(tmp_path)
     assert list(made.blobs.incoming.iterdir()) == []
     made.node.stop(grace=1)
+
+
+def test_a_port_is_free_for_another_node_of_the_process_afterwards(tmp_path: Path) -> None:
+    """The other one's objects do not go into the spool of the node that was there before."""
+    made = Station(tmp_path)
+    port = made.node.port
+    made.node.stop(grace=1)
+    dataset = chest()
+    receiver = Receiver([dataset.SOPClassUID], [ExplicitVRLittleEndian])
+    receiver.start(port)
+    try:
+        assert send(port, [dataset]) == [0x0000]
+    finally:
+        receiver.stop()
+    (got,) = receiver.got
+    assert got.SOPInstanceUID == dataset.SOPInstanceUID
+    assert list(made.blobs.incoming.iterdir()) == []
 
 
 def test_only_those_who_may_send(tmp_path: Path) -> None:
