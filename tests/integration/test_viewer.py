@@ -88,8 +88,13 @@ def coloured(page: Any) -> float:
 
 
 def open_series(page: Any, description: str, seen: Callable[[], bool]) -> None:
-    """Open a series from the list at the left by a double click, and by another where the viewer was still busy."""
-    for _ in range(10):
+    """Open a series from the list at the left by a double click, and by another where the viewer was still busy.
+
+    It sometimes stays stuck, whatever the series; a person would load the page anew.
+    """
+    for attempt in range(8):
+        if attempt and attempt % 2 == 0:
+            page.reload()
         page.get_by_text(description, exact=False).first.dblclick()
         try:
             wait_for(seen, 15)
