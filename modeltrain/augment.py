@@ -41,7 +41,7 @@ def augment(
     -------
     float32 [1, size, size] in [0, 1].
     """
-    if other is not None and (how.tone or how.margins):
+    if other is not None and how.borrows:
         image = dressed(image, other, how, rng)
     grey = _place(image, size, how, rng)
     grey = _resample(grey, how, rng)

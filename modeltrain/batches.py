@@ -73,7 +73,7 @@ def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) ->
 
     def varied_one(index: int, rng: np.random.Generator) -> NDArray[np.float32]:
         # Drawn from the epoch's order, so that both classes lend alike where the epoch is balanced.
-        other = images[order[int(rng.integers(len(order)))]] if how.tone or how.margins else None
+        other = images[order[int(rng.integers(len(order)))]] if how.borrows else None
         return augment(images[index], side, how, rng, other)
 
     def batch(number: int) -> Batch:

@@ -56,6 +56,11 @@ class Augmentation:
     tone: float = 0.0
     margins: float = 0.0
 
+    @property
+    def borrows(self) -> bool:
+        """Whether a step takes something from another image."""
+        return bool(self.tone or self.margins)
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -188,6 +193,9 @@ _ROBUST = Recipe(
     ),
 )
 
+# For what goes on from `robust`: a radiograph is to be answered alike however it came to its 224 pixels.
+_RESAMPLED = dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2)
+
 RECIPES = {
     "seed": Recipe(),
     # For random weights, where an epoch is worth more than a pixel: the first ones run at little more than half the
@@ -261,7 +269,7 @@ RECIPES = {
         mix_style=0.5,
         distillation=0.4,
         mirror=True,
-        augmentation=dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2),
+        augmentation=_RESAMPLED,
     ),
     # From weights that have been through `robust`: exposure and what stands in an image's corners tell less, too
     # (docs/training.md#what-else-tells-the-class).
@@ -273,9 +281,7 @@ RECIPES = {
         learning_rate=8e-4,
         overlap=0.6,
         mirror=True,
-        augmentation=dataclasses.replace(
-            _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.6, margins=0.6
-        ),
+        augmentation=dataclasses.replace(_RESAMPLED, tone=0.6, margins=0.6),
     ),
 }
 
