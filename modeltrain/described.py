@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def training(progress: Progress) -> dict[str, Any]:
-    """Sum up a run, and the run whose weights it began with."""
-    history = progress.history
+    """Sum up a run, the run whose weights it began with, and those whose networks taught it."""
+    history, start = progress.history, progress.start
     seconds = [line.seconds for line in history]
     return {
         "recipe": progress.recipe,
@@ -29,8 +29,13 @@ def training(progress: Progress) -> dict[str, Any]:
         "validation_loss": [round(line.validation_loss, 4) for line in history],
         "validation_auc": [round(line.validation_auc, 4) for line in history],
         "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
-        "began_with": training(Progress.from_json(json.dumps(progress.start))) if progress.start else None,
+        "began_with": _of_plain(start) if start else None,
+        "taught_by": [_of_plain(each) for each in progress.teachers],
     }
+
+
+def _of_plain(told: dict[str, Any]) -> dict[str, Any]:
+    return training(Progress.from_json(json.dumps(told)))
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:

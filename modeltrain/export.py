@@ -32,7 +32,15 @@ from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
-from modeltrain.progress import LAST, Progress, progress_of_model, read_progress, with_times
+from modeltrain.progress import (
+    LAST,
+    Progress,
+    learnt_from_nothing_else,
+    progress_of_model,
+    read_progress,
+    taught_nothing_else,
+    with_times,
+)
 from modeltrain.registry import CARD, CURRENT, INT8, LEARNT, ONNX, SAFETENSORS, file_digest, load_card
 from modeltrain.source import Source, Sources, sources_of
 
@@ -106,7 +114,10 @@ def export_model(
     earlier = learnt_of(origin) if origin else None
     # A model folder that tells nothing may have begun with another one in its turn.
     chained = bool(origin and origin.raw["training"].get("began_with"))
-    complete = earlier.complete if earlier else not chained and _learnt_from_nothing_else(progress)
+    if earlier:
+        complete = earlier.complete and taught_nothing_else(progress)
+    else:
+        complete = not chained and learnt_from_nothing_else(progress)
     folder = _new(models, name, version)
     _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
     if current:
@@ -223,17 +234,6 @@ def _make(
         raise OutOfResources(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-
-def _learnt_from_nothing_else(progress: Progress) -> bool:
-    """Return whether the runs that this one began with, as far as it remembers them, had no data but its own."""
-    own = {progress.data_digest, *progress.parts}
-    earlier = progress.start
-    while earlier is not None:
-        if not set(earlier.get("parts") or [earlier["data_digest"]]) <= own:
-            return False
-        earlier = earlier.get("start")
-    return True
 
 
 def judge_on_test(folder: Path, data: Path) -> None:

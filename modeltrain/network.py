@@ -1,8 +1,8 @@
-"""The network: a torchvision classifier for grey radiographs, which answers with its heatmap in one forward pass."""
+"""The network: a published classifier for grey radiographs, which answers with its heatmap in one forward pass."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -10,13 +10,17 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.functional import dropout
 
 from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.gate import Gate
+from modeltrain.lite import LITE, lite_classifier, lite_weights
 from modeltrain.outputs import AGENTS, CLASSES
 from modeltrain.registry import SAFETENSORS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from modeltrain.registry import Card
@@ -24,10 +28,11 @@ if TYPE_CHECKING:
 # ImageNet's channel statistics: what torchvision's published weights expect.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+_LITE_MEAN = _LITE_STD = (0.5, 0.5, 0.5)  # and what EfficientNet-Lite's expect: grey in [-1, 1]
 
 _OWN = ("net.", "subtype.", "gate.")
 
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", LITE)
 
 
 class TensorOutputs(NamedTuple):
@@ -42,7 +47,8 @@ class TensorOutputs(NamedTuple):
 class ChestNet(nn.Module):
     """A classifier of two classes that takes float32 [N, 1, H, W] in [0, 1].
 
-    `net` is torchvision's own module of that architecture, so its parameters bear torchvision's names. The grey channel
+    `net` is torchvision's own module of that architecture (timm's for EfficientNet-Lite), so its parameters bear the
+    names there. The grey channel
     is repeated three times and normalised inside: nobody outside can forget it. Beside the two classes it tells
     bacterial from viral pneumonia (`subtype`, a second linear layer on the same features), and `gate` measures how far
     the features lie from those of the trained population.
@@ -61,14 +67,13 @@ class ChestNet(nn.Module):
         self.arch = arch
         self.mirror = mirror
         self.mix = MixStyle()
-        # Residual branches that start as zero let a network from random weights learn at a high rate (Goyal 2017).
-        options = {"zero_init_residual": True} if arch.startswith("resnet") else {}
-        self.net = torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
+        self.net = _classifier(arch)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
         self.gate = Gate()
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = (_LITE_MEAN, _LITE_STD) if arch == LITE else (_MEAN, _STD)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def head(self) -> nn.Linear:
@@ -83,7 +88,10 @@ class ChestNet(nn.Module):
         """The module whose output Grad-CAM looks at, for the reference with hooks."""
         if self.arch.startswith("densenet"):
             return self.rectify
-        layer: nn.Module = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
+        if self.arch == LITE:
+            layer: nn.Module = self.net.bn2
+        else:
+            layer = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
         return layer
 
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +103,7 @@ class ChestNet(nn.Module):
             second = self.mix(net.layer2(first))
             third = net.layer3(second)
             return second, third, net.layer4(third)
-        x = self.net.features(x)
+        x = self.net.forward_features(x) if self.arch == LITE else self.net.features(x)
         return (self.rectify(x) if self.arch.startswith("densenet") else x,)
 
     def forward(self, image: Tensor) -> TensorOutputs:
@@ -116,10 +124,18 @@ class ChestNet(nn.Module):
             logits, gradient = self._through_norm(pooled)
             cam = torch.einsum("nck,nkhw->nchw", gradient, features) / area
         else:
-            dropout = self.net.classifier[0] if self.arch.startswith("efficientnet") else nn.Identity()
-            logits = self.head(dropout(pooled))
+            logits = self.head(self._dropout(pooled))
             cam = torch.einsum("ck,nkhw->nchw", self.head.weight, features) / area
         return TensorOutputs(logits, cam, self.subtype(pooled), self.gate(taps, pooled))
+
+    def _dropout(self, pooled: Tensor) -> Tensor:
+        """Return pooled features [N, C] as the last layer learns from them; outside training they are as they were."""
+        if self.arch == LITE:
+            return dropout(pooled, self.net.drop_rate, self.training)
+        if self.arch.startswith("efficientnet"):
+            dropped: Tensor = self.net.classifier[0](pooled)
+            return dropped
+        return pooled
 
     def _through_norm(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Return ConvNeXt's logits, and their gradient [N, 2, C] by the pooled features, which a layer norm follows."""
@@ -132,6 +148,15 @@ class ChestNet(nn.Module):
         along = torch.einsum("ck,nk->nc", weights, unit)[..., None] / unit.shape[1]
         mean = weights.mean(dim=1)[None, :, None]
         return logits, (weights - mean - unit[:, None] * along) * scale[..., None]
+
+
+def _classifier(arch: str) -> Any:
+    """Return the published network of two classes, from random weights."""
+    if arch == LITE:
+        return lite_classifier(len(CLASSES))
+    # Residual branches that start as zero let a network from random weights learn at a high rate (Goyal 2017).
+    options = {"zero_init_residual": True} if arch.startswith("resnet") else {}
+    return torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
 
 
 class MixStyle(nn.Module):
@@ -160,18 +185,21 @@ class MixStyle(nn.Module):
 
 
 def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
-    """Return a network to be trained, from seeded random weights or torchvision's ImageNet weights.
+    """Return a network to be trained, from seeded random weights or published ImageNet weights.
 
     Raises
     ------
     InvalidData
         There is no such architecture here.
     InvalidModel
-        ImageNet weights were asked for and are neither in torch's cache nor to be downloaded.
+        ImageNet weights were asked for and are neither in torch's cache nor to be downloaded (EfficientNet-Lite's: the
+        package that holds them is not installed).
     """
     torch.manual_seed(seed)
     network = ChestNet(arch)
-    if init == "imagenet":
+    if init == "imagenet" and arch == LITE:
+        network.net.load_state_dict(lite_weights(network.net), strict=False)
+    elif init == "imagenet":
         published = torchvision.models.get_model_weights(arch).DEFAULT
         try:
             weights = published.get_state_dict(progress=False, check_hash=True)
@@ -201,6 +229,24 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
     full = own | full
     network.gate.fill({key.removeprefix("gate."): value for key, value in full.items() if key.startswith("gate.")})
     network.load_state_dict(full)
+
+
+def weights_of(path: Path, arch: str) -> dict[str, Tensor]:
+    """Read the weights of a run or of a model folder, without their gate, and try them on their architecture.
+
+    The gate belongs to these very features: export fits a new one.
+
+    Raises
+    ------
+    InvalidData
+        The file is missing, damaged or holds another architecture.
+    """
+    try:
+        weights = {key: value.float() for key, value in load_file(path).items() if not key.startswith("gate.")}
+        load_weights(ChestNet(arch), weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InvalidData(f"{path}: does not hold the weights of a {arch}") from error
+    return weights
 
 
 def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from dicom_io.errors import InvalidData
 from modeltrain.registry import SAFETENSORS, load_card
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from modeltrain.recipe import Recipe
@@ -51,6 +51,8 @@ class Progress:
         The progress of the run whose weights this one began with, as plain values; None for a run of its own.
     parts
         The digest of each part of the data.
+    teachers
+        The progress of each run whose network taught this one, as plain values.
     """
 
     recipe: dict[str, Any]
@@ -58,6 +60,7 @@ class Progress:
     history: list[Epoch] = field(default_factory=list)
     start: dict[str, Any] | None = None
     parts: list[str] = field(default_factory=list)
+    teachers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def best(self) -> Epoch:
@@ -77,14 +80,16 @@ class Progress:
         """Read the header's text."""
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
-        return cls(raw["recipe"], raw["data_digest"], history, raw.get("start"), raw.get("parts") or [])
+        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or []
+        return cls(raw["recipe"], raw["data_digest"], history, *earlier)
 
 
 def _untimed(told: dict[str, Any]) -> dict[str, Any]:
     """Return plain values of a run, and of those that it began with, without the times of the clock."""
     history = [{key: value for key, value in line.items() if key != "seconds"} for line in told["history"]]
     start = told.get("start")
-    return told | {"history": history, "start": _untimed(start) if start else None}
+    teachers = [_untimed(each) for each in told.get("teachers") or []]
+    return told | {"history": history, "start": _untimed(start) if start else None, "teachers": teachers}
 
 
 def read_progress(path: Path) -> Progress:
@@ -112,29 +117,55 @@ def with_times(progress: Progress, last: Path) -> Progress:
         return progress
     times = {line.epoch: line.seconds for line in told.history}
     history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
-    return replace(progress, history=history, start=told.start)
+    return replace(progress, history=history, start=told.start, teachers=told.teachers)
 
 
 def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
-    """Return what a run that begins with other weights remembers of their run.
+    """Return what a run that begins with other weights, or is taught by them, remembers of their run.
 
     Raises
     ------
     InvalidData
-        They, or weights that they began with, learnt from a part of this run's data that was divided in another way.
+        They, or weights that they began with or that taught them, learnt from a part of this run's data that was
+        divided in another way.
     """
     origin = progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
     divided_by = ("seed", "validation_fraction")
     told = asdict(origin)
-    earlier: dict[str, Any] | None = told
-    while earlier is not None:
+    for earlier in lineage(told):
         shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
         if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
             raise InvalidData(
                 f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
             )
-        earlier = earlier.get("start")
     return told
+
+
+def lineage(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a run's progress, and that of all whose weights it began with or that taught it, as plain values."""
+    yield told
+    for earlier in (told.get("start"), *(told.get("teachers") or [])):
+        if earlier:
+            yield from lineage(earlier)
+
+
+def learnt_from_nothing_else(progress: Progress) -> bool:
+    """Return whether the runs that this one began with or was taught by, as far as it remembers, had only its data."""
+    own = {progress.data_digest, *progress.parts}
+    return all(_parts(each) <= own for each in lineage(asdict(progress)))
+
+
+def taught_nothing_else(progress: Progress) -> bool:
+    """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
+    known = {progress.data_digest, *progress.parts}
+    for each in lineage(progress.start) if progress.start else ():
+        known |= _parts(each)
+    return all(_parts(each) <= known for teacher in progress.teachers for each in lineage(teacher))
+
+
+def _parts(told: dict[str, Any]) -> set[str]:
+    """Return the digests of the parts of a run's data."""
+    return set(told.get("parts") or [told["data_digest"]])
 
 
 def progress_of_model(folder: Path) -> Progress:

@@ -71,7 +71,10 @@ class Recipe:
     stages
         (epochs, image side in pixels), one after the other. Validation is always at the side the model serves with.
     init
-        `random`, or `imagenet` for torchvision's published weights.
+        `random`, or `imagenet` for published weights.
+    fixed
+        Beginnings of the names of parameters that stay as they begin (their norms' statistics follow the images all the
+        same): early layers see edges anywhere, and cost the most.
     schedule
         `constant`, or `onecycle`: a cosine up to `learning_rate` over the first fifth and down to zero (Smith 2018).
     balanced
@@ -93,8 +96,10 @@ class Recipe:
         their channels' mean and spread (MixStyle, Zhou et al. 2021): exposure, contrast and grain then tell less of the
         class than lungs do. ResNets only.
     distillation
-        Part of each training image's target that is what the weights the run began with say of it, and not its label
-        (born-again networks, Furlanello et al. 2018): a doubtful label weighs less. Needs weights to begin with.
+        Part of each training image's target that is what other networks say of it, and not its label: a doubtful label
+        weighs less. The run's teachers are asked about each image as it is varied (Beyer et al. 2022); where there are
+        none, the weights that the run begins with, about each image as it is (born-again networks, Furlanello et al.
+        2018).
     mirror
         Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
         the exported model does so too, at twice the computation.
@@ -117,6 +122,7 @@ class Recipe:
     name: str = "seed"
     arch: str = "resnet18"
     init: Literal["random", "imagenet"] = "random"
+    fixed: tuple[str, ...] = ()
     stages: tuple[tuple[int, int], ...] = ((25, 224),)
     batch_size: int = 32
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -196,6 +202,20 @@ _ROBUST = Recipe(
 # For what goes on from `robust`: a radiograph is to be answered alike however it came to its 224 pixels.
 _RESAMPLED = dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2)
 
+# From weights that have been through `robust`: exposure and what stands in an image's corners tell less, too
+# (docs/training.md#what-else-tells-the-class).
+_INVARIANT = dataclasses.replace(
+    _ROBUST,
+    name="invariant",
+    stages=((14, 160), (26, 224)),
+    batch_size=32,
+    learning_rate=8e-4,
+    overlap=0.6,
+    mirror=True,
+    augmentation=dataclasses.replace(_RESAMPLED, tone=0.6, margins=0.6),
+)
+_DRESSED = dataclasses.replace(_RESAMPLED, tone=0.8, margins=0.7)
+
 RECIPES = {
     "seed": Recipe(),
     # For random weights, where an epoch is worth more than a pixel: the first ones run at little more than half the
@@ -271,17 +291,26 @@ RECIPES = {
         mirror=True,
         augmentation=_RESAMPLED,
     ),
-    # From weights that have been through `robust`: exposure and what stands in an image's corners tell less, too
-    # (docs/training.md#what-else-tells-the-class).
-    "invariant": dataclasses.replace(
-        _ROBUST,
-        name="invariant",
-        stages=((14, 160), (26, 224)),
-        batch_size=32,
-        learning_rate=8e-4,
-        overlap=0.6,
-        mirror=True,
-        augmentation=dataclasses.replace(_RESAMPLED, tone=0.6, margins=0.6),
+    "invariant": _INVARIANT,
+    # To teach, not to serve: ImageNet's weights see more in few radiographs than random ones do.
+    "teacher": dataclasses.replace(
+        _INVARIANT,
+        name="teacher",
+        arch="efficientnet_lite0",
+        init="imagenet",
+        fixed=("net.conv_stem.", "net.bn1.", "net.blocks.0.", "net.blocks.1."),
+        stages=((9, 160), (5, 224)),
+        ema=0.99,
+        augmentation=_DRESSED,
+    ),
+    # From weights that have been through `invariant`, with a run of `teacher` or another that teaches.
+    "distilled": dataclasses.replace(
+        _INVARIANT,
+        name="distilled",
+        stages=((8, 160), (8, 224)),
+        learning_rate=6e-4,
+        distillation=0.7,
+        augmentation=_DRESSED,
     ),
 }
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -35,14 +34,16 @@ from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.batches import batch_count, batches, order_of
 from modeltrain.data import Images
 from modeltrain.framing import overlap
-from modeltrain.network import ChestNet, build, load_weights
+from modeltrain.network import ChestNet, build, load_weights, weights_of
+from modeltrain.optimizer import learning_rate, optimizer_of
 from modeltrain.outputs import probability
 from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress
 from modeltrain.recipe import Recipe
 from modeltrain.source import Source, Sources, sources_of
+from modeltrain.teachers import Teachers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -60,6 +61,7 @@ def run(
     recipe: Recipe,
     *,
     start: Path | None = None,
+    teachers: Sequence[Path] = (),
     resume: bool = False,
     device: str = "cpu",
     progress: bool = True,
@@ -77,6 +79,9 @@ def run(
         The run's folder, made if absent.
     start
         Weights of another run to begin with (its `best_model.safetensors`), instead of the recipe's `init`.
+    teachers
+        Weights of runs, of any architecture, whose networks the recipe's `distillation` asks; without them it asks the
+        weights that the run begins with.
     resume
         Go on after the last finished epoch of the run in `out`; a run that is complete is left as it is.
     device
@@ -88,8 +93,8 @@ def run(
     ------
     InvalidData
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
-        from another recipe or other data; `start` is unusable, or was trained on what is validation here; or the recipe
-        asks for distillation and there is no `start`.
+        from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
+        or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask.
     InvalidModel
         ImageNet weights were asked for and cannot be had.
     OutOfResources
@@ -97,30 +102,30 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if recipe.distillation and not start:
-        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
+    _check_taught(recipe, start, teachers)
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
     parts = [part.digest for part in sources.parts]
     origin = origin_of(start, recipe, [digest, *parts]) if start else None
-    state = Progress(_plain(recipe), digest, start=origin, parts=parts)
+    asked = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
+    state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=asked.told if asked else [])
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
 
-    learner = Learner(recipe, device)
+    learner = Learner(recipe, device, asked)
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
     elif start:
-        learner.begin(_weights_of(start, recipe.arch))
+        learner.begin(weights_of(start, recipe.arch))
     # Minutes of work, so only where an epoch is left to learn.
-    if recipe.distillation and start and len(state.history) < recipe.epochs:
-        learner.be_taught(_weights_of(start, recipe.arch), train_images)
+    if recipe.distillation and start and not asked and len(state.history) < recipe.epochs:
+        learner.be_taught(weights_of(start, recipe.arch), train_images)
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
@@ -140,31 +145,30 @@ def run(
     return out / BEST
 
 
-def _weights_of(start: Path, arch: str) -> dict[str, Tensor]:
-    """Read the weights that a run begins with, and try them on a network of its architecture."""
-    try:
-        weights = load_file(start)
-        # Their gate belongs to their features: export fits a new one.
-        weights = {key: value.float() for key, value in weights.items() if not key.startswith("gate.")}
-        load_weights(ChestNet(arch), weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InvalidData(f"{start}: does not hold the weights of a {arch}") from error
-    return weights
+def _check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
+    """Refuse a recipe that has nobody to ask, and teachers whom it does not ask."""
+    if recipe.distillation and not (start or teachers):
+        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
+    if teachers and not recipe.distillation:
+        raise InvalidData(f"recipe {recipe.name}: asks no teachers (its distillation is 0)")
 
 
 class Learner:
     """A network in training, the moving average of its weights, and its optimizer."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
+    def __init__(self, recipe: Recipe, device: str, teachers: Teachers | None = None) -> None:
         self.recipe = recipe
         self.device = device
         self.network = _placed(build(recipe.init, recipe.seed, recipe.arch), device)
         self.network.mix.probability = recipe.mix_style
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(not name.startswith(recipe.fixed))
         self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = _optimizer(self.network, recipe)
+        self.optimizer = optimizer_of(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
-        self.taught: Tensor | None = None  # what the weights that the run began with say of each training image
+        self.teachers = teachers
+        self.taught: Tensor | None = None  # else what the weights that the run began with say of each training image
 
     def begin(self, weights: dict[str, Tensor]) -> None:
         """Take up another run's weights, in the network and in its average."""
@@ -198,7 +202,7 @@ class Learner:
         torch.manual_seed(recipe.seed + epoch)  # what the network itself draws, after a resume too
         with tqdm(batches(images, order, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
             for step, batch in enumerate(bar):
-                rate = _learning_rate(recipe, (epoch + step / count) / recipe.epochs)
+                rate = learning_rate(recipe, (epoch + step / count) / recipe.epochs)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 loss = self._loss(batch)
@@ -219,8 +223,9 @@ class Learner:
         outputs = type(outputs)(*(each.float() for each in outputs))
         labels, agents = batch.labels.to(self.device), batch.agents
         loss = cross_entropy(outputs.logits, labels, self.weights, label_smoothing=recipe.label_smoothing)
-        if self.taught is not None:
-            taught = cross_entropy(outputs.logits, self.taught[batch.indices.to(self.device)], self.weights)
+        target = self._target(batch)
+        if target is not None:
+            taught = cross_entropy(outputs.logits, target, self.weights)
             loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         if recipe.border_weight:
             loss = loss + recipe.border_weight * _border_share(outputs.cam)
@@ -229,6 +234,12 @@ class Learner:
             subtype = cross_entropy(outputs.subtype[known.to(self.device)], agents[known].to(self.device))
             loss = loss + recipe.subtype_weight * subtype
         return loss
+
+    def _target(self, batch: Batch) -> Tensor | None:
+        """Return what teachers say of each image of a batch, [N, 2]; None where nobody is asked."""
+        if self.teachers:
+            return self.teachers.probability(batch.images)
+        return None if self.taught is None else self.taught[batch.indices.to(self.device)]
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -296,25 +307,6 @@ def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
     return plain | recipe | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
 
 
-def _optimizer(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam as the seed has it, or AdamW, which leaves norms and biases undecayed."""
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim == 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-
-
-def _learning_rate(recipe: Recipe, done: float) -> float:
-    """Return the learning rate after a part (0 to 1) of the run's steps."""
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
-    rise = 0.2
-    level = 0.5 - 0.5 * math.cos(math.pi * (done / rise if done < rise else (1 - done) / (1 - rise)))
-    return recipe.learning_rate * max(level, 1 / 50 if done < rise else 1e-3)
-
-
 def _border_share(cam: Tensor) -> Tensor:
     """Return the mean share of the positive mass of maps [N, C, h, w] that lies in the outer tenth of the image."""
     inside = torch.ones(())
@@ -376,6 +368,8 @@ def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
     # As texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
     if wanted.start and json.dumps(found.start) != json.dumps(wanted.start):
         raise InvalidData(f"{path}: did not begin with these weights")
+    if json.dumps(found.teachers) != json.dumps(wanted.teachers):
+        raise InvalidData(f"{path}: had other teachers")
     learner.restore(load_file(path))
     return found
 

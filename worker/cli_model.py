@@ -37,7 +37,9 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's")] = None,
-    arch: Annotated[str | None, typer.Option(help="A torchvision classifier [default: the recipe's, resnet18]")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Another classifier (docs/training.md) [default: the recipe's, resnet18]")
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train")] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch of the run in --out")

@@ -28,6 +28,10 @@ def retrain(
     base: Annotated[Path | None, typer.Option(help="A folder to mix the images with, as for `cxrd train`")] = None,
     start: Annotated[str, typer.Option("--from", help="current, scratch, or a model folder")] = "current",
     recipe: Annotated[str | None, typer.Option(help="[default: refine, or scratch with --from scratch]")] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights of a run that teach this one, for a recipe that distils; may be given again"),
+    ] = None,
     arch: Annotated[str | None, typer.Option(help="With --from scratch: the network's architecture")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="Stop after so many epochs without progress")] = None,
@@ -63,7 +67,9 @@ def retrain(
     chosen = _changed(chosen, epochs=epochs, patience=patience, seed=seed)
     sources = _sources(loaded, data, base, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
-    weights = training.run(sources, out, chosen, start=weights_before, resume=resume, device=device)
+    weights = training.run(
+        sources, out, chosen, start=weights_before, teachers=teacher or (), resume=resume, device=device
+    )
     began_with = weights_before.parent if weights_before else None
     folder = export.export_model(
         weights, sources, out, name=name, version=version, outliers=outliers, ages=ages, began_with=began_with

@@ -21,12 +21,13 @@ from modeltrain import train
 from modeltrain.augment import augment
 from modeltrain.batches import batches, order_of
 from modeltrain.data import Images
-from modeltrain.export import _learnt_from_nothing_else, export_model, refit
+from modeltrain.export import export_model, refit
 from modeltrain.learnt import keys_of, known_to, learnt_of
 from modeltrain.network import MixStyle, build, load_network
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
+from modeltrain.optimizer import learning_rate
 from modeltrain.outputs import Outputs
-from modeltrain.progress import Progress, read_progress, with_times
+from modeltrain.progress import Progress, learnt_from_nothing_else, read_progress, with_times
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
 from modeltrain.source import folder_source, judged_source, sources_of
@@ -81,7 +82,7 @@ def test_a_run_leaves_weights_state_and_curves(best: Path) -> None:
     assert list((best.parent / "tensorboard").iterdir())
 
 
-def kill_in_second_epoch(data: Path, out: Path, recipe: Recipe, start: Path | None = None) -> None:
+def kill_in_second_epoch(data: Path, out: Path, recipe: Recipe, **options: Any) -> None:
     """Begin a run that ends in its second epoch."""
 
     class Killed(Exception):
@@ -96,7 +97,7 @@ def kill_in_second_epoch(data: Path, out: Path, recipe: Recipe, start: Path | No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Learner, "learn", killed)
         with pytest.raises(Killed):
-            train.run(data, out, recipe, start=start, progress=False)
+            train.run(data, out, recipe, progress=False, **options)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
@@ -325,11 +326,11 @@ def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_nothing() -> None:
-    rates = [train._learning_rate(RECIPES["scratch"], done) for done in np.linspace(0, 1, 101)]
+    rates = [learning_rate(RECIPES["scratch"], done) for done in np.linspace(0, 1, 101)]
     assert max(rates) == pytest.approx(1e-3)
     assert int(np.argmax(rates)) == 20
     assert rates[-1] < 2e-6 < rates[0] < 1e-4
-    assert train._learning_rate(RECIPES["seed"], 0.7) == 1e-4
+    assert learning_rate(RECIPES["seed"], 0.7) == 1e-4
 
 
 def test_an_unreadable_training_picture_is_named(tmp_path: Path) -> None:
@@ -438,10 +439,10 @@ def test_only_the_runs_that_had_the_same_data_are_told_by_its_record() -> None:
             start = {"data_digest": "-".join(parts), "parts": parts if len(parts) > 1 else [], "start": start}
         return Progress({}, "a-b", start=start, parts=["a", "b"])
 
-    assert _learnt_from_nothing_else(began())
-    assert _learnt_from_nothing_else(began(["a"], ["a", "b"]))
-    assert not _learnt_from_nothing_else(began(["a", "c"]))
-    assert not _learnt_from_nothing_else(began(["c"], ["a"]))
+    assert learnt_from_nothing_else(began())
+    assert learnt_from_nothing_else(began(["a"], ["a", "b"]))
+    assert not learnt_from_nothing_else(began(["a", "c"]))
+    assert not learnt_from_nothing_else(began(["c"], ["a"]))
 
 
 def test_the_calibration_holds_few_images_at_once(

@@ -1,0 +1,68 @@
+"""Networks that teach another one: what they say of each image, varied as the pupil sees it, is a part of its target.
+
+Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent": both see the same variation of an
+image, and for long. A teacher may be of another architecture and of any size: it does not serve.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from modeltrain.network import ChestNet, load_weights, weights_of
+from modeltrain.progress import origin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from modeltrain.recipe import Recipe
+
+
+class Teachers:
+    """Trained networks, asked together.
+
+    Parameters
+    ----------
+    paths
+        Runs' `best_model.safetensors`, or model folders' weights.
+    recipe
+        That of the run that is taught.
+    parts
+        The digests of its data.
+    device
+        Where the networks compute.
+
+    Raises
+    ------
+    InvalidData
+        A file is not of a training run, does not hold the weights that it says, or its run learnt from what is
+        validation in the run that is taught.
+    """
+
+    def __init__(self, paths: Sequence[Path], recipe: Recipe, parts: Sequence[str], device: str) -> None:
+        self.told = [origin_of(path, recipe, parts) for path in paths]  # the progress of each, as plain values
+        self.device = device
+        self.lower = recipe.precision == "bfloat16"
+        self.networks = [
+            _network(path, told["recipe"].get("arch", "resnet18")).to(device).to(memory_format=torch.channels_last)
+            for path, told in zip(paths, self.told, strict=True)
+        ]
+
+    @torch.no_grad()  # not inference mode: the answers go into a loss
+    def probability(self, images: Tensor) -> Tensor:
+        """Return the mean of what they say, float32 [N, 2], of images float32 [N, 1, side, side] in [0, 1]."""
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.lower):
+            said = [network(images).logits for network in self.networks]
+        return torch.stack([logits.float().softmax(dim=1) for logits in said]).mean(dim=0)
+
+
+def _network(path: Path, arch: str) -> ChestNet:
+    """Read a network as it answers, but for the mirror image: the pupil, too, looks at one side at a time."""
+    network = ChestNet(arch)
+    load_weights(network, weights_of(path, arch))
+    return network.eval()
