@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
 
+from modeltrain.lite import LITE
 from modeltrain.outputs import CLASSES
 from modeltrain.progress import Progress
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from modeltrain.data import Sample
     from modeltrain.evaluate import Evaluation
 
+_LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
+
 
 def training(progress: Progress) -> dict[str, Any]:
     """Sum up a run, the run whose weights it began with, and those whose networks taught it."""
@@ -21,6 +25,8 @@ def training(progress: Progress) -> dict[str, Any]:
     seconds = [line.seconds for line in history]
     return {
         "recipe": progress.recipe,
+        "data": progress.data_digest,
+        "parts": progress.parts,
         "best_epoch": progress.best.epoch,
         "epochs": len(history),
         "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
@@ -32,6 +38,11 @@ def training(progress: Progress) -> dict[str, Any]:
         "began_with": _of_plain(start) if start else None,
         "taught_by": [_of_plain(each) for each in progress.teachers],
     }
+
+
+def libraries(arch: str) -> dict[str, str]:
+    """Return the versions of what made a model of an architecture."""
+    return {name: installed(name) for name in (*_LIBRARIES, *(["timm"] if arch == LITE else []))}
 
 
 def _of_plain(told: dict[str, Any]) -> dict[str, Any]:

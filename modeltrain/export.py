@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,14 @@ from sklearn.metrics import roc_auc_score
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.calibrate import Raw, fit_all, raw_answers
 from modeltrain.data import Images, data_digest, read_sample, scan
-from modeltrain.described import counts, figures, training
+from modeltrain.described import counts, figures, libraries, training
 from modeltrain.details import key_figures
 from modeltrain.evaluate import ask, measure
 from modeltrain.fit_gate import fit_gate, outlying
 from modeltrain.framing import overlap
 from modeltrain.judge import Judge, calibrated
 from modeltrain.learnt import KEYS, learnt_of, write_learnt
-from modeltrain.network import ChestNet, load_weights
+from modeltrain.network import ChestNet, load_weights, normalisation
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
 _MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
 _MOST_OUTSIDE = 0.01  # of the gate's answers
-_LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
 log = logging.getLogger(__name__)
 
 
@@ -325,6 +323,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
     raw = raw_answers(predict, split.validation)
     fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, elsewhere=True))
     fitted["int8"] = _keeps_its_word(folder, split, raw, fitted, outlying(split.train, outliers, size=INPUT_SIZE))
+    arch = progress.recipe.get("arch", "resnet18")
     parts: dict[str, Any] = {"train": counts(split.train), "validation": counts(split.validation)}
     digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}
     return {
@@ -332,7 +331,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
         "name": label.rpartition("-")[0],
         "version": label.rpartition("-")[2],
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
-        "arch": progress.recipe.get("arch", "resnet18"),
+        "arch": arch,
         "mirror": bool(progress.recipe.get("mirror", False)),
         "classes": list(CLASSES),
         "population": None,
@@ -349,7 +348,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
             "size": INPUT_SIZE,
             "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
             "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
-            "normalisation": "inside the network: three equal channels, ImageNet mean and standard deviation",
+            "normalisation": normalisation(arch),
         },
         "files": {
             file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
@@ -357,7 +356,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
             if (folder / file).exists()
         },
         "precision": "convolution and linear weights stored as float16, computed in float32",
-        "libraries": {library: installed(library) for library in _LIBRARIES},
+        "libraries": libraries(arch),
     }
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modeltrain.source import Source, Sources
 
 KEYS = "uint64, sorted: first 64 bits of each file's SHA-256, and of that of 'SOP instance ' and a DICOM object's UID"
+PARTLY = "what the model it began with, or a teacher, had learnt from is not known"
 _KEY = 8  # bytes of a SHA-256: among 10⁵ images learnt from, one of 10⁴ others is taken for one of them once in 10¹⁰
 
 
@@ -132,7 +133,7 @@ class Fair:
         ]
         unknown = [name for name, n in self.left_out.items() if n is None]
         lines += [f"{name}: its folder does not tell which images it has learnt from" for name in unknown]
-        return lines + [f"{name}: what the model it began with had learnt from is not known" for name in self.partly]
+        return lines + [f"{name}: {PARTLY}" for name in self.partly]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: which images these were, and how many of them were left out."""

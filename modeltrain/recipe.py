@@ -97,9 +97,10 @@ class Recipe:
         class than lungs do. ResNets only.
     distillation
         Part of each training image's target that is what other networks say of it, and not its label: a doubtful label
-        weighs less. The run's teachers are asked about each image as it is varied (Beyer et al. 2022); where there are
-        none, the weights that the run begins with, about each image as it is (born-again networks, Furlanello et al.
-        2018).
+        weighs less.
+    taught_by
+        Who says it: the weights that the run begins with (`start`), of each image as it is (born-again networks,
+        Furlanello et al. 2018), or `teachers`, of each image as it is varied (Beyer et al. 2022).
     mirror
         Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
         the exported model does so too, at twice the computation.
@@ -137,6 +138,7 @@ class Recipe:
     subtype_weight: float = 0.0
     mix_style: float = 0.0
     distillation: float = 0.0
+    taught_by: Literal["start", "teachers"] = "start"
     mirror: bool = False
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -214,6 +216,7 @@ _INVARIANT = dataclasses.replace(
     mirror=True,
     augmentation=dataclasses.replace(_RESAMPLED, tone=0.6, margins=0.6),
 )
+# With a teacher's views of the lungs to go by, a pupil bears more of it.
 _DRESSED = dataclasses.replace(_RESAMPLED, tone=0.8, margins=0.7)
 
 RECIPES = {
@@ -310,6 +313,7 @@ RECIPES = {
         stages=((8, 160), (8, 224)),
         learning_rate=6e-4,
         distillation=0.7,
+        taught_by="teachers",
         augmentation=_DRESSED,
     ),
 }

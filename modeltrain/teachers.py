@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dicom_io.errors import InvalidData
 from modeltrain.network import ChestNet, load_weights, weights_of
-from modeltrain.progress import origin_of
+from modeltrain.progress import BEST, origin_of, told_of
+from modeltrain.registry import SAFETENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ class Teachers:
     Parameters
     ----------
     paths
-        Runs' `best_model.safetensors`, or model folders' weights.
+        Runs' `best_model.safetensors`, or model folders' weights (`weights_in`).
     recipe
         That of the run that is taught.
     parts
@@ -39,8 +41,10 @@ class Teachers:
     Raises
     ------
     InvalidData
-        A file is not of a training run, does not hold the weights that it says, or its run learnt from what is
-        validation in the run that is taught.
+        A file is not of a training run, does not hold the weights that it says, or its run learnt from the same data,
+        divided in another way.
+    InvalidModel
+        A folder is no intact model, or a library that the architecture needs is not installed.
     """
 
     def __init__(self, paths: Sequence[Path], recipe: Recipe, parts: Sequence[str], device: str) -> None:
@@ -59,6 +63,35 @@ class Teachers:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.lower):
             said = [network(images).logits for network in self.networks]
         return torch.stack([logits.float().softmax(dim=1) for logits in said]).mean(dim=0)
+
+
+def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
+    """Refuse what cannot be, before any image is read.
+
+    Raises
+    ------
+    InvalidData
+        The recipe has nobody to ask, or there are teachers whom it does not ask, or a teacher's file is not one; or it
+        keeps layers as they are that are random.
+    """
+    asks = recipe.taught_by if recipe.distillation else None
+    if asks == "start" and not start:
+        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
+    if asks == "teachers" and not teachers:
+        raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
+    if teachers and asks != "teachers":
+        raise InvalidData(f"recipe {recipe.name}: asks no teachers")
+    for path in teachers:
+        told_of(path)
+    if recipe.fixed and recipe.init == "random" and not start:
+        raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
+
+
+def weights_in(path: Path) -> Path:
+    """Return the file of weights in a run's folder or in a model's; a file is what it is."""
+    if not path.is_dir():
+        return path
+    return path / (BEST if (path / BEST).exists() else SAFETENSORS)
 
 
 def _network(path: Path, arch: str) -> ChestNet:

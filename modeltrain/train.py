@@ -35,12 +35,12 @@ from modeltrain.batches import batch_count, batches, order_of
 from modeltrain.data import Images
 from modeltrain.framing import overlap
 from modeltrain.network import ChestNet, build, load_weights, weights_of
-from modeltrain.optimizer import learning_rate, optimizer_of
+from modeltrain.optimizer import fix, learning_rate, optimizer_of
 from modeltrain.outputs import probability
-from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress
+from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress, same_run
 from modeltrain.recipe import Recipe
 from modeltrain.source import Source, Sources, sources_of
-from modeltrain.teachers import Teachers
+from modeltrain.teachers import Teachers, check_taught
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +102,7 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    _check_taught(recipe, start, teachers)
+    check_taught(recipe, start, teachers)
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
@@ -112,10 +112,11 @@ def run(
     state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=asked.told if asked else [])
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
+    begins_anew = not start and not (out / LAST).exists()
+    learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
 
-    learner = Learner(recipe, device, asked)
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
@@ -124,7 +125,7 @@ def run(
     elif start:
         learner.begin(weights_of(start, recipe.arch))
     # Minutes of work, so only where an epoch is left to learn.
-    if recipe.distillation and start and not asked and len(state.history) < recipe.epochs:
+    if recipe.distillation and start and recipe.taught_by == "start" and len(state.history) < recipe.epochs:
         learner.be_taught(weights_of(start, recipe.arch), train_images)
 
     with _curves(out / "tensorboard") as board:
@@ -145,24 +146,17 @@ def run(
     return out / BEST
 
 
-def _check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
-    """Refuse a recipe that has nobody to ask, and teachers whom it does not ask."""
-    if recipe.distillation and not (start or teachers):
-        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
-    if teachers and not recipe.distillation:
-        raise InvalidData(f"recipe {recipe.name}: asks no teachers (its distillation is 0)")
-
-
 class Learner:
     """A network in training, the moving average of its weights, and its optimizer."""
 
-    def __init__(self, recipe: Recipe, device: str, teachers: Teachers | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, device: str, teachers: Teachers | None = None, *, init: str | None = None
+    ) -> None:
         self.recipe = recipe
         self.device = device
-        self.network = _placed(build(recipe.init, recipe.seed, recipe.arch), device)
+        self.network = _placed(build(init or recipe.init, recipe.seed, recipe.arch), device)
         self.network.mix.probability = recipe.mix_style
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(not name.startswith(recipe.fixed))
+        fix(self.network, recipe)
         self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = optimizer_of(self.network, recipe)
@@ -365,10 +359,10 @@ def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
     if found.data_digest != wanted.data_digest:
         raise InvalidData(f"{path}: was made from other data")
-    # As texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
-    if wanted.start and json.dumps(found.start) != json.dumps(wanted.start):
+    if wanted.start and not (found.start and same_run(found.start, wanted.start)):
         raise InvalidData(f"{path}: did not begin with these weights")
-    if json.dumps(found.teachers) != json.dumps(wanted.teachers):
+    pairs = list(zip(found.teachers, wanted.teachers, strict=False))
+    if len(found.teachers) != len(wanted.teachers) or not all(same_run(*pair) for pair in pairs):
         raise InvalidData(f"{path}: had other teachers")
     learner.restore(load_file(path))
     return found

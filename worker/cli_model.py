@@ -28,8 +28,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="seed (the first project's), scratch (random weights); refine, robust, invariant and taught go on "
-            "from weights (cxrd retrain)"
+            help="seed (the first project's), scratch (random weights); teacher (ImageNet weights, to teach); refine, "
+            "robust, invariant, taught and distilled go on from weights (cxrd retrain)"
         ),
     ] = "seed",
     init: Annotated[
@@ -98,7 +98,7 @@ def evaluate(
         from modeltrain import figures, report
         from modeltrain.details import details
         from modeltrain.duplicates import near_duplicates, pairs_told
-        from modeltrain.learnt import known_to, learnt_of
+        from modeltrain.learnt import PARTLY, known_to, learnt_of
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"evaluation needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from worker.labelled import judged_data
@@ -153,7 +153,7 @@ def evaluate(
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
     own = learnt_of(reader.card)
     if own and not own.complete:
-        sys.stderr.write(f"{reader.card.label}: what the model it began with had learnt from is not known\n")
+        sys.stderr.write(f"{reader.card.label}: {PARTLY}\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
         told |= further | {"near_duplicates": pairs_told(pairs, compared, unread)}

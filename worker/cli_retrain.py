@@ -30,7 +30,7 @@ def retrain(
     recipe: Annotated[str | None, typer.Option(help="[default: refine, or scratch with --from scratch]")] = None,
     teacher: Annotated[
         list[Path] | None,
-        typer.Option(help="Weights of a run that teach this one, for a recipe that distils; may be given again"),
+        typer.Option(help="A run or model folder that teaches this one (recipe distilled); may be given again"),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="With --from scratch: the network's architecture")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
@@ -58,6 +58,7 @@ def retrain(
 
         from modeltrain import export
         from modeltrain import train as training
+        from modeltrain.teachers import check_taught, weights_in
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"training needs {error.name}: pip install 'cxrd[train]'") from error
     loaded = settings.load(config)
@@ -65,11 +66,11 @@ def retrain(
         raise InvalidSettings(f"{out / f'{name}-{version}'}: exists already; name another --version")
     weights_before, chosen = _beginning(loaded, start, recipe, arch)
     chosen = _changed(chosen, epochs=epochs, patience=patience, seed=seed)
+    teachers = [weights_in(path) for path in teacher or ()]
+    check_taught(chosen, weights_before, teachers)  # before every image is read
     sources = _sources(loaded, data, base, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
-    weights = training.run(
-        sources, out, chosen, start=weights_before, teachers=teacher or (), resume=resume, device=device
-    )
+    weights = training.run(sources, out, chosen, start=weights_before, teachers=teachers, resume=resume, device=device)
     began_with = weights_before.parent if weights_before else None
     folder = export.export_model(
         weights, sources, out, name=name, version=version, outliers=outliers, ages=ages, began_with=began_with

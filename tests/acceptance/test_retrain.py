@@ -84,3 +84,21 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(tmp_path: Path) -> None:
     assert load_card(shipped_model()).arch == "resnet18"
     assert not (tmp_path / "run").exists()
     assert np.isfinite(load_card(shipped_model()).threshold)
+
+
+def test_a_teacher_that_is_missing_or_that_nobody_asks_is_named_before_an_image_is_read(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"storage:\n  folder: {tmp_path / 'storage'}\n")
+    common = ("--data", tmp_path / "no-data", "--out", tmp_path / "run", "-c", config)
+    for options, said in (
+        (("--recipe", "distilled"), "recipe distilled: needs a teacher (cxrd retrain --teacher)"),
+        (("--teacher", tmp_path / "none"), "recipe refine: asks no teachers"),
+        (
+            ("--recipe", "distilled", "--teacher", tmp_path / "none"),
+            f"{tmp_path / 'none'}: not a file of a training run",
+        ),
+    ):
+        refused = run("retrain", *options, *common)
+        assert refused.returncode == 2
+        assert refused.stderr.strip().splitlines()[-1].startswith(f"cxrd: {said}"), refused.stderr
+    assert not (tmp_path / "run").exists()

@@ -86,7 +86,11 @@ def test_a_fair_part_is_what_no_model_has_learnt_from(tmp_path: Path, source: So
     with pytest.raises(InvalidData, match="part: nothing is left to compare on; 2 of 2 images"):
         fair_part(part(source, 0, 1), (one, silent))
     one.raw["data"]["learnt"]["complete"] = False
-    assert fair_part(source, (one,)).told()[-1].endswith("what the model it began with had learnt from is not known")
+    assert (
+        fair_part(source, (one,))
+        .told()[-1]
+        .endswith("what the model it began with, or a teacher, had learnt from is not known")
+    )
 
 
 def test_a_file_that_tells_nothing_is_an_error(tmp_path: Path, source: Source) -> None:

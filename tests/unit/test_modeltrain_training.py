@@ -118,10 +118,24 @@ def test_a_run_of_an_earlier_version_goes_on(best: Path, data: Path, tmp_path: P
     kill_in_second_epoch(data, tmp_path, QUICK)
     last = tmp_path / "last.safetensors"
     told = json.loads(read_progress(last).to_json())
-    for later in ("mix_style", "distillation", "mirror"):
+    for later in ("mix_style", "distillation", "mirror", "fixed", "taught_by"):
         del told["recipe"][later]
+    del told["teachers"]
     save_file(load_file(last), last, {"progress": json.dumps(told)})
     assert train.run(data, tmp_path, QUICK, resume=True, progress=False).read_bytes() == best.read_bytes()
+
+
+def test_so_does_one_that_began_with_other_weights(best: Path, data: Path, tmp_path: Path) -> None:
+    kill_in_second_epoch(data, tmp_path, QUICK, start=best)
+    last = tmp_path / "last.safetensors"
+    told = json.loads(read_progress(last).to_json())
+    del told["teachers"], told["start"]["teachers"]
+    save_file(load_file(last), last, {"progress": json.dumps(told)})
+    other = train.run(data, tmp_path / "other", dataclasses.replace(QUICK, stages=((1, 32),)), progress=False)
+    with pytest.raises(InvalidData, match="did not begin with these weights"):
+        train.run(data, tmp_path, QUICK, start=other, resume=True, progress=False)
+    assert train.run(data, tmp_path, QUICK, start=best, resume=True, progress=False).exists()
+    assert len(read_progress(last).history) == 2
 
 
 @pytest.mark.parametrize("lends", [False, True])
@@ -301,7 +315,7 @@ def test_a_balanced_epoch_shows_each_class_as_often(data: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["densenet121", "efficientnet_b0", "convnext_tiny"])
+@pytest.mark.parametrize("arch", ["densenet121", "efficientnet_b0", "convnext_tiny", "efficientnet_lite0"])
 def test_other_architectures_learn_and_export(arch: str, data: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, arch=arch, stages=((1, 32),), batch_size=4)
     learner = train.Learner(recipe, "cpu")
@@ -313,6 +327,9 @@ def test_other_architectures_learn_and_export(arch: str, data: Path, tmp_path: P
     answers = onnx_predictor(tmp_path / "model.onnx", threads=1)(batch(2))
     assert answers.cam.shape == (2, 2, 7, 7)
     assert np.isfinite(answers.logits).all()
+    with torch.inference_mode():
+        expected = learner.average.eval()(torch.from_numpy(batch(2)))
+    np.testing.assert_allclose(answers.logits, expected.logits.numpy(), atol=0.02)
 
 
 def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
