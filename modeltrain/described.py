@@ -25,8 +25,6 @@ def training(progress: Progress) -> dict[str, Any]:
     seconds = [line.seconds for line in history]
     return {
         "recipe": progress.recipe,
-        "data": progress.data_digest,
-        "parts": progress.parts,
         "best_epoch": progress.best.epoch,
         "epochs": len(history),
         "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
@@ -36,7 +34,7 @@ def training(progress: Progress) -> dict[str, Any]:
         "validation_auc": [round(line.validation_auc, 4) for line in history],
         "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
         "began_with": _of_plain(start) if start else None,
-        "taught_by": [_of_plain(each) for each in progress.teachers],
+        "teachers": [_of_plain(each) for each in progress.teachers],
     }
 
 
@@ -46,7 +44,9 @@ def libraries(arch: str) -> dict[str, str]:
 
 
 def _of_plain(told: dict[str, Any]) -> dict[str, Any]:
-    return training(Progress.from_json(json.dumps(told)))
+    """Sum up an earlier run, and name its data: the card itself names those of the last one alone."""
+    progress = Progress.from_json(json.dumps(told))
+    return training(progress) | {"data": progress.data_digest, "parts": progress.parts}
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:

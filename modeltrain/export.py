@@ -146,8 +146,8 @@ def refit(
     mirror
         Whether the new version answers with the mean of the image's and its mirror image's answers.
     complete
-        Whether `data` is all that the model and those that it began with have learnt from; None where only its own
-        folder tells.
+        Whether `data` is all that the model, those that it began with and its teachers have learnt from; None where
+        only its own folder tells.
 
     Raises
     ------

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modeltrain.source import Source, Sources
 
 KEYS = "uint64, sorted: first 64 bits of each file's SHA-256, and of that of 'SOP instance ' and a DICOM object's UID"
-PARTLY = "what the model it began with, or a teacher, had learnt from is not known"
+PARTLY = "its folder does not tell of all that the model it began with, or a teacher, had learnt from"
 _KEY = 8  # bytes of a SHA-256: among 10⁵ images learnt from, one of 10⁴ others is taken for one of them once in 10¹⁰
 
 
@@ -42,7 +42,8 @@ class Learnt:
     keys
         uint64, sorted.
     complete
-        False where the model began with another one's weights, of which it is not known what they had learnt from.
+        False where the model began with another one's weights, or had a teacher, that learnt from images whose keys may
+        not be among these.
     """
 
     keys: NDArray[np.uint64]

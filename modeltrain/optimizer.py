@@ -25,7 +25,9 @@ def fix(network: ChestNet, recipe: Recipe) -> None:
     parameters = dict(network.named_parameters())
     for beginning in recipe.fixed:
         if not any(name.startswith(beginning) for name in parameters):
-            raise InvalidData(f"recipe {recipe.name}: fixed: nothing in a {recipe.arch} begins with {beginning}")
+            raise InvalidData(
+                f"recipe {recipe.name}: is not for a {recipe.arch}, in which nothing is named {beginning}*"
+            )
     for name, parameter in parameters.items():
         parameter.requires_grad_(not name.startswith(recipe.fixed))
 

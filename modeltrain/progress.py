@@ -1,4 +1,4 @@
-"""Where a training run stands, and where its first weights came from."""
+"""Where a training run stands, where its first weights came from, and who taught it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Progress:
 
 
 def _untimed(told: dict[str, Any]) -> dict[str, Any]:
-    """Return plain values of a run, and of those that it began with, without the times of the clock."""
+    """Return plain values of a run, of those that it began with and of its teachers, without the clock's times."""
     history = [{key: value for key, value in line.items() if key != "seconds"} for line in told["history"]]
     start = told.get("start")
     teachers = [_untimed(each) for each in told.get("teachers") or []]
@@ -160,6 +160,9 @@ def told_of(weights: Path) -> Progress:
 def lineage(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a run's progress, and that of all whose weights it began with or that taught it, as plain values."""
     yield told
+    # Earlier versions remembered a model folder (no losses in training) as if nothing had been before it.
+    if "teachers" not in told and any(math.isnan(line["train_loss"]) for line in told.get("history") or []):
+        yield told | {"data_digest": UNKNOWN, "parts": []}
     for earlier in (told.get("start"), *(told.get("teachers") or [])):
         if earlier:
             yield from lineage(earlier)
@@ -218,7 +221,7 @@ def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
     ]
     earlier = [
         asdict(_of_card(each, each.get("data", UNKNOWN), each.get("parts") or []))
-        for each in (run.get("began_with"), *(run.get("taught_by") or []))
+        for each in (run.get("began_with"), *(run.get("teachers") or []))
         if each
     ]
     start = earlier.pop(0) if run.get("began_with") else None

@@ -12,6 +12,7 @@ import torch
 
 from dicom_io.errors import InvalidData
 from modeltrain.network import ChestNet, load_weights, weights_of
+from modeltrain.optimizer import fix
 from modeltrain.progress import BEST, origin_of, told_of
 from modeltrain.registry import SAFETENSORS
 
@@ -72,7 +73,9 @@ def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -
     ------
     InvalidData
         The recipe has nobody to ask, or there are teachers whom it does not ask, or a teacher's file is not one; or it
-        keeps layers as they are that are random.
+        keeps layers as they are that are random, or that its architecture does not have.
+    InvalidModel
+        A teacher's folder is no intact model, or a library that an architecture needs is not installed.
     """
     asks = recipe.taught_by if recipe.distillation else None
     if asks == "start" and not start:
@@ -81,10 +84,11 @@ def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -
         raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
     if teachers and asks != "teachers":
         raise InvalidData(f"recipe {recipe.name}: asks no teachers")
-    for path in teachers:
-        told_of(path)
     if recipe.fixed and recipe.init == "random" and not start:
         raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
+    fix(ChestNet(recipe.arch), recipe)
+    for path in teachers:
+        ChestNet(told_of(path).recipe.get("arch", "resnet18"))
 
 
 def weights_in(path: Path) -> Path:

@@ -96,7 +96,8 @@ def run(
         from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
         or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask.
     InvalidModel
-        ImageNet weights were asked for and cannot be had.
+        ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
+        a library that an architecture needs is not installed.
     OutOfResources
         A checkpoint or the curves cannot be written; the run can be resumed after its last finished epoch.
     """
@@ -114,9 +115,6 @@ def run(
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     begins_anew = not start and not (out / LAST).exists()
     learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
-    weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
-    out.mkdir(parents=True, exist_ok=True)
-
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
@@ -124,6 +122,8 @@ def run(
         log.info("resuming after epoch %d", len(state.history))
     elif start:
         learner.begin(weights_of(start, recipe.arch))
+    weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
+    out.mkdir(parents=True, exist_ok=True)
     # Minutes of work, so only where an epoch is left to learn.
     if recipe.distillation and start and recipe.taught_by == "start" and len(state.history) < recipe.epochs:
         learner.be_taught(weights_of(start, recipe.arch), train_images)

@@ -86,13 +86,14 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(tmp_path: Path) -> None:
     assert np.isfinite(load_card(shipped_model()).threshold)
 
 
-def test_a_teacher_that_is_missing_or_that_nobody_asks_is_named_before_an_image_is_read(tmp_path: Path) -> None:
+def test_a_recipe_or_a_teacher_that_will_not_do_is_named_before_an_image_is_read(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"storage:\n  folder: {tmp_path / 'storage'}\n")
     common = ("--data", tmp_path / "no-data", "--out", tmp_path / "run", "-c", config)
     for options, said in (
         (("--recipe", "distilled"), "recipe distilled: needs a teacher (cxrd retrain --teacher)"),
         (("--teacher", tmp_path / "none"), "recipe refine: asks no teachers"),
+        (("--recipe", "teacher"), "recipe teacher: is not for a resnet18"),
         (
             ("--recipe", "distilled", "--teacher", tmp_path / "none"),
             f"{tmp_path / 'none'}: not a file of a training run",

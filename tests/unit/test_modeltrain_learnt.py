@@ -89,7 +89,7 @@ def test_a_fair_part_is_what_no_model_has_learnt_from(tmp_path: Path, source: So
     assert (
         fair_part(source, (one,))
         .told()[-1]
-        .endswith("what the model it began with, or a teacher, had learnt from is not known")
+        .endswith("does not tell of all that the model it began with, or a teacher, had learnt from")
     )
 
 
