@@ -253,7 +253,7 @@ def test_a_run_can_begin_with_a_model_folder(folder: Path, data: Path, tmp_path:
     assert {line["side"] for line in began["history"]} == {32}
     assert train.run(data, tmp_path / "run", once, start=folder / "model.safetensors", resume=True, progress=False)
     other = dataclasses.replace(once, arch="resnet34")
-    with pytest.raises(InvalidData, match="does not hold the weights of a resnet34"):
+    with pytest.raises(InvalidData, match="does not hold weights of the architecture resnet34"):
         train.run(data, tmp_path / "other", other, start=folder / "model.safetensors", progress=False)
 
 
@@ -327,9 +327,10 @@ def test_other_architectures_learn_and_export(arch: str, data: Path, tmp_path: P
     answers = onnx_predictor(tmp_path / "model.onnx", threads=1)(batch(2))
     assert answers.cam.shape == (2, 2, 7, 7)
     assert np.isfinite(answers.logits).all()
+    learner.average.load_state_dict({key: value.float() for key, value in state.items()})  # as rounded as the file's
     with torch.inference_mode():
         expected = learner.average.eval()(torch.from_numpy(batch(2)))
-    np.testing.assert_allclose(answers.logits, expected.logits.numpy(), atol=0.02)
+    np.testing.assert_allclose(answers.logits, expected.logits.numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
