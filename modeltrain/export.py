@@ -110,12 +110,8 @@ def export_model(
     progress = with_times(read_progress(weights), weights.with_name(LAST))
     origin = load_card(began_with) if began_with else None
     earlier = learnt_of(origin) if origin else None
-    # A model folder that tells nothing may have begun with another one in its turn.
-    chained = bool(origin and origin.raw["training"].get("began_with"))
-    if earlier:
-        complete = earlier.complete and taught_nothing_else(progress)
-    else:
-        complete = not chained and learnt_from_nothing_else(progress)
+    # Of a folder that tells nothing, the card may still name runs before it.
+    complete = earlier.complete and taught_nothing_else(progress) if earlier else learnt_from_nothing_else(progress)
     folder = _new(models, name, version)
     _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
     if current:

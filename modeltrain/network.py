@@ -237,10 +237,10 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
     network.load_state_dict(full)
 
 
-def weights_of(path: Path, arch: str) -> dict[str, Tensor]:
-    """Read the weights of a run or of a model folder, without their gate, and try them on their architecture.
+def take_up(network: ChestNet, path: Path) -> None:
+    """Put the weights of a run or of a model folder into a network, without their gate.
 
-    The gate belongs to these very features: export fits a new one. Needs what the architecture needs (`ChestNet`).
+    The gate belongs to these very features: export fits a new one.
 
     Raises
     ------
@@ -249,10 +249,9 @@ def weights_of(path: Path, arch: str) -> dict[str, Tensor]:
     """
     try:
         weights = {key: value.float() for key, value in load_file(path).items() if not key.startswith("gate.")}
-        load_weights(ChestNet(arch), weights)
+        load_weights(network, weights)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise InvalidData(f"{path}: does not hold weights of the architecture {arch}") from error
-    return weights
+        raise InvalidData(f"{path}: does not hold weights of the architecture {network.arch}") from error
 
 
 def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

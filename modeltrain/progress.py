@@ -219,10 +219,9 @@ def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
         Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
         for number, (side, rate, loss, auc, same) in enumerate(zip(*told, strict=True), start=1)
     ]
-    earlier = [
-        asdict(_of_card(each, each.get("data", UNKNOWN), each.get("parts") or []))
-        for each in (run.get("began_with"), *(run.get("teachers") or []))
-        if each
-    ]
-    start = earlier.pop(0) if run.get("began_with") else None
-    return Progress(run["recipe"], digest, history, start, parts, earlier)
+
+    def earlier(told: dict[str, Any]) -> dict[str, Any]:
+        return asdict(_of_card(told, told.get("data", UNKNOWN), told.get("parts") or []))
+
+    start = earlier(run["began_with"]) if run.get("began_with") else None
+    return Progress(run["recipe"], digest, history, start, parts, [earlier(each) for each in run.get("teachers") or []])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dicom_io.errors import InvalidData
-from modeltrain.network import ChestNet, load_weights, weights_of
+from modeltrain.network import ChestNet, take_up
 from modeltrain.optimizer import fix
 from modeltrain.progress import BEST, origin_of, told_of
 from modeltrain.registry import SAFETENSORS
@@ -101,5 +101,5 @@ def weights_in(path: Path) -> Path:
 def _network(path: Path, arch: str) -> ChestNet:
     """Read a network as it answers, but for the mirror image: the pupil, too, looks at one side at a time."""
     network = ChestNet(arch)
-    load_weights(network, weights_of(path, arch))
+    take_up(network, path)
     return network.eval()

@@ -34,7 +34,7 @@ from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.batches import batch_count, batches, order_of
 from modeltrain.data import Images
 from modeltrain.framing import overlap
-from modeltrain.network import ChestNet, build, load_weights, weights_of
+from modeltrain.network import ChestNet, build, take_up
 from modeltrain.optimizer import fix, learning_rate, optimizer_of
 from modeltrain.outputs import probability
 from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress, same_run
@@ -121,12 +121,12 @@ def run(
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
     elif start:
-        learner.begin(weights_of(start, recipe.arch))
+        learner.begin(start)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
     # Minutes of work, so only where an epoch is left to learn.
     if recipe.distillation and start and recipe.taught_by == "start" and len(state.history) < recipe.epochs:
-        learner.be_taught(weights_of(start, recipe.arch), train_images)
+        learner.be_taught(start, train_images)
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
@@ -164,16 +164,16 @@ class Learner:
         self.teachers = teachers
         self.taught: Tensor | None = None  # else what the weights that the run began with say of each training image
 
-    def begin(self, weights: dict[str, Tensor]) -> None:
+    def begin(self, start: Path) -> None:
         """Take up another run's weights, in the network and in its average."""
-        load_weights(self.network, weights)
+        take_up(self.network, start)
         self.average.load_state_dict(self.network.state_dict())
 
     @torch.inference_mode()
-    def be_taught(self, weights: dict[str, Tensor], images: Images) -> None:
+    def be_taught(self, start: Path, images: Images) -> None:
         """Ask other weights for the probability of each class on each image as it is and mirrored, [N, 2]."""
         teacher = _placed(ChestNet(self.recipe.arch, mirror=True), self.device)
-        load_weights(teacher, weights)
+        take_up(teacher, start)
         logits = [self._asked(teacher.eval(), images, start) for start in range(0, len(images), self.recipe.batch_size)]
         self.taught = torch.cat(logits).softmax(dim=1)
 

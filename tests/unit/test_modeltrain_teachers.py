@@ -20,35 +20,19 @@ from modeltrain.export import export_model
 from modeltrain.learnt import learnt_of
 from modeltrain.network import ChestNet, build
 from modeltrain.progress import UNKNOWN, Progress, learnt_from_nothing_else, read_progress, taught_nothing_else
-from modeltrain.recipe import RECIPES
 from modeltrain.registry import load_card
 from modeltrain.source import sources_of
 from modeltrain.teachers import Teachers, weights_in
-from tests.unit.modeltrain_toys import batch, kaggle_folder
-from tests.unit.test_modeltrain_training import kill_in_second_epoch
+from tests.unit.modeltrain_toys import batch
+from tests.unit.test_modeltrain_training import QUICK, kill_in_second_epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-QUICK = dataclasses.replace(RECIPES["scratch"], name="quick", stages=((2, 32),), batch_size=8, validation_fraction=0.1)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEACHER = dataclasses.replace(QUICK, name="teacher", arch="efficientnet_lite0", stages=((1, 32),))
 PUPIL = dataclasses.replace(QUICK, name="pupil", distillation=0.7, taught_by="teachers")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small work on few cores: threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the Kaggle layout."""
-    return kaggle_folder(tmp_path_factory.mktemp("data"), patients=6)
 
 
 @pytest.fixture(scope="module")

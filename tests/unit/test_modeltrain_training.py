@@ -35,25 +35,11 @@ from tests.disk import fill, small_disk
 from tests.unit.modeltrain_toys import batch, kaggle_folder, write_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = dataclasses.replace(RECIPES["scratch"], name="quick", stages=((2, 32),), batch_size=8, validation_fraction=0.1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small work on few cores: threads that wait for each other cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the Kaggle layout."""
-    return kaggle_folder(tmp_path_factory.mktemp("data"), patients=6)
 
 
 @pytest.fixture(scope="module")
