@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from modeltrain.data import Images, split_by_patient, training_samples
+from modeltrain.learner import Learner
 from modeltrain.network import ARCHITECTURES
 from modeltrain.onnx_file import onnx_predictor, rounded, write_weights
 from modeltrain.recipe import RECIPES
-from modeltrain.train import Learner
 
 
 class Row(NamedTuple):

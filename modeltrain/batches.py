@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -91,3 +93,17 @@ def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) ->
             yield waiting.popleft().result()
             if number < count:
                 waiting.append(pool.submit(batch, number))
+
+
+def unlabelled_batches(
+    images: Images | None, recipe: Recipe, epoch: int, count: int
+) -> Iterator[Batch] | Iterator[None]:
+    """Return `count` batches of images without labels, to go with an epoch's others; nothing, again and again, of None.
+
+    Each image comes once before one comes again.
+    """
+    if images is None:
+        return repeat(None, count)
+    few = dataclasses.replace(recipe, batch_size=max(2, round(recipe.unlabelled * recipe.batch_size)))
+    chosen = np.random.default_rng([recipe.seed, epoch, 1]).permutation(len(images))
+    return batches(images, [int(i) for i in np.resize(chosen, count * few.batch_size)], few, epoch)

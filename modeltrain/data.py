@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 # person123_bacteria_4 → person123; IM-0115-0001 → IM-0115; NORMAL2-IM-0381-0001-0002 → NORMAL2-IM-0381
 _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL\d*-)?IM-\d+)-")
+UNLABELLED = -1  # the label of an image of which nobody knows the class
 _AGENT = re.compile(rf"_({'|'.join(AGENTS)})_")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
+    """One radiograph on disk: its file, its class (index into `CLASSES`, or `UNLABELLED`) and its patient.
 
     `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `called` is
     what the image is called beside its path, where that tells a person nothing; empty otherwise. `uid` is a DICOM
@@ -90,6 +91,25 @@ def scan(folder: Path) -> tuple[Sample, ...]:
             raise InvalidData(f"{inside}: holds no JPEG or PNG file")
         found += [Sample(path, label, patient_of(path.stem), agent_of(path.stem) if label else -1) for path in paths]
     return tuple(found)
+
+
+def pictures(folder: Path) -> list[Path]:
+    """List the pictures of a folder, and of the folders in it, by name.
+
+    Raises
+    ------
+    InvalidData
+        There are none.
+    """
+    found = [
+        folder.__class__(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - a hundred thousand names
+    ]
+    if not found:
+        raise InvalidData(f"{folder}: holds no JPEG or PNG file")
+    return sorted(found)
 
 
 def training_samples(root: Path) -> tuple[Sample, ...]:

@@ -195,7 +195,7 @@ def _make(
     models, recipe = folder.parent, progress.recipe
     sources = sources_of(data)
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
-    if sources.digest != progress.data_digest:
+    if (sources.digest, sources.without_labels) != (progress.data_digest, progress.unlabelled):
         raise InvalidData(f"{data if isinstance(data, Path) else sources.name}: is not what {weights} was trained on")
 
     building = models / f".{folder.name}.new"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,9 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from dicom_io.errors import InvalidData
-from modeltrain.data import Sample, read_sample
+from modeltrain.data import Sample, pictures, read_sample
 from modeltrain.elsewhere import as_elsewhere
 from modeltrain.gate import statistics
-from modeltrain.preprocess import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,7 +61,7 @@ def fit_gate(
     distorted = _features(network, _distorted(chosen[: _MOST * 3 // 10], size, rng))
     foreign, kept = distorted, distorted[:0]
     if outliers:
-        paths = _pictures(outliers)
+        paths = pictures(outliers)
         picked = [paths[i] for i in rng.permutation(len(paths))[: _MOST * 6 // 5]]
         strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
         fitted, other_ways = _parted(distorted)
@@ -84,7 +81,7 @@ def outlying(
     chosen = [train[i] for i in rng.permutation(len(train))[:count]]
     found = list(_distorted(chosen, size, rng))
     if outliers:
-        paths = _pictures(outliers)
+        paths = pictures(outliers)
         found += _plain([Sample(paths[i], 0, "") for i in rng.permutation(len(paths))[:count]], size)
     return np.stack(found)
 
@@ -181,16 +178,3 @@ def _part(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.flo
     side = int(size * rng.uniform(0.2, 0.5))
     top, left = rng.integers(0, size - side, 2)
     return np.asarray(cv2.resize(grey[top : top + side, left : left + side], (size, size)), dtype=np.float32)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """List the pictures of a folder, and of the folders in it, by name."""
-    found = [
-        folder.__class__(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - a hundred thousand names
-    ]
-    if not found:
-        raise InvalidData(f"{folder}: holds no JPEG or PNG file")
-    return sorted(found)

@@ -63,7 +63,8 @@ def keys_of(source: Source) -> list[NDArray[np.uint64]]:
 
 def write_learnt(folder: Path, sources: Sources, earlier: Learnt | None = None) -> None:
     """Write a model's `learnt.npy`; `earlier` is what is known of the model whose weights this one began with."""
-    keys = [each for part in sources.parts for each in keys_of(part)]
+    parts = [*sources.parts, *([sources.unlabelled] if sources.unlabelled else [])]
+    keys = [each for part in parts for each in keys_of(part)]
     if earlier:
         keys.append(earlier.keys)
     np.save(folder / LEARNT, np.unique(np.concatenate(keys)), allow_pickle=False)

@@ -100,6 +100,14 @@ class ChestNet(nn.Module):
             layer = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
         return layer
 
+    @property
+    def depths(self) -> tuple[nn.Module, ...]:
+        """The modules whose feature maps are hints for a pupil, or learn from them; the last is `last_layer`."""
+        if self.arch.startswith("resnet"):
+            return self.net.layer3, self.last_layer
+        # A sixteenth and a thirty-second of the image's side, as those of a ResNet.
+        return (self.net.blocks[4], self.last_layer) if self.arch == LITE else (self.last_layer,)
+
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
         x = (image - self.mean) / self.std  # broadcasts one channel to three

@@ -10,6 +10,8 @@ import torch
 from dicom_io.errors import InvalidData
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from modeltrain.network import ChestNet
     from modeltrain.recipe import Recipe
 
@@ -32,7 +34,7 @@ def fix(network: ChestNet, recipe: Recipe) -> None:
         parameter.requires_grad_(not name.startswith(recipe.fixed))
 
 
-def optimizer_of(network: ChestNet, recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam as the seed has it, or AdamW, which leaves norms and biases undecayed."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

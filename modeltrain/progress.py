@@ -54,6 +54,8 @@ class Progress:
         The digest of each part of the data.
     teachers
         The progress of each run whose network taught this one, as plain values.
+    unlabelled
+        The digest of the images without labels on which it was taught; empty where there were none.
     """
 
     recipe: dict[str, Any]
@@ -62,6 +64,7 @@ class Progress:
     start: dict[str, Any] | None = None
     parts: list[str] = field(default_factory=list)
     teachers: list[dict[str, Any]] = field(default_factory=list)
+    unlabelled: str = ""
 
     @property
     def best(self) -> Epoch:
@@ -81,7 +84,8 @@ class Progress:
         """Read the header's text."""
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
-        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or []  # none, in earlier versions
+        # Earlier versions knew of none of these.
+        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("unlabelled") or ""
         return cls(raw["recipe"], raw["data_digest"], history, *earlier)
 
 
@@ -173,19 +177,23 @@ def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
     Compared as texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
     """
-    own = ("recipe", "data_digest", "history", "parts")
-    return all(json.dumps(one.get(key), sort_keys=True) == json.dumps(other.get(key), sort_keys=True) for key in own)
+
+    def own(told: dict[str, Any]) -> list[str]:
+        keys = ("recipe", "data_digest", "history", "parts", "unlabelled")
+        return [json.dumps(told.get(key) or None, sort_keys=True) for key in keys]
+
+    return own(one) == own(other)
 
 
 def learnt_from_nothing_else(progress: Progress) -> bool:
     """Return whether the runs that this one began with or was taught by, as far as it remembers, had only its data."""
-    own = {progress.data_digest, *progress.parts}
+    own = {progress.data_digest, *progress.parts, progress.unlabelled}
     return all(_parts(each) <= own for each in lineage(asdict(progress)))
 
 
 def taught_nothing_else(progress: Progress) -> bool:
     """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
-    known = {progress.data_digest, *progress.parts}
+    known = {progress.data_digest, *progress.parts, progress.unlabelled}
     for each in lineage(progress.start) if progress.start else ():
         known |= _parts(each) - {UNKNOWN}
     others = [each for each in progress.teachers if not progress.start or not same_run(each, progress.start)]
@@ -193,8 +201,9 @@ def taught_nothing_else(progress: Progress) -> bool:
 
 
 def _parts(told: dict[str, Any]) -> set[str]:
-    """Return the digests of the parts of a run's data."""
-    return set(told.get("parts") or [told["data_digest"]])
+    """Return the digests of the parts of a run's data, the images without labels among them."""
+    without = {told["unlabelled"]} if told.get("unlabelled") else set()
+    return without | set(told.get("parts") or [told["data_digest"]])
 
 
 def progress_of_model(folder: Path) -> Progress:
@@ -224,4 +233,5 @@ def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
         return asdict(_of_card(told, told.get("data", UNKNOWN), told.get("parts") or []))
 
     start = earlier(run["began_with"]) if run.get("began_with") else None
-    return Progress(run["recipe"], digest, history, start, parts, [earlier(each) for each in run.get("teachers") or []])
+    teachers = [earlier(each) for each in run.get("teachers") or []]
+    return Progress(run["recipe"], digest, history, start, parts, teachers, run.get("unlabelled") or "")

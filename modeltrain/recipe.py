@@ -101,6 +101,12 @@ class Recipe:
     taught_by
         Who says it: the weights that the run begins with (`start`), of each image as it is (born-again networks,
         Furlanello et al. 2018), or `teachers`, of each image as it is varied (Beyer et al. 2022).
+    hint_weight
+        Weight of another loss, with `teachers`: how much of what the first of them sees at each place of an image
+        cannot be told from what the network itself sees there (modeltrain/hints.py).
+    unlabelled
+        Images without a label, where there are such, that are shown beside each one with a label, with `teachers`: what
+        these say of them, and see in them, is all that is learnt.
     mirror
         Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
         the exported model does so too, at twice the computation.
@@ -139,6 +145,8 @@ class Recipe:
     mix_style: float = 0.0
     distillation: float = 0.0
     taught_by: Literal["start", "teachers"] = "start"
+    hint_weight: float = 0.0
+    unlabelled: float = 0.0
     mirror: bool = False
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dicom_io.errors import InvalidData, Permanent
 from modeltrain.data import (
+    UNLABELLED,
     Sample,
     Split,
     data_digest,
@@ -54,9 +55,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The parts that a run learns from. Each is split by itself, so that adding one moves no patient of another."""
+    """The parts that a run learns from. Each is split by itself, so that adding one moves no patient of another.
+
+    `unlabelled` are images of which only what teachers say is learnt (modeltrain/unlabelled.py); they are not divided.
+    """
 
     parts: tuple[Source, ...]
+    unlabelled: Source | None = None
+
+    @property
+    def without_labels(self) -> str:
+        """The fingerprint of the images without labels; empty where there are none."""
+        return self.unlabelled.digest if self.unlabelled else ""
 
     @property
     def digest(self) -> str:
@@ -267,7 +277,8 @@ def readable(source: Source, *, skip: bool, advance: Callable[[], None] = lambda
         refuse(f"{len(faults)} image(s) cannot be read", faults)
     if not faults:
         return source
-    _both_classes(kept, source.name)
+    if any(sample.label != UNLABELLED for sample in source.samples):
+        _both_classes(kept, source.name)
     name = f"{source.name}, without {len(faults)} unreadable image(s)"
     return Source(name, tuple(kept), _digest(kept), source.held)
 

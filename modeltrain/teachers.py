@@ -66,14 +66,15 @@ class Teachers:
         return torch.stack([logits.float().softmax(dim=1) for logits in said]).mean(dim=0)
 
 
-def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
+def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path], *, unlabelled: bool = False) -> None:
     """Refuse what cannot be, before any image is read.
 
     Raises
     ------
     InvalidData
         The recipe has nobody to ask, or there are teachers whom it does not ask, or a teacher's file is not one; or it
-        keeps layers as they are that are random, or that its architecture does not have.
+        learns from no images without labels and there are such (`unlabelled`); or it keeps layers as they are that are
+        random, or that its architecture does not have.
     InvalidModel
         A teacher's folder is no intact model, or a library that an architecture needs is not installed.
     """
@@ -84,6 +85,10 @@ def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -
         raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
     if teachers and asks != "teachers":
         raise InvalidData(f"recipe {recipe.name}: asks no teachers")
+    if (recipe.hint_weight or recipe.unlabelled) and asks != "teachers":
+        raise InvalidData(f"recipe {recipe.name}: hints and images without labels need distillation from teachers")
+    if unlabelled and not recipe.unlabelled:
+        raise InvalidData(f"recipe {recipe.name}: learns from no images without labels")
     if recipe.fixed and recipe.init == "random" and not start:
         raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
     fix(ChestNet(recipe.arch), recipe)

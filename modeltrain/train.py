@@ -21,36 +21,26 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
-from torch.nn.functional import cross_entropy, relu
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.batches import batch_count, batches, order_of
 from modeltrain.data import Images
 from modeltrain.framing import overlap
-from modeltrain.network import ChestNet, build, take_up
-from modeltrain.optimizer import fix, learning_rate, optimizer_of
-from modeltrain.outputs import probability
+from modeltrain.learner import Learner
 from modeltrain.progress import BEST, LAST, Epoch, Progress, origin_of, read_progress, same_run
 from modeltrain.recipe import Recipe
 from modeltrain.source import Source, Sources, sources_of
 from modeltrain.teachers import Teachers, check_taught
+from modeltrain.unlabelled import refuse_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    from modeltrain.batches import Batch
-    from modeltrain.network import TensorOutputs
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +84,8 @@ def run(
     InvalidData
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
         from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
-        or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask.
+        or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask; or
+        it learns from no images without labels and there are such, or one of them is for validation.
     InvalidModel
         ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
         a library that an architecture needs is not installed.
@@ -103,16 +94,22 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_taught(recipe, start, teachers)
+    check_taught(recipe, start, teachers, unlabelled=isinstance(data, Sources) and data.unlabelled is not None)
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
     parts = [part.digest for part in sources.parts]
     origin = origin_of(start, recipe, [digest, *parts]) if start else None
     asked = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
-    state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=asked.told if asked else [])
+    if sources.unlabelled:
+        refuse_known(sources.unlabelled, split.validation)
+    told = asked.told if asked else []
+    state = Progress(
+        _plain(recipe), digest, start=origin, parts=parts, teachers=told, unlabelled=sources.without_labels
+    )
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
+    others = Images(sources.unlabelled.samples, recipe.cache_bytes) if sources.unlabelled else None
     begins_anew = not start and not (out / LAST).exists()
     learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
     if (out / LAST).exists():
@@ -134,7 +131,9 @@ def run(
                 log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
                 break
             started = time.monotonic()
-            train_loss, rate = learner.learn(train_images, epoch, weights=weights[0], progress=progress)
+            train_loss, rate = learner.learn(
+                train_images, epoch, weights=weights[0], unlabelled=others, progress=progress
+            )
             validation_loss, auc, alike = learner.validate(validation_images, weights[1])
             seconds = round(time.monotonic() - started, 1)
             line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, alike)
@@ -144,149 +143,6 @@ def run(
                 _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
             _save(out / LAST, learner.tensors(), state.to_json())
     return out / BEST
-
-
-class Learner:
-    """A network in training, the moving average of its weights, and its optimizer."""
-
-    def __init__(
-        self, recipe: Recipe, device: str, teachers: Teachers | None = None, *, init: str | None = None
-    ) -> None:
-        self.recipe = recipe
-        self.device = device
-        self.network = _placed(build(init or recipe.init, recipe.seed, recipe.arch), device)
-        self.network.mix.probability = recipe.mix_style
-        fix(self.network, recipe)
-        self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
-        self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = optimizer_of(self.network, recipe)
-        self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
-        self.teachers = teachers
-        self.taught: Tensor | None = None  # else what the weights that the run began with say of each training image
-
-    def begin(self, start: Path) -> None:
-        """Take up another run's weights, in the network and in its average."""
-        take_up(self.network, start)
-        self.average.load_state_dict(self.network.state_dict())
-
-    @torch.inference_mode()
-    def be_taught(self, start: Path, images: Images) -> None:
-        """Ask other weights for the probability of each class on each image as it is and mirrored, [N, 2]."""
-        teacher = _placed(ChestNet(self.recipe.arch, mirror=True), self.device)
-        take_up(teacher, start)
-        logits = [self._asked(teacher.eval(), images, start) for start in range(0, len(images), self.recipe.batch_size)]
-        self.taught = torch.cat(logits).softmax(dim=1)
-
-    def _asked(self, network: ChestNet, images: Images, start: int) -> Tensor:
-        """Return the logits of a batch of images as they are, from the `start`-th on."""
-        stack = np.stack([images[i] for i in range(start, min(start + self.recipe.batch_size, len(images)))])
-        batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
-        outputs: TensorOutputs = network(batch.contiguous(memory_format=torch.channels_last))
-        return outputs.logits
-
-    def learn(
-        self, images: Images, epoch: int, *, weights: NDArray[np.float64] | None = None, progress: bool
-    ) -> tuple[float, float]:
-        """Go once through the images; return the mean loss and the last learning rate."""
-        recipe, losses, rate = self.recipe, [], 0.0
-        order = order_of(images.samples, recipe, epoch, weights)
-        count = batch_count(len(order), recipe.batch_size)
-        label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
-        self.network.train()
-        torch.manual_seed(recipe.seed + epoch)  # what the network itself draws, after a resume too
-        with tqdm(batches(images, order, recipe, epoch), label, count, disable=not progress, mininterval=2) as bar:
-            for step, batch in enumerate(bar):
-                rate = learning_rate(recipe, (epoch + step / count) / recipe.epochs)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                loss = self._loss(batch)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                self._follow()
-                losses.append(loss.item())
-                bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
-        return float(np.mean(losses)), rate
-
-    def _loss(self, batch: Batch) -> Tensor:
-        """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
-        recipe = self.recipe
-        lower = recipe.precision == "bfloat16"
-        with torch.autocast(self.device, torch.bfloat16, enabled=lower):
-            outputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
-        outputs = type(outputs)(*(each.float() for each in outputs))
-        labels, agents = batch.labels.to(self.device), batch.agents
-        loss = cross_entropy(outputs.logits, labels, self.weights, label_smoothing=recipe.label_smoothing)
-        target = self._target(batch)
-        if target is not None:
-            taught = cross_entropy(outputs.logits, target, self.weights)
-            loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
-        if recipe.border_weight:
-            loss = loss + recipe.border_weight * _border_share(outputs.cam)
-        known = agents >= 0
-        if recipe.subtype_weight and known.any():
-            subtype = cross_entropy(outputs.subtype[known.to(self.device)], agents[known].to(self.device))
-            loss = loss + recipe.subtype_weight * subtype
-        return loss
-
-    def _target(self, batch: Batch) -> Tensor | None:
-        """Return what teachers say of each image of a batch, [N, 2]; None where nobody is asked."""
-        if self.teachers:
-            return self.teachers.probability(batch.images)
-        return None if self.taught is None else self.taught[batch.indices.to(self.device)]
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the averaged weights and norm statistics towards the network's; without an average, copy them."""
-        decay = self.recipe.ema
-        for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if decay and kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
-            else:
-                kept.copy_(new)
-
-    @torch.inference_mode()
-    def validate(self, images: Images, weights: NDArray[np.float64] | None = None) -> tuple[float, float, float | None]:
-        """Return the averaged network's class-weighted cross-entropy and AUC, at the side the model serves with.
-
-        The third is the AUC under `weights`, float64 [N], where there are any.
-        """
-        self.average.eval()
-        size = self.recipe.batch_size
-        scores = torch.cat([self._asked(self.average, images, start) for start in range(0, len(images), size)])
-        labels = torch.tensor([sample.label for sample in images.samples])
-        loss = cross_entropy(scores, labels.to(self.device), self.weights).item()
-        said = probability(scores.cpu().numpy())
-        alike = None if weights is None else float(roc_auc_score(labels.numpy(), said, sample_weight=weights))
-        return loss, float(roc_auc_score(labels.numpy(), said)), alike
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return everything a resumed run needs, by name."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-        return tensors
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            part, name = key.split(".", 1)
-            parts[part][name] = value
-        self.network.load_state_dict(parts["network"])
-        self.average.load_state_dict(parts["average"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in parts["optimizer"].items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-def _placed(network: ChestNet, device: str) -> ChestNet:
-    """Move a network to its device; channels last is a quarter faster on a CPU and what a GPU wants."""
-    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -299,19 +155,6 @@ def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe of an earlier version of cxrd with the defaults of what it did not know, which change nothing."""
     plain = _plain(Recipe())
     return plain | recipe | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
-
-
-def _border_share(cam: Tensor) -> Tensor:
-    """Return the mean share of the positive mass of maps [N, C, h, w] that lies in the outer tenth of the image."""
-    inside = torch.ones(())
-    for cells in cam.shape[2:]:
-        edges = torch.linspace(0, 1, cells + 1)
-        inner = edges.clamp(0.1, 0.9)
-        part = (inner[1:] - inner[:-1]) * cells
-        inside = inside[..., None] * part
-    positive = relu(cam)
-    mass = positive.sum(dim=(2, 3)) + 1e-4
-    return ((positive * (1 - inside).to(cam.device)).sum(dim=(2, 3)) / mass).mean()
 
 
 def _stalled(state: Progress, patience: int) -> bool:
@@ -359,6 +202,8 @@ def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
     if found.data_digest != wanted.data_digest:
         raise InvalidData(f"{path}: was made from other data")
+    if found.unlabelled != wanted.unlabelled:
+        raise InvalidData(f"{path}: was made with other images without labels")
     if wanted.start and not (found.start and same_run(found.start, wanted.start)):
         raise InvalidData(f"{path}: did not begin with these weights")
     pairs = list(zip(found.teachers, wanted.teachers, strict=False))

@@ -32,6 +32,9 @@ def retrain(
         list[Path] | None,
         typer.Option(help="A run or model folder that teaches this one (recipe distilled); may be given again"),
     ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Pictures of unknown class, on which the teachers speak too (recipe distilled)")
+    ] = None,
     arch: Annotated[str | None, typer.Option(help="With --from scratch: the network's architecture")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
     patience: Annotated[int | None, typer.Option(min=0, help="Stop after so many epochs without progress")] = None,
@@ -67,8 +70,8 @@ def retrain(
     weights_before, chosen = _beginning(loaded, start, recipe, arch)
     chosen = _changed(chosen, epochs=epochs, patience=patience, seed=seed)
     teachers = [weights_in(path) for path in teacher or ()]
-    check_taught(chosen, weights_before, teachers)  # before every image is read
-    sources = _sources(loaded, data, base, skip=skip_unreadable)
+    check_taught(chosen, weights_before, teachers, unlabelled=unlabelled is not None)  # before every image is read
+    sources = _sources(loaded, data, base, unlabelled, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
     weights = training.run(sources, out, chosen, start=weights_before, teachers=teachers, resume=resume, device=device)
     began_with = weights_before.parent if weights_before else None
@@ -92,6 +95,8 @@ def _beginning(loaded: Settings, start: str, recipe: str | None, arch: str | Non
     if arch not in (None, card.arch):
         raise InvalidSettings(f"--arch {arch}: {card.label} is a {card.arch}; another architecture begins from scratch")
     chosen = recipe_named(recipe or "refine")
+    if chosen.init != "random":
+        raise InvalidSettings(f"recipe {recipe}: begins with published weights, not with a model's: --from scratch")
     # A model that looks at mirror images goes on doing so: half of its answer would be missed otherwise.
     chosen = dataclasses.replace(chosen, arch=card.arch, mirror=chosen.mirror or card.mirror)
     return folder / SAFETENSORS, chosen
@@ -106,13 +111,16 @@ def _changed(recipe: Recipe, *, epochs: int | None, patience: int | None, seed: 
     return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
 
 
-def _sources(loaded: Settings, data: str, base: Path | None, *, skip: bool) -> Sources:
+def _sources(loaded: Settings, data: str, base: Path | None, unlabelled: Path | None, *, skip: bool) -> Sources:
     """Return the training data, every image of it read once."""
     from modeltrain.source import Sources, folder_source, readable
+    from modeltrain.unlabelled import unlabelled_source
     from worker.labelled import training_data
 
     parts = [training_data(loaded, data), *([folder_source(base)] if base else [])]
+    without = [unlabelled_source(unlabelled)] if unlabelled else []
     columns = (TextColumn("checking images"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=sum(len(part.samples) for part in parts))
-        return Sources(tuple(readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in parts))
+        task = bar.add_task("", total=sum(len(part.samples) for part in (*parts, *without)))
+        read = [readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in (*parts, *without)]
+    return Sources(tuple(read[: len(parts)]), read[-1] if without else None)

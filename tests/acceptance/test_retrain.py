@@ -93,7 +93,8 @@ def test_a_recipe_or_a_teacher_that_will_not_do_is_named_before_an_image_is_read
     for options, said in (
         (("--recipe", "distilled"), "recipe distilled: needs a teacher (cxrd retrain --teacher)"),
         (("--teacher", tmp_path / "none"), "recipe refine: asks no teachers"),
-        (("--recipe", "teacher"), "recipe teacher: is not for a resnet18"),
+        (("--unlabelled", tmp_path / "none"), "recipe refine: learns from no images without labels"),
+        (("--recipe", "teacher"), "recipe teacher: begins with published weights, not with a model's: --from scratch"),
         (
             ("--recipe", "distilled", "--teacher", tmp_path / "none"),
             f"{tmp_path / 'none'}: not a file of a training run",

@@ -17,6 +17,7 @@ from modeltrain import lite, train
 from modeltrain.batches import batches, order_of
 from modeltrain.data import Images
 from modeltrain.export import export_model
+from modeltrain.learner import Learner
 from modeltrain.learnt import learnt_of
 from modeltrain.network import ChestNet, build
 from modeltrain.progress import UNKNOWN, Progress, learnt_from_nothing_else, read_progress, taught_nothing_else
@@ -71,7 +72,7 @@ def test_a_pupil_is_told_what_the_teacher_says_of_the_image_that_it_sees(teacher
     sources = sources_of(data)
     split = sources.split(PUPIL.validation_fraction, PUPIL.seed)
     asked = Teachers([teacher, teacher], PUPIL, [sources.digest], "cpu")
-    learner = train.Learner(dataclasses.replace(PUPIL, weight_normal=1.0, label_smoothing=0.0), "cpu", asked)
+    learner = Learner(dataclasses.replace(PUPIL, weight_normal=1.0, label_smoothing=0.0), "cpu", asked)
     images = Images(split.train, 10**8)
     shown = next(iter(batches(images, order_of(split.train, PUPIL, 0), PUPIL, 0)))
     network = ChestNet("efficientnet_lite0").eval()

@@ -22,6 +22,7 @@ from modeltrain.augment import augment
 from modeltrain.batches import batches, order_of
 from modeltrain.data import Images
 from modeltrain.export import export_model, refit
+from modeltrain.learner import Learner, _border_share
 from modeltrain.learnt import keys_of, known_to, learnt_of
 from modeltrain.network import MixStyle, build, load_network
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -30,7 +31,7 @@ from modeltrain.outputs import Outputs
 from modeltrain.progress import Progress, learnt_from_nothing_else, read_progress, with_times
 from modeltrain.recipe import RECIPES, Recipe, recipe_named
 from modeltrain.registry import current_model, load_card
-from modeltrain.source import folder_source, judged_source, sources_of
+from modeltrain.source import Sources, folder_source, judged_source, sources_of
 from tests.disk import fill, small_disk
 from tests.unit.modeltrain_toys import batch, kaggle_folder, write_class
 
@@ -68,20 +69,20 @@ def test_a_run_leaves_weights_state_and_curves(best: Path) -> None:
     assert list((best.parent / "tensorboard").iterdir())
 
 
-def kill_in_second_epoch(data: Path, out: Path, recipe: Recipe, **options: Any) -> None:
+def kill_in_second_epoch(data: Path | Sources, out: Path, recipe: Recipe, **options: Any) -> None:
     """Begin a run that ends in its second epoch."""
 
     class Killed(Exception):
         pass
 
-    def killed(self: train.Learner, images: object, epoch: int, **options: Any) -> tuple[float, float]:
+    def killed(self: Learner, images: object, epoch: int, **options: Any) -> tuple[float, float]:
         if epoch == 1:
             raise Killed
         return learn(self, images, epoch, **options)  # type: ignore[arg-type]
 
-    learn = train.Learner.learn
+    learn = Learner.learn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Learner, "learn", killed)
+        patch.setattr(Learner, "learn", killed)
         with pytest.raises(Killed):
             train.run(data, out, recipe, progress=False, **options)
 
@@ -283,10 +284,10 @@ def test_hours_are_those_of_the_other_file(best: Path, folder: Path, tmp_path: P
 def test_the_border_s_share_of_the_evidence_is_learnt_away(data: Path) -> None:
     cam = torch.zeros(2, 2, 7, 7)
     cam[0, :, 3, 3] = cam[1, :, 0, 0] = 1
-    assert float(train._border_share(cam[:1])) == pytest.approx(0, abs=1e-3)
-    assert float(train._border_share(cam[1:])) == pytest.approx(1 - 0.3**2, abs=1e-3)
-    assert float(train._border_share(torch.ones(1, 2, 7, 7))) == pytest.approx(0.36, abs=1e-3)
-    assert float(train._border_share(torch.ones(1, 2, 5, 5))) == pytest.approx(0.36, abs=1e-3)
+    assert float(_border_share(cam[:1])) == pytest.approx(0, abs=1e-3)
+    assert float(_border_share(cam[1:])) == pytest.approx(1 - 0.3**2, abs=1e-3)
+    assert float(_border_share(torch.ones(1, 2, 7, 7))) == pytest.approx(0.36, abs=1e-3)
+    assert float(_border_share(torch.ones(1, 2, 5, 5))) == pytest.approx(0.36, abs=1e-3)
 
 
 def test_a_balanced_epoch_shows_each_class_as_often(data: Path) -> None:
@@ -304,7 +305,7 @@ def test_a_balanced_epoch_shows_each_class_as_often(data: Path) -> None:
 @pytest.mark.parametrize("arch", ["densenet121", "efficientnet_b0", "convnext_tiny", "efficientnet_lite0"])
 def test_other_architectures_learn_and_export(arch: str, data: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, arch=arch, stages=((1, 32),), batch_size=4)
-    learner = train.Learner(recipe, "cpu")
+    learner = Learner(recipe, "cpu")
     images = Images(sources_of(data).split(0.1, 1).train[:4], 10**7)
     loss, _ = learner.learn(images, 0, progress=False)
     assert np.isfinite(loss)
