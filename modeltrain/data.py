@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # person123_bacteria_4 → person123; IM-0115-0001 → IM-0115; NORMAL2-IM-0381-0001-0002 → NORMAL2-IM-0381
 _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL\d*-)?IM-\d+)-")
-UNLABELLED = -1  # the label of an image of which nobody knows the class
 _AGENT = re.compile(rf"_({'|'.join(AGENTS)})_")
+UNLABELLED = -1  # the label of an image of which nobody knows the class
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def scan(folder: Path) -> tuple[Sample, ...]:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """List the pictures of a folder, and of the folders in it, by name.
+    """List the pictures of a folder, and of the folders in it, by name; hidden ones and other files are left out.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def pictures(folder: Path) -> list[Path]:
         folder.__class__(root) / name
         for root, _, names in os.walk(folder)
         for name in names
-        if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - a hundred thousand names
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - a hundred thousand names
     ]
     if not found:
         raise InvalidData(f"{folder}: holds no JPEG or PNG file")

@@ -39,7 +39,7 @@ class Hints(nn.Module):
         self.to(device)
 
     def loss(self) -> Tensor:
-        """Return the mean part of the variance of the teacher's maps that is not told; about 1 at first."""
+        """Return the mean part of the variance of the teacher's maps that is not told (more than 1 at first)."""
         missed = []
         for tell, own, theirs in zip(self.tell, self._own[::-1], self._theirs[::-1], strict=False):
             wanted = theirs.float()

@@ -68,9 +68,8 @@ class Learner:
         """Return the logits of a batch of images as they are, from the `start`-th on."""
         stack = np.stack([images[i] for i in range(start, min(start + self.recipe.batch_size, len(images)))])
         batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
-        with self._lower():
-            outputs: TensorOutputs = network(batch.contiguous(memory_format=torch.channels_last))
-        return outputs.logits.float()
+        outputs: TensorOutputs = network(batch.contiguous(memory_format=torch.channels_last))
+        return outputs.logits
 
     def learn(
         self,

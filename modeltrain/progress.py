@@ -70,10 +70,13 @@ class Progress:
     def best(self) -> Epoch:
         """The epoch with the highest validation AUC, under overlap weights where the recipe draws by them.
 
+        Of those with the largest images so far: after few small ones the average is still next to the weights that a
+        run begins with, and would stand for what the run has learnt since.
+
         Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
         images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
         """
-        return max(self.history, key=lambda line: line.validation_auc_alike or line.validation_auc)
+        return max(self.history, key=lambda line: (line.side, line.validation_auc_alike or line.validation_auc))
 
     def to_json(self, *, timed: bool = True) -> str:
         """Return the header's text; untimed, it is the same each time the same run is made on the same machine."""
@@ -118,7 +121,7 @@ def with_times(progress: Progress, last: Path) -> Progress:
         told = read_progress(last)
     except InvalidData:
         return progress
-    if (told.recipe, told.data_digest) != (progress.recipe, progress.data_digest):
+    if (told.recipe, told.data_digest, told.unlabelled) != (progress.recipe, progress.data_digest, progress.unlabelled):
         return progress
     times = {line.epoch: line.seconds for line in told.history}
     history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
@@ -140,6 +143,8 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     divided_by = ("seed", "validation_fraction")
     told = asdict(origin)
     for earlier in lineage(told):
+        if earlier.get("unlabelled") in parts:
+            raise InvalidData(f"{start}: was taught on images that are divided into training and validation here")
         shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
         if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
             raise InvalidData(
@@ -187,13 +192,13 @@ def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def learnt_from_nothing_else(progress: Progress) -> bool:
     """Return whether the runs that this one began with or was taught by, as far as it remembers, had only its data."""
-    own = {progress.data_digest, *progress.parts, progress.unlabelled}
+    own = {progress.data_digest} | _parts(asdict(progress))
     return all(_parts(each) <= own for each in lineage(asdict(progress)))
 
 
 def taught_nothing_else(progress: Progress) -> bool:
     """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
-    known = {progress.data_digest, *progress.parts, progress.unlabelled}
+    known = {progress.data_digest} | _parts(asdict(progress))
     for each in lineage(progress.start) if progress.start else ():
         known |= _parts(each) - {UNKNOWN}
     others = [each for each in progress.teachers if not progress.start or not same_run(each, progress.start)]

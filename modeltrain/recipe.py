@@ -106,7 +106,7 @@ class Recipe:
         cannot be told from what the network itself sees there (modeltrain/hints.py).
     unlabelled
         Images without a label, where there are such, that are shown beside each one with a label, with `teachers`: what
-        these say of them, and see in them, is all that is learnt.
+        these say of them, and see in them, is all that is learnt, and it counts as much for each of them.
     mirror
         Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
         the exported model does so too, at twice the computation.
@@ -318,10 +318,11 @@ RECIPES = {
     "distilled": dataclasses.replace(
         _INVARIANT,
         name="distilled",
-        stages=((8, 160), (8, 224)),
-        learning_rate=6e-4,
+        stages=((30, 160), (16, 224)),
         distillation=0.7,
         taught_by="teachers",
+        hint_weight=1.0,
+        unlabelled=0.5,
         augmentation=_DRESSED,
     ),
 }

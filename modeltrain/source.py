@@ -35,7 +35,7 @@ _SHOWN = 3  # faults that an error quotes; the rest is counted
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Labelled images of one origin.
+    """Images of one origin, labelled or all without a label.
 
     Attributes
     ----------
@@ -197,6 +197,13 @@ def judged_source(path: Path, *, beside: bool = True) -> Judged:
     return Judged(Source(where, samples, data_digest(samples, path)), learnt)
 
 
+def held_back(path: Path) -> tuple[Sample, ...]:
+    """Return what a folder or a CSV file says is for the test; raises as `judged_source` does."""
+    if path.is_file():
+        return tuple(sample for sample, side in zip(*_listed(path), strict=True) if side == "test")
+    return with_contents(evaluation_samples(path)) if (path / "test").is_dir() else ()
+
+
 def _judged_rows(path: Path) -> Judged:
     samples, sides = _listed(path)
     name, judged = f"CSV file {path.name}", "test" if "test" in sides else "validation"
@@ -277,6 +284,8 @@ def readable(source: Source, *, skip: bool, advance: Callable[[], None] = lambda
         refuse(f"{len(faults)} image(s) cannot be read", faults)
     if not faults:
         return source
+    if not kept:
+        raise InvalidData(f"{source.name}: no image can be read")
     if any(sample.label != UNLABELLED for sample in source.samples):
         _both_classes(kept, source.name)
     name = f"{source.name}, without {len(faults)} unreadable image(s)"

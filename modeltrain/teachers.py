@@ -73,20 +73,20 @@ def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path], *
     ------
     InvalidData
         The recipe has nobody to ask, or there are teachers whom it does not ask, or a teacher's file is not one; or it
-        learns from no images without labels and there are such (`unlabelled`); or it keeps layers as they are that are
-        random, or that its architecture does not have.
+        learns from no images without labels and there are such (`unlabelled`), or has no teachers for them; or it keeps
+        layers as they are that are random, or that its architecture does not have.
     InvalidModel
         A teacher's folder is no intact model, or a library that an architecture needs is not installed.
     """
     asks = recipe.taught_by if recipe.distillation else None
+    if (recipe.hint_weight or recipe.unlabelled) and asks != "teachers":
+        raise InvalidData(f"recipe {recipe.name}: hints and images without labels need distillation from teachers")
     if asks == "start" and not start:
         raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
     if asks == "teachers" and not teachers:
         raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
     if teachers and asks != "teachers":
         raise InvalidData(f"recipe {recipe.name}: asks no teachers")
-    if (recipe.hint_weight or recipe.unlabelled) and asks != "teachers":
-        raise InvalidData(f"recipe {recipe.name}: hints and images without labels need distillation from teachers")
     if unlabelled and not recipe.unlabelled:
         raise InvalidData(f"recipe {recipe.name}: learns from no images without labels")
     if recipe.fixed and recipe.init == "random" and not start:

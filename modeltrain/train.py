@@ -2,7 +2,7 @@
 
 A run's folder holds
 
-    best_model.safetensors   the weights of the epoch with the highest validation AUC
+    best_model.safetensors   the weights of the epoch with the highest validation AUC, of those with the largest images
     last.safetensors         all that is needed to go on after the last finished epoch
     tensorboard/             the curves
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from modeltrain.data import Sample
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ def run(
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
         from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
         or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask; or
-        it learns from no images without labels and there are such, or one of them is for validation.
+        it learns from no images without labels and there are such, or one of them is labelled.
     InvalidModel
         ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
         a library that an architecture needs is not installed.
@@ -102,14 +104,14 @@ def run(
     origin = origin_of(start, recipe, [digest, *parts]) if start else None
     asked = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
     if sources.unlabelled:
-        refuse_known(sources.unlabelled, split.validation)
+        refuse_known(sources.unlabelled, split.validation, "validation", patients=True)
+        refuse_known(sources.unlabelled, split.train, "training")
     told = asked.told if asked else []
     state = Progress(
         _plain(recipe), digest, start=origin, parts=parts, teachers=told, unlabelled=sources.without_labels
     )
-    train_images = Images(split.train, recipe.cache_bytes)
+    train_images, others = _cached(split.train, sources.unlabelled, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
-    others = Images(sources.unlabelled.samples, recipe.cache_bytes) if sources.unlabelled else None
     begins_anew = not start and not (out / LAST).exists()
     learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
     if (out / LAST).exists():
@@ -143,6 +145,14 @@ def run(
                 _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
             _save(out / LAST, learner.tensors(), state.to_json())
     return out / BEST
+
+
+def _cached(train: Sequence[Sample], unlabelled: Source | None, budget: int) -> tuple[Images, Images | None]:
+    """Return the images that are learnt from; both kinds share what memory there is for them."""
+    if not unlabelled:
+        return Images(train, budget), None
+    part = budget * len(train) // (len(train) + len(unlabelled.samples))
+    return Images(train, part), Images(unlabelled.samples, budget - part)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modeltrain.data import UNLABELLED, Sample, data_digest, pictures, with_contents
+from modeltrain.data import UNLABELLED, Sample, data_digest, patient_of, pictures, with_contents
 from modeltrain.source import Source, refuse
 
 if TYPE_CHECKING:
@@ -20,18 +20,33 @@ def unlabelled_source(folder: Path) -> Source:
     InvalidData
         The folder holds no picture, or one cannot be read.
     """
-    samples = with_contents([Sample(path, UNLABELLED, path.stem) for path in pictures(folder)])
-    return Source(f"folder {folder.resolve().name}, without labels", samples, data_digest(samples, folder))
+    paths = pictures(folder)
+    samples = with_contents([Sample(path, UNLABELLED, patient_of(path.stem)) for path in paths])
+    name = f"{len(samples)} images without labels in folder {folder.resolve().name}"
+    return Source(name, samples, data_digest(samples, folder))
 
 
-def refuse_known(unlabelled: Source, validation: Sequence[Sample]) -> None:
-    """Raise an error where an image without a label is one of the validation's, by its bytes.
+def refuse_known(unlabelled: Source, known: Sequence[Sample], what_for: str, *, patients: bool = False) -> None:
+    """Raise an error where images without a label are among others, by their bytes.
+
+    Parameters
+    ----------
+    what_for
+        What the others are for, as the error says it.
+    patients
+        Whether other images of the others' patients are refused too, as far as their names tell whose they are.
 
     Raises
     ------
     InvalidData
-        There is one: what teachers say of it would be learnt.
+        Some are: what teachers say of them would be learnt, or teachers know them by heart.
     """
-    known = {sample.content: sample for sample in with_contents(validation)}
-    twice = [sample for sample in unlabelled.samples if sample.content in known]
-    refuse(unlabelled.name, [f"{s.shown} is {known[s.content].shown}, which is for validation" for s in twice])
+    contents = {sample.content: sample for sample in with_contents(known)}
+    named = {sample.patient: sample for sample in known if patients and sample.patient != sample.path.stem}
+    faults = []
+    for sample in unlabelled.samples:
+        if sample.content in contents:
+            faults.append(f"{sample.shown} is {contents[sample.content].shown}, which is for {what_for}")
+        elif sample.patient in named:
+            faults.append(f"{sample.shown} is of the patient of {named[sample.patient].shown}, which is for {what_for}")
+    refuse(unlabelled.name, faults)

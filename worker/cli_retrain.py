@@ -30,10 +30,11 @@ def retrain(
     recipe: Annotated[str | None, typer.Option(help="[default: refine, or scratch with --from scratch]")] = None,
     teacher: Annotated[
         list[Path] | None,
-        typer.Option(help="A run or model folder that teaches this one (recipe distilled); may be given again"),
+        typer.Option(help="A run or model folder that teaches, the first one by its maps too; may be given again"),
     ] = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="Pictures of unknown class, on which the teachers speak too (recipe distilled)")
+        Path | None,
+        typer.Option(help="A folder of JPEG or PNG of unknown class, on which the teachers speak"),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="With --from scratch: the network's architecture")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
@@ -73,6 +74,8 @@ def retrain(
     check_taught(chosen, weights_before, teachers, unlabelled=unlabelled is not None)  # before every image is read
     sources = _sources(loaded, data, base, unlabelled, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
+    if sources.unlabelled:
+        sys.stderr.write(f"{sources.unlabelled.name}\n")
     weights = training.run(sources, out, chosen, start=weights_before, teachers=teachers, resume=resume, device=device)
     began_with = weights_before.parent if weights_before else None
     folder = export.export_model(
@@ -95,7 +98,7 @@ def _beginning(loaded: Settings, start: str, recipe: str | None, arch: str | Non
     if arch not in (None, card.arch):
         raise InvalidSettings(f"--arch {arch}: {card.label} is a {card.arch}; another architecture begins from scratch")
     chosen = recipe_named(recipe or "refine")
-    if chosen.init != "random":
+    if chosen.init != "random" and chosen.arch != card.arch:
         raise InvalidSettings(f"recipe {recipe}: begins with published weights, not with a model's: --from scratch")
     # A model that looks at mirror images goes on doing so: half of its answer would be missed otherwise.
     chosen = dataclasses.replace(chosen, arch=card.arch, mirror=chosen.mirror or card.mirror)
@@ -113,12 +116,15 @@ def _changed(recipe: Recipe, *, epochs: int | None, patience: int | None, seed: 
 
 def _sources(loaded: Settings, data: str, base: Path | None, unlabelled: Path | None, *, skip: bool) -> Sources:
     """Return the training data, every image of it read once."""
-    from modeltrain.source import Sources, folder_source, readable
-    from modeltrain.unlabelled import unlabelled_source
+    from modeltrain.source import Sources, folder_source, held_back, readable
+    from modeltrain.unlabelled import refuse_known, unlabelled_source
     from worker.labelled import training_data
 
     parts = [training_data(loaded, data), *([folder_source(base)] if base else [])]
     without = [unlabelled_source(unlabelled)] if unlabelled else []
+    for each in without:
+        for root in filter(None, (None if data == "AUDIT" else Path(data), base)):
+            refuse_known(each, held_back(root), "the test")
     columns = (TextColumn("checking images"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=sum(len(part.samples) for part in (*parts, *without)))

@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from dicom_io.errors import InvalidData
 from modeltrain import train
-from modeltrain.batches import unlabelled_batches
+from modeltrain.batches import batches, order_of, unlabelled_batches
 from modeltrain.data import UNLABELLED, Images
-from modeltrain.export import export_model
+from modeltrain.export import export_model, refit
 from modeltrain.hints import Hints
 from modeltrain.learner import Learner
 from modeltrain.learnt import keys_of, learnt_of
 from modeltrain.network import ChestNet
-from modeltrain.progress import Progress, learnt_from_nothing_else, progress_of_model, same_run
+from modeltrain.progress import Progress, learnt_from_nothing_else, progress_of_model, read_progress, same_run
+from modeltrain.recipe import RECIPES
 from modeltrain.registry import load_card
 from modeltrain.source import Sources, readable, sources_of
 from modeltrain.teachers import Teachers
 from modeltrain.unlabelled import unlabelled_source
 from tests.unit.modeltrain_toys import batch, lively_network, write_class
 from tests.unit.test_modeltrain_training import QUICK, kill_in_second_epoch
+from worker.cli_retrain import _sources
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,10 +112,12 @@ def test_a_run_with_hints_and_unlabelled_images_goes_on_to_the_same_weights(
         train.run(other, tmp_path / "killed", PUPIL, teachers=[teacher], resume=True, progress=False)
     resumed = train.run(both, tmp_path / "killed", PUPIL, teachers=[teacher], resume=True, progress=False)
     assert resumed.read_bytes() == whole.read_bytes()
-    with pytest.raises(InvalidData, match=r"is not what .*best_model\.safetensors was trained on"):
+    with pytest.raises(InvalidData, match=r"best_model\.safetensors was taught on other images without labels"):
         export_model(whole, data, tmp_path, name="toy", version="0.1.0")
     card = load_card(export_model(whole, both, tmp_path, name="toy", version="0.1.0"))
     assert card.raw["training"]["unlabelled"] == both.unlabelled.digest
+    assert card.raw["data"]["unlabelled"] == both.unlabelled.name
+    assert both.unlabelled.name.startswith("10 images without labels in folder unlabelled")
     assert progress_of_model(card.folder).unlabelled == both.unlabelled.digest
     learnt = learnt_of(card)
     assert learnt is not None
@@ -118,6 +125,40 @@ def test_a_run_with_hints_and_unlabelled_images_goes_on_to_the_same_weights(
     keys = np.concatenate(keys_of(both.unlabelled))
     assert len(keys) == 10
     assert np.isin(keys, learnt.keys).all(), "nobody is judged on what it was taught on"
+    again = load_card(refit(card.folder, data, tmp_path, version="0.2.0", mirror=True))
+    assert again.raw["data"]["unlabelled"] == both.unlabelled.name
+    told = learnt_of(again)
+    assert told is not None
+    assert told.complete
+    np.testing.assert_array_equal(told.keys, learnt.keys)
+
+
+def test_each_part_of_the_loss_has_its_weight(teacher: Path, both: Sources, data: Path) -> None:
+    assert both.unlabelled is not None
+    recipe = dataclasses.replace(PUPIL, weight_normal=1.0, label_smoothing=0.0, ema=0.0)
+    asked = Teachers([teacher], recipe, [both.digest], "cpu")
+    pupil = Learner(recipe, "cpu", asked)
+    assert pupil.hints is not None
+    labelled = Images(sources_of(data).split(0.1, 1).train[:8], 10**7)
+    unknown = Images(both.unlabelled.samples, 10**7)
+    (shown,) = batches(labelled, order_of(labelled.samples, recipe, 0), recipe, 0)
+    (others,) = unlabelled_batches(unknown, recipe, 0, 1)
+    assert others is not None
+    pupil.network.train()
+    parts = []
+    with torch.no_grad():
+        for each in (shown, others):
+            logits = pupil.network(each.images).logits
+            taught = cross_entropy(logits, asked.probability(each.images))
+            known = cross_entropy(logits, each.labels) if each is shown else torch.zeros(())
+            parts.append(0.3 * known + 0.7 * taught + 0.5 * pupil.hints.loss())
+        torch.testing.assert_close(pupil._loss(shown), parts[0])
+        torch.testing.assert_close(pupil._unlabelled_loss(others, asked), parts[1])
+    loss, _ = pupil.learn(labelled, 0, unlabelled=unknown, progress=False)
+    assert loss == pytest.approx(float(parts[0] + 0.5 * parts[1]), abs=1e-4)
+    before = [value.clone() for value in pupil.hints.state_dict().values()]
+    pupil.learn(labelled, 1, progress=False)
+    assert not torch.equal(before[0], next(iter(pupil.hints.state_dict().values()))), "the map is learnt, too"
 
 
 def test_images_without_labels_leave_the_norms_statistics_alone(teacher: Path, both: Sources) -> None:
@@ -158,19 +199,33 @@ def test_what_cannot_be_taught_on_is_refused(teacher: Path, both: Sources, data:
         run(both, unlabelled=0.0)
     with pytest.raises(InvalidData, match="pupil: hints and images without labels need distillation from teachers"):
         run(both, taught_by="start")
-    held = labelled.split(PUPIL.validation_fraction, PUPIL.seed).validation[0]
+    split = labelled.split(PUPIL.validation_fraction, PUPIL.seed)
+    held = split.validation[0]
     leaked = tmp_path / "leaked"
     write_class(leaked, ["other.png"], opacity=False, first=77)
     (leaked / "same.png").write_bytes(held.path.read_bytes())
-    with pytest.raises(InvalidData, match=rf"leaked, without labels: same\.png is {held.path.name}, which is for val"):
+    with pytest.raises(InvalidData, match=rf"folder leaked: same\.png is {held.path.name}, which is for validation"):
         run(Sources(labelled.parts, unlabelled_source(leaked)))
+    (leaked / "same.png").write_bytes(split.train[0].path.read_bytes())
+    with pytest.raises(InvalidData, match=rf"same\.png is {split.train[0].path.name}, which is for training"):
+        run(Sources(labelled.parts, unlabelled_source(leaked)))
+    name = f"{held.patient}-0009.png" if held.label == 0 else f"{held.patient}_virus_9.png"
+    (leaked / "same.png").rename(leaked / name)
+    (leaked / name).write_bytes((leaked / "other.png").read_bytes())
+    with pytest.raises(InvalidData, match=rf"{name} is of the patient of .*, which is for validation"):
+        run(Sources(labelled.parts, unlabelled_source(leaked)))
+    (leaked / name).unlink()
+    (leaked / ".hidden.png").write_bytes(b"")
     (leaked / "same.png").write_bytes(b"not a picture")
     broken = unlabelled_source(leaked)
     with pytest.raises(InvalidData, match=r"1 image\(s\) cannot be read: .*same\.png"):
         readable(broken, skip=False)
     left = readable(broken, skip=True)
     assert [sample.path.name for sample in left.samples] == ["other.png"]
-    assert left.name == "folder leaked, without labels, without 1 unreadable image(s)"
+    assert left.name == "2 images without labels in folder leaked, without 1 unreadable image(s)"
+    (leaked / "other.png").write_bytes(b"not a picture either")
+    with pytest.raises(InvalidData, match="no image can be read"):
+        readable(unlabelled_source(leaked), skip=True)
     with pytest.raises(InvalidData, match=r"none: holds no JPEG or PNG file"):
         unlabelled_source(tmp_path / "none")
     assert not (tmp_path / "run").exists()
@@ -185,3 +240,42 @@ def test_images_without_labels_are_learnt_from() -> None:
     assert not learnt_from_nothing_else(begun(""))
     assert same_run({"parts": []}, {"unlabelled": ""}), "earlier versions knew of none"
     assert not same_run({"unlabelled": "u"}, {"unlabelled": ""})
+
+
+def test_who_was_taught_on_what_is_divided_here_is_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
+    told = read_progress(teacher)
+    told.data_digest, told.parts, told.unlabelled = "another", [], sources_of(data).digest
+    path = tmp_path / "taught.safetensors"
+    train._save(path, load_file(teacher), told.to_json())
+    recipe = dataclasses.replace(QUICK, arch="efficientnet_lite0")
+    with pytest.raises(InvalidData, match=r"taught\.safetensors: was taught on images that are divided into training"):
+        train.run(data, tmp_path / "run", recipe, start=path, progress=False)
+
+
+def test_the_command_reads_both_folders_and_leaves_the_test_alone(data: Path, both: Sources, tmp_path: Path) -> None:
+    assert both.unlabelled is not None
+    loaded = Settings()
+    folder = both.unlabelled.samples[0].path.parent
+    read = _sources(loaded, str(data), None, folder, skip=False)
+    assert read.unlabelled is not None
+    assert (read.digest, read.without_labels) == (both.digest, both.unlabelled.digest)
+    assert read.unlabelled.samples == both.unlabelled.samples
+    leaked = tmp_path / "leaked"
+    leaked.mkdir()
+    held = data / "test" / "NORMAL" / "NORMAL2-IM-950-0001.png"
+    (leaked / "1.png").write_bytes(held.read_bytes())
+    with pytest.raises(InvalidData, match=r"1\.png is NORMAL2-IM-950-0001\.png, which is for the test"):
+        _sources(loaded, str(data), None, leaked, skip=False)
+    (tmp_path / "list.csv").write_text(
+        "path,label,split\nleaked/1.png,NORMAL,test\n"
+        + "".join(f"{path},{path.parent.name},train\n" for path in sorted((data / "train").glob("*/*.png")))
+    )
+    with pytest.raises(InvalidData, match=r"1\.png is 1\.png, which is for the test"):
+        _sources(loaded, str(tmp_path / "list.csv"), None, leaked, skip=False)
+
+
+def test_the_recipe_that_comes_with_cxrd_learns_all_this() -> None:
+    recipe = RECIPES["distilled"]
+    assert recipe.hint_weight
+    assert recipe.unlabelled
+    assert recipe.taught_by == "teachers"

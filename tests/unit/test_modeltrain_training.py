@@ -325,6 +325,8 @@ def test_training_stops_when_validation_no_longer_improves(best: Path) -> None:
     lines = [dataclasses.replace(history[0], epoch=n, validation_auc=auc) for n, auc in ((1, 0.9), (2, 0.7), (3, 0.8))]
     progress = Progress({}, "", lines)
     assert progress.best.epoch == 1
+    larger = Progress({}, "", [*lines, dataclasses.replace(lines[1], epoch=4, side=64)])
+    assert larger.best.epoch == 4, "small images are for the beginning"
     assert train._stalled(progress, patience=2)
     assert not train._stalled(progress, patience=3)
     assert not train._stalled(progress, patience=0)
