@@ -94,7 +94,7 @@ def scan(folder: Path) -> tuple[Sample, ...]:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """List the pictures of a folder, and of the folders in it, by name; hidden ones and other files are left out.
+    """List the pictures of a folder, and of the folders in it, by name; hidden files and other kinds are left out.
 
     Raises
     ------

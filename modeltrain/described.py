@@ -25,7 +25,7 @@ def training(progress: Progress) -> dict[str, Any]:
     seconds = [line.seconds for line in history]
     return {
         "recipe": progress.recipe,
-        "best_epoch": progress.best.epoch,
+        "best_epoch": progress.kept or progress.best.epoch,
         "epochs": len(history),
         "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
         "side": [line.side for line in history],

@@ -197,7 +197,7 @@ def _make(
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     if sources.digest != progress.data_digest:
         raise InvalidData(f"{data if isinstance(data, Path) else sources.name}: is not what {weights} was trained on")
-    if sources.without_labels != progress.unlabelled and not of:
+    if sources.without_labels != progress.unlabelled and (sources.unlabelled or not of):
         raise InvalidData(f"{sources.name}: {weights} was taught on other images without labels, or on none")
 
     building = models / f".{folder.name}.new"

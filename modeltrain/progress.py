@@ -56,6 +56,8 @@ class Progress:
         The progress of each run whose network taught this one, as plain values.
     unlabelled
         The digest of the images without labels on which it was taught; empty where there were none.
+    kept
+        The epoch whose weights a model holds, as its card tells it; 0 where it is the best one.
     """
 
     recipe: dict[str, Any]
@@ -65,6 +67,7 @@ class Progress:
     parts: list[str] = field(default_factory=list)
     teachers: list[dict[str, Any]] = field(default_factory=list)
     unlabelled: str = ""
+    kept: int = 0
 
     @property
     def best(self) -> Epoch:
@@ -89,7 +92,7 @@ class Progress:
         history = [Epoch(**line) for line in raw["history"]]
         # Earlier versions knew of none of these.
         earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("unlabelled") or ""
-        return cls(raw["recipe"], raw["data_digest"], history, *earlier)
+        return cls(raw["recipe"], raw["data_digest"], history, *earlier, raw.get("kept") or 0)
 
 
 def _untimed(told: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +138,8 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     ------
     InvalidData
         They, or weights that they began with or that taught them, learnt from a part of this run's data that was
-        divided in another way; or they are not of a training run.
+        divided in another way, or were taught on one as images without labels (known by the digest of the whole
+        folder: a part of it, or a table of it, is not recognised); or they are not of a training run.
     InvalidModel
         They are in a folder that is no intact model.
     """
@@ -239,4 +243,5 @@ def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
 
     start = earlier(run["began_with"]) if run.get("began_with") else None
     teachers = [earlier(each) for each in run.get("teachers") or []]
-    return Progress(run["recipe"], digest, history, start, parts, teachers, run.get("unlabelled") or "")
+    unlabelled = run.get("unlabelled") or ""
+    return Progress(run["recipe"], digest, history, start, parts, teachers, unlabelled, run["best_epoch"])

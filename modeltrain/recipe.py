@@ -82,8 +82,8 @@ class Recipe:
         the larger.
     overlap
         Part of the images of each class that are drawn by overlap weights (modeltrain/framing.py), with replacement, so
-        that their framing does not tell their class; needs `balanced`. The best epoch is then the one with the highest
-        validation AUC under these weights.
+        that their framing does not tell their class; needs `balanced`. The best epoch, of those with the largest
+        images, is then the one with the highest validation AUC under these weights.
     weight_normal
         Weight of a NORMAL image in the loss, against 1 for PNEUMONIA, of which the data set holds three times as many.
     border_weight

@@ -198,10 +198,17 @@ def judged_source(path: Path, *, beside: bool = True) -> Judged:
 
 
 def held_back(path: Path) -> tuple[Sample, ...]:
-    """Return what a folder or a CSV file says is for the test; raises as `judged_source` does."""
+    """Return what a folder's `test/` or a CSV file's rows of it hold, to know them by their bytes.
+
+    Raises
+    ------
+    InvalidData
+        The CSV file is unusable, or a picture cannot be read.
+    """
     if path.is_file():
         return tuple(sample for sample, side in zip(*_listed(path), strict=True) if side == "test")
-    return with_contents(evaluation_samples(path)) if (path / "test").is_dir() else ()
+    found = [each for each in sorted((path / "test").rglob("*")) if each.suffix.lower() in PICTURE_SUFFIXES]
+    return with_contents([Sample(each, UNLABELLED, each.stem) for each in found])
 
 
 def _judged_rows(path: Path) -> Judged:

@@ -87,7 +87,8 @@ def run(
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
         from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
         or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask; or
-        it learns from no images without labels and there are such, or one of them is labelled.
+        it learns from no images without labels and there are such, or one of them is labelled, or of a patient who is
+        for validation.
     InvalidModel
         ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
         a library that an architecture needs is not installed.
@@ -129,7 +130,9 @@ def run(
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
-            if _stalled(state, recipe.patience):
+            # Of small images nothing is kept once there are larger ones, so there is no end among them.
+            last_stage = bool(state.history) and state.history[-1].side == recipe.stages[-1][1]
+            if last_stage and _stalled(state, recipe.patience):
                 log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
                 break
             started = time.monotonic()

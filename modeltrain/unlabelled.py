@@ -47,6 +47,6 @@ def refuse_known(unlabelled: Source, known: Sequence[Sample], what_for: str, *, 
     for sample in unlabelled.samples:
         if sample.content in contents:
             faults.append(f"{sample.shown} is {contents[sample.content].shown}, which is for {what_for}")
-        elif sample.patient in named:
+        elif sample.patient != sample.path.stem and sample.patient in named:
             faults.append(f"{sample.shown} is of the patient of {named[sample.patient].shown}, which is for {what_for}")
     refuse(unlabelled.name, faults)

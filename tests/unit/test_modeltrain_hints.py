@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from dicom_io.errors import InvalidData
 from modeltrain import train
 from modeltrain.batches import batches, order_of, unlabelled_batches
-from modeltrain.data import UNLABELLED, Images
+from modeltrain.data import UNLABELLED, Images, Sample
+from modeltrain.described import training
 from modeltrain.export import export_model, refit
 from modeltrain.hints import Hints
 from modeltrain.learner import Learner
@@ -23,10 +24,10 @@ from modeltrain.learnt import keys_of, learnt_of
 from modeltrain.network import ChestNet
 from modeltrain.progress import Progress, learnt_from_nothing_else, progress_of_model, read_progress, same_run
 from modeltrain.recipe import RECIPES
-from modeltrain.registry import load_card
-from modeltrain.source import Sources, readable, sources_of
+from modeltrain.registry import load_card, shipped_model
+from modeltrain.source import Source, Sources, readable, sources_of
 from modeltrain.teachers import Teachers
-from modeltrain.unlabelled import unlabelled_source
+from modeltrain.unlabelled import refuse_known, unlabelled_source
 from tests.unit.modeltrain_toys import batch, lively_network, write_class
 from tests.unit.test_modeltrain_training import QUICK, kill_in_second_epoch
 from worker.cli_retrain import _sources
@@ -279,3 +280,31 @@ def test_the_recipe_that_comes_with_cxrd_learns_all_this() -> None:
     assert recipe.hint_weight
     assert recipe.unlabelled
     assert recipe.taught_by == "teachers"
+
+
+def test_a_number_for_a_name_tells_no_patient(tmp_path: Path) -> None:
+    unknown = Source("u", (Sample(tmp_path / "12.png", UNLABELLED, "12", content="a"),), "digest")
+    row = Sample(tmp_path / "x.dcm", 1, "12", content="b")
+    refuse_known(unknown, [row], "validation", patients=True)
+    named = Source("u", (Sample(tmp_path / "person12_virus_1.png", UNLABELLED, "person12", content="a"),), "digest")
+    refuse_known(named, [dataclasses.replace(row, patient="person12")], "validation")
+    with pytest.raises(InvalidData, match=r"person12_virus_1\.png is of the patient of x\.dcm, which is for"):
+        refuse_known(named, [dataclasses.replace(row, patient="person12")], "validation", patients=True)
+
+
+def test_no_run_stops_early_while_its_images_are_small(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_stalled", lambda *_: True)
+    recipe = dataclasses.replace(QUICK, stages=((2, 32), (2, 48)), patience=1)
+    best = train.run(data, tmp_path / "run", recipe, progress=False)
+    history = read_progress(best.with_name("last.safetensors")).history
+    assert [line.side for line in history] == [32, 32, 48]
+    assert read_progress(best).best.epoch == 3
+
+
+def test_a_card_says_which_epoch_s_weights_a_model_holds() -> None:
+    card = load_card(shipped_model())
+    told = progress_of_model(card.folder)
+    assert training(told)["best_epoch"] == card.raw["training"]["best_epoch"] == told.kept
+    assert Progress.from_json(told.to_json()).kept == told.kept
