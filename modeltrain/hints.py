@@ -6,6 +6,7 @@ pupil that sees the same can answer the same.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,14 +35,14 @@ class Hints(nn.Module):
                 training = network.training
                 network.eval()(torch.zeros(1, 1, _SIDE, _SIDE, device=device))
                 network.train(training)
-        pairs = list(zip(self._own[::-1], self._theirs[::-1], strict=False))  # the last is a match for the last
+        pairs = zip(self._own, self._theirs, strict=False)
         self.tell = nn.ModuleList(nn.Conv2d(own.shape[1], theirs.shape[1], 1) for own, theirs in pairs)
         self.to(device)
 
     def loss(self) -> Tensor:
         """Return the mean part of the variance of the teacher's maps that is not told (more than 1 at first)."""
         missed = []
-        for tell, own, theirs in zip(self.tell, self._own[::-1], self._theirs[::-1], strict=False):
+        for tell, own, theirs in zip(self.tell, self._own, self._theirs, strict=False):
             wanted = theirs.float()
             if wanted.shape[2:] != own.shape[2:]:
                 wanted = adaptive_avg_pool2d(wanted, (own.shape[2], own.shape[3]))
@@ -51,15 +52,15 @@ class Hints(nn.Module):
 
 
 def _kept(network: ChestNet) -> list[Tensor]:
-    """Return a list that holds, after each forward pass, the feature maps [N, C, h, w] of a network's depths."""
+    """Return a list that holds, after each forward pass, the feature maps [N, C, h, w] of a network's depths.
+
+    The deepest comes first: of networks with fewer depths than the other, the last ones are a match for each other.
+    """
     maps: list[Tensor] = [torch.empty(0)] * len(network.depths)
 
-    def keep(place: int) -> None:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            maps[place] = output
+    def keep(place: int, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        maps[place] = output
 
-        network.depths[place].register_forward_hook(hook)
-
-    for place in range(len(maps)):
-        keep(place)
+    for place, module in enumerate(reversed(network.depths)):
+        module.register_forward_hook(partial(keep, place))
     return maps

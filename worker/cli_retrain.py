@@ -118,15 +118,16 @@ def _sources(loaded: Settings, data: str, base: Path | None, unlabelled: Path | 
     """Return the training data, every image of it read once."""
     from modeltrain.source import Sources, folder_source, held_back, readable
     from modeltrain.unlabelled import refuse_known, unlabelled_source
-    from worker.labelled import training_data
+    from worker.labelled import AUDIT, training_data
 
     parts = [training_data(loaded, data), *([folder_source(base)] if base else [])]
     without = [unlabelled_source(unlabelled)] if unlabelled else []
     for each in without:
-        for root in filter(None, (None if data == "AUDIT" else Path(data), base)):
+        for root in filter(None, (None if data == AUDIT else Path(data), base)):
             refuse_known(each, held_back(root), "the test")
+    everything = (*parts, *without)
     columns = (TextColumn("checking images"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=sum(len(part.samples) for part in (*parts, *without)))
-        read = [readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in (*parts, *without)]
+        task = bar.add_task("", total=sum(len(part.samples) for part in everything))
+        read = [readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in everything]
     return Sources(tuple(read[: len(parts)]), read[-1] if without else None)

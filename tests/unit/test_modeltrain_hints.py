@@ -29,6 +29,8 @@ from modeltrain.source import Source, Sources, readable, sources_of
 from modeltrain.teachers import Teachers
 from modeltrain.unlabelled import refuse_known, unlabelled_source
 from tests.unit.modeltrain_toys import batch, lively_network, write_class
+from tests.unit.test_modeltrain_teachers import PUPIL as ASKING
+from tests.unit.test_modeltrain_teachers import TEACHER
 from tests.unit.test_modeltrain_training import QUICK, kill_in_second_epoch
 from worker.cli_retrain import _sources
 from worker.settings import Settings
@@ -38,16 +40,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PUPIL = dataclasses.replace(
-    QUICK, name="pupil", distillation=0.7, taught_by="teachers", hint_weight=0.5, unlabelled=0.5
-)
+PUPIL = dataclasses.replace(ASKING, hint_weight=0.5, unlabelled=0.5)
 
 
 @pytest.fixture(scope="module")
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The best weights of a run of another architecture."""
-    recipe = dataclasses.replace(QUICK, name="teacher", arch="efficientnet_lite0", stages=((1, 32),))
-    return train.run(data, tmp_path_factory.mktemp("runs") / "teacher", recipe, progress=False)
+    return train.run(data, tmp_path_factory.mktemp("runs") / "teacher", TEACHER, progress=False)
 
 
 @pytest.fixture(scope="module")
