@@ -104,6 +104,8 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
         from safetensors.torch import load_file
         from torchvision.models import resnet18
+
+        from modeltrain.network import load_network
     except ImportError as error:
         raise ground.Missing(f"{error.name} is not installed: run make test, or pip install 'cxrd[dev]'") from error
     torch.set_num_threads(threads)
@@ -111,11 +113,12 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
     weights = load_file(card.folder / "model.safetensors")
     network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     network.eval()
+    standard = load_network(card).standard  # what comes before the published network
     cam = GradCAM(model=network, target_layers=[network.layer4])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
 
     def ask(image: Image) -> float:
-        tensor = (torch.from_numpy(image[None]) - mean) / std
+        tensor = (standard(torch.from_numpy(image[None])) - mean) / std
         with torch.no_grad():
             score = float(network(tensor).softmax(1)[0, 1])
         cam(input_tensor=tensor, targets=[ClassifierOutputTarget(1)])

@@ -103,8 +103,10 @@ def least_sensitivity(found: int, positives: int, confidence: float = CONFIDENCE
     return float(beta.ppf(1 - confidence, found, positives - found + 1)) if found else 0.0
 
 
-def operating_points(probability: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
-    """Choose each operating point: the highest threshold whose sensitivity is vouched for.
+def operating_points(
+    labels: NDArray[np.int64], probability: NDArray[np.float32], *others: NDArray[np.float32]
+) -> dict[str, dict[str, Any]]:
+    """Choose each operating point: the highest threshold whose sensitivity is vouched for, in each of a model's files.
 
     Of the thresholds that decide all images alike it is the one halfway down to the next lower score, so that an engine
     that rounds otherwise decides as this one. Where there are too few pneumonias to vouch for that much, none of them
@@ -112,31 +114,51 @@ def operating_points(probability: NDArray[np.float32], labels: NDArray[np.int64]
 
     Parameters
     ----------
+    labels
+        int64 [N].
     probability
         Calibrated, float32 [N].
+    others
+        The same images' by the model's other files. The figures are those of the file that is worse by each.
     """
-    positives = np.sort(probability[labels == 1].astype(np.float64))
-    negatives = probability[labels == 0]
+    files = (probability, *others)
+    positives = int((labels == 1).sum())
     points = {}
     for name, wanted in VOUCHED.items():
-        missed = 0
-        while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= wanted:
-            missed += 1
-        highest = float(positives[missed])
-        below = float(np.max(probability, initial=0.0, where=probability < positives[missed]))
+        highest = min(_highest(each, labels, wanted) for each in files)
+        pooled = np.concatenate(files)
+        below = float(np.max(pooled, initial=0.0, where=pooled < highest))
         halfway = math.floor((highest + below) / 2 * 1e4) / 1e4
         threshold = max(halfway if halfway > below else math.floor(highest * 1e4) / 1e4, 1e-4)
-        found = int((positives >= threshold).sum())
+        found = min(int((each[labels == 1] >= threshold).sum()) for each in files)
         points[name] = {
             "threshold": threshold,
             "rule": "halfway from the highest threshold to the next lower score, rounded down to four digits; with it "
             f"the sensitivity is at least {wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the "
-            "validation images)",
-            "sensitivity": round(found / len(positives), 4),
-            "sensitivity_at_least": round(least_sensitivity(found, len(positives)), 4),
-            "specificity": round(float((negatives < threshold).mean()), 4),
+            "validation images), in each of the files that may serve",
+            "sensitivity": round(found / positives, 4),
+            "sensitivity_at_least": round(least_sensitivity(found, positives), 4),
+            "specificity": round(min(float((each[labels == 0] < threshold).mean()) for each in files), 4),
         }
     return points
+
+
+def _highest(probability: NDArray[np.float32], labels: NDArray[np.int64], wanted: float) -> np.float32:
+    """Return the lowest score of a pneumonia that must be found for a sensitivity to be vouched for."""
+    positives = np.sort(probability[labels == 1])
+    missed = 0
+    while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= wanted:
+        missed += 1
+    return np.float32(positives[missed])
+
+
+def decided_by(points: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the parts of a card that state its operating points, and the one that decides by default."""
+    default = points[SCREENING]
+    return {
+        "threshold": {"value": default["threshold"], "chosen_on": "validation", "rule": default["rule"]},
+        "operating_points": points,
+    }
 
 
 def fit_conformal(
@@ -208,7 +230,7 @@ def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw
     calibration = fit_calibration(logits, labels, weights)
     slope, intercept = calibration["slope"], calibration["intercept"]
     probability = calibrated(raw.logits, slope, intercept)
-    points = operating_points(probability, raw.labels)
+    points = operating_points(raw.labels, probability)
     conformal = fit_conformal(calibrated(logits, slope, intercept), labels, weights)
     for part in (calibration, conformal):
         if overlap is not None:
@@ -217,12 +239,7 @@ def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw
             part["images"] = "each half as it is, half as a copy framed and exposed anew (modeltrain/elsewhere.py)"
     return {
         "calibration": calibration,
-        "threshold": {
-            "value": points[SCREENING]["threshold"],
-            "chosen_on": "validation",
-            "rule": points[SCREENING]["rule"],
-        },
-        "operating_points": points,
+        **decided_by(points),
         "conformal": conformal,
         "normal_map": normal_map(raw),
         "reference": reference(probability, raw),

@@ -6,12 +6,19 @@ import json
 from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 from modeltrain.lite import LITE
+from modeltrain.network import normalisation
 from modeltrain.outputs import CLASSES
+from modeltrain.preprocess import INPUT_SIZE
 from modeltrain.progress import Progress
+from modeltrain.registry import SAFETENSORS
+from modeltrain.standardize import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from modeltrain.data import Sample
     from modeltrain.evaluate import Evaluation
@@ -42,6 +49,20 @@ def training(progress: Progress) -> dict[str, Any]:
 def libraries(arch: str) -> dict[str, str]:
     """Return the versions of what made a model of an architecture."""
     return {name: installed(name) for name in (*_LIBRARIES, *(["timm"] if arch == LITE else []))}
+
+
+def preprocessing(folder: Path, arch: str) -> dict[str, Any]:
+    """Tell how an image comes to the network of a model's folder, and what becomes of it inside."""
+    with safe_open(folder / SAFETENSORS, framework="numpy") as file:
+        landmarks = file.get_tensor(KEY).size if KEY in file.keys() else 0  # noqa: SIM118 - no mapping
+    exposure = f"inside the network: {landmarks} percentiles of an image moved to training images' mean"
+    return {
+        "size": INPUT_SIZE,
+        "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
+        "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
+        "exposure": exposure if landmarks else "as it is",
+        "normalisation": normalisation(arch),
+    }
 
 
 def _of_plain(told: dict[str, Any]) -> dict[str, Any]:

@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.calibrate import Raw, fit_all, raw_answers
+from modeltrain.calibrate import Raw, decided_by, fit_all, operating_points, raw_answers
 from modeltrain.data import Images, data_digest, read_sample, scan
-from modeltrain.described import counts, figures, libraries, training
+from modeltrain.described import counts, figures, libraries, preprocessing, training
 from modeltrain.details import key_figures
 from modeltrain.evaluate import ask, measure
 from modeltrain.fit_gate import fit_gate, outlying
 from modeltrain.framing import overlap
 from modeltrain.judge import Judge, calibrated
 from modeltrain.learnt import KEYS, learnt_of, write_learnt
-from modeltrain.network import ChestNet, load_weights, normalisation
+from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.outputs import CLASSES
 from modeltrain.preprocess import INPUT_SIZE
@@ -76,8 +76,9 @@ def export_model(
 
     The matrices are rounded to half precision once, and both files carry these very numbers. What the card says of the
     answers (calibration, operating points, conformal sets, the gate's limits) is fitted on the validation patients with
-    the finished ONNX file, and the figures are that file's: on the validation patients and then, where it is asked for,
-    on the locked `test/`. An int8 copy joins them where it keeps its word on the validation patients.
+    the finished ONNX file. An int8 copy joins it where it keeps its word on the validation patients; operating points
+    then hold for both. The figures are those of the file that serves on a CPU: on the validation patients and then,
+    where it is asked for, on the locked `test/`.
 
     Parameters
     ----------
@@ -280,7 +281,7 @@ def _write_network(
 def _keeps_its_word(
     folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any], strangers: NDArray[np.float32]
 ) -> dict[str, Any]:
-    """Compare the int8 file with the other; remove it where it differs too much.
+    """Compare the int8 file with the other, and let thresholds hold for both; remove it where it differs too much.
 
     Decisions and AUC are compared on the validation patients, the gate's answers on these and on `strangers`, float32
     [N, 1, size, size].
@@ -289,7 +290,8 @@ def _keeps_its_word(
     int8 = raw_answers(predict[INT8], split.validation)
     slope, intercept = fitted["calibration"]["slope"], fitted["calibration"]["intercept"]
     scores = [calibrated(raw.logits, slope, intercept) for raw in (fp32, int8)]
-    thresholds = {name: point["threshold"] for name, point in fitted["operating_points"].items()}
+    points = operating_points(fp32.labels, *scores)
+    thresholds = {name: point["threshold"] for name, point in points.items()}
     flips = {name: int(((scores[0] >= t) != (scores[1] >= t)).sum()) for name, t in thresholds.items()}
     auc = [float(roc_auc_score(fp32.labels, score)) for score in scores]
     far = [
@@ -303,11 +305,14 @@ def _keeps_its_word(
         and abs(auc[1] - auc[0]) <= _MOST_AUC
         and gate <= _MOST_OUTSIDE * len(outside[0])
     )
-    if not kept:
+    if kept:
+        fitted.update(decided_by(points))
+    else:
         (folder / INT8).unlink()
     return {
         "kept": kept,
         "compared_on": "validation",
+        "at": thresholds,  # those of the card, if it is kept
         "decisions_that_differ": flips,
         "auc": [round(value, 5) for value in auc],
         "largest_difference": round(float(np.abs(scores[0] - scores[1]).max()), 4),
@@ -344,12 +349,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
             "split": parts,
         },
         "training": training(progress),
-        "preprocessing": {
-            "size": INPUT_SIZE,
-            "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
-            "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
-            "normalisation": normalisation(arch),
-        },
+        "preprocessing": preprocessing(folder, arch),
         "files": {
             file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
             for file in (ONNX, INT8, SAFETENSORS, LEARNT)

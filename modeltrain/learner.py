@@ -17,6 +17,7 @@ from modeltrain.hints import Hints
 from modeltrain.network import ChestNet, build, take_up
 from modeltrain.optimizer import fix, learning_rate, optimizer_of
 from modeltrain.outputs import probability
+from modeltrain.standardize import mean_landmarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +56,12 @@ class Learner:
         """Take up another run's weights, in the network and in its average."""
         take_up(self.network, start)
         self.average.load_state_dict(self.network.state_dict())
+
+    def standardize(self, images: Images) -> None:
+        """Learn at what exposure images are shown, if the recipe wants one and the weights have none."""
+        if self.recipe.standardize and not self.network.standard.landmarks.numel():
+            landmarks = torch.from_numpy(mean_landmarks(images)).to(self.device)
+            self.network.standard.landmarks, self.average.standard.landmarks = landmarks, landmarks.clone()
 
     @torch.inference_mode()
     def be_taught(self, start: Path, images: Images) -> None:

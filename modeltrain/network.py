@@ -17,6 +17,7 @@ from modeltrain.gate import Gate
 from modeltrain.lite import LITE, lite_classifier, lite_weights
 from modeltrain.outputs import AGENTS, CLASSES
 from modeltrain.registry import SAFETENSORS
+from modeltrain.standardize import Standardize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ _LITE_MEAN = _LITE_STD = (0.5, 0.5, 0.5)  # and what EfficientNet-Lite's expect:
 
 _IMAGENET = "ImageNet mean and standard deviation"
 
-_OWN = ("net.", "subtype.", "gate.")
+_OWN = ("net.", "subtype.", "gate.", "standard.")
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", LITE)
 
@@ -57,7 +58,8 @@ class ChestNet(nn.Module):
     `net` is torchvision's own module of that architecture (timm's for EfficientNet-Lite), so its parameters bear the
     names that they have there. The grey channel is repeated three times and normalised inside: nobody outside can
     forget it. Beside the two classes it tells bacterial from viral pneumonia (`subtype`, a second linear layer on the
-    same features), and `gate` measures how far the features lie from those of the trained population.
+    same features), and `gate` measures how far the features lie from those of the trained population. `standard` comes
+    before all of it: with landmarks, every image is seen at one exposure (modeltrain/standardize.py).
 
     With `mirror` it looks at each image's mirror image too and answers with the mean of both (the map is turned back);
     the gate looks at the image as it is.
@@ -73,6 +75,7 @@ class ChestNet(nn.Module):
         self.arch = arch
         self.mirror = mirror
         self.mix = MixStyle()
+        self.standard = Standardize()
         self.net = _classifier(arch)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
@@ -110,6 +113,10 @@ class ChestNet(nn.Module):
 
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
+        return self._features(self.standard(image))
+
+    def _features(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps of images at the landmarks' exposure."""
         x = (image - self.mean) / self.std  # broadcasts one channel to three
         if self.arch.startswith("resnet"):
             net = self.net
@@ -125,7 +132,8 @@ class ChestNet(nn.Module):
         if not self.mirror:
             return self._answer(self.taps(image))
         # One batch: the images, and behind them their mirror images.
-        both = self._answer(self.taps(torch.cat([image, image.flip(3)])))
+        image = self.standard(image)
+        both = self._answer(self._features(torch.cat([image, image.flip(3)])))
         logits, cam, subtype, outlier = (each.reshape(2, -1, *each.shape[1:]) for each in both)
         return TensorOutputs(logits.mean(0), (cam[0] + cam[1].flip(3)) / 2, subtype.mean(0), outlier[0])
 

@@ -107,6 +107,9 @@ class Recipe:
     unlabelled
         Images without a label, where there are such, that are shown beside each one with a label, with `teachers`: what
         these say of them, and see in them, is all that is learnt, and it counts as much for each of them.
+    standardize
+        Show the network every image at one exposure, the training images' mean (modeltrain/standardize.py). Weights
+        that have been trained so keep theirs, whatever the recipe says.
     mirror
         Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
         the exported model does so too, at twice the computation.
@@ -147,6 +150,7 @@ class Recipe:
     taught_by: Literal["start", "teachers"] = "start"
     hint_weight: float = 0.0
     unlabelled: float = 0.0
+    standardize: bool = False
     mirror: bool = False
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -323,6 +327,18 @@ RECIPES = {
         taught_by="teachers",
         hint_weight=1.0,
         unlabelled=0.5,
+        augmentation=_DRESSED,
+    ),
+    # From weights that have been through `distilled`, which teach it themselves, of images in whose exposure they see a
+    # sign: what the pupil cannot see it learns as the mean over all exposures.
+    "standardized": dataclasses.replace(
+        _INVARIANT,
+        name="standardized",
+        stages=((42, 224),),
+        learning_rate=6e-4,
+        distillation=0.5,
+        taught_by="teachers",
+        standardize=True,
         augmentation=_DRESSED,
     ),
 }

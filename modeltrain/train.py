@@ -122,6 +122,7 @@ def run(
         log.info("resuming after epoch %d", len(state.history))
     elif start:
         learner.begin(start)
+    learner.standardize(train_images)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
     # Minutes of work, so only where an epoch is left to learn.

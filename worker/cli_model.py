@@ -29,7 +29,7 @@ def train(
         str,
         typer.Option(
             help="seed (the first project's), scratch (random weights); teacher (ImageNet weights, to teach); refine, "
-            "robust, invariant, taught and distilled go on from weights (cxrd retrain)"
+            "robust, invariant, taught, distilled and standardized go on from weights (cxrd retrain)"
         ),
     ] = "seed",
     init: Annotated[

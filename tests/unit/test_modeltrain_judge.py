@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from dicom_io.errors import InvalidModel, InvalidSettings
+from modeltrain import export
 from modeltrain.calibrate import (
     CONFIDENCE,
     COVERAGE,
@@ -22,11 +23,15 @@ from modeltrain.calibrate import (
     operating_points,
     reference,
 )
+from modeltrain.data import Split
 from modeltrain.judge import BALANCED, SCREENING, Judge, calibrated
 from modeltrain.outputs import Outputs
 from modeltrain.registry import load_card, shipped_model
+from tests.unit.modeltrain_toys import predictor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from modeltrain.registry import Card
@@ -97,7 +102,7 @@ def test_operating_points_are_the_highest_that_are_vouched_for() -> None:
     rng = np.random.default_rng(2)
     labels = np.repeat([0, 1], [300, 428])
     probability = np.concatenate([rng.beta(1, 6, 300), rng.beta(6, 1, 428)]).astype(np.float32)
-    points = operating_points(probability, labels)
+    points = operating_points(labels, probability)
     assert points[SCREENING]["threshold"] < points[BALANCED]["threshold"]
     positives = probability[labels == 1]
     for name, wanted in VOUCHED.items():
@@ -113,8 +118,50 @@ def test_operating_points_are_the_highest_that_are_vouched_for() -> None:
         assert threshold == pytest.approx((float(above) + float(below)) / 2, abs=2e-4), "as far from both"
 
 
+def test_a_threshold_is_vouched_for_in_each_file_of_a_model() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1], [300, 428])
+    files = [np.concatenate([rng.beta(1, 6, 300), rng.beta(6, 1, 428)]).astype(np.float32) for _ in range(2)]
+    points = operating_points(labels, *files)
+    assert points == operating_points(labels, *files[::-1])
+    pooled = np.concatenate(files)
+    for name, wanted in VOUCHED.items():
+        threshold = points[name]["threshold"]
+        found = [int((each[labels == 1] >= threshold).sum()) for each in files]
+        assert least_sensitivity(min(found), 428) >= wanted
+        above, below = pooled[pooled >= threshold].min(), pooled[pooled < threshold].max()
+        fewer = [int((each[labels == 1] >= above + 1e-4).sum()) for each in files]
+        assert least_sensitivity(min(fewer), 428) < wanted, "a higher threshold would do as well"
+        assert threshold == pytest.approx((float(above) + float(below)) / 2, abs=2e-4), "as far from either's scores"
+        assert points[name]["sensitivity"] == pytest.approx(min(found) / 428, abs=1e-4)
+        specificity = min((each[labels == 0] < threshold).mean() for each in files)
+        assert points[name]["specificity"] == pytest.approx(specificity, abs=1e-4)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_card_s_thresholds_hold_for_the_int8_file_if_it_is_kept(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp32 = raw()
+    logits = fp32.logits.copy()
+    order = np.flatnonzero(fp32.labels == 1)[np.argsort((logits[:, 1] - logits[:, 0])[fp32.labels == 1])]
+    logits[order[:40], 1] -= 0.1  # what is hard to find is harder for the int8 file
+    if not kept:
+        logits[order[-40:], 1] -= 50
+    monkeypatch.setattr(export, "raw_answers", lambda _predict, _samples: replace(fp32, logits=logits))
+    monkeypatch.setattr(export, "onnx_predictor", lambda _path: predictor([0.1]))
+    (tmp_path / "model.int8.onnx").touch()
+    fitted = fit_all(fp32)
+    alone = fitted["operating_points"][SCREENING]["threshold"]
+    said = export._keeps_its_word(tmp_path, Split((), ()), fp32, fitted, np.zeros((1, 1, 8, 8), np.float32))
+    assert said["kept"] is kept is (tmp_path / "model.int8.onnx").exists()
+    assert fitted["threshold"]["value"] == fitted["operating_points"][SCREENING]["threshold"]
+    assert (fitted["threshold"]["value"] < alone) is kept
+    assert (said["at"][SCREENING] == fitted["threshold"]["value"]) is kept
+
+
 def test_few_pneumonias_vouch_for_little_and_none_is_missed() -> None:
-    points = operating_points(np.array([0.1, 0.2, 0.3, 0.8, 0.9], np.float32), np.array([0, 0, 1, 1, 1]))
+    points = operating_points(np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.3, 0.8, 0.9], np.float32))
     assert points[SCREENING]["threshold"] == pytest.approx(0.25, abs=1e-4), "halfway to the next score"
     assert points[SCREENING]["sensitivity_at_least"] == pytest.approx(least_sensitivity(3, 3), abs=1e-4)
 
