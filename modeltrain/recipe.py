@@ -334,7 +334,7 @@ RECIPES = {
     "standardized": dataclasses.replace(
         _INVARIANT,
         name="standardized",
-        stages=((42, 224),),
+        stages=((34, 224),),
         learning_rate=6e-4,
         distillation=0.5,
         taught_by="teachers",

@@ -80,12 +80,13 @@ def test_a_mirror_image_is_shown_as_the_mirror_image(images: Tensor) -> None:
     torch.testing.assert_close(standard()(images.flip(3)), standard()(images).flip(3), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(("width", "most"), [(22, 1e-6), (34, 0.01)])
-def test_black_sides_hardly_move_what_they_leave(images: Tensor, width: int, most: float) -> None:
-    framed = images.clone()
+@pytest.mark.parametrize(("width", "most"), [(22, 1e-6), (34, 0.005)])
+def test_black_sides_hardly_move_what_they_leave(width: int, most: float) -> None:
+    whole = 0.2 + 0.6 * torch.rand(1, 1, 224, 224, generator=torch.Generator().manual_seed(0))  # alike everywhere
+    framed = whole.clone()
     framed[..., :width] = framed[..., -width:] = framed[..., :width, :] = framed[..., -width:, :] = 0
     left = slice(width, -width)
-    moved = (standard()(framed) - standard()(images))[..., left, left].abs().mean()
+    moved = (standard()(framed) - standard()(whole))[..., left, left].abs().mean()
     assert moved <= most
     assert (standard()(framed)[..., :width] == 0).all(), "black stays black"
 
