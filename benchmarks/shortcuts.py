@@ -5,7 +5,8 @@
 FOLDER is what `cxrd train` takes. Its validation images (by patient; `test` is not opened) are judged as they are and
 in another training image's dress, one of the other class: a half or a whole step to its grey values, its corners and
 sides, or both. Where exposure or markers speak for a class, the AUC falls. A fall is not all shortcut: opacities change
-an image's grey values too.
+an image's grey values too. Then the same images in other windows, as another PACS might have them: how many of the
+decisions at the default threshold are then others?
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks import ground
 from modeltrain.augment import dressed, toned
 from modeltrain.data import Images, split_by_patient, training_samples
 from modeltrain.framing import overlap
+from modeltrain.judge import Judge
 from modeltrain.recipe import Augmentation, Recipe
 from modeltrain.registry import load_card, shipped_model
 from worker.inference import open_engine
@@ -43,12 +45,21 @@ def _margins(image: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.
     return dressed(image, other, _MARGINS, rng)
 
 
+def _window(image: NDArray[np.uint8], low: float = 0.0, high: float = 1.0, gamma: float = 1.0) -> NDArray[np.uint8]:
+    shown = ((image / 255 - low) / (high - low)).clip(0, 1) ** gamma
+    return np.asarray(np.rint(255 * shown), np.uint8)
+
+
 DRESSES: dict[str, Dress] = {
     "as they are": lambda image, _other, _rng: image,
     "half the tone": lambda image, other, _rng: toned(image, other, 0.5),
     "the whole tone": lambda image, other, _rng: toned(image, other, 1.0),
     "margins": _margins,
     "half the tone and margins": lambda image, other, rng: _margins(toned(image, other, 0.5), other, rng),
+    "gamma 0.7": lambda image, _other, _rng: _window(image, gamma=0.7),
+    "gamma 1.4": lambda image, _other, _rng: _window(image, gamma=1.4),
+    "a wider window": lambda image, _other, _rng: _window(image, -0.2, 1.2),
+    "a narrower window": lambda image, _other, _rng: _window(image, 0.1, 0.9),
 }
 
 
@@ -66,32 +77,38 @@ def main() -> None:
     found = {}
     for folder in chosen.model or [shipped_model()]:
         card = load_card(folder)
-        engine = open_engine(card, ModelSettings())
-        found[card.version] = {name: _judged(engine, train, validation, weights, name) for name in DRESSES}
+        engine, judge = open_engine(card, ModelSettings()), Judge(card)
+        labels = np.array([sample.label for sample in validation.samples])
+        said = {name: judge.probability(_asked(engine, train, validation, name)) for name in DRESSES}
+        before = said["as they are"] >= judge.threshold
+        found[card.version] = {
+            name: {
+                "auc": float(roc_auc_score(labels, score)),
+                "alike": float(roc_auc_score(labels, score, sample_weight=weights)),
+                "other_decisions": int(((score >= judge.threshold) != before).sum()),
+            }
+            for name, score in said.items()
+        }
         if not chosen.json:
             for name, each in found[card.version].items():
-                print(f"{card.name} {card.version}  {name:26}  AUC {each['auc']:.4f}  framed alike {each['alike']:.4f}")
+                print(
+                    f"{card.name} {card.version}  {name:26}  AUC {each['auc']:.4f}  framed alike {each['alike']:.4f}  "
+                    f"{each['other_decisions']:3} decisions of {len(labels)} are others"
+                )
     if chosen.json:
         print(json.dumps(found))
 
 
-def _judged(
-    engine: Engine, train: Images, validation: Images, weights: NDArray[np.float64], name: str
-) -> dict[str, float]:
-    """Return the AUC of validation images in a dress, plain and under overlap weights."""
+def _asked(engine: Engine, train: Images, validation: Images, name: str) -> NDArray[np.float32]:
+    """Return the logits of the validation images in a dress, float32 [N, 2]."""
     rng = np.random.default_rng(0)  # the same lenders for each model and each dress
-    labels = np.array([sample.label for sample in validation.samples])
     classes = [np.flatnonzero([sample.label != label for sample in train.samples]) for label in (0, 1)]
-    scores = np.empty(len(labels))
-    for i, label in enumerate(labels):
-        image = DRESSES[name](validation[i], train[int(rng.choice(classes[label]))], np.random.default_rng([0, i]))
-        batch = image.astype(np.float32)[np.newaxis, np.newaxis] / np.float32(255)
-        logits = engine.predict(batch).logits[0]
-        scores[i] = logits[1] - logits[0]
-    return {
-        "auc": float(roc_auc_score(labels, scores)),
-        "alike": float(roc_auc_score(labels, scores, sample_weight=weights)),
-    }
+    logits = []
+    for i, sample in enumerate(validation.samples):
+        other = train[int(rng.choice(classes[sample.label]))]
+        image = DRESSES[name](validation[i], other, np.random.default_rng([0, i]))
+        logits.append(engine.predict(image.astype(np.float32)[np.newaxis, np.newaxis] / np.float32(255)).logits[0])
+    return np.stack(logits)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,20 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.calibrate import Raw, decided_by, fit_all, operating_points, raw_answers
+from modeltrain.calibrate import decided_by, fit_all, raw_answers
 from modeltrain.data import Images, data_digest, read_sample, scan
 from modeltrain.described import counts, figures, libraries, preprocessing, training
 from modeltrain.details import key_figures
 from modeltrain.evaluate import ask, measure
 from modeltrain.fit_gate import fit_gate, outlying
 from modeltrain.framing import overlap
-from modeltrain.judge import Judge, calibrated
+from modeltrain.int8 import compare_int8
+from modeltrain.judge import Judge
 from modeltrain.learnt import KEYS, learnt_of, write_learnt
 from modeltrain.network import ChestNet, load_weights
 from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -46,6 +45,7 @@ from modeltrain.source import Source, Sources, sources_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from modeltrain.registry import Card
 
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
-_MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
-_MOST_OUTSIDE = 0.01  # of the gate's answers
 log = logging.getLogger(__name__)
 
 
@@ -278,56 +276,17 @@ def _write_network(
     quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
-def _keeps_its_word(
-    folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any], strangers: NDArray[np.float32]
-) -> dict[str, Any]:
-    """Compare the int8 file with the other, and let thresholds hold for both; remove it where it differs too much.
-
-    Decisions and AUC are compared on the validation patients, the gate's answers on these and on `strangers`, float32
-    [N, 1, size, size].
-    """
-    predict = {name: onnx_predictor(folder / name) for name in (ONNX, INT8)}
-    int8 = raw_answers(predict[INT8], split.validation)
-    slope, intercept = fitted["calibration"]["slope"], fitted["calibration"]["intercept"]
-    scores = [calibrated(raw.logits, slope, intercept) for raw in (fp32, int8)]
-    points = operating_points(fp32.labels, *scores)
-    thresholds = {name: point["threshold"] for name, point in points.items()}
-    flips = {name: int(((scores[0] >= t) != (scores[1] >= t)).sum()) for name, t in thresholds.items()}
-    auc = [float(roc_auc_score(fp32.labels, score)) for score in scores]
-    far = [
-        np.concatenate([asked(part).outlier for part in np.split(strangers, range(16, len(strangers), 16))])
-        for asked in predict.values()
-    ]
-    outside = [np.concatenate([raw.outlier, each]) >= 1 for raw, each in zip((fp32, int8), far, strict=True)]
-    gate = int((outside[0] != outside[1]).sum())
-    kept = (
-        max(flips.values()) * _OF <= _MOST_FLIPS * len(fp32.labels)
-        and abs(auc[1] - auc[0]) <= _MOST_AUC
-        and gate <= _MOST_OUTSIDE * len(outside[0])
-    )
-    if kept:
-        fitted.update(decided_by(points))
-    else:
-        (folder / INT8).unlink()
-    return {
-        "kept": kept,
-        "compared_on": "validation",
-        "at": thresholds,  # those of the card, if it is kept
-        "decisions_that_differ": flips,
-        "auc": [round(value, 5) for value in auc],
-        "largest_difference": round(float(np.abs(scores[0] - scores[1]).max()), 4),
-        "gate": {"images": len(outside[0]), "that_differ": gate},
-        "rule": f"kept where at most {_MOST_FLIPS} decisions in {_OF} differ, the AUC by at most {_MOST_AUC}, and "
-        f"which images are outside by at most {_MOST_OUTSIDE:.0%}, strangers among them",
-    }
-
-
 def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: Path | None) -> dict[str, Any]:
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
     fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, elsewhere=True))
-    fitted["int8"] = _keeps_its_word(folder, split, raw, fitted, outlying(split.train, outliers, size=INPUT_SIZE))
+    strangers = outlying(split.train, outliers, size=INPUT_SIZE)
+    fitted["int8"], in_both = compare_int8(folder, split, raw, fitted, strangers)
+    if fitted["int8"]["kept"]:
+        fitted |= decided_by(in_both)
+    else:
+        (folder / INT8).unlink()
     arch = progress.recipe.get("arch", "resnet18")
     parts: dict[str, Any] = {"train": counts(split.train), "validation": counts(split.validation)}
     digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}

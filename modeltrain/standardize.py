@@ -30,7 +30,8 @@ _NARROWEST = 1e-3  # a quarter of a grey value of an eight-bit image: two landma
 class Standardize(nn.Module):
     """Move images' landmarks to where `landmarks` has them: float32 [L] in [0, 1]; empty, images stay as they are.
 
-    Black stays black and white stays white.
+    Black stays black and white stays white, but where so much is clipped that landmarks lie there, and in an image of
+    one grey, which has none.
     """
 
     landmarks: Tensor

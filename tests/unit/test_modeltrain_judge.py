@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from dicom_io.errors import InvalidModel, InvalidSettings
-from modeltrain import export
+from modeltrain import int8
 from modeltrain.calibrate import (
     CONFIDENCE,
     COVERAGE,
@@ -139,25 +139,25 @@ def test_a_threshold_is_vouched_for_in_each_file_of_a_model() -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_card_s_thresholds_hold_for_the_int8_file_if_it_is_kept(
+def test_the_int8_file_is_kept_with_thresholds_that_hold_in_both(
     kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fp32 = raw()
     logits = fp32.logits.copy()
     order = np.flatnonzero(fp32.labels == 1)[np.argsort((logits[:, 1] - logits[:, 0])[fp32.labels == 1])]
-    logits[order[:40], 1] -= 0.1  # what is hard to find is harder for the int8 file
-    if not kept:
-        logits[order[-40:], 1] -= 50
-    monkeypatch.setattr(export, "raw_answers", lambda _predict, _samples: replace(fp32, logits=logits))
-    monkeypatch.setattr(export, "onnx_predictor", lambda _path: predictor([0.1]))
-    (tmp_path / "model.int8.onnx").touch()
+    logits[order[:40], 1] -= 0.02 if kept else 1  # what is hard to find is harder for the int8 file
+    monkeypatch.setattr(int8, "raw_answers", lambda _predict, _samples: replace(fp32, logits=logits))
+    monkeypatch.setattr(int8, "onnx_predictor", lambda _path: predictor([0.1]))
     fitted = fit_all(fp32)
-    alone = fitted["operating_points"][SCREENING]["threshold"]
-    said = export._keeps_its_word(tmp_path, Split((), ()), fp32, fitted, np.zeros((1, 1, 8, 8), np.float32))
-    assert said["kept"] is kept is (tmp_path / "model.int8.onnx").exists()
-    assert fitted["threshold"]["value"] == fitted["operating_points"][SCREENING]["threshold"]
-    assert (fitted["threshold"]["value"] < alone) is kept
-    assert (said["at"][SCREENING] == fitted["threshold"]["value"]) is kept
+    said, points = int8.compare_int8(tmp_path, Split((), ()), fp32, fitted, np.zeros((1, 1, 8, 8), np.float32))
+    assert said["kept"] is kept
+    scale = fitted["calibration"]
+    scores = [calibrated(each, scale["slope"], scale["intercept"]) for each in (fp32.logits, logits)]
+    assert points == operating_points(fp32.labels, *scores)
+    own = fitted["operating_points"][SCREENING]["threshold"]
+    assert points[SCREENING]["threshold"] < own
+    differ = [int(((scores[0] >= t) != (scores[1] >= t)).sum()) for t in (own, points[SCREENING]["threshold"])]
+    assert said["decisions_that_differ"][SCREENING] == max(differ) > 0
 
 
 def test_few_pneumonias_vouch_for_little_and_none_is_missed() -> None:

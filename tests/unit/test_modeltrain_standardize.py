@@ -100,12 +100,32 @@ def test_what_is_clipped_is_neither_the_darkest_nor_the_lightest_of_what_it_was(
     assert own[images > 0.55].min() < light.min() <= light.max() < own[images > 0.55].max()
 
 
-def test_an_image_without_grey_values_has_an_answer() -> None:
-    for image in (torch.zeros(1, 1, 64, 64), torch.ones(1, 1, 64, 64), torch.eye(64)[None, None]):
-        shown = standard()(image)
-        assert torch.isfinite(shown).all()
-        assert shown.min() >= 0
-        assert shown.max() <= 1
+def test_a_marker_s_white_moves_nothing_else(images: Tensor) -> None:
+    marked = images.clone()
+    marked[..., 30:36, 30:40] = 1.0  # within what counts, and less of it than is trimmed
+    elsewhere = torch.ones_like(images, dtype=torch.bool)
+    elsewhere[..., 30:36, 30:40] = False
+    assert (standard()(marked) - standard()(images))[elsewhere].abs().max() < 0.03
+    assert (standard()(marked)[..., 30:36, 30:40] > 0.99).all(), "white stays white"
+
+
+@pytest.mark.parametrize("black", [0.0, 4 / 255])
+def test_what_is_black_is_left_aside_and_what_is_nearly_black_is_not(black: float) -> None:
+    whole = 0.2 + 0.6 * torch.rand(1, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    half = whole.clone()
+    half[..., :112] = black
+    torch.testing.assert_close(landmarks_of(half), landmarks_of(whole), atol=0.01, rtol=0)
+    half[..., :112] = 6 / 255
+    assert landmarks_of(half)[0, 3] == pytest.approx(6 / 255)
+
+
+def test_an_image_of_one_grey_is_one_grey() -> None:
+    greys = [standard()(torch.full((1, 1, 64, 64), grey)).unique() for grey in (0.0, 0.5, 1.0)]
+    assert [len(each) for each in greys] == [1, 1, 1]
+    assert 0 < greys[0].item() < 0.5 < greys[2].item() < 1
+    line = standard()(torch.eye(64)[None, None])
+    assert torch.isfinite(line).all()
+    assert line.min() == 0
 
 
 def test_each_class_counts_alike(tmp_path: Path) -> None:

