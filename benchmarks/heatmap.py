@@ -102,18 +102,13 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
         import torch
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-        from safetensors.torch import load_file
-        from torchvision.models import resnet18
 
         from modeltrain.network import load_network
     except ImportError as error:
         raise ground.Missing(f"{error.name} is not installed: run make test, or pip install 'cxrd[dev]'") from error
     torch.set_num_threads(threads)
-    network = resnet18(num_classes=2)
-    weights = load_file(card.folder / "model.safetensors")
-    network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
-    network.eval()
-    standard = load_network(card).standard  # what comes before the published network
+    whole = load_network(card)
+    network, standard = whole.net, whole.standard  # torchvision's classifier, and what comes before it
     cam = GradCAM(model=network, target_layers=[network.layer4])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
 

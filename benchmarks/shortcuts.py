@@ -74,11 +74,11 @@ def main() -> None:
     split = split_by_patient(training_samples(chosen.data), recipe.validation_fraction, recipe.seed)
     train, validation = (Images(part, recipe.cache_bytes) for part in (split.train, split.validation))
     weights = overlap(train, validation, recipe.seed)[1]
+    labels = np.array([sample.label for sample in validation.samples])
     found = {}
     for folder in chosen.model or [shipped_model()]:
         card = load_card(folder)
         engine, judge = open_engine(card, ModelSettings()), Judge(card)
-        labels = np.array([sample.label for sample in validation.samples])
         said = {name: judge.probability(_asked(engine, train, validation, name)) for name in DRESSES}
         before = said["as they are"] >= judge.threshold
         found[card.version] = {

@@ -122,11 +122,11 @@ def operating_points(
         The same images' by the model's other files. The figures are those of the file that is worse by each.
     """
     files = (probability, *others)
+    pooled = np.concatenate(files)
     positives = int((labels == 1).sum())
     points = {}
     for name, wanted in VOUCHED.items():
         highest = min(_highest(each, labels, wanted) for each in files)
-        pooled = np.concatenate(files)
         below = float(np.max(pooled, initial=0.0, where=pooled < highest))
         halfway = math.floor((highest + below) / 2 * 1e4) / 1e4
         threshold = max(halfway if halfway > below else math.floor(highest * 1e4) / 1e4, 1e-4)

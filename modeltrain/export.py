@@ -282,7 +282,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
     raw = raw_answers(predict, split.validation)
     fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, elsewhere=True))
     strangers = outlying(split.train, outliers, size=INPUT_SIZE)
-    fitted["int8"], in_both = compare_int8(folder, split, raw, fitted, strangers)
+    fitted["int8"], in_both = compare_int8(folder, split, predict, raw, fitted, strangers)
     if fitted["int8"]["kept"]:
         fitted |= decided_by(in_both)
     else:

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from modeltrain.calibrate import Raw, operating_points, raw_answers
 from modeltrain.judge import calibrated
 from modeltrain.onnx_file import onnx_predictor
-from modeltrain.registry import INT8, ONNX
+from modeltrain.registry import INT8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modeltrain.data import Split
+    from modeltrain.evaluate import Predict
 
 _MOST_FLIPS, _OF, _MOST_AUC = 2, 624, 0.001  # of as many decisions as the public test split has images
 _MOST_OUTSIDE = 0.01  # of the gate's answers
 
 
 def compare_int8(
-    folder: Path, split: Split, fp32: Raw, fitted: dict[str, Any], strangers: NDArray[np.float32]
+    folder: Path, split: Split, predict: Predict, fp32: Raw, fitted: dict[str, Any], strangers: NDArray[np.float32]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compare a model folder's two files; return what its card says of that, and operating points that hold in both.
 
     Parameters
     ----------
-    fp32
-        The other file's answers on the validation patients, on whom decisions and AUC are compared.
+    predict, fp32
+        The other file, and its answers on the validation patients, on whom decisions and AUC are compared.
     fitted
         What was fitted to these answers (`modeltrain.calibrate.fit_all`).
     strangers
         float32 [N, 1, size, size]. The gate's answers are compared on the validation patients and on these.
     """
-    predict = {name: onnx_predictor(folder / name) for name in (ONNX, INT8)}
-    int8 = raw_answers(predict[INT8], split.validation)
+    both = (predict, onnx_predictor(folder / INT8))
+    int8 = raw_answers(both[1], split.validation)
     slope, intercept = fitted["calibration"]["slope"], fitted["calibration"]["intercept"]
     scores = [calibrated(raw.logits, slope, intercept) for raw in (fp32, int8)]
     points = operating_points(fp32.labels, *scores)
@@ -47,7 +48,7 @@ def compare_int8(
     auc = [float(roc_auc_score(fp32.labels, score)) for score in scores]
     far = [
         np.concatenate([asked(part).outlier for part in np.split(strangers, range(16, len(strangers), 16))])
-        for asked in predict.values()
+        for asked in both
     ]
     outside = [np.concatenate([raw.outlier, each]) >= 1 for raw, each in zip((fp32, int8), far, strict=True)]
     gate = int((outside[0] != outside[1]).sum())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,9 +46,8 @@ class Standardize(nn.Module):
         count = self.landmarks.numel()
         if not count:
             return image
-        own = nn.functional.pad(landmarks_of(image, count), (1, 0))
-        own = nn.functional.pad(own, (0, 1), value=1.0)[:, :, None, None]  # [N, L + 2, 1, 1]
-        step = nn.functional.pad(nn.functional.pad(self.landmarks, (1, 0)), (0, 1), value=1.0).diff()[:, None, None]
+        own = _with_ends(landmarks_of(image, count))[:, :, None, None]  # [N, L + 2, 1, 1]
+        step = _with_ends(self.landmarks).diff()[:, None, None]
         width = (own[:, 1:] - own[:, :-1]).clamp(min=_NARROWEST)
         middle = (own[:, 1:] + own[:, :-1]) / 2  # where landmarks are tied, a pixel on them comes halfway
         # How far each pixel has come between two landmarks, times what there is between them: [N, L + 1, H, W].
@@ -64,6 +64,11 @@ class Standardize(nn.Module):
         self.landmarks = self.landmarks.new_zeros(0 if found is None else found.shape)
         if found is not None:
             super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _with_ends(landmarks: Tensor) -> Tensor:
+    """Return landmarks [..., L] between black and white, [..., L + 2]."""
+    return pad(pad(landmarks, (1, 0)), (0, 1), value=1.0)
 
 
 def landmarks_of(images: Tensor, count: int = LANDMARKS) -> Tensor:

@@ -149,7 +149,8 @@ def test_the_int8_file_is_kept_with_thresholds_that_hold_in_both(
     monkeypatch.setattr(int8, "raw_answers", lambda _predict, _samples: replace(fp32, logits=logits))
     monkeypatch.setattr(int8, "onnx_predictor", lambda _path: predictor([0.1]))
     fitted = fit_all(fp32)
-    said, points = int8.compare_int8(tmp_path, Split((), ()), fp32, fitted, np.zeros((1, 1, 8, 8), np.float32))
+    strangers = np.zeros((1, 1, 8, 8), np.float32)
+    said, points = int8.compare_int8(tmp_path, Split((), ()), predictor([0.1]), fp32, fitted, strangers)
     assert said["kept"] is kept
     scale = fitted["calibration"]
     scores = [calibrated(each, scale["slope"], scale["intercept"]) for each in (fp32.logits, logits)]

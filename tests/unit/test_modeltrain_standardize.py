@@ -16,7 +16,7 @@ from modeltrain.data import Images
 from modeltrain.export import export_model, refit
 from modeltrain.learner import Learner
 from modeltrain.network import load_network
-from modeltrain.onnx_file import onnx_predictor, quantize, write_weights
+from modeltrain.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.progress import read_progress
 from modeltrain.registry import load_card
 from modeltrain.source import sources_of
@@ -193,10 +193,10 @@ def test_a_model_shows_its_network_one_exposure(best: Path, data: Path, tmp_path
     np.testing.assert_allclose(predict(turned).logits, wanted, atol=1e-3)
 
 
-def test_the_int8_file_has_the_landmarks_whole(tmp_path: Path, images: Tensor) -> None:
+def test_the_int8_file_has_the_landmarks_whole(tmp_path: Path) -> None:
     network = lively_network()
     network.standard.landmarks = standard().landmarks
-    write_weights({k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}, tmp_path, mirror=True)
+    write_weights(rounded(network.state_dict()), tmp_path, mirror=True)
     quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", list(batch(4)))
     graph = onnx.load(tmp_path / "int8.onnx").graph
     made_by = {name: node for node in graph.node for name in node.output}
