@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeltrain.data import Images, split_by_patient, training_samples
-from modeltrain.learner import Learner
-from modeltrain.network import ARCHITECTURES
-from modeltrain.onnx_file import onnx_predictor, rounded, write_weights
-from modeltrain.recipe import RECIPES
+from modeltrain.data.samples import Images, split_by_patient, training_samples
+from modeltrain.export.onnx_file import onnx_predictor, rounded, write_weights
+from modeltrain.network.architectures import ARCHITECTURES
+from modeltrain.training.learner import Learner
+from modeltrain.training.recipe import RECIPES
 
 
 class Row(NamedTuple):

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import ground
-from modeltrain.outputs import attention, probability
-from modeltrain.preprocess import read_picture, to_input
-from modeltrain.registry import Card, load_card, shipped_model
-from worker.inference import OnnxEngine
+from modeltrain.model.card import Card, load_card, shipped_model
+from modeltrain.model.outputs import attention, probability
+from modeltrain.model.preprocess import read_picture, to_input
+from worker.inference.engine import OnnxEngine
 
 Image = NDArray[np.float32]
 Ask = Callable[[Image], float]
@@ -103,7 +103,7 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        from modeltrain.network import load_network
+        from modeltrain.network.architectures import load_network
     except ImportError as error:
         raise ground.Missing(f"{error.name} is not installed: run make test, or pip install 'cxrd[dev]'") from error
     torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks.ground import Missing, program, shared
-from worker.orthanc import free_port
+from worker.demo.orthanc import free_port
 
 POLL = 0.02
 """Seconds between two looks at Orthanc: the resolution of a result's time."""

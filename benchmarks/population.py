@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from dicom_io.errors import Permanent
-from modeltrain.preprocess import read_and_tell, to_input
-from modeltrain.registry import load_card, shipped_model
-from worker.inference import open_engine
+from modeltrain.model.card import load_card, shipped_model
+from modeltrain.model.preprocess import read_and_tell, to_input
+from worker.inference.engine import open_engine
 from worker.settings import ModelSettings
 
 

@@ -28,17 +28,17 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from benchmarks import ground
-from dicom_io import presentation_state, secondary_capture, structured_report
-from dicom_io.derived import encode
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.pixels import Rendered, render
-from dicom_io.validate import check
-from modeltrain.preprocess import to_input
-from modeltrain.region import attended_region
-from modeltrain.registry import Card, load_card, shipped_model
-from worker.inference import open_engine
-from worker.phantom import draw, radiograph
-from worker.picture import compose
+from dicom_io.objects import presentation_state, secondary_capture, structured_report
+from dicom_io.objects.common import encode
+from dicom_io.objects.validate import check
+from dicom_io.pixels.render import Rendered, render
+from modeltrain.model.card import Card, load_card, shipped_model
+from modeltrain.model.preprocess import to_input
+from modeltrain.model.region import attended_region
+from worker.demo.phantom import draw, radiograph
+from worker.inference.engine import open_engine
+from worker.results.overlay import compose
 from worker.settings import ModelSettings, Results
 
 GOAL = 60.0

@@ -20,13 +20,13 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import ground
-from modeltrain.augment import dressed, toned
-from modeltrain.data import Images, split_by_patient, training_samples
-from modeltrain.framing import overlap
-from modeltrain.judge import Judge
-from modeltrain.recipe import Augmentation, Recipe
-from modeltrain.registry import load_card, shipped_model
-from worker.inference import open_engine
+from modeltrain.data.augment import Augmentation, dressed, toned
+from modeltrain.data.framing import overlap
+from modeltrain.data.samples import Images, split_by_patient, training_samples
+from modeltrain.model.card import load_card, shipped_model
+from modeltrain.model.decision import Judge
+from modeltrain.training.recipe import Recipe
+from worker.inference.engine import open_engine
 from worker.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from worker.inference import Engine
+    from worker.inference.engine import Engine
 
     Dress = Callable[[NDArray[np.uint8], NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import ground
 from benchmarks.peers import Orthanc, Process, Sender, Watch, cxrd, naive
-from modeltrain.registry import load_card, shipped_model
+from modeltrain.model.card import load_card, shipped_model
 
 Start = Callable[[Path, int, Path], tuple[Process, int]]
 WORKERS: dict[str, Start] = {"naive": naive, "cxrd": cxrd}

@@ -24,28 +24,29 @@ import cv2
 
 from benchmarks import ground
 from benchmarks.peers import Sender
-from dicom_io.derived import encode
-from dicom_io.eligibility import judge
-from dicom_io.files import read_dataset, read_header
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.pixels import render
-from dicom_io.scp import NodeOptions, StorageNode
-from dicom_io.scu import Peer, deliver
-from dicom_io.secondary_capture import KIND, secondary_capture
-from dicom_io.spool import SpoolFile
-from modeltrain.judge import Judge
-from modeltrain.outputs import attention
-from modeltrain.preprocess import to_input
-from modeltrain.registry import Card, load_card, shipped_model
-from worker import migrations
-from worker.blobs import Blobs
+from dicom_io.header.eligibility import judge
+from dicom_io.header.reading import read_dataset, read_header
+from dicom_io.network.spool import SpoolFile
+from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.storage_scu import Peer, deliver
+from dicom_io.objects.common import encode
+from dicom_io.objects.secondary_capture import KIND, secondary_capture
+from dicom_io.pixels.render import render
+from modeltrain.model.card import Card, load_card, shipped_model
+from modeltrain.model.decision import Judge
+from modeltrain.model.outputs import attention
+from modeltrain.model.preprocess import to_input
 from worker.clock import now
-from worker.inference import OnnxEngine
-from worker.ledger import Ledger, NewFinding, NewReceipt, NewResult, connect
-from worker.orthanc import free_port
-from worker.picture import compose
-from worker.pipeline import rules_of
+from worker.demo.orthanc import free_port
+from worker.engines.analysis import rules_of
+from worker.inference.engine import OnnxEngine
+from worker.ledger import migrations
+from worker.ledger.receipts import Ledger, connect
+from worker.ledger.records import NewFinding, NewReceipt, NewResult
+from worker.results.overlay import compose
 from worker.settings import Settings
+from worker.storage.blobs import Blobs
 
 FRAGMENT = 131072
 """Bytes in one PDU when the sender makes use of our largest."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MANUFACTURER = "cxrd"
+"""Of every object that holds a finding; by it our own results are recognised when they come back."""
+
 
 @dataclass(frozen=True)
 class Region:

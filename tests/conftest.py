@@ -12,9 +12,9 @@ import structlog
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from worker import migrations
-from worker.ledger import Ledger, connect
-from worker.reader import Reader
+from worker.inference.analyzer import Reader
+from worker.ledger import migrations
+from worker.ledger.receipts import Ledger, connect
 from worker.settings import Settings
 
 POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydicom import Dataset
 
-from dicom_io.derived import encode
+from dicom_io.objects.common import encode
 
 BOUNDARY = "=_part 1"
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from modeltrain.learnt import write_learnt
-from modeltrain.registry import CARD, LEARNT, ONNX, SAFETENSORS, shipped_model
-from modeltrain.source import Sources
+from modeltrain.data.seen_images import write_learnt
+from modeltrain.data.sources import Sources
+from modeltrain.model.card import CARD, LEARNT, ONNX, SAFETENSORS, shipped_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from modeltrain.source import Source
+    from modeltrain.data.sources import Source
 
 
 def variant(

@@ -16,12 +16,12 @@ import pydicom
 import pytest
 import yaml
 
-from dicom_io.derived import encode
-from modeltrain.registry import shipped_model
+from dicom_io.objects.common import encode
+from modeltrain.model.card import shipped_model
 from tests.acceptance.program import Service, run
 from tests.peers import chest, receiving, send, wait_for
 from tests.shared import shared
-from worker.phantom import draw, radiograph
+from worker.demo.phantom import draw, radiograph
 
 
 def one_line(stderr: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.program import CXRD
 from tests.integration.orthanc import binary
 from tests.peers import wait_for
-from worker.orthanc import LocalOrthanc
+from worker.demo.orthanc import LocalOrthanc
 
 
 def running(folder: Path) -> list[int]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modeltrain.registry import ONNX, load_card, shipped_model
-from modeltrain.versions import version_name
+from modeltrain.model.card import ONNX, load_card, shipped_model
+from modeltrain.model.registry import version_name
 from tests.acceptance.program import Service, run
 from tests.models import variant
 from tests.peers import chest, send, wait_for

@@ -18,8 +18,8 @@ from tests.archive import pacs
 from tests.dicomweb import dicomweb
 from tests.integration.orthanc import free_port
 from tests.peers import chest, wait_for
-from worker.audit import Filter, findings
-from worker.database import open_ledger
+from worker.ledger.database import open_ledger
+from worker.ledger.queries import Filter, findings
 from worker.settings import load
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from modeltrain.registry import load_card, shipped_model
+from modeltrain.model.card import load_card, shipped_model
 from tests.acceptance.program import Service, run
 from tests.acceptance.test_survival import distinct, source_of
 from tests.models import variant

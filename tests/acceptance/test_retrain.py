@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeltrain.registry import load_card, shipped_model
+from modeltrain.model.card import load_card, shipped_model
 from tests.acceptance.program import Service, run
 from tests.peers import chest, send, wait_for
-from tests.unit.modeltrain_toys import write_class
+from tests.unit.modeltrain.toys import write_class
 
 pytestmark = pytest.mark.slow
 COUNT = 8

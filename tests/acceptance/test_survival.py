@@ -17,7 +17,7 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from dicom_io.errors import CxrdError
-from dicom_io.files import read_header
+from dicom_io.header.reading import read_header
 from tests.acceptance.program import Service, run
 from tests.peers import chest, receiving, send, wait_for
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.daemon import Daemon
+from worker.engines.daemon import Daemon
 from worker.settings import Settings
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.orthanc import DIRECT, LocalOrthanc, free_port
+from worker.demo.orthanc import DIRECT, LocalOrthanc, free_port
 
 __all__ = ["Orthanc", "binary", "free_port"]
 

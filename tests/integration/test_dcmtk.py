@@ -10,13 +10,13 @@ import pydicom
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
-from dicom_io.compression import LOSSLESS
-from dicom_io.derived import encode
+from dicom_io.objects.common import encode
+from dicom_io.pixels.compression import LOSSLESS
 from tests.integration.dcmtk import storescp
 from tests.integration.orthanc import binary
 from tests.peers import chest, send, wait_for
-from worker.audit import Filter, findings
-from worker.daemon import Daemon
+from worker.engines.daemon import Daemon
+from worker.ledger.queries import Filter, findings
 
 
 def test_echoscu(daemon: Callable[..., Daemon]) -> None:

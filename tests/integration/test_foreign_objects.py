@@ -16,8 +16,8 @@ from pynetdicom.presentation import build_context
 
 from tests.peers import store_bytes, wait_for
 from tests.shared import shared
-from worker.audit import Filter, findings, refusals
-from worker.daemon import Daemon
+from worker.engines.daemon import Daemon
+from worker.ledger.queries import Filter, findings, refusals
 
 # What the file names promise: the frontal radiographs are analysed, the lateral and all else are not. The dog's header
 # says nothing against a chest: it takes a look at the image to see that, which is not this test's subject.
@@ -67,7 +67,8 @@ def test_every_object_is_answered_and_ends_in_the_audit(daemon: Callable[..., Da
     association.release()
     stored = {sent[name][2] for name, status in statuses.items() if status == 0x0000}
     wait_for(
-        lambda: sum(worker.ledger.counts().get(s, 0) for s in ("analysed", "not_analysed", "failed")) == len(stored), 60
+        lambda: sum(worker.ledger.counts().get(s, 0) for s in ("analysed", "not_analysed", "failed")) == len(stored),
+        60,
     )
     rows = {row["sop_instance_uid"]: row for row in findings(worker.ledger, Filter())}
     ends = {name: rows[sent[name][2]] for name, status in statuses.items() if status == 0x0000}

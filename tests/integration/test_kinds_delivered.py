@@ -17,9 +17,9 @@ from pydicom.uid import JPEGBaseline8Bit
 from tests.integration.dcmtk import storescp
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import chest, receiving, send, wait_for
-from worker.audit import story
-from worker.daemon import Daemon
-from worker.results import SOP_CLASSES
+from worker.engines.daemon import Daemon
+from worker.ledger.queries import story
+from worker.results.result_set import SOP_CLASSES
 from worker.settings import Kind
 
 KINDS = get_args(Kind)

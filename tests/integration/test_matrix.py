@@ -25,10 +25,19 @@ import pytest
 from pydicom import Dataset
 
 from tests.tools import tool
-from tests.unit.test_presentation_state import table
-from tests.unit.test_result_set import CAM, FINDING, NORMAL, PICTURE, PIXELS, answered, eight_bits, source
-from tests.unit.test_secondary_capture import MISSING, NAMES
-from worker.results import SOP_CLASSES
+from tests.unit.dicom_io.objects.test_presentation_state import table
+from tests.unit.dicom_io.objects.test_secondary_capture import MISSING, NAMES
+from tests.unit.worker.results.test_result_set import (
+    CAM,
+    FINDING,
+    NORMAL,
+    PICTURE,
+    PIXELS,
+    answered,
+    eight_bits,
+    source,
+)
+from worker.results.result_set import SOP_CLASSES
 from worker.settings import Kind
 
 KINDS = get_args(Kind)

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from pydicom.uid import RLELossless
 
-from dicom_io.derived import encode
+from dicom_io.objects.common import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import chest, send, wait_for
-from worker import checks
-from worker.audit import Filter, findings
-from worker.cli import app
-from worker.daemon import Daemon
+from worker.cli.app import app
+from worker.engines.daemon import Daemon
+from worker.health import check
+from worker.ledger.queries import Filter, findings
 from worker.settings import Destination, Settings
 
 
@@ -73,7 +73,7 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
         there = Destination(
             name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC", compression="jpeg-2000"
         )
-        seen = list(checks.run(Settings(destinations=(there,)), "orthanc", store=True))
+        seen = list(check.run(Settings(destinations=(there,)), "orthanc", store=True))
         assert all(check.ok for check in seen), seen
         words = " ".join(check.seen for check in seen)
         for expected in (
@@ -94,7 +94,7 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
         web = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
-        seen = list(checks.run(Settings(destinations=(web,)), "web", store=True))
+        seen = list(check.run(Settings(destinations=(web,)), "web", store=True))
         assert all(check.ok for check in seen), seen
         assert [check.seen for check in seen] == [
             f"{web.url} answers a search (QIDO-RS)",

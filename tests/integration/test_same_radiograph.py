@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dicom_io.files import read_dataset
-from dicom_io.pixels import Rendered
-from modeltrain.preprocess import read_picture
+from dicom_io.header.reading import read_dataset
+from dicom_io.pixels.render import Rendered
+from modeltrain.model.preprocess import read_picture
 from tests.shared import shared
-from worker.reader import Reader
+from worker.inference.analyzer import Reader
 
 NOW = dt.datetime(2026, 1, 31, tzinfo=dt.UTC)
 STEMS = ("IM-0001-0001", "person1_virus_11", "NORMAL2-IM-0366-0001", "person80_bacteria_391")

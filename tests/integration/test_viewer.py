@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 
-from dicom_io.derived import encode
+from dicom_io.objects.common import encode
 from tests.integration.orthanc import Orthanc, binary, free_port
 from tests.peers import wait_for
-from tests.unit.test_result_set import coded, tree
-from worker.audit import Filter, findings
-from worker.daemon import Daemon
-from worker.phantom import draw, radiograph
-from worker.viewer import ViewerServer
+from tests.unit.worker.results.test_result_set import coded, tree
+from worker.demo.phantom import draw, radiograph
+from worker.demo.viewer import ViewerServer
+from worker.engines.daemon import Daemon
+from worker.ledger.queries import Filter, findings
 
 PROJECT = Path(__file__).parents[2]
 FLAGS = [

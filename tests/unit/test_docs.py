@@ -19,12 +19,13 @@ import pytest
 import typer
 import yaml
 
-from worker import migrations
-from worker.cli import app
-from worker.ledger import Ledger, NewFinding, NewReceipt, NewResult, connect
-from worker.parcels import Parcels
+from worker.cli.app import app
+from worker.ledger import migrations
+from worker.ledger.deliveries import Parcels
+from worker.ledger.receipts import Ledger, connect
+from worker.ledger.records import NewFinding, NewReceipt, NewResult
+from worker.ledger.tables import State
 from worker.settings import Settings
-from worker.tables import State
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydicom.uid import UID
 
-from dicom_io.status import Outcome, outcome
+from dicom_io.network.status import Outcome, outcome
 from dicom_io.uids import derived_uid, digest
-from worker.retry import backoff
+from worker.queue.retry import backoff
 
 
 @pytest.mark.parametrize(

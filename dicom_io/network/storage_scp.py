@@ -1,0 +1,237 @@
+"""The storage node: Verification and Storage SCP (PS3.4 A and B), one callback an object, never a decode on the way."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
+from pynetdicom import AE, evt, register_uid
+from pynetdicom import _config as pynetdicom_config
+from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from dicom_io.network import spool, status
+
+log = structlog.get_logger("cxrd.scp")
+
+# pynetdicom's own log handlers can print data sets; the node tells its own story.
+pynetdicom_config.LOG_HANDLER_LEVEL = "none"
+
+# Syntaxes that pydicom decodes with the packages we depend on. A radiograph that is offered in several is taken in one
+# of these; anything that is not a radiograph is stored in whatever it comes.
+_UNREADABLE = re.compile(
+    "MPEG|HEVC|JPIP|Multi-component|JPEG XL|SMPTE|Encapsulated Uncompressed|Papyrus|RFC 2557|XML", re.IGNORECASE
+)
+# Explicit comes first: pynetdicom takes the first of ours that is offered, and implicit would lose what private
+# elements are.
+_READABLE = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.name)]
+READABLE_SYNTAXES = sorted(_READABLE, key=lambda uid: uid != ExplicitVRLittleEndian)
+ANY_SYNTAX = READABLE_SYNTAXES + [uid for uid in AllTransferSyntaxes if _UNREADABLE.search(uid.name)]
+RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
+_register_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One object as it came off the network, its bytes already on disk but not yet made durable."""
+
+    file: spool.SpoolFile
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    called_ae: str
+    peer_address: str
+    received_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How the node shows itself on the network.
+
+    ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title. ``maximum_pdu`` is the
+    largest PDU in bytes that we accept; large ones save work on large images.
+    """
+
+    ae_title: str = "CXRD"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    allowed_calling: tuple[str, ...] = ()
+    require_called: bool = False
+    maximum_associations: int = 20
+    maximum_pdu: int = 131072
+    network_timeout: float = 60.0
+
+
+class StorageNode:
+    """A listening application entity that hands each stored object to `receive` and answers with what it returns.
+
+    Parameters
+    ----------
+    options
+        Title, address and limits.
+    folder
+        Where objects lie while they arrive; emptied at `start`, since nothing in it was ever acknowledged.
+    receive
+        Called in the association's thread with one `Arrival`; returns a C-STORE status (`network.status`). It
+        owns the arrival's file: what it does not rename away is removed afterwards.
+    """
+
+    def __init__(self, options: NodeOptions, folder: Path, receive: Callable[[Arrival], int]) -> None:
+        self.options = options
+        self._folder = folder
+        self._receive = receive
+        self._server: Any = None
+        self._entity = self._build()
+        self._busy = 0
+        self._busy_lock = threading.Lock()
+
+    @property
+    def port(self) -> int:
+        """The port that the node listens on, once started."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begin to listen.
+
+        Raises
+        ------
+        OSError
+            When the address cannot be bound.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self._folder.glob("*.part"):
+            leftover.unlink()
+        handlers: list[Any] = [
+            (evt.EVT_C_ECHO, lambda _event: status.SUCCESS),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_REQUESTED, self._on_requested),
+            (evt.EVT_ACCEPTED, _on_accepted),
+            (evt.EVT_CONN_CLOSE, spool.drop_unfinished),
+        ]
+        spool.use(self.options.port, self._folder)
+        self._server = self._entity.start_server(
+            (self.options.host, self.options.port), block=False, evt_handlers=handlers
+        )
+        spool.use(self.port, self._folder)  # another one where port 0 took a free port
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Stop listening, let objects on their way arrive for up to `grace` seconds, then close the associations."""
+        if self._server is None:
+            return
+        ports = {self.options.port, self.port}
+        self._server.shutdown()
+        self._server = None
+        deadline = time.monotonic() + grace
+        while self._receiving() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for association in self._entity.active_associations:
+            association.abort()
+        for port in ports:
+            spool.leave(port, self._folder)
+
+    def _receiving(self) -> bool:
+        """Tell whether an object is arriving or being stored."""
+        arriving = any(each.dimse.message is not None for each in self._entity.active_associations)
+        return arriving or self._busy > 0
+
+    def _build(self) -> AE:
+        options = self.options
+        entity = AE(options.ae_title)
+        entity.maximum_associations = options.maximum_associations
+        entity.maximum_pdu_size = options.maximum_pdu
+        entity.network_timeout = options.network_timeout
+        entity.dimse_timeout = options.network_timeout
+        entity.require_called_aet = options.require_called
+        entity.require_calling_aet = list(options.allowed_calling)
+        entity.supported_contexts = supported()
+        return entity
+
+    def _on_requested(self, event: Any) -> None:
+        """Take retired and private storage classes too: an auto-routing rule sends whole studies."""
+        acceptor = event.assoc.acceptor
+        known = {context.abstract_syntax for context in acceptor.supported_contexts}
+        extra = []
+        for proposed in event.assoc.requestor.primitive.presentation_context_definition_list:
+            uid = UID(proposed.abstract_syntax)
+            if uid not in known and _may_be_storage(uid):
+                _register(uid)
+                context = PresentationContext()
+                context.abstract_syntax = uid
+                context.transfer_syntax = list(ANY_SYNTAX)
+                extra.append(context)
+        if extra:
+            acceptor.supported_contexts = [*acceptor.supported_contexts, *extra]
+
+    def _on_store(self, event: Any) -> int:
+        with self._busy_lock:
+            self._busy += 1
+        try:
+            return self._receive(self._arrival(event))
+        finally:
+            file = event.request._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
+            if file is not None:
+                file.discard()
+            with self._busy_lock:
+                self._busy -= 1
+
+    @staticmethod
+    def _arrival(event: Any) -> Arrival:
+        request, requestor = event.request, event.assoc.requestor
+        return Arrival(
+            file=request._dataset_file,  # noqa: SLF001
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            calling_ae=requestor.ae_title.strip(),
+            called_ae=event.assoc.requestor.primitive.called_ae_title.strip(),
+            peer_address=str(requestor.address),
+            received_at=dt.datetime.now(dt.UTC),
+        )
+
+
+def supported() -> list[PresentationContext]:
+    """Return the presentation contexts that the node accepts; storage classes that are not among them come on top."""
+    contexts = [build_context(Verification)]
+    for context in AllStoragePresentationContexts:
+        sop_class = str(context.abstract_syntax)
+        syntaxes = READABLE_SYNTAXES if sop_class in RADIOGRAPHS else ANY_SYNTAX
+        contexts.append(build_context(sop_class, list(syntaxes)))
+    return contexts
+
+
+def _may_be_storage(uid: UID) -> bool:
+    name = UID_dictionary.get(uid, ("",))[0]
+    if not name:  # private, or newer than our dictionary: only a storage class is proposed to a storage node
+        return uid.is_valid
+    return "Storage" in name and "Commitment" not in name
+
+
+def _register(uid: UID) -> None:
+    with _register_lock:
+        register_uid(uid, "Extra_" + re.sub(r"\W", "_", uid), StorageServiceClass)
+
+
+def _on_accepted(event: Any) -> None:
+    """Guard the reactor: pynetdicom lets a malformed command kill its thread, and the slot with it."""
+    provider = event.assoc.dimse
+    original = provider.receive_primitive
+
+    def guarded(primitive: Any) -> None:
+        try:
+            original(primitive)
+        except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
+            log.warning("malformed_command", error=type(error).__name__)
+            provider.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
+
+    provider.receive_primitive = guarded

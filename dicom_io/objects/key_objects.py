@@ -1,0 +1,99 @@
+"""Makes the Key Object Selection that names the radiograph and all that was made from it as one set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from highdicom.ko import KeyObjectSelection
+from highdicom.sr.utils import collect_evidence
+from pydicom.sr.codedict import codes
+from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage, KeyObjectSelectionDocumentStorage
+
+from dicom_io.objects.common import begin, names_of, reference, stand_in
+from dicom_io.objects.structured_report import as_document, device_observer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from pydicom.dataset import Dataset
+
+    from dicom_io.finding import ModelIdentity
+
+KIND = "key-objects"
+TITLE = codes.DCM.OfInterest
+_DESCRIPTION = "A chest radiograph and what cxrd made from it. For research use. Not for diagnosis."
+
+
+def key_objects(
+    source: Dataset,
+    *,
+    identity: ModelIdentity,
+    series_number: int,
+    series_description: str,
+    created: datetime,
+    others: Sequence[Dataset],
+) -> Dataset:
+    """Name the radiograph and its results (Key Object Selection Document, PS3.3 A.35.4; TID 2010, PS3.16).
+
+    A presentation state is named with the radiograph it presents, as PS3.3 C.18.4 has it; images are IMAGE items, and
+    everything else is COMPOSITE.
+
+    Parameters
+    ----------
+    source
+        The radiograph as received; its pixel data is not needed. It is not changed.
+    identity
+        The model, which observed.
+    series_number, series_description
+        Of the new series, the same for every study.
+    created
+        When the selection was made, aware.
+    others
+        The other result objects for the same image.
+
+    Raises
+    ------
+    UnreadableObject
+        The source lacks its study, SOP instance or SOP class UID.
+    Unsuitable
+        The source lacks its series or its size, without which no document can refer to it.
+    """
+    stand = stand_in(source)
+    selection = begin(
+        source,
+        identity,
+        kind=KIND,
+        sop_class=KeyObjectSelectionDocumentStorage,
+        modality="KO",
+        series_number=series_number,
+        series_description=series_description,
+        created=created,
+    )
+    states = [each for each in others if each.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage]
+    named = [stand, *(_named(each) for each in others if each not in states)]
+    content = KeyObjectSelection(
+        document_title=TITLE,
+        referenced_objects=named,
+        observer_device_context=device_observer(identity),
+        description=_DESCRIPTION,
+    )
+    if states:
+        image = next(item for item in content[0].ContentSequence if item.ValueType == "IMAGE")
+        image.ReferencedSOPSequence[0].ReferencedSOPSequence = [reference(states[0])]
+    for element in content[0]:
+        selection[element.tag] = element
+    evidence = [*named, *map(names_of, states)]
+    current, _ = collect_evidence(evidence, selection, study_instance_uid=selection.StudyInstanceUID)
+    selection.CurrentRequestedProcedureEvidenceSequence = current
+    selection.ReferencedPerformedProcedureStepSequence = []
+    as_document(selection)
+    return selection
+
+
+def _named(dataset: Dataset) -> Dataset:
+    """Return a result's names, with its size where it is an image, by which highdicom tells it from a document."""
+    item = names_of(dataset)
+    if "Rows" in dataset:
+        item.Rows, item.Columns = dataset.Rows, dataset.Columns
+    return item

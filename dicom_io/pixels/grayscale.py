@@ -1,0 +1,163 @@
+"""The grayscale transformations before polarity: modality LUT, then VOI LUT or window (PS3.3 C.11.1 and C.11.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_io.errors import UnsupportedPixels
+from dicom_io.header.attributes import items, number, numbers, text, values
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+Floats = NDArray[np.float64]
+
+# Where no window is given: the part of the pixels to either side of the displayed range.
+_TAIL = 0.001
+# A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake.
+_VISIBLE = 0.01
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that can be applied (PS3.3 C.11.2.1.2 and C.11.2.1.3); centre and width in modality values."""
+
+    centre: float
+    width: float
+    function: str
+
+
+def modality(dataset: Dataset, stored: NDArray[np.int32], *, signed: bool) -> Floats:
+    """Apply the Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1)."""
+    item = lut_item(dataset, "ModalityLUTSequence")
+    if item is not None:
+        table, first, _ = _lut(item, signed, "Modality LUT")
+        return table[np.clip(stored - first, 0, table.size - 1)]
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
+    if slope == 0.0:
+        raise UnsupportedPixels("Rescale Slope is 0")
+    return stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
+def voi(
+    dataset: Dataset, modality: Floats, counts: NDArray[np.float32], *, signed: bool
+) -> tuple[Floats, tuple[float, float] | None]:
+    """Bring modality values to 0..1 by the VOI LUT, the window, or the range that the image uses (PS3.3 C.11.2).
+
+    Where that range was used, its centre and width (VOI LUT Function LINEAR) come with it.
+    """
+    item = lut_item(dataset, "VOILUTSequence")
+    if item is not None:
+        # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
+        table, first, top = _lut(item, bool(modality.min() < 0) or signed, "VOI LUT")
+        index = np.clip(np.rint(modality) - first, 0, table.size - 1).astype(np.intp)
+        shown: Floats | None = table[index] / top
+    else:
+        shown = _windowed(dataset, modality)
+    if shown is None or not _shows_something(shown, counts):
+        return _robust(modality, counts)
+    return shown, None
+
+
+def window_of(dataset: Dataset) -> Window | None:
+    """Return the first window, or None where there is none that can be applied.
+
+    A VOI LUT Function that is none of the defined terms counts as absent: LINEAR (PS3.3 C.11.2.1.3).
+    """
+    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    function = text(dataset, "VOILUTFunction").upper()
+    if function not in _FUNCTIONS:
+        function = "LINEAR"
+    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        return None
+    return Window(centre, width, function)
+
+
+def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
+    """Apply the first window; None where there is none."""
+    window = window_of(dataset)
+    if window is None:
+        return None
+    centre, width = window.centre, window.width
+    if window.function == "SIGMOID":
+        curve: Floats = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - centre) / width, -700.0, 700.0)))
+        return curve
+    if window.function == "LINEAR":
+        centre, width = centre - 0.5, width - 1.0
+    if width == 0.0:  # LINEAR of width 1 is a threshold
+        return (modality > centre).astype(np.float64)
+    ramp: Floats = np.clip((modality - centre) / width + 0.5, 0.0, 1.0)
+    return ramp
+
+
+def _shows_something(shown: Floats, counts: NDArray[np.float32]) -> bool:
+    """Tell whether enough pixels are neither all black nor all white."""
+    total = float(counts.sum())
+    black, white = float(counts[shown <= 0.0].sum()), float(counts[shown >= 1.0].sum())
+    return max(black, white) <= (1.0 - _VISIBLE) * total
+
+
+def _robust(modality: Floats, counts: NDArray[np.float32]) -> tuple[Floats, tuple[float, float] | None]:
+    """Spread the range between the two tails of the image's own histogram over 0..1."""
+    used = np.flatnonzero(counts)
+    if used.size == 0:  # nothing but padding
+        return np.zeros_like(modality), None
+    used = used[np.argsort(modality[used], kind="stable")]
+    share = np.cumsum(counts[used], dtype=np.float64)
+    share /= share[-1]
+    low = modality[used[np.searchsorted(share, _TAIL)]]
+    high = modality[used[np.searchsorted(share, 1.0 - _TAIL)]]
+    if high <= low:
+        low, high = modality[used[0]], modality[used[-1]]
+    if high <= low:  # all of one value
+        return np.zeros_like(modality), None
+    spread: Floats = np.clip((modality - low) / (high - low), 0.0, 1.0)
+    return spread, (float(low + high) / 2 + 0.5, float(high - low) + 1)
+
+
+def lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
+    """Return the first item of a LUT Sequence, unless it is an empty shell, as some converters write."""
+    found = items(dataset, keyword)
+    return found[0] if found and (values(found[0], "LUTDescriptor") or values(found[0], "LUTData")) else None
+
+
+def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
+    """Read a LUT Sequence's item: its entries, the input value of the first, and its highest possible entry.
+
+    PS3.3 C.11.1.1.1: the descriptor holds the number of entries (0 for 65,536), the first input and the bits of an
+    entry. Entries of 8 bits may be packed two to a word. An entry too large for the stated bits counts with its own.
+    """
+    descriptor = numbers(item, "LUTDescriptor")
+    entries = _lut_entries(item, int(descriptor[0]) % 0x10000 or 0x10000) if len(descriptor) == 3 else None
+    if entries is None or entries.size == 0:
+        raise UnsupportedPixels(f"the {name} is damaged")
+    first = int(descriptor[1])
+    if signed and first > 0x7FFF:
+        first -= 0x10000
+    bits = max(int(descriptor[2]), int(entries.max()).bit_length())
+    if not 1 <= bits <= 16:
+        raise UnsupportedPixels(f"the {name} has entries of {bits} bits: at most 16 are read")
+    return entries.astype(np.float64), first, float((1 << bits) - 1)
+
+
+def lut_words(item: Dataset) -> NDArray[np.uint16]:
+    """Return LUT Data as the words it was stored as, in whichever byte order: one entry each, or two of 8 bits."""
+    found = values(item, "LUTData")
+    if len(found) == 1 and isinstance(found[0], bytes):
+        big = item.original_encoding[1] is False
+        data = found[0][: len(found[0]) // 2 * 2]
+        return np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
+    return np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
+
+
+def _lut_entries(item: Dataset, size: int) -> NDArray[np.uint16] | None:
+    """Return LUT Data as numbers, whether it came as words or as bytes; None where there are fewer than stated."""
+    words = lut_words(item)
+    if words.size < size <= 2 * words.size:  # two entries of 8 bits in each word, the first one in its low byte
+        words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
+    return words[:size] if words.size >= size else None

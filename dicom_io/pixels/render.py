@@ -1,0 +1,289 @@
+"""Makes the picture a radiologist would see (float, 0 black to 1 white) from a dataset's stored values.
+
+The order is that of PS3.4 N.2: stored values, modality LUT, VOI LUT or window, then the polarity of the photometric
+interpretation. Every step is a function of the stored value alone, so all of them are worked out once for each value
+that a pixel can hold (256 or 65,536), and the image itself is turned by a single table look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from dicom_io.errors import UnsupportedPixels
+from dicom_io.header.attributes import MALFORMED, integer, numbers, text
+from dicom_io.pixels import codec_process
+from dicom_io.pixels.codestream import Dimensions, dimensions
+from dicom_io.pixels.grayscale import modality, voi
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# A radiograph of 43 cm × 43 cm at 0.1 mm is 18 million pixels; nothing real comes near this.
+MAX_PIXELS = 60_000_000
+
+# Which of several decoders reads a syntax: the quickest that survives damaged data (docs/decisions.md).
+_DECODERS = {
+    JPEGBaseline8Bit: "pillow",
+    JPEG2000Lossless: "pylibjpeg",
+    JPEG2000: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg",
+    HTJ2KLosslessRPCL: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+    RLELossless: "pydicom",
+}
+# These are GDCM's, which does not: it has a process of its own. Beside each, what GDCM is told that it is: it knows the
+# JPEG processes by their code streams, but under the name of the extended one it takes 8 bits only.
+_APART = {
+    JPEGExtended12Bit: JPEGLosslessSV1,
+    JPEGLossless: JPEGLosslessSV1,
+    JPEGLosslessSV1: JPEGLosslessSV1,
+    JPEGLSLossless: JPEGLSLossless,
+    JPEGLSNearLossless: JPEGLSNearLossless,
+}
+
+Cells = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A radiograph as displayed."""
+
+    values: NDArray[np.float32]  # [H,W], 0 black (air) to 1 white (bone)
+    aspect: float  # row spacing / column spacing: how much taller than wide a pixel is; 1.0 if unknown
+    # Centre and width (VOI LUT Function LINEAR) where the dataset's own VOI LUT or window was not what was shown.
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a stored value lies in its cell of memory (PS3.5 8.1.1)."""
+
+    rows: int
+    columns: int
+    allocated: int  # bits of a cell: 8 or 16
+    stored: int  # bits of a value
+    high: int  # the value's highest bit
+    signed: bool
+
+
+def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
+    """Turn a single-frame grey dataset into the picture it means (PS3.3 C.11.1 and C.11.2, PS3.4 N.2).
+
+    The VOI LUT or window is the first of those given. Without one, the range from the 0.1 to the 99.9 percentile is
+    shown; so it is where the given one leaves 99 % of the pixels black, or 99 % white, which no reader could have used.
+    Pixel padding is left out of that and drawn black. Polarity follows the photometric interpretation alone:
+    Presentation LUT Shape only repeats it (PS3.3 C.8.11.3.1.2), and inverting for both would undo it.
+
+    Parameters
+    ----------
+    dataset
+        A dataset with pixel data, as read; it is not changed.
+    max_pixels
+        Rows × Columns above this are refused before anything is allocated.
+
+    Returns
+    -------
+    Rendered
+        At full size.
+
+    Raises
+    ------
+    UnsupportedPixels
+        The pixel data is missing, damaged, too large, or of a kind that is not read here.
+    """
+    layout = _layout(dataset, max_pixels)
+    cells, order = _cells(dataset, layout)
+    stored = _stored_values(order, layout)
+    counts = np.asarray(cv2.calcHist([cells], [0], None, [order.size], [0, order.size]), np.float32).ravel()
+    padding = _padding(dataset, stored, layout)
+    counts[padding] = 0
+    shown, window = voi(dataset, modality(dataset, stored, signed=layout.signed), counts, signed=layout.signed)
+    if text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1":
+        shown = 1.0 - shown
+    shown[padding] = 0.0
+    return Rendered(np.asarray(cv2.LUT(cells, shown.astype(np.float32)), np.float32), _aspect(dataset), window)
+
+
+def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
+    """Check the image pixel module and return how the values lie in memory."""
+    if "PixelData" not in dataset:
+        kinds = "float " if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset else ""
+        raise UnsupportedPixels(f"{kinds}pixel data is not read here" if kinds else "no pixel data")
+    photometric = text(dataset, "PhotometricInterpretation").upper()
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        name = photometric if photometric in _COLOUR else "unknown or absent"
+        raise UnsupportedPixels(f"photometric interpretation {name}: only MONOCHROME1 and MONOCHROME2 are read")
+    if (samples := integer(dataset, "SamplesPerPixel") or 1) != 1:
+        raise UnsupportedPixels(f"{samples} samples per pixel: only 1 is read")
+    frames = integer(dataset, "NumberOfFrames")
+    if frames not in (None, 1):
+        raise UnsupportedPixels(f"{frames} frames: only a single frame is read")
+    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+    if rows < 1 or columns < 1:
+        raise UnsupportedPixels("Rows or Columns is missing or 0")
+    if rows * columns > max_pixels:
+        raise UnsupportedPixels(f"{rows} × {columns} pixels are more than the {max_pixels} allowed")
+    allocated = integer(dataset, "BitsAllocated")
+    if allocated not in (8, 16):
+        raise UnsupportedPixels(f"{allocated or 'no'} bits allocated: only 8 and 16 are read")
+    stored = integer(dataset, "BitsStored") or allocated
+    high = integer(dataset, "HighBit")
+    high = stored - 1 if high is None else high
+    if not 1 <= stored <= high + 1 <= allocated:
+        raise UnsupportedPixels(f"Bits Stored {stored} and High Bit {high} do not fit {allocated} bits allocated")
+    return _Layout(rows, columns, allocated, stored, high, integer(dataset, "PixelRepresentation") == 1)
+
+
+_COLOUR = frozenset(
+    {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
+    | {"HSV", "ARGB", "CMYK", "XYB"}
+)
+
+
+def _cells(dataset: Dataset, layout: _Layout) -> tuple[Cells, Cells]:
+    """Return the image's cells as they lie in memory, and the cell meant by each number that one can show there."""
+    syntax = _transfer_syntax(dataset)
+    kind = np.dtype(np.uint8 if layout.allocated == 8 else np.uint16)
+    order = np.arange(1 << layout.allocated, dtype=np.uint32).astype(kind)
+    if syntax.is_encapsulated:
+        return _decoded(dataset, layout, syntax).view(kind), order
+    data = dataset["PixelData"].value
+    pixels = layout.rows * layout.columns
+    if not isinstance(data, bytes | bytearray) or len(data) < pixels * kind.itemsize:
+        raise UnsupportedPixels(f"pixel data is cut off: {len(data or b'')} bytes of {pixels * kind.itemsize}")
+    if syntax == ExplicitVRBigEndian:
+        if kind.itemsize == 2:
+            order = order.byteswap()  # the pixels stay as they are: turning the table is the cheaper way
+        elif dataset["PixelData"].VR == "OW":  # bytes in words: their order in each word is turned (PS3.5 8.1.1)
+            data = np.frombuffer(data, np.uint16, len(data) // 2).byteswap().tobytes()
+    return np.frombuffer(data, kind, pixels).reshape(layout.rows, layout.columns), order
+
+
+def _transfer_syntax(dataset: Dataset) -> UID:
+    """Return the dataset's transfer syntax, or refuse one that carries no picture of its own."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = UID(text(meta, "TransferSyntaxUID")) if meta is not None else UID("")
+    if not syntax:
+        raise UnsupportedPixels("the transfer syntax is not known")
+    if not syntax.is_transfer_syntax:  # also false for a private one, of which nothing is known
+        raise UnsupportedPixels("the transfer syntax is not one of DICOM's")
+    return syntax
+
+
+def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.generic]:
+    """Decompress the frame, after its own header has confirmed the size that the dataset states."""
+    if syntax not in _DECODERS and syntax not in _APART:
+        raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here")
+    try:
+        frame = get_frame(dataset["PixelData"].value, 0, number_of_frames=1)
+    except MALFORMED as error:
+        raise UnsupportedPixels(f"the compressed pixel data is damaged ({type(error).__name__})") from error
+    stated = dimensions(frame, syntax)
+    if stated is not None:
+        _confirm(stated, layout)
+    if stated and syntax in (JPEGLSLossless, JPEGLSNearLossless) and stated.bits in (6, 7):
+        raise UnsupportedPixels(f"JPEG-LS of {stated.bits} bits: GDCM misreads 6 and 7")
+    try:
+        array = (
+            _apart(frame, stated, syntax) if stated and syntax in _APART else _by_pydicom(frame, layout, stated, syntax)
+        )
+    except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
+        raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
+    if array.shape != (layout.rows, layout.columns):
+        raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
+    # Decoders choose cells by the precision of the code stream: 8 bits, in a dataset that allocates 16.
+    return np.ascontiguousarray(array.astype(f"u{layout.allocated // 8}", copy=False))
+
+
+def _apart(frame: bytes, stated: Dimensions, syntax: UID) -> NDArray[np.generic]:
+    """Decompress a frame in a process of its own."""
+    cell = 8 if stated.bits <= 8 else 16
+    data = codec_process.decode(
+        frame, syntax=_APART[syntax], rows=stated.rows, columns=stated.columns, allocated=cell, bits=stated.bits
+    )
+    return np.frombuffer(data, f"u{cell // 8}").reshape(stated.rows, stated.columns)
+
+
+def _by_pydicom(frame: bytes, layout: _Layout, stated: Dimensions | None, syntax: UID) -> NDArray[np.generic]:
+    """Decompress a frame with one of pydicom's decoders."""
+    options: dict[str, Any] = {
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "samples_per_pixel": 1,
+        "number_of_frames": 1,
+        "bits_allocated": layout.allocated,
+        # The code stream's own words, so that the decoder has nothing to mend: the table masks and extends signs.
+        "bits_stored": stated.bits if stated else layout.stored,
+        "pixel_representation": int(stated.signed if stated else layout.signed),
+        "photometric_interpretation": "MONOCHROME2",
+        "pixel_keyword": "PixelData",
+    }
+    data = encapsulate([frame], has_bot=False)
+    array, _ = get_decoder(syntax).as_array(data, raw=True, index=0, decoding_plugin=_DECODERS[syntax], **options)
+    return array
+
+
+def _confirm(stated: Dimensions, layout: _Layout) -> None:
+    """Refuse a code stream that differs from the dataset around it."""
+    if (stated.rows, stated.columns) != (layout.rows, layout.columns):
+        inside, outside = f"{stated.rows} × {stated.columns}", f"{layout.rows} × {layout.columns}"
+        raise UnsupportedPixels(f"the compressed image is {inside}, the dataset says {outside}")
+    if stated.components != 1:
+        raise UnsupportedPixels(f"the compressed image has {stated.components} components: only 1 is read")
+    if stated.bits > layout.allocated:
+        raise UnsupportedPixels(
+            f"the compressed image has {stated.bits} bits, the dataset allocates {layout.allocated}"
+        )
+
+
+def _stored_values(cells: Cells, layout: _Layout) -> NDArray[np.int32]:
+    """Take the stored value out of each possible cell: bits above and below it (old overlays) do not count."""
+    value = (cells.astype(np.int32) >> (layout.high + 1 - layout.stored)) & ((1 << layout.stored) - 1)
+    sign = np.int32(1 << (layout.stored - 1))
+    return (value ^ sign) - sign if layout.signed else value  # two's complement
+
+
+def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> NDArray[np.bool_]:
+    """Tell which stored values are Pixel Padding (PS3.3 C.7.5.1.1.2)."""
+    first = integer(dataset, "PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, np.bool_)
+    last = integer(dataset, "PixelPaddingRangeLimit")
+    ends = np.array([first, first if last is None else last], np.int64)
+    if layout.signed:  # writers that gave the value the VR US meant the same bits
+        ends = np.where(ends > 0x7FFF, ends - 0x10000, ends)
+    inside: NDArray[np.bool_] = (stored >= ends.min()) & (stored <= ends.max())
+    return inside
+
+
+def _aspect(dataset: Dataset) -> float:
+    """Return row spacing / column spacing from the first attribute that gives both, 1.0 where none does in reason."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        pair = numbers(dataset, keyword)
+        if len(pair) == 2 and min(pair) > 0:
+            ratio = pair[0] / pair[1]
+            return ratio if 0.2 <= ratio <= 5.0 else 1.0
+    return 1.0

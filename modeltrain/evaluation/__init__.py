@@ -1,0 +1,4 @@
+"""What a model is worth: figures of merit, comparison of two models, pictures, report.
+
+Doors: `evaluate.ask`, `compare.compare`.
+"""

@@ -1,0 +1,221 @@
+"""How good a model is on labelled radiographs: every number from its answers, whichever engine gave them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, f1_score, precision_score, roc_auc_score
+
+from dicom_io.errors import InvalidData
+from modeltrain.data.samples import Sample, evaluation_samples, read_with_attributes
+from modeltrain.model.outputs import CLASSES, Outputs, attention, probability
+from modeltrain.model.preprocess import INPUT_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modeltrain.model.decision import Judge, Judgement
+
+Predict = Callable[[NDArray[np.float32]], Outputs]
+"""From float32 [N, 1, size, size] in [0, 1] to the network's outputs."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model said of each radiograph.
+
+    Attributes
+    ----------
+    probability
+        float32 [N], calibrated where a judge was asked too.
+    attention
+        float32 [N, h, w] in [0, 1].
+    judgements
+        Everything the judge said of each image; empty where none was asked.
+    subtype
+        float32 [N], probability of the second of `AGENTS`, NaN where the model does not tell.
+    attributes
+        What the header of each image states (see `dicom_io.pixels.radiograph.attributes`); empty where nobody looked.
+    """
+
+    samples: tuple[Sample, ...]
+    probability: NDArray[np.float32]
+    attention: NDArray[np.float32]
+    judgements: tuple[Judgement, ...] = ()
+    subtype: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    attributes: tuple[dict[str, str], ...] = ()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The true classes, int64 [N]: indices into `CLASSES`."""
+        return np.array([sample.label for sample in self.samples], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Counts of images at the threshold; PNEUMONIA is positive."""
+
+    true_negative: int
+    false_positive: int
+    false_negative: int
+    true_positive: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's figures on a set of `n` radiographs, at one threshold. All but counts and names lie in [0, 1]."""
+
+    model: str
+    n: int
+    normal: int
+    pneumonia: int
+    auc: float
+    threshold: float
+    sensitivity: float
+    specificity: float
+    accuracy: float
+    precision: float
+    f1: float
+    confusion: Confusion
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return one JSON object."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def evaluate(
+    predict: Predict,
+    data: Path | Sequence[Sample],
+    *,
+    threshold: float,
+    model: str,
+    judge: Judge | None = None,
+    size: int = INPUT_SIZE,
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Evaluation, Answers]:
+    """Judge a model on labelled radiographs.
+
+    Parameters
+    ----------
+    data
+        The radiographs (see `data.sources.judged_source`), or a folder that holds NORMAL/ and PNEUMONIA/ itself or
+        in test/.
+    threshold
+        Probability from which the decision is PNEUMONIA.
+    model
+        What the model is called in the result.
+    judge
+        The model's judge, where the answers shall be what serving says; without it probabilities are as they come.
+    advance
+        Called after each batch with the number of images done and of all images.
+
+    Raises
+    ------
+    InvalidData
+        A folder is missing or empty, so that a class is without images, or a picture cannot be read (which is named).
+    """
+    samples = evaluation_samples(data) if isinstance(data, Path) else data
+    answers = ask(predict, samples, judge=judge, size=size, advance=advance)
+    return measure(answers, threshold=threshold, model=model), answers
+
+
+def ask(
+    predict: Predict,
+    samples: Sequence[Sample],
+    *,
+    judge: Judge | None = None,
+    size: int = INPUT_SIZE,
+    advance: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Show radiographs to a model, sixteen at a time, and keep what it says."""
+    scores, maps, subtypes = [], [], []
+    judgements: list[Judgement] = []
+    attributes: list[dict[str, str]] = []
+    for start in range(0, len(samples), _BATCH):
+        batch = samples[start : start + _BATCH]
+        images, said = zip(*(read_with_attributes(sample, size) for sample in batch), strict=True)
+        outputs = predict(np.stack(images))
+        attributes += said
+        scores.append(judge.probability(outputs.logits) if judge else probability(outputs.logits))
+        subtypes.append(probability(outputs.subtype))
+        judgements += judge(outputs) if judge else []
+        maps.append(attention(outputs.cam))
+        if advance:
+            advance(start + len(batch), len(samples))
+    if not scores:
+        raise InvalidData("no radiographs to evaluate")
+    return Answers(
+        tuple(samples),
+        np.concatenate(scores),
+        np.concatenate(maps),
+        tuple(judgements),
+        np.concatenate(subtypes),
+        tuple(attributes),
+    )
+
+
+def measure(answers: Answers, *, threshold: float, model: str) -> Evaluation:
+    """Return the figures of a model's answers at a threshold.
+
+    Raises
+    ------
+    InvalidData
+        All images are of one class.
+    """
+    labels, scores = answers.labels, answers.probability
+    _both_classes(labels)
+    decisions = scores >= threshold
+    tn, fp, fn, tp = (int(count) for count in confusion_matrix(labels, decisions, labels=[0, 1]).ravel())
+    return Evaluation(
+        model=model,
+        n=len(labels),
+        normal=tn + fp,
+        pneumonia=fn + tp,
+        auc=float(roc_auc_score(labels, scores)),
+        threshold=threshold,
+        sensitivity=tp / (tp + fn),
+        specificity=tn / (tn + fp),
+        accuracy=(tp + tn) / len(labels),
+        precision=float(precision_score(labels, decisions, zero_division=0)),
+        f1=float(f1_score(labels, decisions, zero_division=0)),
+        confusion=Confusion(tn, fp, fn, tp),
+    )
+
+
+def choose_threshold(answers: Answers, sensitivity: float) -> float:
+    """Return the highest threshold that finds at least this part of the pneumonias, rounded down to four digits.
+
+    It is for a validation set: the figures of the set it was chosen on flatter it.
+
+    Raises
+    ------
+    InvalidData
+        All images are of one class.
+    """
+    labels = answers.labels
+    _both_classes(labels)
+    positives = np.sort(answers.probability[labels == 1].astype(np.float64))
+    missed = math.floor((1 - sensitivity) * len(positives) + 1e-9)
+    # Rounding down keeps the image that sets the threshold on its side of it, whichever engine computes its score.
+    lowest_found = float(positives[min(missed, len(positives) - 1)])
+    return max(math.floor(lowest_found * 1e4) / 1e4, 1e-4)
+
+
+def _both_classes(labels: NDArray[np.int64]) -> None:
+    present = set(labels.tolist())
+    if len(present) < len(CLASSES):
+        only = CLASSES[present.pop()] if present else "no images"
+        raise InvalidData(f"both classes are needed to evaluate; found only {only}")

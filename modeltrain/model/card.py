@@ -1,0 +1,176 @@
+"""Model folders: weights, their card, and the proof that they are the ones the card speaks of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dicom_io.errors import InvalidModel
+from modeltrain.model.outputs import CLASSES
+
+CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
+INT8 = "model.int8.onnx"
+SEAL = "model.json.sha256"  # beside a card that was added to a site's models: it is never changed there
+LEARNT = "learnt.npy"  # modeltrain/data/seen_images.py
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a model folder says of itself, after its files were found to be as they were written.
+
+    Attributes
+    ----------
+    threshold
+        Probability from which the decision is PNEUMONIA, in (0, 1): that of the operating point `screening`.
+    operating_points
+        The thresholds by name; `screening` is always there.
+    input_size
+        Side of the network's square input in pixels.
+    sha256, safetensors_sha256
+        Hexadecimal digests of `model.onnx`, which is what an audit names, and of `model.safetensors`.
+    raw
+        All of `model.json`.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    threshold: float
+    operating_points: dict[str, float]
+    classes: tuple[str, ...]
+    input_size: int
+    sha256: str
+    safetensors_sha256: str
+    arch: str
+    raw: dict[str, Any]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each weight file of the folder, by file name."""
+        return {name: _text(entry["sha256"]) for name, entry in self.raw["files"].items()}
+
+    @property
+    def mirror(self) -> bool:
+        """Whether the answer is the mean of those to the image and to its mirror image (within `model.onnx` itself)."""
+        return bool(self.raw.get("mirror", False))
+
+    @property
+    def label(self) -> str:
+        """Name and version in one word, as the model's folder is called."""
+        return f"{self.name}-{self.version}"
+
+
+def load_card(folder: Path) -> Card:
+    """Read a model's card and hold its files to the digests in it.
+
+    Raises
+    ------
+    InvalidModel
+        The folder or a file is missing, the card is not one or was changed after it was added to a site's models, or a
+        weight file is not the one the card was written for.
+    """
+    if not folder.is_dir():
+        raise InvalidModel(f"{folder}: no such model folder")
+    path = folder / CARD
+    raw = _read_card(path)
+    try:
+        card = Card(
+            name=_text(raw["name"]),
+            version=_text(raw["version"]),
+            folder=folder,
+            threshold=float(raw["threshold"]["value"]),
+            operating_points={"screening": float(raw["threshold"]["value"])}
+            | {name: float(point["threshold"]) for name, point in raw.get("operating_points", {}).items()},
+            classes=tuple(raw["classes"]),
+            input_size=int(raw["preprocessing"]["size"]),
+            sha256=_text(raw["files"][ONNX]["sha256"]),
+            safetensors_sha256=_text(raw["files"][SAFETENSORS]["sha256"]),
+            arch=_text(raw["arch"]),
+            raw=raw,
+        )
+    except KeyError as error:
+        raise InvalidModel(f"{path}: {error.args[0]} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidModel(f"{path}: not a model card ({error})") from error
+    if card.classes != CLASSES:
+        raise InvalidModel(f"{path}: its classes are not {' and '.join(CLASSES)}")
+    if (
+        not all(0 < threshold < 1 for threshold in (card.threshold, *card.operating_points.values()))
+        or card.input_size < 1
+    ):
+        raise InvalidModel(f"{path}: threshold or input size is out of range")
+    for name, digest in card.digests.items():
+        if file_digest(folder / name) != digest:
+            raise InvalidModel(f"{folder / name}: is not the file that {CARD} was written for (SHA-256 differs)")
+    return card
+
+
+def _read_card(path: Path) -> Any:
+    seal = path.with_name(SEAL)
+    try:
+        text = path.read_bytes()
+        sealed = seal.read_bytes().decode("ascii", "replace").strip() if seal.exists() else None
+    except OSError as error:
+        raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
+    if sealed not in (None, hashlib.sha256(text).hexdigest()):
+        raise InvalidModel(f"{path}: was changed after it was added; add what it is to be as another version")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidModel(f"{path}: not JSON ({error})") from error
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal.
+
+    Raises
+    ------
+    InvalidModel
+        The file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def shipped_model() -> Path:
+    """Return the folder of the model that comes with cxrd: in a checkout, or in an installed wheel.
+
+    Raises
+    ------
+    InvalidModel
+        There is none.
+    """
+    top = Path(__file__).resolve().parents[2]
+    for models in (top / "models", top / "worker" / "_shipped" / "models"):
+        if (models / CURRENT).is_file():
+            return current_model(models)
+    raise InvalidModel(f"no models/{CURRENT} beside {top / 'modeltrain'}: this installation carries no model")
+
+
+def current_model(models: Path) -> Path:
+    """Return the folder that a models folder's CURRENT names.
+
+    Raises
+    ------
+    InvalidModel
+        CURRENT is missing or does not name a folder beside it.
+    """
+    try:
+        name = (models / CURRENT).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidModel(f"{models / CURRENT}: cannot be read") from error
+    if not name or Path(name).name != name or not (models / name).is_dir():
+        raise InvalidModel(f"{models / CURRENT}: does not name a model folder beside it")
+    return models / name
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("text expected")
+    return value

@@ -1,0 +1,126 @@
+"""From the network's bare outputs to an answer: calibrated, decided, with what is uncertain about it.
+
+Everything that is needed stands in the model's card: it was fitted on the validation patients (`export.calibrate`)
+and is applied here without any library of statistics, since serving does this for each image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dicom_io.errors import InvalidModel, InvalidSettings
+from modeltrain.model.outputs import AGENTS, CLASSES, probability
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from modeltrain.model.card import Card
+    from modeltrain.model.outputs import Outputs
+
+SCREENING, BALANCED, CUSTOM = "screening", "balanced", "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The answer to one radiograph; the fields are those of `dicom_io.finding.Finding`."""
+
+    probability: float
+    decision: str
+    threshold: float
+    operating_point: str
+    prediction_set: tuple[str, ...] | None
+    outlier: float | None
+    agent: str | None
+    agent_probability: float | None
+
+
+class Judge:
+    """Applies a card: calibration, operating point, conformal sets, gate.
+
+    Parameters
+    ----------
+    operating_point
+        One of the card's `operating_points`; None takes the card's default.
+    threshold
+        Instead of the operating point's own, in calibrated probability.
+
+    Attributes
+    ----------
+    normal_map
+        float32 [h, w], for `modeltrain.model.outputs.attention`; None where the card has none.
+
+    Raises
+    ------
+    InvalidSettings
+        The card has no such operating point.
+    InvalidModel
+        The card's numbers are unusable.
+    """
+
+    def __init__(self, card: Card, operating_point: str | None = None, threshold: float | None = None) -> None:
+        population = card.raw.get("population") or {}
+        self.least_age = float(population.get("least_age_years", 0))
+        self.greatest_age = float(population.get("greatest_age_years", math.inf))
+        self.points = points = dict(card.operating_points)
+        name = operating_point or SCREENING
+        if name not in points:
+            raise InvalidSettings(f"model.operating_point {name}: {card.label} has {', '.join(points)}")
+        self.operating_point = name if threshold is None else CUSTOM
+        self.threshold = points[name] if threshold is None else threshold
+        try:
+            calibration: dict[str, Any] = card.raw.get("calibration") or {"slope": 1.0, "intercept": 0.0}
+            self._slope, self._intercept = float(calibration["slope"]), float(calibration["intercept"])
+            conformal = card.raw.get("conformal")
+            self._least = {c: float(conformal["least_probability"][c]) for c in CLASSES} if conformal else None
+            normal = card.raw.get("normal_map")
+            self.normal_map = np.array(normal["values"], np.float32) if normal else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModel(f"{card.folder}: calibration, conformal part or map of the card is unusable") from error
+        if not (math.isfinite(self._slope) and self._slope > 0 and math.isfinite(self._intercept)):
+            raise InvalidModel(f"{card.folder}: the calibration would change the order of answers")
+
+    def probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the calibrated probability of PNEUMONIA, float32 [N] in [0, 1] (Platt scaling, Platt 1999)."""
+        return calibrated(logits, self._slope, self._intercept)
+
+    def prediction_set(self, score: float) -> tuple[str, ...] | None:
+        """Return the classes that are probable enough to be held possible (Mondrian split conformal, Vovk 2012)."""
+        if self._least is None:
+            return None
+        each = dict(zip(CLASSES, (1 - score, score), strict=True))
+        return tuple(name for name in CLASSES if each[name] >= self._least[name])
+
+    def __call__(self, outputs: Outputs) -> list[Judgement]:
+        """Return one answer for each image of a batch."""
+        scores = self.probability(outputs.logits).tolist()
+        return [
+            self._one(score, subtype, outlier)
+            for score, subtype, outlier in zip(scores, outputs.subtype, outputs.outlier.tolist(), strict=True)
+        ]
+
+    def _one(self, score: float, subtype: NDArray[np.float32], outlier: float) -> Judgement:
+        positive = score >= self.threshold
+        agent = agent_probability = None
+        if positive and np.isfinite(subtype).all():
+            second = float(probability(subtype[np.newaxis])[0])
+            agent, agent_probability = AGENTS[int(second >= 0.5)], max(second, 1 - second)
+        return Judgement(
+            probability=score,
+            decision=CLASSES[int(positive)],
+            threshold=float(self.threshold),
+            operating_point=self.operating_point,
+            prediction_set=self.prediction_set(score),
+            outlier=outlier if math.isfinite(outlier) else None,
+            agent=agent,
+            agent_probability=agent_probability,
+        )
+
+
+def calibrated(logits: NDArray[np.float32], slope: float, intercept: float) -> NDArray[np.float32]:
+    """Return the logistic function of slope · (difference of the two logits) + intercept, float32 [N]."""
+    difference = slope * (logits[:, 1].astype(np.float64) - logits[:, 0]) + intercept
+    return ((1 + np.tanh(difference / 2)) / 2).astype(np.float32)

@@ -1,0 +1,286 @@
+"""A site's models: immutable folders named by content, which of them serves, and how it came to that."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
+from modeltrain.model.card import (
+    CARD,
+    CURRENT,
+    INT8,
+    ONNX,
+    SEAL,
+    Card,
+    current_model,
+    file_digest,
+    load_card,
+    shipped_model,
+)
+from modeltrain.model.outputs import CLASSES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HISTORY = "history.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One model that can serve.
+
+    Attributes
+    ----------
+    name
+        How it is called on the command line: name, version and the first twelve digits of its ONNX file's SHA-256.
+    shipped
+        Whether it came with cxrd.
+    """
+
+    name: str
+    card: Card
+    shipped: bool
+
+
+def version_name(card: Card) -> str:
+    """Return a model's name by content."""
+    return f"{card.label}-{card.sha256[:12]}"
+
+
+class Versions:
+    """The models that came with cxrd, and those of the site in a folder of their own.
+
+    Parameters
+    ----------
+    root
+        The site's folder; it need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def all(self) -> list[Version]:
+        """Return every intact model, the shipped ones first; each is held to the digests in its card."""
+        found: dict[str, Version] = {}
+        for root in (shipped_model().parent, self.root):
+            for folder in _folders(root):
+                try:
+                    card = load_card(folder)
+                except InvalidModel:
+                    continue  # `damaged` tells of it; it must not be in the way of a rollback
+                found.setdefault(version_name(card), Version(version_name(card), card, root != self.root))
+        return list(found.values())
+
+    def damaged(self) -> list[str]:
+        """Return what is wrong with each model of the site that is not as it was added."""
+        faults = []
+        for folder in _folders(self.root):
+            try:
+                load_card(folder)
+            except InvalidModel as error:
+                faults.append(str(error))
+        return faults
+
+    def find(self, name: str) -> Version:
+        """Return the model of this name; the name's beginning will do where it fits one model only.
+
+        Raises
+        ------
+        InvalidSettings
+            None has it, or several.
+        """
+        every = self.all()
+        fitting = [version for version in every if version.name == name] or [
+            version for version in every if version.name.startswith(name)
+        ]
+        if len(fitting) != 1:
+            names = ", ".join(version.name for version in (fitting or every))
+            raise InvalidSettings(f"{name}: {'several models have' if fitting else 'no model has'} this name ({names})")
+        return fitting[0]
+
+    def current(self) -> Path:
+        """Return the folder of the model that serves: the promoted one, or the shipped one.
+
+        Raises
+        ------
+        InvalidModel
+            CURRENT does not name a folder.
+        """
+        return current_model(self.root) if (self.root / CURRENT).exists() else shipped_model()
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Return what changes with each promotion, without reading anything; None where there was none."""
+        try:
+            status = (self.root / CURRENT).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+    def add(self, folder: Path) -> Version:
+        """Copy a model folder into the site's, under its name by content; a model that is there already is left alone.
+
+        Raises
+        ------
+        InvalidModel
+            It is not an intact model folder, what is in it cannot answer, or it is there with another card.
+        OutOfResources
+            It cannot be written.
+        """
+        added = self._copied(folder)
+        if (added.card.folder / CARD).read_bytes() != (folder / CARD).read_bytes():
+            raise InvalidModel(
+                f"{folder}: {added.name} is there with another card, and a model is never changed: "
+                "give it another version"
+            )
+        return added
+
+    def _copied(self, folder: Path) -> Version:
+        card = load_card(folder)
+        name = version_name(card)
+        target, building = self.root / name, self.root / f".{name}.new"
+        if not target.exists():
+            prove(card)
+            try:
+                shutil.rmtree(building, ignore_errors=True)
+                building.mkdir(parents=True)
+                for file in (CARD, *card.digests):
+                    shutil.copyfile(folder / file, building / file)
+                (building / SEAL).write_text(f"{file_digest(building / CARD)}\n", encoding="utf-8")
+                for path in building.iterdir():
+                    _sync(path)
+                building.replace(target)
+                _sync(self.root)
+            except OSError as error:
+                shutil.rmtree(building, ignore_errors=True)
+                raise OutOfResources(f"{target}: cannot be written ({error.strerror})") from error
+        return Version(name, load_card(target), False)
+
+    def promote(self, version: Version, facts: dict[str, Any]) -> None:
+        """Let a model serve, in one rename, and note it in the site's history.
+
+        Raises
+        ------
+        OutOfResources
+            The folder cannot be written; the model that served still does.
+        """
+        added = self._copied(version.card.folder)
+        entry = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "to": added.name, **facts}
+        temporary = self.root / f".{CURRENT}.new"
+        try:
+            self._note(entry)
+            temporary.write_text(f"{added.name}\n", encoding="utf-8")
+            _sync(temporary)
+            temporary.replace(self.root / CURRENT)
+            _sync(self.root)
+        except OSError as error:
+            raise OutOfResources(f"{self.root / CURRENT}: cannot be written ({error.strerror})") from error
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what was promoted and rolled back, the oldest first.
+
+        A last line without its end is what a full disk or a lost process leaves: that exchange never took place.
+
+        Raises
+        ------
+        InvalidModel
+            A line is not what was written; the message names it.
+        """
+        try:
+            text = (self.root / HISTORY).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        entries = []
+        for number, line in enumerate(text.split("\n")[:-1], start=1):
+            try:
+                entry = json.loads(line)
+                entries.append({**entry, "from": str(entry["from"]), "to": str(entry["to"])})
+            except (ValueError, KeyError, TypeError) as error:
+                raise InvalidModel(f"{self.root / HISTORY}: line {number} is damaged; repair or remove it") from error
+        return entries
+
+    def before(self) -> str:
+        """Return the name of the model that served before the current one, and can serve.
+
+        Going back twice goes back by two: what was rolled back is not gone back to.
+
+        Raises
+        ------
+        InvalidSettings
+            There is none.
+        InvalidModel
+            The history is damaged.
+        """
+        usable = {version.name for version in self.all()}
+        for name in reversed(_served_before(self.history(), self.current().name)):
+            if name in usable:
+                return name
+        raise InvalidSettings("nothing was promoted yet: there is nothing to roll back to")
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Add a line to the history, whole, after what a torn write may have left."""
+        with (self.root / HISTORY).open("a+b") as history:
+            history.seek(0)
+            history.truncate(history.read().rfind(b"\n") + 1)
+            history.write(json.dumps(entry).encode() + b"\n")
+            history.flush()
+            os.fsync(history.fileno())
+
+
+def prove(card: Card) -> None:
+    """Let each file that may serve on a CPU answer one empty image: a digest says that it is whole, not that it serves.
+
+    Raises
+    ------
+    InvalidModel
+        It cannot be loaded, or answers in another form than `modeltrain.model.outputs.Outputs`.
+    """
+    for file in (each for each in (ONNX, INT8) if each in card.digests):
+        path = card.folder / file
+        try:
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            names = [output.name for output in session.get_outputs()]
+            blank = np.zeros((1, 1, card.input_size, card.input_size), np.float32)
+            answers = dict(zip(names, session.run(names, {"image": blank}), strict=True))
+        except Exception as error:  # ONNX Runtime's errors have no common base but this
+            raise InvalidModel(f"{path}: cannot answer ({type(error).__name__})") from error
+        shapes = {name: answers[name].shape for name in ("logits", "cam") if name in answers}
+        if shapes.get("logits") != (1, len(CLASSES)) or shapes.get("cam", ())[:2] != (1, len(CLASSES)):
+            raise InvalidModel(f"{path}: answers in another form than logits and cam of two classes")
+
+
+def _served_before(history: list[dict[str, Any]], current: str) -> list[str]:
+    """Return the models that served before the current one and were not rolled back, the latest last."""
+    # An exchange whose rename failed stands in the history, but what came after it began elsewhere.
+    begun = [*(entry["from"] for entry in history[1:]), current][: len(history)]
+    stack: list[str] = []
+    for entry, after in zip(history, begun, strict=True):
+        if entry["to"] != after:
+            continue
+        if entry.get("kind") != "rolled_back":
+            stack.append(entry["from"])
+        elif entry["to"] in stack:
+            del stack[stack.index(entry["to"]) :]
+    return stack
+
+
+def _folders(root: Path) -> list[Path]:
+    """List the model folders in a folder."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if not path.name.startswith(".") and (path / CARD).is_file())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

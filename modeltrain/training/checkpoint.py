@@ -1,0 +1,247 @@
+"""Where a training run stands, where its first weights came from, and who taught it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from dicom_io.errors import InvalidData
+from modeltrain.model.card import SAFETENSORS, load_card
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from modeltrain.training.recipe import Recipe
+
+BEST, LAST = "best_model.safetensors", "last.safetensors"
+UNKNOWN = "unknown"  # the digest of data of which an earlier version's card tells nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One line of a run's history; losses are weighted by class.
+
+    `seconds` is what the epoch took; None where it is not known, as in a file of best weights.
+
+    `validation_auc_alike` is the AUC under overlap weights, where both classes are framed alike; None where the recipe
+    has none.
+    """
+
+    epoch: int
+    side: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_auc: float
+    seconds: float | None = None
+    validation_auc_alike: float | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; travels in the header of both files.
+
+    Attributes
+    ----------
+    start
+        The progress of the run whose weights this one began with, as plain values; None for a run of its own.
+    parts
+        The digest of each part of the data.
+    teachers
+        The progress of each run whose network taught this one, as plain values.
+    unlabelled
+        The digest of the images without labels on which it was taught; empty where there were none.
+    kept
+        The epoch whose weights a model holds, as its card tells it; 0 where it is the best one.
+    """
+
+    recipe: dict[str, Any]
+    data_digest: str
+    history: list[Epoch] = field(default_factory=list)
+    start: dict[str, Any] | None = None
+    parts: list[str] = field(default_factory=list)
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+    unlabelled: str = ""
+    kept: int = 0
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the highest validation AUC, under overlap weights where the recipe draws by them.
+
+        Of those with the largest images so far: after few small ones the average is still next to the weights that a
+        run begins with, and would stand for what the run has learnt since.
+
+        Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
+        images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
+        """
+        return max(self.history, key=lambda line: (line.side, line.validation_auc_alike or line.validation_auc))
+
+    def to_json(self, *, timed: bool = True) -> str:
+        """Return the header's text; untimed, it is the same each time the same run is made on the same machine."""
+        return json.dumps(asdict(self) if timed else _untimed(asdict(self)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """Read the header's text."""
+        raw = json.loads(text)
+        history = [Epoch(**line) for line in raw["history"]]
+        # Earlier versions knew of none of these.
+        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("unlabelled") or ""
+        return cls(raw["recipe"], raw["data_digest"], history, *earlier, raw.get("kept") or 0)
+
+
+def _untimed(told: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values of a run, of those that it began with and of its teachers, without the clock's times."""
+    history = [{key: value for key, value in line.items() if key != "seconds"} for line in told["history"]]
+    start = told.get("start")
+    teachers = [_untimed(each) for each in told.get("teachers") or []]
+    return told | {"history": history, "start": _untimed(start) if start else None, "teachers": teachers}
+
+
+def read_progress(path: Path) -> Progress:
+    """Read what a run's file says about the run.
+
+    Raises
+    ------
+    InvalidData
+        The file is missing, damaged or not written by a training run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Progress.from_json(file.metadata()["progress"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InvalidData(f"{path}: not a file of a training run ({error})") from error
+
+
+def with_times(progress: Progress, last: Path) -> Progress:
+    """Return a run's progress with the seconds that its other file tells, as far as that is there and of this run."""
+    try:
+        told = read_progress(last)
+    except InvalidData:
+        return progress
+    if (told.recipe, told.data_digest, told.unlabelled) != (progress.recipe, progress.data_digest, progress.unlabelled):
+        return progress
+    times = {line.epoch: line.seconds for line in told.history}
+    history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
+    return replace(progress, history=history, start=told.start, teachers=told.teachers)
+
+
+def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
+    """Return what a run that begins with other weights, or is taught by them, remembers of their run.
+
+    Raises
+    ------
+    InvalidData
+        They, or weights that they began with or that taught them, learnt from a part of this run's data that was
+        divided in another way, or were taught on one as images without labels (known by the digest of the whole
+        folder: a part of it, or a table of it, is not recognised); or they are not of a training run.
+    InvalidModel
+        They are in a folder that is no intact model.
+    """
+    origin = told_of(start)
+    divided_by = ("seed", "validation_fraction")
+    told = asdict(origin)
+    for earlier in lineage(told):
+        if earlier.get("unlabelled") in parts:
+            raise InvalidData(f"{start}: was taught on images that are divided into training and validation here")
+        shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
+        if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
+            raise InvalidData(
+                f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
+            )
+    return told
+
+
+def told_of(weights: Path) -> Progress:
+    """Return the progress of the run that made weights: of a run's file, or a model folder's.
+
+    Raises
+    ------
+    InvalidData
+        The file is not of a training run.
+    InvalidModel
+        The folder is no intact model.
+    """
+    return progress_of_model(weights.parent) if weights.name == SAFETENSORS else read_progress(weights)
+
+
+def lineage(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a run's progress, and that of all whose weights it began with or that taught it, as plain values."""
+    yield told
+    # Earlier versions remembered a model folder (no losses in training) as if nothing had been before it.
+    if "teachers" not in told and any(math.isnan(line["train_loss"]) for line in told.get("history") or []):
+        yield told | {"data_digest": UNKNOWN, "parts": []}
+    for earlier in (told.get("start"), *(told.get("teachers") or [])):
+        if earlier:
+            yield from lineage(earlier)
+
+
+def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether plain values tell of one run, whatever either of them remembers of earlier ones.
+
+    Compared as texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
+    """
+
+    def own(told: dict[str, Any]) -> list[str]:
+        keys = ("recipe", "data_digest", "history", "parts", "unlabelled")
+        return [json.dumps(told.get(key) or None, sort_keys=True) for key in keys]
+
+    return own(one) == own(other)
+
+
+def learnt_from_nothing_else(progress: Progress) -> bool:
+    """Return whether the runs that this one began with or was taught by, as far as it remembers, had only its data."""
+    own = {progress.data_digest} | _parts(asdict(progress))
+    return all(_parts(each) <= own for each in lineage(asdict(progress)))
+
+
+def taught_nothing_else(progress: Progress) -> bool:
+    """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
+    known = {progress.data_digest} | _parts(asdict(progress))
+    for each in lineage(progress.start) if progress.start else ():
+        known |= _parts(each) - {UNKNOWN}
+    others = [each for each in progress.teachers if not progress.start or not same_run(each, progress.start)]
+    return all(_parts(each) <= known for teacher in others for each in lineage(teacher))
+
+
+def _parts(told: dict[str, Any]) -> set[str]:
+    """Return the digests of the parts of a run's data, the images without labels among them."""
+    without = {told["unlabelled"]} if told.get("unlabelled") else set()
+    return without | set(told.get("parts") or [told["data_digest"]])
+
+
+def progress_of_model(folder: Path) -> Progress:
+    """Return the progress of the run that a model folder came from, as its card tells it.
+
+    Raises
+    ------
+    InvalidModel
+        The folder is no intact model.
+    """
+    raw = load_card(folder).raw
+    digests = raw["data"]["sha256"]
+    return _of_card(raw["training"], digests["training"], digests.get("parts") or [])
+
+
+def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
+    """Return the progress of a run, and of those before it, as a card tells them (`export.card_contents`)."""
+    alike = run.get("validation_auc_alike") or [None] * len(run["side"])
+    told = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], alike)
+    seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]
+    history = [
+        Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
+        for number, (side, rate, loss, auc, same) in enumerate(zip(*told, strict=True), start=1)
+    ]
+
+    def earlier(told: dict[str, Any]) -> dict[str, Any]:
+        return asdict(_of_card(told, told.get("data", UNKNOWN), told.get("parts") or []))
+
+    start = earlier(run["began_with"]) if run.get("began_with") else None
+    teachers = [earlier(each) for each in run.get("teachers") or []]
+    unlabelled = run.get("unlabelled") or ""
+    return Progress(run["recipe"], digest, history, start, parts, teachers, unlabelled, run["best_epoch"])

@@ -1,0 +1,253 @@
+"""A network in training: one step after the other, and what it is worth after each epoch."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.nn.functional import cross_entropy, relu
+from tqdm import tqdm
+
+from modeltrain.model.outputs import probability
+from modeltrain.network.architectures import ChestNet, build, take_up
+from modeltrain.training.batches import batch_count, batches, order_of, unlabelled_batches
+from modeltrain.training.hints import Hints
+from modeltrain.training.landmarks import mean_landmarks
+from modeltrain.training.optimizer import fix, learning_rate, optimizer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from modeltrain.data.samples import Images
+    from modeltrain.network.architectures import TensorOutputs
+    from modeltrain.training.batches import Batch
+    from modeltrain.training.recipe import Recipe
+    from modeltrain.training.teachers import Teachers
+
+
+class Learner:
+    """A network in training, the moving average of its weights, and its optimizer."""
+
+    def __init__(
+        self, recipe: Recipe, device: str, teachers: Teachers | None = None, *, init: str | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.network = _placed(build(init or recipe.init, recipe.seed, recipe.arch), device)
+        self.network.mix.probability = recipe.mix_style
+        fix(self.network, recipe)
+        self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
+        self.average.load_state_dict(self.network.state_dict())
+        self.hints = Hints(self.network, teachers.networks[0], device) if teachers and recipe.hint_weight else None
+        self.optimizer = optimizer_of(nn.ModuleList(filter(None, (self.network, self.hints))), recipe)
+        self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
+        self.teachers = teachers
+        self.taught: Tensor | None = None  # else what the weights that the run began with say of each training image
+
+    def begin(self, start: Path) -> None:
+        """Take up another run's weights, in the network and in its average."""
+        take_up(self.network, start)
+        self.average.load_state_dict(self.network.state_dict())
+
+    def standardize(self, images: Images) -> None:
+        """Learn at what exposure images are shown, if the recipe wants one and the weights have none."""
+        if self.recipe.standardize and not self.network.standard.landmarks.numel():
+            landmarks = torch.from_numpy(mean_landmarks(images)).to(self.device)
+            self.network.standard.landmarks, self.average.standard.landmarks = landmarks, landmarks.clone()
+
+    @torch.inference_mode()
+    def be_taught(self, start: Path, images: Images) -> None:
+        """Ask other weights for the probability of each class on each image as it is and mirrored, [N, 2]."""
+        teacher = _placed(ChestNet(self.recipe.arch, mirror=True), self.device)
+        take_up(teacher, start)
+        logits = [self._asked(teacher.eval(), images, start) for start in range(0, len(images), self.recipe.batch_size)]
+        self.taught = torch.cat(logits).softmax(dim=1)
+
+    def _asked(self, network: ChestNet, images: Images, start: int) -> Tensor:
+        """Return the logits of a batch of images as they are, from the `start`-th on."""
+        stack = np.stack([images[i] for i in range(start, min(start + self.recipe.batch_size, len(images)))])
+        batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
+        outputs: TensorOutputs = network(batch.contiguous(memory_format=torch.channels_last))
+        return outputs.logits
+
+    def learn(
+        self,
+        images: Images,
+        epoch: int,
+        *,
+        weights: NDArray[np.float64] | None = None,
+        unlabelled: Images | None = None,
+        progress: bool,
+    ) -> tuple[float, float]:
+        """Go once through the images; return the mean loss and the last learning rate.
+
+        Parameters
+        ----------
+        weights
+            The images' overlap weights, float64 [N].
+        unlabelled
+            Images of which only what teachers say is learnt, as many as the recipe wants beside the others.
+        """
+        recipe, losses, rate = self.recipe, [], 0.0
+        order = order_of(images.samples, recipe, epoch, weights)
+        count = batch_count(len(order), recipe.batch_size)
+        label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
+        others = unlabelled_batches(unlabelled, recipe, epoch, count)
+        shown = zip(batches(images, order, recipe, epoch), others, strict=True)
+        self.network.train()
+        torch.manual_seed(recipe.seed + epoch)  # what the network itself draws, after a resume too
+        with tqdm(shown, label, count, disable=not progress, mininterval=2) as bar:
+            for step, (batch, unknown) in enumerate(bar):
+                rate = learning_rate(recipe, (epoch + step / count) / recipe.epochs)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                loss = self._loss(batch)
+                if unknown and self.teachers:
+                    loss = loss + recipe.unlabelled * self._unlabelled_loss(unknown, self.teachers)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                self._follow()
+                losses.append(loss.item())
+                bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
+        return float(np.mean(losses)), rate
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
+        recipe = self.recipe
+        outputs = self._seen(batch)
+        labels, agents = batch.labels.to(self.device), batch.agents
+        loss = cross_entropy(outputs.logits, labels, self.weights, label_smoothing=recipe.label_smoothing)
+        target = self._target(batch)
+        if target is not None:
+            taught = cross_entropy(outputs.logits, target, self.weights)
+            loss = (1 - recipe.distillation) * loss + recipe.distillation * taught + self._hint()
+        if recipe.border_weight:
+            loss = loss + recipe.border_weight * _border_share(outputs.cam)
+        known = agents >= 0
+        if recipe.subtype_weight and known.any():
+            subtype = cross_entropy(outputs.subtype[known.to(self.device)], agents[known].to(self.device))
+            loss = loss + recipe.subtype_weight * subtype
+        return loss
+
+    def _unlabelled_loss(self, batch: Batch, teachers: Teachers) -> Tensor:
+        """Return the loss of a batch without labels: what teachers say of it, and see in it."""
+        with _steady(self.network):
+            logits = self._seen(batch).logits
+        taught = cross_entropy(logits, teachers.probability(batch.images), self.weights)
+        return self.recipe.distillation * taught + self._hint()
+
+    def _lower(self) -> torch.autocast:
+        """Return the context in which networks compute at the recipe's precision."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
+    def _seen(self, batch: Batch) -> TensorOutputs:
+        """Return what the network says of a batch, in float32."""
+        with self._lower():
+            outputs: TensorOutputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
+        return type(outputs)(*(each.float() for each in outputs))
+
+    def _target(self, batch: Batch) -> Tensor | None:
+        """Return what teachers say of each image of a batch, [N, 2]; None where nobody is asked."""
+        if self.teachers:
+            return self.teachers.probability(batch.images)
+        return None if self.taught is None else self.taught[batch.indices.to(self.device)]
+
+    def _hint(self) -> Tensor | float:
+        """Return the weighted loss of the hints, of the images that network and teachers saw last."""
+        if not self.hints:
+            return 0.0
+        with self._lower():
+            return self.recipe.hint_weight * self.hints.loss()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights and norm statistics towards the network's; without an average, copy them."""
+        decay = self.recipe.ema
+        for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if decay and kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+    @torch.inference_mode()
+    def validate(self, images: Images, weights: NDArray[np.float64] | None = None) -> tuple[float, float, float | None]:
+        """Return the averaged network's class-weighted cross-entropy and AUC, at the side the model serves with.
+
+        The third is the AUC under `weights`, float64 [N], where there are any.
+        """
+        self.average.eval()
+        size = self.recipe.batch_size
+        scores = torch.cat([self._asked(self.average, images, start) for start in range(0, len(images), size)])
+        labels = torch.tensor([sample.label for sample in images.samples])
+        loss = cross_entropy(scores, labels.to(self.device), self.weights).item()
+        said = probability(scores.cpu().numpy())
+        alike = None if weights is None else float(roc_auc_score(labels.numpy(), said, sample_weight=weights))
+        return loss, float(roc_auc_score(labels.numpy(), said)), alike
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything a resumed run needs, by name."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        if self.hints:
+            tensors |= {f"hints.{name}": value for name, value in self.hints.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` returned."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "hints": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        self.network.load_state_dict(parts["network"])
+        if self.hints:
+            self.hints.load_state_dict(parts["hints"])
+        self.average.load_state_dict(parts["average"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimizer"].items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+@contextmanager
+def _steady(network: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of norms as they are: they are to be those of the population that is served."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _placed(network: ChestNet, device: str) -> ChestNet:
+    """Move a network to its device; channels last is a quarter faster on a CPU and what a GPU wants."""
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def _border_share(cam: Tensor) -> Tensor:
+    """Return the mean share of the positive mass of maps [N, C, h, w] that lies in the outer tenth of the image."""
+    inside = torch.ones(())
+    for cells in cam.shape[2:]:
+        edges = torch.linspace(0, 1, cells + 1)
+        inner = edges.clamp(0.1, 0.9)
+        part = (inner[1:] - inner[:-1]) * cells
+        inside = inside[..., None] * part
+    positive = relu(cam)
+    mass = positive.sum(dim=(2, 3)) + 1e-4
+    return ((positive * (1 - inside).to(cam.device)).sum(dim=(2, 3)) / mass).mean()

@@ -1,0 +1,110 @@
+"""Networks that teach another one: what they say of each image, varied as the pupil sees it, is a part of its target.
+
+Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent": both see the same variation of an
+image, and for long. A teacher may be of another architecture and of any size: it does not serve.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dicom_io.errors import InvalidData
+from modeltrain.model.card import SAFETENSORS
+from modeltrain.network.architectures import ChestNet, take_up
+from modeltrain.training.checkpoint import BEST, origin_of, told_of
+from modeltrain.training.optimizer import fix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from modeltrain.training.recipe import Recipe
+
+
+class Teachers:
+    """Trained networks, asked together.
+
+    Parameters
+    ----------
+    paths
+        Runs' `best_model.safetensors`, or model folders' weights (`weights_in`).
+    recipe
+        That of the run that is taught.
+    parts
+        The digests of its data.
+    device
+        Where the networks compute.
+
+    Raises
+    ------
+    InvalidData
+        A file is not of a training run, does not hold the weights that it says, or its run learnt from the same data,
+        divided in another way.
+    InvalidModel
+        A folder is no intact model, or a library that the architecture needs is not installed.
+    """
+
+    def __init__(self, paths: Sequence[Path], recipe: Recipe, parts: Sequence[str], device: str) -> None:
+        self.told = [origin_of(path, recipe, parts) for path in paths]  # the progress of each, as plain values
+        self.device = device
+        self.lower = recipe.precision == "bfloat16"
+        self.networks = [
+            _network(path, told["recipe"].get("arch", "resnet18")).to(device).to(memory_format=torch.channels_last)
+            for path, told in zip(paths, self.told, strict=True)
+        ]
+
+    @torch.no_grad()  # not inference mode: the answers go into a loss
+    def probability(self, images: Tensor) -> Tensor:
+        """Return the mean of what they say, float32 [N, 2], of images float32 [N, 1, side, side] in [0, 1]."""
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.lower):
+            said = [network(images).logits for network in self.networks]
+        return torch.stack([logits.float().softmax(dim=1) for logits in said]).mean(dim=0)
+
+
+def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path], *, unlabelled: bool = False) -> None:
+    """Refuse what cannot be, before any image is read.
+
+    Raises
+    ------
+    InvalidData
+        The recipe has nobody to ask, or there are teachers whom it does not ask, or a teacher's file is not one; or it
+        learns from no images without labels and there are such (`unlabelled`), or has no teachers for them; or it keeps
+        layers as they are that are random, or that its architecture does not have.
+    InvalidModel
+        A teacher's folder is no intact model, or a library that an architecture needs is not installed.
+    """
+    asks = recipe.taught_by if recipe.distillation else None
+    if (recipe.hint_weight or recipe.unlabelled) and asks != "teachers":
+        raise InvalidData(f"recipe {recipe.name}: hints and images without labels need distillation from teachers")
+    if asks == "start" and not start:
+        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
+    if asks == "teachers" and not teachers:
+        raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
+    if teachers and asks != "teachers":
+        raise InvalidData(f"recipe {recipe.name}: asks no teachers")
+    if unlabelled and not recipe.unlabelled:
+        raise InvalidData(f"recipe {recipe.name}: learns from no images without labels")
+    if recipe.fixed and recipe.init == "random" and not start:
+        raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
+    fix(ChestNet(recipe.arch), recipe)
+    for path in teachers:
+        ChestNet(told_of(path).recipe.get("arch", "resnet18"))
+
+
+def weights_in(path: Path) -> Path:
+    """Return the file of weights in a run's folder or in a model's; a file is what it is."""
+    if not path.is_dir():
+        return path
+    return path / (BEST if (path / BEST).exists() else SAFETENSORS)
+
+
+def _network(path: Path, arch: str) -> ChestNet:
+    """Read a network as it answers, but for the mirror image: the pupil, too, looks at one side at a time."""
+    network = ChestNet(arch)
+    take_up(network, path)
+    return network.eval()

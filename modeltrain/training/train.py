@@ -1,0 +1,245 @@
+"""Training: from a folder of labelled radiographs to the best weights on a validation set of other patients.
+
+A run's folder holds
+
+    best_model.safetensors   the weights of the epoch with the highest validation AUC, of those with the largest images
+    last.safetensors         all that is needed to go on after the last finished epoch
+    tensorboard/             the curves
+
+Both files carry the recipe, the data's digest and the history in their header, and both replace their predecessor in
+one rename, so a run that is killed, or finds the disk full, loses the epoch it was in and nothing else. How many
+seconds an epoch took stands in the second alone: the first is the same, byte for byte, each time the same run is made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from dicom_io.errors import InvalidData, OutOfResources
+from modeltrain.data.framing import overlap
+from modeltrain.data.samples import Images
+from modeltrain.data.sources import Source, Sources, sources_of
+from modeltrain.data.unlabelled import refuse_known
+from modeltrain.training.checkpoint import BEST, LAST, Epoch, Progress, origin_of, read_progress, same_run
+from modeltrain.training.learner import Learner
+from modeltrain.training.recipe import Recipe
+from modeltrain.training.teachers import Teachers, check_taught
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from modeltrain.data.samples import Sample
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    data: Path | Source | Sources,
+    out: Path,
+    recipe: Recipe,
+    *,
+    start: Path | None = None,
+    teachers: Sequence[Path] = (),
+    resume: bool = False,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Path:
+    """Train a network and return the path of its best weights.
+
+    The same recipe and data give the same split and order, and on one machine's CPU the same weights.
+
+    Parameters
+    ----------
+    data
+        A Kaggle-style folder (`train/{NORMAL,PNEUMONIA}`, `val` joined to it, `test` never opened), or one that holds
+        NORMAL/ and PNEUMONIA/ itself; or other sources (modeltrain/data/sources.py).
+    out
+        The run's folder, made if absent.
+    start
+        Weights of another run to begin with (its `best_model.safetensors`), instead of the recipe's `init`.
+    teachers
+        Weights of runs, of any architecture, whose networks the recipe's `distillation` asks; without them it asks the
+        weights that the run begins with.
+    resume
+        Go on after the last finished epoch of the run in `out`; a run that is complete is left as it is.
+    device
+        `cpu`, `cuda` or `auto` (CUDA where there is a GPU).
+    progress
+        Show progress bars on standard error.
+
+    Raises
+    ------
+    InvalidData
+        The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
+        from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
+        or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask; or
+        it learns from no images without labels and there are such, or one of them is labelled, or of a patient who is
+        for validation.
+    InvalidModel
+        ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
+        a library that an architecture needs is not installed.
+    OutOfResources
+        A checkpoint or the curves cannot be written; the run can be resumed after its last finished epoch.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_taught(recipe, start, teachers, unlabelled=isinstance(data, Sources) and data.unlabelled is not None)
+    sources = sources_of(data)
+    split = sources.split(recipe.validation_fraction, recipe.seed)
+    digest = sources.digest
+    parts = [part.digest for part in sources.parts]
+    origin = origin_of(start, recipe, [digest, *parts]) if start else None
+    asked = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
+    if sources.unlabelled:
+        refuse_known(sources.unlabelled, split.validation, "validation", patients=True)
+        refuse_known(sources.unlabelled, split.train, "training")
+    told = asked.told if asked else []
+    state = Progress(
+        _plain(recipe), digest, start=origin, parts=parts, teachers=told, unlabelled=sources.without_labels
+    )
+    train_images, others = _cached(split.train, sources.unlabelled, recipe.cache_bytes)
+    validation_images = Images(split.validation, recipe.cache_bytes // 8)
+    begins_anew = not start and not (out / LAST).exists()
+    learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
+    if (out / LAST).exists():
+        if not resume:
+            raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
+        state = _load_last(out / LAST, state, learner)
+        log.info("resuming after epoch %d", len(state.history))
+    elif start:
+        learner.begin(start)
+    learner.standardize(train_images)
+    weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
+    out.mkdir(parents=True, exist_ok=True)
+    # Minutes of work, so only where an epoch is left to learn.
+    if recipe.distillation and start and recipe.taught_by == "start" and len(state.history) < recipe.epochs:
+        learner.be_taught(start, train_images)
+
+    with _curves(out / "tensorboard") as board:
+        for epoch in range(len(state.history), recipe.epochs):
+            # Of small images nothing is kept once there are larger ones, so there is no end among them.
+            last_stage = bool(state.history) and state.history[-1].side == recipe.stages[-1][1]
+            if last_stage and _stalled(state, recipe.patience):
+                log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
+                break
+            started = time.monotonic()
+            train_loss, rate = learner.learn(
+                train_images, epoch, weights=weights[0], unlabelled=others, progress=progress
+            )
+            validation_loss, auc, alike = learner.validate(validation_images, weights[1])
+            seconds = round(time.monotonic() - started, 1)
+            line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, alike)
+            state.history.append(line)
+            _report(board, line)
+            if state.best is line:
+                _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
+            _save(out / LAST, learner.tensors(), state.to_json())
+    return out / BEST
+
+
+def _cached(train: Sequence[Sample], unlabelled: Source | None, budget: int) -> tuple[Images, Images | None]:
+    """Return the images that are learnt from; both kinds share what memory there is for them."""
+    if not unlabelled:
+        return Images(train, budget), None
+    part = budget * len(train) // (len(train) + len(unlabelled.samples))
+    return Images(train, part), Images(unlabelled.samples, budget - part)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as it looks after a round trip through JSON (tuples are lists there)."""
+    plain: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))
+    return plain
+
+
+def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe of an earlier version of cxrd with the defaults of what it did not know, which change nothing."""
+    plain = _plain(Recipe())
+    return plain | recipe | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
+
+
+def _stalled(state: Progress, patience: int) -> bool:
+    """Whether the validation AUC has not risen for `patience` epochs."""
+    return bool(patience and state.history and len(state.history) - state.best.epoch >= patience)
+
+
+@contextmanager
+def _curves(folder: Path) -> Iterator[SummaryWriter]:
+    """Yield the writer of the curves. It writes in a thread of its own, whose failure on a full disk comes out here."""
+    told = threading.excepthook
+    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else told(failed)
+    try:
+        with SummaryWriter(str(folder)) as board:
+            yield board
+    except OSError as error:
+        raise OutOfResources(f"{folder}: cannot be written ({error.strerror})") from error
+    finally:
+        threading.excepthook = told
+
+
+def _report(board: SummaryWriter, line: Epoch) -> None:
+    """Write one epoch's curves and log line."""
+    for name in ("train_loss", "validation_loss", "validation_auc", "learning_rate", "side"):
+        board.add_scalar(name, getattr(line, name), line.epoch)
+    if line.validation_auc_alike is not None:
+        board.add_scalar("validation_auc_alike", line.validation_auc_alike, line.epoch)
+    log.info(
+        "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f (framed alike: %s), %.0f s",
+        line.epoch,
+        line.train_loss,
+        line.validation_loss,
+        line.validation_auc,
+        "-" if line.validation_auc_alike is None else f"{line.validation_auc_alike:.4f}",
+        line.seconds,
+    )
+
+
+def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
+    """Put a run's last state into the learner and return where the run stood."""
+    found = read_progress(path)
+    found.recipe = _completed(found.recipe)
+    if found.recipe != wanted.recipe:
+        differing = [key for key in wanted.recipe if found.recipe.get(key) != wanted.recipe[key]]
+        raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
+    if found.data_digest != wanted.data_digest:
+        raise InvalidData(f"{path}: was made from other data")
+    if found.unlabelled != wanted.unlabelled:
+        raise InvalidData(f"{path}: was made with other images without labels")
+    if wanted.start and not (found.start and same_run(found.start, wanted.start)):
+        raise InvalidData(f"{path}: did not begin with these weights")
+    pairs = list(zip(found.teachers, wanted.teachers, strict=False))
+    if len(found.teachers) != len(wanted.teachers) or not all(same_run(*pair) for pair in pairs):
+        raise InvalidData(f"{path}: had other teachers")
+    learner.restore(load_file(path))
+    return found
+
+
+def _save(path: Path, tensors: dict[str, Tensor], progress: str) -> None:
+    """Write tensors and the run's progress in one file, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"progress": progress})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutOfResources(f"{path}: cannot be written ({error})") from error

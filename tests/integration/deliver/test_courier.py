@@ -1,0 +1,242 @@
+"""The outbox against real peers: delivered once, tried again while it may pass, failed when it will not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
+
+from dicom_io.errors import PeerUnavailable
+from dicom_io.network.storage_scu import Delivery, Peer, deliver, echo
+from dicom_io.objects.common import encode
+from tests.peers import Receiver, chest, receiving, wait_for
+from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
+from worker.deliver.courier import Courier
+from worker.deliver.destinations import destinations_for, peer_of
+from worker.ledger import migrations
+from worker.ledger.deliveries import Parcels
+from worker.ledger.queries import story
+from worker.ledger.receipts import Ledger, connect
+from worker.ledger.records import NewResult
+from worker.settings import Destination, OutboxSettings, Settings
+from worker.storage.blobs import Blobs
+
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+
+
+class Office:
+    """A ledger with results that are due at the destination `pacs`."""
+
+    def __init__(self, folder: Path) -> None:
+        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
+        migrations.upgrade(engine)
+        self.ledger, self.blobs = Ledger(engine), Blobs(folder / "objects")
+        self.parcels = Parcels(self.ledger)
+        self.couriers: list[Courier] = []
+        self.receipt = self.ledger.receive(NEW) or 0
+        self.ledger.claim(self.receipt, NOON)
+        self.results: list[NewResult] = []
+
+    def add(self, count: int = 1) -> None:
+        for _ in range(count):
+            dataset = chest(f"result-{len(self.results)}")
+            data = encode(dataset)
+            kind = str(len(self.results))
+            sha256 = self.blobs.put(data)
+            self.results.append(
+                NewResult(kind, DX, dataset.SOPInstanceUID, dataset.SeriesInstanceUID, sha256, len(data))
+            )
+        now = dt.datetime.now(dt.UTC)
+        self.ledger.answer(self.receipt, FINDING, self.results, ["pacs"], now)
+
+    def nudged(self, state: str) -> bool:
+        """Ring the bell, so that no test waits for the next look, and tell whether all deliveries are in a state."""
+        for courier in self.couriers:
+            courier.ring()
+        return self.states() == {state}
+
+    def courier(self, port: int, **settings: float) -> Courier:
+        peer = Peer("127.0.0.1", port, "RECEIVER", timeout=5)
+        options = OutboxSettings(**{"retry_first": 0.05, "retry_max": 0.2} | settings)
+        made = Courier("pacs", peer, self.parcels, self.blobs, options, lambda: dt.datetime.now(dt.UTC))
+        self.couriers.append(made)
+        made.start()
+        return made
+
+    def deliveries(self) -> list[dict[str, object]]:
+        found = story(self.ledger, str(self.receipt))
+        assert found is not None
+        return list(found["deliveries"])
+
+    def states(self) -> set[object]:
+        return {each["state"] for each in self.deliveries()}
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    made = Office(tmp_path)
+    yield made
+    for courier in made.couriers:
+        courier.stop()
+        courier.join()
+
+
+def test_several_results_go_on_one_association(office: Office) -> None:
+    office.add(5)
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: office.states() == {"sent"})
+        assert receiver.associations == 1
+        assert [each.SOPInstanceUID for each in receiver.got] == [each.sop_instance_uid for each in office.results]
+        assert {each["status"] for each in office.deliveries()} == {"0x0000"}
+
+
+def test_a_long_queue_is_split_over_associations(office: Office) -> None:
+    office.add(5)
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port, per_association=2)
+        wait_for(lambda: office.states() == {"sent"})
+        assert receiver.associations == 3
+
+
+def test_a_busy_peer_is_tried_again(office: Office) -> None:
+    office.add()
+    with receiving([DX]) as receiver:
+        receiver.answers = [0xA700, 0x0110, 0xB000]
+        office.courier(receiver.port)
+        wait_for(lambda: office.states() == {"sent"})
+    (delivery,) = office.deliveries()
+    assert (delivery["attempts"], delivery["status"]) == (3, "0xB000")
+
+
+@pytest.mark.parametrize("status", [0xA900, 0xC000, 0x0122])
+def test_a_refusal_is_final_and_the_others_go_on(office: Office, status: int) -> None:
+    office.add(2)
+    with receiving([DX]) as receiver:
+        receiver.answers = [status]
+        office.courier(receiver.port)
+        wait_for(lambda: "pending" not in office.states())
+    first, second = office.deliveries()
+    assert (first["state"], first["attempts"], first["status"]) == ("failed", 1, f"0x{status:04X}")
+    assert second["state"] == "sent"
+
+
+@pytest.mark.parametrize("others", [[], ["1.2.840.10008.5.1.4.1.1.2"]])
+def test_a_peer_that_takes_no_such_class_is_final(office: Office, others: list[str]) -> None:
+    office.add()
+    with receiving(others) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: office.states() == {"failed"})
+    assert "does not accept Digital X-Ray Image Storage" in str(office.deliveries()[0]["error"])
+
+
+def test_a_peer_that_comes_back_gets_everything(office: Office) -> None:
+    office.add(2)
+    receiver = Receiver([DX])
+    receiver.start()
+    port = receiver.port
+    receiver.stop()
+    office.courier(port)
+    wait_for(lambda: any(int(str(each["attempts"])) >= 1 for each in office.deliveries()))
+    assert "cannot be reached" in str(office.deliveries()[0]["error"])
+    assert office.states() == {"pending"}
+    receiver = Receiver([DX])
+    receiver.start(port)
+    wait_for(lambda: office.nudged("sent"))
+    assert len(receiver.got) == 2
+    receiver.stop()
+
+
+def test_patience_ends(office: Office) -> None:
+    office.add()
+    with receiving([DX]) as receiver:
+        receiver.answers = [0xA700] * 1000
+        office.courier(receiver.port, give_up_after_hours=0.0001)
+        wait_for(lambda: office.nudged("failed"))
+        assert "given up after" in str(office.deliveries()[0]["error"])
+        receiver.answers = []
+        assert office.parcels.again(dt.datetime.now(dt.UTC)) == 1
+        wait_for(lambda: office.states() == {"sent"})
+
+
+def test_echo_says_why_not() -> None:
+    with receiving() as receiver:
+        echo(Peer("127.0.0.1", receiver.port, "RECEIVER"))
+        receiver._entity.require_called_aet = True
+        with pytest.raises(PeerUnavailable, match="does not answer to the AE title OTHER"):
+            echo(Peer("127.0.0.1", receiver.port, "OTHER"))
+        receiver._entity.require_calling_aet = ["FRIEND"]
+        with pytest.raises(PeerUnavailable, match="does not know our calling AE title CXRD"):
+            echo(Peer("127.0.0.1", receiver.port, "RECEIVER"))
+        port = receiver.port
+    with pytest.raises(PeerUnavailable, match=f"127.0.0.1:{port} cannot be reached"):
+        echo(Peer("127.0.0.1", port, "RECEIVER", timeout=2))
+
+
+def test_a_peer_that_never_answers_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(PeerUnavailable, match="cannot be reached"):
+        echo(Peer("127.0.0.1", silent.getsockname()[1], "SILENT", timeout=0.5))
+
+
+def test_destinations_may_depend_on_the_sender() -> None:
+    both = Destination(name="both", host="h", port=1, ae_title="A")
+    some = Destination(name="some", host="h", port=1, ae_title="A", for_calling=("CT1",), calling_ae="ME")
+    assert destinations_for("CT1", (both, some)) == ["both", "some"]
+    assert destinations_for("CR2", (both, some)) == ["both"]
+    assert [getattr(peer_of(each, Settings()), "calling_ae", "") for each in (some, both)] == ["ME", "CXRD"]
+
+
+def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Office) -> None:
+    office.add(3)
+    office.blobs.path(office.results[0].sha256).unlink()
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["failed", "sent", "sent"])
+        assert len(receiver.got) == 2
+
+
+def test_a_result_that_nobody_foresaw_waits_its_turn(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.add(2)
+    bad = office.blobs.path(office.results[0].sha256)
+    store = Delivery.store
+
+    def surprising(self: Delivery, path: Path) -> int:
+        if path == bad:
+            raise MemoryError
+        return store(self, path)
+
+    monkeypatch.setattr(Delivery, "store", surprising)
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["pending", "sent"])
+        assert "unexpected MemoryError" in str(office.deliveries())
+
+
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@pytest.mark.parametrize("trouble", ["encoder", "refusal"])
+def test_a_picture_that_does_not_go_compressed_goes_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    dataset = chest("plain", SOPClassUID=CAPTURE)
+    dataset.file_meta.MediaStorageSOPClassUID = UID(CAPTURE)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(encode(dataset))
+
+    def failing(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no encoder")
+
+    if trouble == "encoder":
+        monkeypatch.setattr(Dataset, "compress", failing)
+    with receiving([CAPTURE], [RLELossless]) as receiver:
+        receiver.answers = [0xC000] if trouble == "refusal" else []
+        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=RLELossless)
+        with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+            assert delivery.store(path) == 0
+        assert not receiver.got[-1].file_meta.TransferSyntaxUID.is_compressed

@@ -1,0 +1,144 @@
+"""Notifications: only of positive findings, without a person in them, signed, and delivered as patiently as results."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_io.errors import InvalidSettings, PeerUnavailable
+from tests.models import variant
+from tests.peers import chest, send, wait_for
+from tests.unit.worker.results.test_result_set import FINDING, MODEL
+from worker.deliver.destinations import wants
+from worker.deliver.webhook import SIGNATURE, WebhookPeer, deliver_hook, notification
+from worker.engines.daemon import Daemon
+from worker.ledger.queries import Filter, findings, story
+from worker.settings import Destination, Settings, load
+
+KEY = "s3cret"
+
+
+class Listener:
+    """A webhook that answers as it is told, then with 204."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.got: list[tuple[dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.got.append((dict(self.headers), body))
+                self.send_response(outer.answers.pop(0) if outer.answers else 204)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_arguments: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_it_names_the_study_and_no_person() -> None:
+    source = chest("hook", PatientName="Geheimnis^Gerda", PatientID="SECRET-1", AccessionNumber="A77")
+    uid, body = notification(source, FINDING, MODEL, ["2.25.1"])
+    told = json.loads(body)
+    assert (told["id"], told["accession_number"], told["finding"]) == (uid, "A77", "PNEUMONIA")
+    assert told["study_instance_uid"] == source.StudyInstanceUID
+    assert b"Gerda" not in body
+    assert b"SECRET-1" not in body
+    assert notification(source, FINDING, MODEL, ["2.25.1"]) == (uid, body)
+    assert notification(source, FINDING, replace(MODEL, version="2"), [])[0] != uid
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 0x0000), (204, 0x0000), (400, 0xA900), (410, 0xA900)])
+def test_answers_become_statuses(status: int, expected: int, listener: Listener, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b'{"id": "1"}')
+    listener.answers = [status]
+    with deliver_hook(WebhookPeer(listener.url, KEY)) as delivery:
+        assert delivery.store(body) == expected
+    headers, got = listener.got[0]
+    assert got == body.read_bytes()
+    assert headers[SIGNATURE] == "sha256=" + hmac.new(KEY.encode(), got, hashlib.sha256).hexdigest()
+    listener.answers = [503]
+    with deliver_hook(WebhookPeer(listener.url)) as delivery, pytest.raises(PeerUnavailable, match="503"):
+        delivery.store(body)
+    assert SIGNATURE not in listener.got[1][0]
+
+
+def test_a_webhook_takes_notifications_and_nothing_else_does() -> None:
+    hook = Destination(name="hook", webhook="http://h/")
+    node = Destination(name="node", host="h", port=1, ae_title="A")
+    some = Destination(name="some", host="h", port=1, ae_title="A", kinds=("secondary-capture",))
+    every = (hook, node, some)
+    taken = {(name, kind) for name in ("hook", "node", "some") for kind in KINDS if wants(name, kind, every)}
+    assert taken == {
+        ("hook", "notification"),
+        ("node", "secondary-capture"),
+        ("node", "structured-report"),
+        ("some", "secondary-capture"),
+    }
+
+
+KINDS = ("secondary-capture", "structured-report", "notification")
+
+
+@pytest.mark.parametrize("more", ["kinds: [secondary-capture]", "host: x", "url: http://y/"])
+def test_a_webhook_is_nothing_else(more: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"destinations:\n  - {{name: web, webhook: 'http://x/', {more}}}\n")
+    with pytest.raises(InvalidSettings, match=r"destinations\.0"):
+        load(path)
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(60.0, 1), (-60.0, 0)])
+def test_a_daemon_tells_of_positive_findings_only(
+    bias: float, expected: int, listener: Listener, tmp_path: Path
+) -> None:
+    listener.answers = [500]  # the first attempt fails, and is repeated
+    settings = Settings.model_validate(
+        {
+            "scp": {"port": 0},
+            "storage": {"folder": tmp_path / "data", "min_free_mb": 0},
+            "outbox": {"retry_first": 0.1, "retry_max": 0.2},
+            "model": {"folder": variant(tmp_path / "model", bias=bias)},
+            "destinations": [{"name": "hook", "webhook": listener.url, "secret": KEY}],
+        }
+    )
+    daemon = Daemon(settings)
+    daemon.start()
+    try:
+        assert send(daemon.port, [chest("hooked", rows=200, cols=200, AccessionNumber="A9")]) == [0x0000]
+        wait_for(lambda: daemon.ledger.counts().get("analysed") == 1, 30)
+        wait_for(lambda: daemon.ledger.counts().get("delivery_sent", 0) == expected, 30)
+    finally:
+        daemon.stop()
+    assert len({json.loads(body)["id"] for _, body in listener.got}) == expected
+    if expected:
+        assert len(listener.got) == 2
+        assert json.loads(listener.got[1][1])["accession_number"] == "A9"
+        told = story(daemon.ledger, "1")
+        assert told is not None
+        assert [each["kind"] for each in told["deliveries"]] == ["notification"]
+        assert findings(daemon.ledger, Filter())[0]["delivered"] == 1

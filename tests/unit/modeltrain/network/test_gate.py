@@ -1,0 +1,94 @@
+"""The gate: what it learns to tell apart, and that it says nothing where it was not fitted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dicom_io.errors import InvalidData
+from modeltrain.data.samples import training_samples
+from modeltrain.export.gate_limits import _fit, _halfway, fit_gate
+from modeltrain.network.gate import Gate, statistics
+from tests.unit.modeltrain.toys import draw, kaggle_folder, lively_network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_an_empty_gate_says_nothing() -> None:
+    assert torch.isnan(Gate()([torch.ones(3, 4, 2, 2)], torch.ones(3, 4))).all()
+
+
+def test_statistics_are_mean_and_standard_deviation_of_each_channel() -> None:
+    maps = torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2), torch.zeros(2, 1, 4, 4)
+    found = statistics(maps)
+    assert found.shape == (2, 8)
+    assert found[0, :3].tolist() == [1.5, 5.5, 9.5]
+    assert found[0, 3:6].tolist() == pytest.approx([np.std([0, 1, 2, 3])] * 3, abs=1e-4)
+
+
+def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5))
+    foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
+    known = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
+    gate = Gate()
+    gate.fill(_fit(own, foreign[:500], known, foreign[500:]))
+
+    def flagged(values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
+        maps = torch.from_numpy(values.astype(np.float32))
+        score = _score(gate, maps)
+        return float((score >= 1).float().mean())
+
+    assert flagged(known) <= 0.0125, "four in a thousand by each look, rounded up in so few"
+    assert flagged(foreign) > 0.9, "what it was shown"
+    assert flagged(known + np.array([0, 0, 3, 0, 0])) > 0.9, "what it was not shown, thirty deviations away"
+
+
+def test_the_limit_lies_halfway_to_the_outliers_that_were_kept_back() -> None:
+    known = np.linspace(0, 1, 1001)
+    assert _halfway(known, np.full(50, 3.0)) == pytest.approx((0.996 + 3) / 2)
+    assert _halfway(known, np.full(50, 0.5)) == pytest.approx(0.996), "never below what the population allows"
+    assert _halfway(known, np.empty(0)) == pytest.approx(0.996), "no stranger is known"
+
+
+def _score(gate: Gate, x: torch.Tensor) -> torch.Tensor:
+    centred = x - gate.center
+    linear = (centred @ gate.weight + gate.bias).clamp(max=5).exp()
+    return torch.maximum(linear, (centred @ gate.project - gate.offset).square().mean(dim=1) / gate.scale)
+
+
+def test_a_fitted_gate_answers_in_the_forward_pass(tmp_path: Path) -> None:
+    network = lively_network()
+    samples = training_samples(kaggle_folder(tmp_path / "data", patients=12))
+    elsewhere = tmp_path / "elsewhere" / "deeper"
+    elsewhere.mkdir(parents=True)
+    for seed in range(8):
+        assert cv2.imwrite(str(elsewhere / f"{seed}.png"), 255 - draw(seed, opacity=False))
+    gate = fit_gate(network, samples[4:], samples[:4], tmp_path / "elsewhere", size=96)
+    assert {name: value.ndim for name, value in gate.items()} == {
+        "center": 1,
+        "weight": 1,
+        "bias": 1,
+        "project": 2,
+        "offset": 1,
+        "scale": 1,
+    }
+    network.gate.fill(gate)
+    known = torch.rand(2, 1, 96, 96)
+    with torch.inference_mode():
+        outlier = network(known).outlier
+    assert outlier.shape == (2,)
+    assert (outlier >= 1).all(), "noise is no chest"
+    assert torch.isfinite(outlier).all()
+
+
+def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
+    samples = training_samples(kaggle_folder(tmp_path / "data", patients=2))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidData, match="empty: holds no JPEG or PNG"):
+        fit_gate(lively_network(), samples, samples, tmp_path / "empty", size=64)

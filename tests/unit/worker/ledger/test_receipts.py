@@ -1,0 +1,316 @@
+"""The ledger on SQLite and on PostgreSQL: nothing twice, nothing lost, every step in the chain."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from dicom_io.errors import InvalidSettings, OutOfResources
+from tests.disk import fill, small_disk
+from worker.ledger import event_chain, migrations
+from worker.ledger.deliveries import Parcels
+from worker.ledger.outage import outage
+from worker.ledger.queries import Filter, findings, story
+from worker.ledger.receipts import Ledger, connect
+from worker.ledger.records import NewFinding, NewReceipt, NewResult
+from worker.ledger.tables import Table
+
+NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+NEW = NewReceipt(
+    sop_instance_uid="1.2.3",
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.1",
+    study_instance_uid="1.2",
+    series_instance_uid="1.2.1",
+    transfer_syntax_uid="1.2.840.10008.1.2.1",
+    modality="CR",
+    accession_number="A1",
+    patient_key="k",
+    calling_ae="PACS",
+    called_ae="CXRD",
+    peer_address="127.0.0.1",
+    sha256="a" * 64,
+    size_bytes=10,
+    received_at=NOON,
+)
+FINDING = NewFinding("net-1.0.0", "f" * 64, 0.93, "PNEUMONIA", 0.5, NOON)
+RESULT = NewResult("secondary-capture", "1.2.840.10008.5.1.4.1.1.7", "2.25.1", "2.25.2", "b" * 64, 20)
+
+
+def received(ledger: Ledger, **changes: object) -> int:
+    number = ledger.receive(replace(NEW, **changes))  # type: ignore[arg-type]
+    assert number is not None
+    return number
+
+
+def answered(ledger: Ledger, destinations: tuple[str, ...] = ("pacs",)) -> int:
+    number = received(ledger)
+    assert ledger.claim(number, NOON) is not None
+    ledger.answer(number, FINDING, [RESULT], destinations, NOON)
+    return number
+
+
+def test_a_second_copy_changes_nothing(ledger: Ledger) -> None:
+    number = received(ledger)
+    assert ledger.receive(NEW) is None
+    assert ledger.receive(replace(NEW, sha256="c" * 64)) is None
+    assert ledger.unfinished(NOON) == [number]
+    found = story(ledger, "1.2.3")
+    assert found is not None
+    assert [each["kind"] for each in found["events"]] == ["received", "received_again", "received_again"]
+    assert '"same_bytes": false' in found["events"][2]["detail"]
+    assert found["finding"]["sha256"] == "a" * 64
+
+
+def test_many_at_once_enter_one_row(ledger: Ledger) -> None:
+    entered: list[int | None] = []
+    barrier = threading.Barrier(8)
+
+    def enter() -> None:
+        barrier.wait()
+        for _ in range(20):
+            try:
+                entered.append(ledger.receive(NEW))
+            except OutOfResources:
+                continue
+            return
+        raise AssertionError("the ledger stayed locked")
+
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(entered) == 8
+    assert len([number for number in entered if number is not None]) == 1
+    with ledger.reading() as connection:
+        assert event_chain.verify(connection)[1] == []
+
+
+def test_only_one_worker_gets_a_receipt(ledger: Ledger) -> None:
+    number = received(ledger)
+    claim = ledger.claim(number, NOON)
+    assert claim is not None
+    assert (claim.attempts, claim.dated_at) == (1, NOON)
+    assert ledger.claim(number, NOON) is None
+    assert ledger.unfinished(NOON) == []
+
+
+def test_a_postponed_receipt_waits_for_its_time(ledger: Ledger) -> None:
+    number = received(ledger)
+    ledger.claim(number, NOON)
+    ledger.postpone(number, "disk full", NOON, NOON + 5 * SECOND)
+    assert ledger.claim(number, NOON) is None
+    assert ledger.unfinished(NOON + 4 * SECOND) == []
+    assert ledger.unfinished(NOON + 5 * SECOND) == [number]
+
+
+def test_what_a_dead_process_had_in_hand_is_taken_back(ledger: Ledger) -> None:
+    number = received(ledger)
+    ledger.claim(number, NOON)
+    assert ledger.recover(NOON, max_crashes=3) == 1
+    assert ledger.claim(number, NOON) is not None
+    assert ledger.recover(NOON, max_crashes=3) == 1
+    assert ledger.claim(number, NOON) is None  # from the second time on it lets others go first
+    assert ledger.claim(number, NOON + 5 * SECOND) is not None
+    assert ledger.recover(NOON, max_crashes=3) == 0
+    assert findings(ledger, Filter(status="failed"))[0]["reason"].startswith("the worker died 3 times")
+    assert ledger.requeue([number], NOON) == 1
+    assert ledger.claim(number, NOON) is not None
+
+
+def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) -> None:
+    number = answered(ledger)
+    ledger.answer(number, FINDING, [RESULT], ["pacs"], NOON)
+    assert [parcel.sop_instance_uid for parcel in Parcels(ledger).due("pacs", NOON, 9)] == ["2.25.1"]
+    assert ledger.counts() == {"analysed": 1, "delivery_pending": 1}
+    assert ledger.is_result("2.25.1")
+    assert not ledger.is_result("1.2.3")
+
+
+def test_the_life_of_a_delivery(ledger: Ledger) -> None:
+    answered(ledger)
+    parcels = Parcels(ledger)
+    (parcel,) = parcels.due("pacs", NOON, 9)
+    assert parcels.due("elsewhere", NOON, 9) == []
+    parcels.later(parcel, 0xA700, "busy", NOON, NOON + 9 * SECOND)
+    assert parcels.due("pacs", NOON, 9) == []
+    (parcel,) = parcels.due("pacs", NOON + 9 * SECOND, 9)
+    assert parcel.attempts == 1
+    parcels.refused(parcel, 0xA900, "no", NOON)
+    assert parcels.waiting_for() == {}
+    assert parcels.again(NOON, destination="elsewhere") == 0
+    assert parcels.again(NOON, receipt_ids=[parcel.receipt_id]) == 1
+    assert parcels.waiting_for() == {"pacs": 1}
+    parcels.sent(parcel, 0xB000, NOON)
+    assert parcels.again(NOON) == 0
+    assert parcels.again(NOON, include_sent=True) == 1
+    found = story(ledger, "2.25.1")
+    assert found is not None
+    assert found["deliveries"][0]["status"] == "0xB000"
+    kinds = [each["kind"] for each in found["events"]]
+    assert kinds == [
+        "received", "analysed", "delivery_postponed", "delivery_failed", "redelivery", "delivered", "redelivery",
+    ]  # fmt: skip
+
+
+def test_the_views_answer_what_was_asked_for(ledger: Ledger) -> None:
+    answered(ledger, ("pacs", "archive"))
+    received(ledger, sop_instance_uid="1.2.4", received_at=NOON + 60 * SECOND, calling_ae="CT1", accession_number="A2")
+    with ledger.reading() as connection:
+        row = connection.execute(
+            text("SELECT study_instance_uid, delivered, deliveries FROM findings WHERE probability > 0.9")
+        ).one()
+        assert tuple(row) == ("1.2", 0, 2)
+        rows = connection.execute(text("SELECT destination, state FROM deliveries ORDER BY destination")).all()
+        assert [tuple(each) for each in rows] == [("archive", "pending"), ("pacs", "pending")]
+    expected: list[tuple[Filter, list[str]]] = [
+        (Filter(), ["1.2.4", "1.2.3"]),
+        (Filter(limit=1), ["1.2.4"]),
+        (Filter(since=NOON + 30 * SECOND), ["1.2.4"]),
+        (Filter(until=NOON + 30 * SECOND), ["1.2.3"]),
+        (Filter(at_least=0.9), ["1.2.3"]),
+        (Filter(decision="PNEUMONIA", status="analysed", study="1.2"), ["1.2.3"]),
+        (Filter(calling_ae="CT1"), ["1.2.4"]),
+        (Filter(accession="A1"), ["1.2.3"]),
+        (Filter(undelivered=True), ["1.2.3"]),
+    ]
+    for wanted, uids in expected:
+        assert [row["sop_instance_uid"] for row in findings(ledger, wanted)] == uids, wanted
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE finding SET probability = 0.1", "probability differs"),
+        ("UPDATE finding SET decision = 'NORMAL'", "decision differs"),
+        ("UPDATE event SET detail = replace(detail, '0.93', '0.11') WHERE kind = 'analysed'", "altered"),
+        ("DELETE FROM event WHERE kind = 'received'", "removed or altered"),
+    ],
+)
+def test_an_alteration_shows(ledger: Ledger, statement: str, said: str) -> None:
+    answered(ledger)
+    with ledger.reading() as connection:
+        assert event_chain.verify(connection) == (2, [])
+    with ledger.writing() as connection:
+        connection.execute(text(statement))
+    with ledger.reading() as connection:
+        assert any(said in problem for problem in event_chain.verify(connection)[1])
+
+
+def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
+    with ledger.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+
+
+def test_a_newer_schema_is_refused(ledger: Ledger, sqlite_url: str) -> None:
+    engine = connect(sqlite_url)
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InvalidSettings, match="9999"):
+        migrations.upgrade(engine)
+
+
+def test_a_locked_ledger_is_out_of_resources(sqlite_url: str, tmp_path: Path) -> None:
+    engine = connect(sqlite_url, busy_timeout=0.05)
+    migrations.upgrade(engine)
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(OutOfResources):
+        Ledger(engine).receive(NEW)
+    other.execute("ROLLBACK")
+    other.close()
+    assert Ledger(engine).receive(NEW) == 1
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodriver+x://a/b", "sqlite+nothing:///x"])
+def test_a_wrong_url_is_one_line(url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"ledger\.url"):
+        connect(url)
+
+
+def test_naive_times_are_refused(ledger: Ledger) -> None:
+    with pytest.raises(Exception, match="must be aware"):
+        ledger.unfinished(NOON.replace(tzinfo=None))
+
+
+def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [replace(RESULT, sop_instance_uid=f"2.25.{number}") for number in range(5)]
+    number = received(ledger)
+    ledger.claim(number, NOON)
+    ledger.answer(number, FINDING, results, ("pacs",), NOON)
+    parcels = Parcels(ledger)
+    for parcel in parcels.due("pacs", NOON, 10):
+        parcels.refused(parcel, 0xA900, "no", NOON)
+    monkeypatch.setattr("worker.ledger.receipts.AT_ONCE", 2)
+    sizes: list[int] = []
+    writing = ledger.writing
+
+    def entered(connection: Connection) -> int:
+        return int(connection.scalar(text("SELECT count(*) FROM event WHERE kind = 'redelivery'")) or 0)
+
+    @contextmanager
+    def counted() -> Iterator[Connection]:
+        with writing() as connection:
+            before = entered(connection)
+            yield connection
+            sizes.append(entered(connection) - before)
+
+    monkeypatch.setattr(ledger, "writing", counted)
+    assert parcels.again(NOON) == 5
+    assert sizes == [2, 2, 1]
+    assert len(parcels.due("pacs", NOON, 10)) == 5
+    with ledger.reading() as connection:
+        assert event_chain.verify(connection)[1] == []
+
+
+def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2_000_000) as folder:
+        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.05)
+        migrations.upgrade(engine)
+        filling = fill(folder)
+
+        def until_full(ledger: Ledger) -> None:
+            for count in range(400):
+                ledger.note("refused", NOON, {"reason": "x" * 1000, "count": count})
+
+        with pytest.raises(OutOfResources, match="the disk that holds the ledger is full"):
+            until_full(Ledger(engine))
+        engine.dispose()
+        again = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.05)
+        with pytest.raises(OutOfResources, match="the disk that holds the ledger is full"):
+            until_full(Ledger(again))
+        filling.unlink()
+        assert received(Ledger(again))
+        again.dispose()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ({"sqlite_errorname": "SQLITE_FULL"}, "the disk that holds the ledger is full"),
+        ({"sqlstate": "53100"}, "the disk that holds the ledger is full"),
+        ({"sqlite_errorname": "SQLITE_BUSY_SNAPSHOT"}, "locked by another process"),
+        ({"sqlite_errorname": "SQLITE_IOERR_WRITE"}, "something else"),
+        ({}, "something else"),
+    ],
+)
+def test_what_a_database_error_comes_to(code: dict[str, str], said: str, sqlite_url: str) -> None:
+    cause = Exception("no words of the driver")
+    for name, value in code.items():
+        setattr(cause, name, value)
+    found = outage(OperationalError("", {}, cause), connect(sqlite_url), "something else")
+    assert said in str(found)
+    assert "driver" not in str(found)

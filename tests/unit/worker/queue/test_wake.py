@@ -1,0 +1,45 @@
+"""The bell between processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from tests.peers import wait_for
+from worker.engines.local import LocalEngine
+from worker.queue.wake import Bell
+
+
+def test_a_ring_is_heard_once_and_by_others(tmp_path: Path) -> None:
+    listener = Bell(tmp_path)
+    assert not listener.heard()
+    for _ in range(2):
+        Bell(tmp_path).ring()
+        assert listener.heard()
+        assert not listener.heard()
+        time.sleep(0.02)  # file systems keep time in ticks
+    assert not Bell(tmp_path).heard()
+    Bell(tmp_path / "absent").ring()  # a disk that takes nothing harms nobody
+
+
+def test_a_ring_starts_a_sweep_long_before_it_is_due(tmp_path: Path) -> None:
+    waiting: list[int] = []
+    done: list[int] = []
+    swept = threading.Event()
+
+    def unfinished() -> list[int]:
+        swept.set()
+        return [each for each in waiting if each not in done]
+
+    engine = LocalEngine(
+        done.append, unfinished, lambda _id: None, threads=1, sweep_seconds=600, rung=Bell(tmp_path).heard
+    )
+    engine.start()
+    try:
+        assert swept.wait(10)
+        waiting.append(7)
+        Bell(tmp_path).ring()
+        wait_for(lambda: done == [7], 10)
+    finally:
+        engine.stop()

@@ -1,0 +1,4 @@
+"""The command line: each module parses arguments, calls one function, prints.
+
+Door: `app.main`.
+"""

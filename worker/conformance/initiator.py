@@ -1,0 +1,329 @@
+"""What cxrd asks of others, for the conformance statement: storage, query and retrieval, DICOMweb, notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from pydicom.datadict import dictionary_description
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from dicom_io.dicomweb import wado
+from dicom_io.network import query_retrieve
+from dicom_io.network.address import address
+from dicom_io.network.storage_scu import PLAIN, proposed, ways
+from dicom_io.objects.jpeg import LOSSY, PICTURES, QUALITY
+from worker.conformance.tables import contexts, table
+from worker.deliver.destinations import kinds_of, node_of
+from worker.results.result_set import SOP_CLASSES
+from worker.settings import Destination, Settings
+
+_STATUSES_TAKEN = (
+    ("0x0000", "Success", "the delivery is *sent*"),
+    ("0x0001, 0x0107, 0x0116, 0xBxxx", "Warning", "the delivery is *sent*"),
+    ("0x0106, 0x0112, 0x0117, 0x0120, 0x0122, 0x0124, 0xA9xx, 0xCxxx", "Failure", "the delivery has *failed*"),
+    ("0xA7xx, 0x0110, any other; no answer", "Failure", "tried again, later each time"),
+)
+_FOUND = (
+    (", ".join(f"0x{each:04X}" for each in query_retrieve.PENDING), "Pending", "the match is taken"),
+    ("0x0000", "Success", "the search is complete"),
+    ("any other; no answer", "Failure, Cancel", "the search has failed, and its status is told"),
+)
+_RETRIEVED = (
+    ("0xFF00", "Pending", "waits for the next answer"),
+    ("0x0000", "Success", "the series is complete where the ledger holds each of its instances"),
+    (
+        f"0x{query_retrieve.UNKNOWN_DESTINATION:04X} to a C-MOVE",
+        "Refused: move destination unknown",
+        "ends, and names our AE title",
+    ),
+    (
+        "0xB000, any other",
+        "Warning, Failure, Cancel",
+        "told with the failed suboperations; the next series is asked for",
+    ),
+    ("no answer", "", "told; after three series in a row, the end"),
+)
+_SAMPLE = query_retrieve.Series("1.2.3", "1.2.3.4", "DX")
+_QUERIES = (
+    ("STUDY", query_retrieve.study_query(query_retrieve.Wanted("20260131", "x", "x", "1.2.3"))),
+    ("SERIES", query_retrieve.series_query("1.2.3")),
+    ("IMAGE", query_retrieve.instance_query(_SAMPLE)),
+)
+_MATCHING = {"DA": "single value or range", "UI": "single value", "CS": "single value"}
+_CALLED = {
+    "url": "DICOMweb (STOW-RS)",
+    "webhook": "webhook (no DICOM)",
+    "hl7": "HL7 v2.5.1 ORU^R01 over MLLP (no DICOM)",
+}
+
+
+def overview(settings: Settings) -> Iterator[str]:
+    """Say in a few lines what is used besides storage."""
+    if _nodes(settings):
+        model = "Study Root Query/Retrieve"
+        yield (
+            f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`; with GET, Storage as SCP on the same association"
+            f" ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU role selection)."
+        )
+    if _servers(settings):
+        yield "DICOMweb user agent: STOW-RS for results, QIDO-RS and WADO-RS for `cxrd pull` (3.4.4)."
+
+
+def section(settings: Settings) -> Iterator[str]:
+    """Yield the section of the Initiator."""
+    yield "### 3.4 Initiator: Storage, Verification and Query/Retrieve as SCU; DICOMweb user agent"
+    yield ""
+    if not settings.destinations:
+        yield "No destination is configured: results stay in the storage folder."
+        return
+    yield from table(
+        ("destination", "called", "address", "calling", "SOP classes", "compression"),
+        [_destination(each, settings) for each in settings.destinations],
+    )
+    for part in (_storage, _statuses, _verification, _retrieval, _web, _commitment):
+        yield from part(settings)
+
+
+def _destination(destination: Destination, settings: Settings) -> tuple[str, ...]:
+    called, node = destination.ae_title, destination.ae_title is not None
+    if called is None:
+        called = _CALLED["webhook" if destination.webhook else "hl7" if destination.hl7 else "url"]
+        called = called.replace("over MLLP", "over MLLP and TLS") if destination.tls else called
+    where = destination.url or destination.webhook or address(destination.host, destination.port)
+    return (
+        destination.name,
+        called,
+        address(*destination.hl7_address) if destination.hl7 else where,
+        (destination.calling_ae or settings.scp.ae_title) if node else "",
+        ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds_of(destination, settings)),
+        destination.compression if node else "",
+    )
+
+
+def _nodes(settings: Settings) -> list[Destination]:
+    return [each for each in settings.destinations if each.ae_title is not None]
+
+
+def _servers(settings: Settings) -> list[Destination]:
+    return [each for each in settings.destinations if each.url]
+
+
+_LAST_RESORT = (
+    "The JPEG syntaxes are for a node that accepts no other syntax that a picture can be brought into. They lose"
+    f" something, so that what travels in them is another object: of quality {QUALITY}, with a SOP Instance UID derived"
+    " from the picture's, Lossy Image Compression 01, and the picture in Source Image Sequence as (121320, DCM,"
+    " Uncompressed predecessor)."
+)
+
+
+def offered(destination: Destination, settings: Settings) -> list[PresentationContext]:
+    """Return the presentation contexts that a node is offered when results of all its kinds are due."""
+    classes = [SOP_CLASSES[kind] for kind in kinds_of(destination, settings)]
+    kinds = {(each, str(ExplicitVRLittleEndian)) for each in classes}
+    if settings.results.jpeg_quality is not None:
+        kinds |= {(each, str(JPEGBaseline8Bit)) for each in classes if each in PICTURES}
+    return proposed(node_of(destination, settings), kinds)
+
+
+def gets_pictures(destination: Destination, settings: Settings) -> bool:
+    """Tell whether results that are pictures go to a destination."""
+    return any(SOP_CLASSES[kind] in PICTURES for kind in kinds_of(destination, settings))
+
+
+def arriving(destination: Destination, settings: Settings) -> list[UID]:
+    """Return the transfer syntaxes that pictures may arrive in at a node, the first that it accepts being taken."""
+    (sop_class, *_), peer = PICTURES, node_of(destination, settings)
+    own = ExplicitVRLittleEndian if settings.results.jpeg_quality is None else JPEGBaseline8Bit
+    accepted = {str(own), *map(str, PLAIN), *map(str, peer.compressions)}
+    order = []
+    while found := ways(sop_class, own, accepted, peer):
+        order.append(UID(found[0]))
+        accepted.remove(str(found[0]))
+    return order
+
+
+def _storage(settings: Settings) -> Iterator[str]:
+    yield ""
+    yield "#### 3.4.1 Storage as SCU"
+    for each in _nodes(settings):
+        yield ""
+        yield f"Proposed to {each.name}, as far as such results are due, each row a presentation context:"
+        yield ""
+        yield from contexts(offered(each, settings), "SCU")
+        if gets_pictures(each, settings):
+            yield ""
+            yield f"{_pictures(settings)} to {each.name} travel in the first of these that it accepts:"
+            yield ""
+            order = arriving(each, settings)
+            yield from (f"{number}. {uid.name} ({uid})" for number, uid in enumerate(order, start=1))
+            if order[-1] in LOSSY and settings.results.jpeg_quality is None:
+                yield ""
+                yield _LAST_RESORT
+    yield ""
+    yield f"At most {settings.outbox.per_association} objects for each association. {_conversion(settings)}"
+
+
+def _pictures(settings: Settings) -> str:
+    quality = settings.results.jpeg_quality
+    made = "uncompressed RGB" if quality is None else f"JPEG Baseline of quality {quality}"
+    return f"Pictures (Secondary Capture), made as {made},"
+
+
+def _conversion(settings: Settings) -> str:
+    """Say what becomes of a picture on its way."""
+    told = "A picture keeps its SOP Instance UID in whichever syntax it travels that loses nothing."
+    if settings.results.jpeg_quality is None:
+        return told
+    return (
+        f"{told} A JPEG Baseline picture is decompressed to RGB where it travels in another syntax, and compressed"
+        " again without loss where that is one; Lossy Image Compression stays 01."
+    )
+
+
+def _statuses(settings: Settings) -> Iterator[str]:
+    yield ""
+    yield from table(("status", "service status", "what follows"), _STATUSES_TAKEN)
+    yield ""
+    yield (
+        f"First repeated after {settings.outbox.retry_first:g} s, then at growing intervals of at most"
+        f" {settings.outbox.retry_max:g} s, for {settings.outbox.give_up_after_hours:g} hours. A picture that"
+        " is refused in one transfer syntax is sent in the next one that the node accepts, up to an uncompressed one."
+    )
+
+
+def _verification(settings: Settings) -> Iterator[str]:
+    if _nodes(settings):
+        yield ""
+        yield "#### 3.4.2 Verification as SCU"
+        yield ""
+        yield "By `cxrd check`, to each node."
+        yield ""
+        yield from contexts([build_context(Verification)], "SCU")
+
+
+def _retrieval(settings: Settings) -> Iterator[str]:
+    if not _nodes(settings):
+        return
+    yield ""
+    yield "#### 3.4.3 Query/Retrieve as SCU"
+    yield ""
+    yield "By `cxrd pull NAME` from a node: C-FIND, then C-MOVE of whole series to our own title, received as in 3.3."
+    yield ""
+    yield from contexts(query_retrieve.proposed(), "SCU")
+    yield ""
+    yield (
+        "By `cxrd pull NAME --get`: C-FIND, then C-GET of whole series, with Storage as SCP on the same association;"
+        " its C-STORE statuses are those of 3.3."
+    )
+    yield ""
+    classes = settings.rules.sop_classes
+    selected = {str(each.sop_class_uid): "SCP" for each in query_retrieve.roles(classes) if each.scp_role}
+    yield from contexts(query_retrieve.proposed(classes), "SCU", roles=selected, together=True)
+    yield ""
+    yield "Of storage, each transfer syntax is proposed on a presentation context of its own."
+    yield ""
+    yield (
+        "No extended negotiation for Query/Retrieve: no relational queries, no fuzzy matching, no combined date and"
+        " time. `cxrd check NAME --store` searches by Study Instance UID."
+    )
+    yield ""
+    yield from table(
+        ("level", "key", "tag", "used for"), [row for level, asked in _QUERIES for row in _keys(level, asked)]
+    )
+    yield ""
+    names = ", ".join(row[1] for row in _keys("", query_retrieve.retrieval(_SAMPLE)))
+    yield f"Identifier of C-MOVE and C-GET: {names}."
+    yield ""
+    yield from table(("status of C-FIND", "service status", "what follows"), _FOUND)
+    yield ""
+    yield from table(("status of C-MOVE, C-GET", "service status", "what follows"), _RETRIEVED)
+
+
+def _keys(level: str, asked: Dataset) -> Iterator[tuple[str, ...]]:
+    for element in asked:
+        if element.keyword == "QueryRetrieveLevel":
+            use = element.value
+        elif not element.value:
+            use = "asked for"
+        else:
+            use = f"matching: {_MATCHING.get(element.VR, 'single value or wild card')}"
+        yield level, dictionary_description(element.tag), str(element.tag), use
+
+
+def _web(settings: Settings) -> Iterator[str]:
+    if not _servers(settings):
+        return
+    yield ""
+    yield "#### 3.4.4 DICOMweb user agent"
+    yield ""
+    answers = "application/dicom+json, application/json"
+    keys = ", ".join(
+        (*wado.filters(query_retrieve.Wanted("x", "x", "x", "x")), *(f"includefield={each}" for each in wado.FIELDS))
+    )
+    yield from table(
+        ("service", "request", "media types", "notes"),
+        [
+            (
+                "Store (STOW-RS, PS3.18 10.5)",
+                "POST /studies",
+                f"sent: {wado.WHOLE}; answer: {answers}",
+                _stored(settings),
+            ),
+            ("Search (QIDO-RS, 10.6)", "GET /studies", f"accepted: {answers}", f"{keys}, limit={wado.PAGE}, offset"),
+            ("Search", "GET /studies/{study}/series", f"accepted: {answers}", f"limit={wado.PAGE}, offset"),
+            ("Search", "GET …/series/{series}/instances", f"accepted: {answers}", f"limit={wado.PAGE}, offset"),
+            (
+                "Retrieve (WADO-RS, 10.4)",
+                "GET …/instances/{instance}",
+                f"accepted: {'; where answered with 406: '.join(f'`{each}`' for each in wado.ACCEPTED)}",
+                "one instance at a time, in whichever transfer syntax it comes",
+            ),
+        ],
+    )
+    yield ""
+    yield (
+        "STOW-RS: Failure Reason and Warning Reason count as the status of a C-STORE; HTTP 400, 409, 413, 415 and 422"
+        " without one as 0xA900; every other HTTP status from 400 on is tried again."
+    )
+
+
+def _stored(settings: Settings) -> str:
+    plain = f"in {ExplicitVRLittleEndian.name} ({ExplicitVRLittleEndian})"
+    if settings.results.jpeg_quality is None:
+        return plain
+    return (
+        f"{plain}; pictures in {JPEGBaseline8Bit.name} ({JPEGBaseline8Bit}), and where that is refused for good,"
+        " decompressed to RGB"
+    )
+
+
+def _commitment(settings: Settings) -> Iterator[str]:
+    if _nodes(settings):
+        yield ""
+        yield "#### 3.4.5 Storage commitment"
+        yield ""
+        yield "None. `cxrd check NAME` proposes the Push Model as SCU to see whether it is offered; nothing uses it."
+
+
+def security(settings: Settings) -> Iterator[str]:
+    """Say of each way that is not DICOM's own whether it is encrypted, and whom it trusts."""
+    verified = "TLS 1.2 or later, with verification of the server's certificate and of its name against"
+    for each in settings.destinations:
+        secret = "HTTP basic authentication" if each.username else "signed with HMAC-SHA-256" if _signed(each) else ""
+        if each.hl7:
+            trusted = "its `ca_file` alone" if each.ca_file else "the system's authorities"
+            way = f"{verified} {trusted}; no certificate of ours" if each.tls else "no TLS"
+            yield f"{each.name} (MLLP): {way}."
+        elif each.url or each.webhook:
+            secure = urlsplit(each.url or each.webhook).scheme == "https"
+            trusted = "the authorities of certifi, or `REQUESTS_CA_BUNDLE`" if each.url else "the system's authorities"
+            way = f"HTTPS: {verified} {trusted}" if secure else "HTTP without TLS"
+            yield f"{each.name}: {way}{'; ' if secret else ''}{secret}."
+
+
+def _signed(destination: Destination) -> bool:
+    return bool(destination.webhook and destination.secret.get_secret_value())

@@ -1,0 +1,186 @@
+"""The objects that cxrd creates, what they hold and in which codes, for the conformance statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID
+from pynetdicom.presentation import AllStoragePresentationContexts
+
+from dicom_io.objects import key_objects, parametric_map
+from dicom_io.objects import structured_report as report
+from dicom_io.objects.presentation_state import LAYER
+from modeltrain.model.card import Card
+from worker.conformance.initiator import arriving, gets_pictures
+from worker.conformance.tables import table
+from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES
+from worker.settings import Settings
+
+
+class _Code(Protocol):
+    """A code of highdicom or of pydicom."""
+
+    @property
+    def value(self) -> str: ...
+    @property
+    def scheme_designator(self) -> str: ...
+    @property
+    def meaning(self) -> str: ...
+
+
+CODES: dict[str, tuple[_Code, ...]] = {
+    "structured-report": (
+        codes.DCM.ImagingMeasurementReport,
+        report.CHEST_RADIOGRAPHY,
+        codes.DCM.TrackingIdentifier,
+        codes.DCM.TrackingUniqueIdentifier,
+        report.PNEUMONIA,
+        report.PRESENCE,
+        report.PRESENT,
+        report.ABSENT,
+        report.INDETERMINATE,
+        report.PROBABILITY,
+        report.UNIT,
+        codes.DCM.AlgorithmName,
+        codes.DCM.AlgorithmVersion,
+        codes.DCM.AlgorithmParameters,
+        codes.DCM.AlgorithmManufacturer,
+    ),
+    "key-objects": (key_objects.TITLE,),
+    "parametric-map": (parametric_map.QUANTITY,),
+}
+"""By kind of object: the concepts of its own, and those that answer them."""
+
+
+def chapter(settings: Settings, card: Card) -> Iterator[str]:
+    """Yield the annexes: objects, codes, model, and the storage classes accepted."""
+    yield "## 7 Annexes"
+    yield ""
+    yield from _objects(settings)
+    yield ""
+    yield "### 7.2 Coded terminology"
+    yield ""
+    used = [each for kind in KINDS if kind in settings.results.kinds for each in CODES.get(kind, ())]
+    rows = [(each.value, each.scheme_designator, each.meaning) for each in used]
+    if "structured-report" not in settings.results.kinds:
+        rows.insert(0, (report.PNEUMONIA.value, report.PNEUMONIA.scheme_designator, report.PNEUMONIA.meaning))
+    yield from table(("code", "scheme", "meaning"), rows)
+    yield ""
+    yield "### 7.3 Model"
+    yield ""
+    points = ", ".join(f"{name} {threshold:.4g}" for name, threshold in card.operating_points.items())
+    yield f"{card.label}; operating points: {points}; in use: {settings.model.operating_point}."
+    yield ""
+    yield "No private attributes, no private transfer syntaxes, no extended, specialised or private SOP classes."
+    yield ""
+    yield "### 7.4 Storage SOP classes accepted as SCP"
+    yield ""
+    classes = [UID(str(each.abstract_syntax)) for each in AllStoragePresentationContexts]
+    yield from table(("SOP class", "UID"), [(each.name, each) for each in classes])
+
+
+def _objects(settings: Settings) -> Iterator[str]:
+    yield "### 7.1 Objects created"
+    yield ""
+    yield from table(
+        ("kind", "SOP class", "modality", "Series Number", "SOP class UID"),
+        [
+            (
+                kind,
+                UID(SOP_CLASSES[kind]).name,
+                MODALITIES[kind],
+                settings.results.series_number + OFFSETS[kind],
+                SOP_CLASSES[kind],
+            )
+            for kind in KINDS
+            if kind in settings.results.kinds
+        ],
+    )
+    yield ""
+    yield (
+        "Each in a new series of the image's study, with patient, study and request attributes copied; UIDs under"
+        " 2.25, derived from the image and the model; Contributing Equipment (109102, DCM, Processing Equipment) with a"
+        " Device UID of its own for each set of weights; Content Qualification RESEARCH."
+    )
+    yield ""
+    yield from (f"- {words}" for kind, words in _contents(settings) if kind in settings.results.kinds)
+    yield (
+        "- When an image is read again by a newer model, objects with UIDs of their own are made beside the earlier"
+        " ones; a report or PDF names the last earlier one in Predecessor Documents Sequence."
+    )
+    if settings.results.report_not_analysed:
+        yield (
+            "- Radiographs that are not analysed get a structured report too: Indeterminate, no probability, the reason"
+            " as a Comment."
+        )
+
+
+def _contents(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what is in each kind of object."""
+    height = f"8 bits, {settings.results.height} rows at most"
+    made = _made(settings)
+    yield "secondary-capture", f"Secondary Capture: {height}; {made}."
+    yield (
+        "presentation-state",
+        f"Presentation state: graphic layer {LAYER}, with the report's Tracking UID; window and polarity as shown.",
+    )
+    yield "structured-report", "Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; UNVERIFIED."
+    yield from (("structured-report", words) for words in _report())
+    yield "key-objects", "Key objects: TID 2010; the image, with the presentation state, and every other result."
+    yield (
+        "parametric-map",
+        (
+            "Parametric map: one frame of Float Pixel Data, real world values as stored; in a frame of reference of its"
+            " own in the plane of the detector."
+        ),
+    )
+    yield "encapsulated-pdf", "Encapsulated PDF: one A4 page without patient's name, ID or any UID of the study."
+    yield (
+        "multi-frame-capture",
+        f"Multi-frame Secondary Capture: two frames of {height}, by Frame Label Vector; {made}.",
+    )
+
+
+def _report() -> Iterator[str]:
+    """Yield what the report's group of measurements and evaluations holds."""
+    yield (
+        f"The report's group: {_said(codes.DCM.TrackingIdentifier)} and {_said(codes.DCM.TrackingUniqueIdentifier)},"
+        f" the same for each finding of a model on an image; finding {_said(report.PNEUMONIA)}."
+    )
+    yield (
+        f"CODE {_said(report.PRESENCE)}: {_said(report.PRESENT)}, {_said(report.ABSENT)}, or"
+        f" {_said(report.INDETERMINATE)} where the conformal set does not hold just the decision, outside the trained"
+        " population, and for what was not analysed."
+    )
+    yield f"NUM {_said(report.PROBABILITY)}: 0 to 1, unit {_said(report.UNIT)}."
+    yield (
+        "SCOORD POLYLINE, closed, in pixels of the image, where a region was found (TID 1410); without one the image as"
+        " a whole (TID 1501)."
+    )
+    yield (
+        f"Algorithm identification (TID 4019): {_said(codes.DCM.AlgorithmName)}, {_said(codes.DCM.AlgorithmVersion)},"
+        f" {_said(codes.DCM.AlgorithmManufacturer)}, {_said(codes.DCM.AlgorithmParameters)}: research notice, digest of"
+        " the weights, decision, threshold, operating point, conformal set, out of distribution score."
+    )
+
+
+def _said(code: _Code) -> str:
+    return f"({code.value}, {code.scheme_designator}, {code.meaning})"
+
+
+def _made(settings: Settings) -> str:
+    """Say how pictures are made, and in which syntaxes they may arrive where."""
+    quality = settings.results.jpeg_quality
+    made = "RGB, uncompressed" if quality is None else f"YBR_FULL_422, JPEG Baseline (quality {quality})"
+    for each in settings.destinations:
+        if not gets_pictures(each, settings):
+            continue
+        if each.ae_title is not None:
+            made += (
+                f"; at {each.name} in {', '.join(uid.name for uid in arriving(each, settings))}, as it accepts (3.4.1)"
+            )
+        elif quality is not None:
+            made += f"; at {each.name} so, or decompressed where it refuses that"
+    return made

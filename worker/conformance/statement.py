@@ -1,0 +1,198 @@
+"""The DICOM Conformance Statement of this installation, from its configuration, in the structure of PS3.2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom.uid import UID
+from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
+from pynetdicom.presentation import AllStoragePresentationContexts
+
+from dicom_io.network.address import address
+from dicom_io.network.storage_scp import ANY_SYNTAX, RADIOGRAPHS, READABLE_SYNTAXES, supported
+from dicom_io.network.storage_scu import CONNECT, MAXIMUM_PDU
+from modeltrain.model.card import Card
+from worker import __version__
+from worker.conformance import initiator, objects
+from worker.conformance.tables import contexts, table
+from worker.deliver.destinations import kinds_of
+from worker.results.result_set import SOP_CLASSES
+from worker.settings import Settings
+
+_STATUSES_GIVEN = (
+    ("0x0000", "Success", "the bytes and the ledger's row are on disk, or were already"),
+    ("0xA700", "Refused: out of resources", "disk full or database locked; nothing was kept, send again later"),
+    ("0xA900", "Error: data set does not match SOP class", "an identifying UID is missing, too long, or differs"),
+    ("0xC000", "Error: cannot understand", "the data set cannot be parsed"),
+)
+
+
+def statement(settings: Settings, card: Card) -> str:
+    """Return the statement as Markdown.
+
+    Parameters
+    ----------
+    settings
+        The running configuration.
+    card
+        Of the model in service.
+
+    Raises
+    ------
+    InvalidSettings
+        A destination asks for a compression that nothing here can do.
+    """
+    chapters = (
+        _overview(settings, card),
+        _networking(settings),
+        _acceptor(settings),
+        initiator.section(settings),
+        _rest(settings),
+        objects.chapter(settings, card),
+    )
+    return "\n".join(line for chapter in chapters for line in (*chapter, ""))
+
+
+def _overview(settings: Settings, card: Card) -> Iterator[str]:
+    yield "# DICOM Conformance Statement"
+    yield ""
+    yield f"cxrd {__version__}, application entity {settings.scp.ae_title}, model {card.label} (SHA-256 {card.sha256})"
+    yield ""
+    yield "## 1 Overview"
+    yield ""
+    yield (
+        "cxrd receives chest radiographs, looks for pneumonia in them, and sends what it found back into the same"
+        " study. For research use. Not for diagnosis."
+    )
+    yield ""
+    sent = {SOP_CLASSES[kind] for destination in settings.destinations for kind in kinds_of(destination, settings)}
+    rows = [("Verification", "yes", "yes")]
+    rows += [(UID(each).name, "yes" if each in sent else "no", "yes") for each in sorted(SOP_CLASSES.values())]
+    rows += [(UID(each).name, "no", "yes") for each in settings.rules.sop_classes if each not in SOP_CLASSES.values()]
+    rows += [(f"all other of {len(AllStoragePresentationContexts)} storage SOP classes, retired, private", "no", "yes")]
+    yield from table(("SOP class", "User of service (SCU)", "Provider of service (SCP)"), rows)
+    yield ""
+    yield from initiator.overview(settings)
+    yield ""
+    yield "No worklist, printing, media interchange or storage commitment."
+
+
+def _networking(settings: Settings) -> Iterator[str]:
+    scp = settings.scp
+    yield "## 2 Introduction"
+    yield ""
+    yield "For administrators who connect cxrd with a PACS. Terms are those of PS3.1 to PS3.8 of the DICOM standard."
+    yield ""
+    yield "## 3 Networking"
+    yield ""
+    yield "### 3.1 Implementation model"
+    yield ""
+    yield "Two application entities in one program, of one title:"
+    yield ""
+    yield "- **Acceptor**: stores what is sent, and answers when it is durable."
+    yield "- **Initiator**: sends results to each destination, from a durable queue; fetches what `cxrd pull` asks for."
+    yield ""
+    yield (
+        "An object received becomes a task: eligibility by its header, then pixels, model, result objects, delivery."
+        " A second copy of a SOP instance changes nothing. Own results that come back are not analysed."
+    )
+    yield ""
+    yield "### 3.2 Association policies"
+    yield ""
+    yield from table(
+        ("", ""),
+        [
+            ("application context", "1.2.840.10008.3.1.1.1"),
+            ("implementation class UID", PYNETDICOM_IMPLEMENTATION_UID),
+            ("implementation version name", PYNETDICOM_IMPLEMENTATION_VERSION),
+            ("address", address(scp.host, scp.port)),
+            ("maximum PDU, acceptor and initiator", f"{scp.maximum_pdu} and {MAXIMUM_PDU} bytes"),
+            ("simultaneous associations accepted", scp.maximum_associations),
+            ("simultaneous associations initiated", "one to each destination; one for `cxrd pull`"),
+            ("closed after silence of", f"{scp.network_timeout:g} s"),
+            ("waits for a connection, as initiator", f"a destination's timeout, at most {CONNECT:g} s"),
+            ("called AE titles", scp.ae_title if scp.require_called else f"{scp.ae_title}, and any other"),
+            ("calling AE titles", ", ".join(scp.allowed_calling) or "any"),
+            ("asynchronous operations", "none: one operation at a time"),
+        ],
+    )
+
+
+def _acceptor(settings: Settings) -> Iterator[str]:
+    yield "### 3.3 Acceptor: Verification and Storage as SCP"
+    yield ""
+    yield "Of the transfer syntaxes proposed in a presentation context, the first in this order is taken:"
+    yield ""
+    yield from table(("transfer syntax", "UID"), [(uid.name, uid) for uid in READABLE_SYNTAXES])
+    yield ""
+    yield "Classes that are not analysed are taken, after these in preference, in every other standard syntax too:"
+    yield ""
+    yield from table(
+        ("transfer syntax", "UID"), [(uid.name, uid) for uid in ANY_SYNTAX if uid not in READABLE_SYNTAXES]
+    )
+    yield ""
+    yield "Presentation contexts accepted:"
+    yield ""
+    few = [each for each in supported() if each.abstract_syntax == "1.2.840.10008.1.1"]
+    few += [each for each in supported() if str(each.abstract_syntax) in RADIOGRAPHS]
+    yield from contexts(few, "SCP")
+    yield ""
+    yield (
+        "So are, in the syntaxes of both tables, all classes of 7.4, and every proposed class that is, or may be, one"
+        " for storage: retired, private, newer. SCP/SCU role selection and extended negotiation are not answered."
+    )
+    yield ""
+    yield from table(("status", "service status", "meaning"), _STATUSES_GIVEN)
+    yield ""
+    yield "Analysed are the objects that these rules admit:"
+    yield ""
+    rules = settings.rules
+    yield from table(
+        ("attribute", "values"),
+        [
+            ("SOP Class UID", ", ".join(UID(each).name for each in rules.sop_classes)),
+            ("Modality", ", ".join(rules.modalities)),
+            ("Body Part Examined", f"{', '.join(rules.body_parts)}; absent: {rules.absent_body_part}"),
+            ("View Position", f"{', '.join(rules.views)}; absent: {rules.absent_view}"),
+            ("Image Type", "any" if rules.allow_derived else "not DERIVED, not SECONDARY"),
+            ("patient's age", _ages(rules.min_age_years, rules.max_age_years, rules.absent_age)),
+        ],
+    )
+
+
+def _ages(least: float | None, most: float | None, absent: str) -> str:
+    if least is None and most is None:
+        return "any"
+    low, high = "" if least is None else f"from {least:g} ", "" if most is None else f"to {most:g} "
+    return f"{low}{high}years; absent: {absent}"
+
+
+def _rest(settings: Settings) -> Iterator[str]:
+    yield "### 3.5 Network interfaces and configuration"
+    yield ""
+    yield (
+        "TCP/IP, IPv4 or IPv6 as the addresses are given. All of the above is set in config.yaml and read when the"
+        " program starts."
+    )
+    yield ""
+    yield "## 4 Media interchange"
+    yield ""
+    yield "None."
+    yield ""
+    yield "## 5 Support of character sets"
+    yield ""
+    yield (
+        "Texts of the image are copied into the results byte for byte, with its Specific Character Set, whichever it"
+        " is. cxrd's own texts are ASCII."
+    )
+    yield ""
+    yield "## 6 Security"
+    yield ""
+    yield (
+        "DICOM associations (DIMSE), accepted and initiated: no TLS (no Secure Transport Connection Profile of PS3.15)"
+        " and no user identity negotiation; run them on a protected network."
+    )
+    yield ""
+    yield from (f"- {words}" for words in initiator.security(settings))
+    plain = {"hash": "as a keyed hash", "plain": "as it is", "none": "not at all"}[settings.audit.patient_id]
+    yield f"- Logs hold no patient data; the audit database holds the patient ID {plain}."

@@ -1,0 +1,182 @@
+"""`cxrd demo`: a worker and a receiving node in one process, radiographs sent to it, and what came back."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.progress import Progress
+
+from dicom_io.errors import CxrdError, InvalidData
+from dicom_io.header.reading import read_dataset, read_header
+from dicom_io.network import status
+from dicom_io.network.storage_scp import Arrival, NodeOptions, StorageNode
+from dicom_io.network.storage_scu import Peer, deliver
+from dicom_io.objects.common import encode
+from modeltrain.model.preprocess import read_picture
+from worker.demo.orthanc import LocalOrthanc
+from worker.demo.phantom import draw, radiograph
+from worker.engines.daemon import Daemon
+from worker.engines.offline import PICTURES, find
+from worker.ledger.queries import Filter, findings
+from worker.settings import Destination, Settings
+from worker.storage.blobs import Blobs
+
+PHANTOMS = 6
+PATIENCE = 60.0
+"""Seconds without any progress after which the demo gives up."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the demo has to show."""
+
+    rows: list[dict[str, Any]]
+    pictures: Path
+    objects: Path
+    database: Path
+    complete: bool
+
+
+def run(
+    settings: Settings, images: Path | None, out: Path, bar: Progress, *, orthanc: LocalOrthanc | None = None
+) -> Shown:
+    """Send radiographs through a worker of its own and collect the answers.
+
+    Parameters
+    ----------
+    images
+        A folder or file: DICOM, JPEG or PNG; None for drawn phantoms.
+    out
+        Emptied of an earlier demo; ``sent/``, ``objects/``, ``pictures/`` and ``data/`` are made in it.
+    orthanc
+        Gets the radiographs and the results too, so that a viewer can show them together.
+    """
+    for name in ("sent", "objects", "pictures", "data"):
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir(parents=True)
+    sources = _prepare(images, out / "sent")
+    if not sources:
+        raise InvalidData(f"{images}: no radiograph in it")
+    destinations = []
+    if orthanc is not None:
+        for path in sources.values():
+            with contextlib.suppress(OSError):  # it takes less than we do; the rest is worth showing
+                orthanc.upload(path.read_bytes())
+        destinations.append(_here("orthanc", orthanc.dicom, "ORTHANC"))
+    received = _Receiver(out)
+    received.node.start()
+    try:
+        destinations.append(_here("demo", received.node.port, "DEMO"))
+        daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations)))
+        daemon.start()
+        try:
+            _send(sources, daemon.port, settings.scp.ae_title, bar)
+            complete = _wait(daemon, len(sources), bar)
+            rows = findings(daemon.ledger, Filter())
+        finally:
+            daemon.stop()
+    finally:
+        received.node.stop(grace=1)
+    by_uid = {str(read_header(path).SOPInstanceUID): name for name, path in sources.items()}
+    named = [row | {"file": by_uid[row["sop_instance_uid"]]} for row in reversed(rows)]
+    return Shown(named, out / "pictures", out / "objects", out / "data" / "ledger.sqlite", complete)
+
+
+def _prepare(images: Path | None, folder: Path) -> dict[str, Path]:
+    """Return DICOM objects by the name of what they were made from."""
+    prepared: dict[str, Path] = {}
+    if images is None:
+        for number in range(PHANTOMS):
+            name = f"phantom-{number + 1}{'-opacity' if number % 2 else ''}"
+            pixels = draw(seed=number, rows=1024, cols=860, opacity=bool(number % 2))
+            prepared[name] = _save(radiograph(pixels, uid_seed=f"demo-{name}"), folder / f"{name}.dcm")
+        return prepared
+    for number, file in enumerate(find([images])):
+        if file.suffix.lower() in PICTURES:
+            values = (read_picture(file) * 255).round().astype(np.uint8)
+            prepared[file.name] = _save(radiograph(values, uid_seed=f"demo-{file}"), folder / f"{number:05d}.dcm")
+        else:
+            try:
+                read_dataset(file)
+            except CxrdError:
+                continue  # a folder of images often holds a text file or a DICOMDIR's index beside them
+            prepared[file.name] = file
+    return prepared
+
+
+def _save(dataset: Any, path: Path) -> Path:
+    path.write_bytes(encode(dataset))
+    return path
+
+
+def _here(name: str, port: int, title: str) -> Destination:
+    return Destination(name=name, host="127.0.0.1", port=port, ae_title=title)
+
+
+def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...]) -> Settings:
+    """Return the settings with a folder, a port and destinations of the demo's own."""
+    changes = {
+        "storage": settings.storage.model_copy(update={"folder": folder, "min_free_mb": 0}),
+        "ledger": settings.ledger.model_copy(update={"url": ""}),
+        "scp": settings.scp.model_copy(update={"host": "127.0.0.1", "port": 0, "allowed_calling": ()}),
+        "destinations": destinations,
+    }
+    return settings.model_copy(update=changes)
+
+
+class _Receiver:
+    """The node that plays the PACS: writes each result as DICOM, and its pixels as PNG."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        blobs = Blobs(out / "data" / "received")
+        options = NodeOptions(ae_title="DEMO", port=0)
+        self.node = StorageNode(options, blobs.incoming, self._receive)
+
+    def _receive(self, arrival: Arrival) -> int:
+        arrival.file.seal()
+        dataset = read_dataset(arrival.file.path)
+        stem = f"{arrival.sop_instance_uid[-12:]}"
+        shutil.copyfile(arrival.file.path, self._out / "objects" / f"{stem}.dcm")
+        if "PixelData" in dataset:  # a report and a presentation state have no picture of their own
+            frames = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns, 3)
+            for number, frame in enumerate(frames):
+                name = f"{stem}-{number + 1}.png" if len(frames) > 1 else f"{stem}.png"
+                cv2.imwrite(str(self._out / "pictures" / name), frame[..., ::-1])
+        return status.SUCCESS
+
+
+def _send(sources: dict[str, Path], port: int, title: str, bar: Progress) -> None:
+    task = bar.add_task("sending", total=len(sources))
+    paths = list(sources.values())
+    headers = [read_header(path) for path in paths]
+    kinds = {(str(header.SOPClassUID), str(header.file_meta.TransferSyntaxUID)) for header in headers}
+    peer = Peer(host="127.0.0.1", port=port, ae_title=title, calling_ae="DEMO")
+    with deliver(peer, kinds) as delivery:
+        for path in paths:
+            delivery.store(path)
+            bar.advance(task)
+
+
+def _wait(daemon: Daemon, total: int, bar: Progress) -> bool:
+    """Wait until each image has its decision and each result is delivered, as long as there is progress."""
+    task = bar.add_task("answering", total=total)
+    last, since = -1, time.monotonic()
+    while time.monotonic() - since < PATIENCE:
+        counts = daemon.ledger.counts()
+        decided = sum(counts.get(state, 0) for state in ("analysed", "not_analysed", "failed"))
+        waiting = counts.get("delivery_pending", 0)
+        bar.update(task, completed=decided)
+        if decided == total and not waiting:
+            return True
+        if decided - waiting != last:
+            last, since = decided - waiting, time.monotonic()
+        time.sleep(0.1)
+    return False

@@ -1,0 +1,4 @@
+"""What runs the work: the analysis task, the threads of the daemon, and analysis without a server.
+
+Doors: `daemon.Daemon`, `offline.analyze`.
+"""

@@ -1,0 +1,304 @@
+"""The task: one received object, from its bytes in the store to a row that says what became of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+from pydicom import Dataset
+
+from dicom_io.errors import Permanent, Retryable, Unsuitable
+from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.header.eligibility import Rules, judge
+from dicom_io.header.reading import read_dataset
+from dicom_io.objects.structured_report import KIND as REPORT
+from modeltrain.model.outputs import CLASSES
+from worker.clock import now
+from worker.deliver import hl7, webhook
+from worker.deliver.destinations import destinations_for, wants
+from worker.inference.analyzer import Reader, Reading
+from worker.inference.serving import Serving
+from worker.inference.shadow import Shadow
+from worker.ledger.receipts import Ledger
+from worker.ledger.records import Claim, Earlier, NewFinding, NewOutside, NewResult
+from worker.ledger.tables import GATE
+from worker.logs import unexpected
+from worker.queue.retry import backoff
+from worker.results.result_set import DOCUMENTS, SOP_CLASSES, ResultSet, make, not_analysed
+from worker.settings import Settings
+from worker.storage.blobs import Blobs
+
+log = structlog.get_logger("cxrd.pipeline")
+
+_LEFT_OUT = "not analysed"
+"""For the log: the reason may quote a code of the header, and stays in the ledger."""
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the eligibility rules that the settings spell out."""
+    return Rules(**settings.rules.model_dump())
+
+
+def outside(finding: Finding) -> str:
+    """Return why an image that the model's gate stopped was not analysed."""
+    return f"{GATE} (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
+
+
+def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime) -> NewFinding:
+    """Return a reading as the ledger takes it."""
+    finding = reading.finding
+    return NewFinding(
+        model=identity.label,
+        model_sha256=identity.digest,
+        probability=finding.probability,
+        decision=finding.decision,
+        threshold=finding.threshold,
+        analysed_at=analysed_at,
+        operating_point=finding.operating_point,
+        prediction_set=None if finding.prediction_set is None else " ".join(finding.prediction_set),
+        outlier=finding.outlier,
+        agent=finding.agent,
+        agent_probability=finding.agent_probability,
+        region=",".join(map(str, finding.region.box)) if finding.region else None,
+        input_mean=reading.input_mean,
+        input_std=reading.input_std,
+    )
+
+
+def outside_of(reading: Reading, identity: ModelIdentity) -> NewOutside:
+    """Return what the gate saw as the ledger takes it: neither probability nor decision, since nothing was answered."""
+    outlier = reading.finding.outlier or 0.0  # never absent here: without a score nothing is outside
+    return NewOutside(identity.label, identity.digest, outlier, reading.input_mean, reading.input_std)
+
+
+class Work(Protocol):
+    """Where a task's image comes from and where its outcome goes: the ledger, or the reanalyses."""
+
+    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
+        """Take an image in hand, if it is to be had."""
+        ...
+
+    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+        """Put it back until later."""
+        ...
+
+    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
+        """Put it back as it was."""
+        ...
+
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewOutside | None = None) -> None:
+        """Enter that it is not analysed, and what the gate saw where that was why."""
+        ...
+
+    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+        """Enter that it cannot be analysed."""
+        ...
+
+    def answer(
+        self,
+        receipt_id: int,
+        finding: NewFinding,
+        results: Sequence[NewResult],
+        destinations: Iterable[str],
+        now: dt.datetime,
+        *,
+        wants: Callable[[str, str], bool],
+        left_out: Mapping[str, str] | None,
+    ) -> None:
+        """Enter finding, results and deliveries."""
+        ...
+
+
+class Pipeline:
+    """Processes receipts by id. Idempotent: done twice, it makes the same objects and the same rows.
+
+    Parameters
+    ----------
+    work
+        New images are the ledger's own work, and the default.
+    models
+        Lends the reader of the current model.
+    delivered
+        Called when a receipt has results for the outbox.
+    shadow
+        A candidate that looks at each analysed image too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        blobs: Blobs,
+        models: Serving | Reader,
+        delivered: Callable[[], None],
+        shadow: Shadow | None = None,
+        work: Work | None = None,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._tasks: Work = work or ledger
+        self._blobs = blobs
+        self._models = models
+        self._shadow = shadow
+        self._rules = rules_of(settings)
+        self._delivered = delivered
+
+    def process(self, receipt_id: int) -> None:
+        """Take a receipt through to its end, or put it back to be tried again."""
+        claim = self._tasks.claim(receipt_id, now())
+        if claim is None:
+            return
+        begun = time.monotonic()
+        try:
+            state = self._work(claim)
+        except Permanent as error:
+            self._tasks.fail(claim.id, str(error), now())
+            state = f"failed: {error}"
+        except (Retryable, MemoryError, OSError) as error:
+            reason = str(error) if isinstance(error, Retryable) else unexpected(error)
+            self._postpone(claim, reason)
+            state = f"postponed: {reason}"
+        except Exception as error:  # noqa: BLE001 - the border of a task
+            state = self._unforeseen(claim, unexpected(error))
+        log.info("processed", receipt=claim.id, state=state, ms=round(1000 * (time.monotonic() - begun)))
+
+    def _work(self, claim: Claim) -> str:
+        dataset = read_dataset(self._blobs.path(claim.sha256))
+        verdict = judge(dataset, self._rules)
+        reason = "own output" if self._ledger.is_result(claim.sop_instance_uid) else verdict.reason
+        # A second look that is left out needs no report: the first answer stands.
+        told = verdict.radiograph and self._settings.results.report_not_analysed and not claim.model_sha256
+        if reason == "own output" or not (verdict.analyse or told):
+            self._tasks.leave_out(claim.id, reason, now())
+            return _LEFT_OUT
+        with self._models.lease() as reader:
+            if not verdict.analyse:
+                return self._report(claim, dataset, reason, reader.identity)
+            if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since it was found to be due
+                self._tasks.put_back(claim.id, now())
+                return "put back: another model serves"
+            return self._analyse(claim, dataset, reader)
+
+    def _report(
+        self,
+        claim: Claim,
+        dataset: Dataset,
+        reason: str,
+        identity: ModelIdentity,
+        stopped: NewOutside | None = None,
+    ) -> str:
+        """Enter that a radiograph is not analysed, with the report that says so."""
+        made = not_analysed(dataset, reason, identity, self._settings.results, claim.dated_at.astimezone())
+        names, peers = destinations_for(claim.calling_ae, self._settings.destinations), self._settings.destinations
+        self._ledger.leave_out(
+            claim.id,
+            reason,
+            now(),
+            results=self._keep(made),
+            destinations=names,
+            wants=lambda name, kind: wants(name, kind, peers),
+            left_out=made.left_out,
+            outside=stopped,
+        )
+        if names:
+            self._delivered()
+        return _LEFT_OUT
+
+    def _keep(self, made: ResultSet) -> list[NewResult]:
+        """Make result objects durable, and return them as the ledger takes them."""
+        self._blobs.check_space(sum(len(result.data) for result in made.results))
+        return [
+            NewResult(
+                kind=result.kind,
+                sop_class_uid=str(result.dataset.SOPClassUID),
+                sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                series_instance_uid=str(result.dataset.SeriesInstanceUID),
+                sha256=self._blobs.put(result.data),
+                size_bytes=len(result.data),
+            )
+            for result in made.results
+        ]
+
+    def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
+        # The time of receipt or of the wish, so that the same work always gives the same bytes; in the site's zone.
+        created = claim.dated_at.astimezone()
+        reading = reader.read(dataset, created)
+        analysed_at = now()
+        if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
+            stopped, reason = outside_of(reading, reader.identity), outside(reading.finding)
+            if self._settings.results.report_not_analysed and not claim.model_sha256:
+                return self._report(claim, dataset, reason, reader.identity, stopped)
+            self._tasks.leave_out(claim.id, reason, now(), outside=stopped)
+            return _LEFT_OUT
+        before = {
+            kind: self._ledger.earlier(claim.id, reader.identity.digest, SOP_CLASSES[kind])
+            for kind in DOCUMENTS
+            if kind == REPORT or kind in self._settings.results.kinds
+        }
+        earlier = before[REPORT]
+        predecessors = {kind: each.report for kind, each in before.items() if each and each.report}
+        made = make(dataset, reading, reader.identity, self._settings.results, created, predecessors)
+        entries = self._keep(made)
+        finding = entry_of(reading, reader.identity, analysed_at)
+        left_out = dict(made.left_out)
+        told = list(self._notifications(dataset, reading.finding, reader.identity, created, entries, earlier, left_out))
+        peers = self._settings.destinations
+        names = destinations_for(claim.calling_ae, peers)
+        self._tasks.answer(
+            claim.id,
+            finding,
+            [*entries, *told],
+            names,
+            now(),
+            wants=lambda name, kind: wants(name, kind, peers),
+            left_out=left_out,
+        )
+        if self._shadow:
+            self._shadow.offer(claim.id, reading.image)
+        if names:
+            self._delivered()
+        return "analysed"
+
+    def _notifications(
+        self,
+        dataset: Dataset,
+        finding: Finding,
+        identity: ModelIdentity,
+        created: dt.datetime,
+        entries: list[NewResult],
+        earlier: Earlier | None,
+        left_out: dict[str, str],
+    ) -> Iterator[NewResult]:
+        """Yield what tells other systems of a positive finding, unless the earlier one was positive too."""
+        if finding.decision != CLASSES[1] or (earlier is not None and earlier.decision == finding.decision):
+            return
+        peers = self._settings.destinations
+        made: list[tuple[str, tuple[str, bytes]]] = []
+        if any(peer.webhook for peer in peers):
+            uids = [entry.sop_instance_uid for entry in entries]
+            before = earlier.decision if earlier else None
+            made.append((webhook.KIND, webhook.notification(dataset, finding, identity, uids, before)))
+        if any(peer.hl7 for peer in peers):
+            try:
+                sender = self._settings.scp.ae_title
+                made.append((hl7.KIND, hl7.message(dataset, finding, identity, created=created, sender=sender)))
+            except Unsuitable as error:
+                left_out[hl7.KIND] = str(error)
+                log.warning("result_left_out", kind=hl7.KIND, reason=str(error))
+        for kind, (uid, told) in made:
+            yield NewResult(kind, "", uid, "", self._blobs.put(told), len(told))
+
+    def _postpone(self, claim: Claim, reason: str) -> None:
+        wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())
+        self._tasks.postpone(claim.id, reason, now(), now() + dt.timedelta(seconds=wait))
+
+    def _unforeseen(self, claim: Claim, reason: str) -> str:
+        if claim.attempts >= self._settings.worker.max_attempts:
+            self._tasks.fail(claim.id, reason, now())
+            return f"failed: {reason}"
+        self._postpone(claim, reason)
+        return f"postponed: {reason}"

@@ -1,0 +1,121 @@
+"""`cxrd check`: is everything there that an unattended night needs? One line for each thing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dicom_io.errors import CxrdError
+from dicom_io.network.address import address
+from dicom_io.network.storage_scu import Peer, echo
+from modeltrain.model.card import load_card
+from modeltrain.model.decision import Judge
+from worker.deliver.destinations import peer_of
+from worker.health.capabilities import reached
+from worker.inference.engine import open_engine
+from worker.inference.serving import model_folder
+from worker.ledger.database import open_ledger
+from worker.ledger.deliveries import Parcels
+from worker.settings import Destination, Settings
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, whether it is well, and what was seen."""
+
+    name: str
+    ok: bool
+    seen: str
+
+
+def run(settings: Settings, only: str | None = None, *, store: bool = False) -> Iterator[Check]:
+    """Look at everything, or closely at one destination by name; with `store`, leave a test object there."""
+    if only is None:
+        yield Check("configuration", True, f"{len(settings.destinations)} destinations")
+        yield _model(settings)
+        yield _disk(settings)
+        yield _ledger(settings)
+        yield _port(settings)
+    names = [each.name for each in settings.destinations]
+    if only is not None and only not in names:
+        yield Check(f"destination {only}", False, f"not in the configuration; there are: {', '.join(names) or 'none'}")
+    for destination in settings.destinations:
+        if only in (None, destination.name):
+            yield from _destination(destination, settings, closely=only is not None, store=store)
+
+
+def _destination(destination: Destination, settings: Settings, *, closely: bool, store: bool) -> Iterator[Check]:
+    """Ask a destination whether it answers; closely: what it takes of what we send, and what else it offers."""
+    name = f"destination {destination.name}"
+    try:
+        peer = peer_of(destination, settings)
+        for ok, seen in reached(peer, destination, settings, closely=closely, store=store):
+            yield Check(name, ok, seen)
+    except CxrdError as error:
+        yield Check(name, False, str(error))
+
+
+def _model(settings: Settings) -> Check:
+    try:
+        card = load_card(model_folder(settings))
+        judge = Judge(card, settings.model.operating_point, settings.model.threshold)
+        engine = open_engine(card, settings.model)
+        engine.predict(np.zeros((1, 1, card.input_size, card.input_size), np.float32))
+    except CxrdError as error:
+        return Check("model", False, str(error))
+    return Check("model", True, f"{card.label}, {judge.operating_point} threshold {judge.threshold:.4g}, {engine.name}")
+
+
+def _disk(settings: Settings) -> Check:
+    folder = settings.storage.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / "check.part"
+        probe.write_bytes(b"cxrd")
+        probe.unlink()
+    except OSError as error:
+        return Check("disk", False, f"{folder}: {error.strerror}")
+    free = shutil.disk_usage(folder).free // 1_000_000
+    enough = free >= settings.storage.min_free_mb
+    return Check("disk", enough, f"{folder}: {free} MB free, {settings.storage.min_free_mb} MB must be")
+
+
+def _ledger(settings: Settings) -> Check:
+    try:
+        ledger = open_ledger(settings)
+        waiting = Parcels(ledger).waiting_for()
+        counts = ledger.counts()
+    except CxrdError as error:
+        return Check("database", False, str(error))
+    orphans = sorted(set(waiting) - {each.name for each in settings.destinations})
+    if orphans:
+        return Check("database", False, f"results wait for a destination that is not configured: {', '.join(orphans)}")
+    return Check("database", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty")
+
+
+def _taken(settings: Settings, why: str) -> Check:
+    """Tell a port that a running cxrd has taken, which is well, from one that something else has."""
+    title = settings.scp.ae_title
+    every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+    host = every.get(settings.scp.host, settings.scp.host)
+    try:
+        echo(Peer(host, settings.scp.port, title, calling_ae=title, timeout=3))
+    except CxrdError:
+        return Check("port", False, f"{why}, and {title} does not answer there")
+    return Check("port", True, f"{title} is running on {address(host, settings.scp.port)}")
+
+
+def _port(settings: Settings) -> Check:
+    where = address(settings.scp.host, settings.scp.port)
+    family = socket.AF_INET6 if ":" in settings.scp.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.scp.host, settings.scp.port))
+        except OSError as error:
+            return _taken(settings, f"{where}: {error.strerror}")
+    return Check("port", True, f"{where} is free")

@@ -1,0 +1,238 @@
+"""Drift: do the live images and answers still look like those on which the model was judged?"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import entropy, kstest
+from sqlalchemy import ColumnElement, distinct, exists, func, literal, select, union_all
+
+from dicom_io.errors import InvalidModel
+from modeltrain.model.card import Card
+from worker.ledger.receipts import Ledger
+from worker.ledger.tables import FindingRow, OutsideRow, ReceiptRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+MEASURES = {"probability": "probability", "input_mean": "mean of the input", "input_std": "contrast of the input"}
+OUTSIDE = "outside the population"
+LEAST = 50  # images, below which no verdict is given
+_WATCH, _DRIFT = 0.1, 0.25  # the customary limits of the population stability index
+_BINS = 10
+_BLUE, _GREY = "#2166ac", "#b8bec4"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a period against the reference.
+
+    ``psi`` is the population stability index over the reference's deciles; ``ks`` and ``p_value`` are those of
+    Kolmogorov and Smirnov's test; ``verdict`` is stable, watch, drift or too few images.
+    """
+
+    name: str
+    psi: float
+    ks: float
+    p_value: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A period's drift.
+
+    ``n`` counts the images that the model has looked at, among them ``left_out``: those that its gate kept from an
+    answer. ``others`` counts the images that only other models have answered. ``ood_verdict`` is that on ``ood_rate``;
+    ``verdict`` is the worst of all.
+    """
+
+    model: str
+    n: int
+    left_out: int
+    others: int
+    measures: tuple[Measure, ...]
+    ood_rate: float | None
+    reference_ood_rate: float | None
+    ood_verdict: str
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Period:
+    """What the ledger holds of the current model's images in a period: one array for each measure, and outlier.
+
+    ``n`` and ``left_out`` as in `Drift`: an image that the gate left out has no probability, but all the rest.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+    outlier: NDArray[np.float64]
+    n: int
+    left_out: int
+    others: int
+
+
+def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.datetime | None) -> Period:
+    """Read a period from the ledger: what this model saw in its images, whether or not another one spoke later."""
+    limits: list[ColumnElement[bool]] = []
+    limits += [ReceiptRow.received_at >= since] if since else []
+    limits += [ReceiptRow.received_at < until] if until else []
+    answered = exists().where(
+        FindingRow.receipt_id == OutsideRow.receipt_id, FindingRow.model_sha256 == OutsideRow.model_sha256
+    )
+    said = select(FindingRow.receipt_id, *(getattr(FindingRow, name) for name in (*MEASURES, "outlier")))
+    stopped = select(
+        OutsideRow.receipt_id,
+        literal(None, FindingRow.probability.type),
+        OutsideRow.input_mean,
+        OutsideRow.input_std,
+        OutsideRow.outlier,
+    )
+    # An image that was left out once and answered later, under other settings, counts once.
+    stopped = stopped.where(OutsideRow.model_sha256 == card.sha256, ~answered)
+    looked = union_all(said.where(FindingRow.model_sha256 == card.sha256), stopped).subquery()
+    others = select(func.count(distinct(ReceiptRow.id))).join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
+    others = others.where(~exists().where(looked.c.receipt_id == ReceiptRow.id), *limits)
+    query = select(*list(looked.c)[1:]).join(ReceiptRow, ReceiptRow.id == looked.c.receipt_id).where(*limits)
+    with ledger.reading() as connection:
+        rows = connection.execute(query.order_by(ReceiptRow.id)).all()
+        count = connection.scalar(others) or 0
+    table = np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+    table = table.reshape(len(rows), len(MEASURES) + 1)
+    values = {name: table[:, place][~np.isnan(table[:, place])] for place, name in enumerate(MEASURES)}
+    left_out = len(rows) - len(values["probability"])
+    return Period(values, table[:, -1][~np.isnan(table[:, -1])], len(rows), left_out, count)
+
+
+def drift(seen: Period, card: Card) -> Drift:
+    """Hold a period to the model's reference.
+
+    Raises
+    ------
+    InvalidModel
+        The model's card has no reference (models of cxrd 1.0).
+    """
+    reference = reference_of(card)
+    measures = tuple(_measure(name, seen.values[name], reference[name]) for name in MEASURES)
+    rate = float((seen.outlier >= 1).mean()) if seen.outlier.size else None
+    known = reference["ood_rate"]
+    ood_verdict = "too few images"
+    if rate is not None and known is not None and seen.outlier.size >= LEAST:
+        ood_verdict = "drift" if rate > ood_limit(known, seen.outlier.size) else "stable"
+    verdicts = [*(measure.verdict for measure in measures), ood_verdict]
+    worst = next((each for each in ("drift", "watch", "stable") if each in verdicts), "too few images")
+    return Drift(card.label, seen.n, seen.left_out, seen.others, measures, rate, known, ood_verdict, worst)
+
+
+def ood_limit(known: float, n: int) -> float:
+    """Return the share outside the population from which it is drift: three standard errors above the reference's, or
+    twice that, whichever is more."""
+    return max(known + 3 * float(np.sqrt(max(known, 0.01) * (1 - known) / n)), 2 * known)
+
+
+def reference_of(card: Card) -> dict[str, Any]:
+    """Return the card's reference: a hundred and one quantiles for each measure."""
+    reference = card.raw.get("reference")
+    if not isinstance(reference, dict) or any(len(reference.get(name, ())) != 101 for name in MEASURES):
+        raise InvalidModel(f"{card.label}: its card holds no reference to compare with")
+    return reference
+
+
+def stability_index(seen: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
+    """Return the population stability index of values over the reference's deciles.
+
+    It is the sum of the two relative entropies of the binned shares (Jeffreys's divergence), in nats.
+    """
+    edges = quantiles[10:91:10]
+    counts = np.bincount(np.searchsorted(edges, seen, side="right"), minlength=_BINS)
+    # The reference itself goes the same way: where values are tied, deciles do not hold a tenth each.
+    expected = np.bincount(np.searchsorted(edges, _sample(quantiles), side="right"), minlength=_BINS)
+    here, there = (np.maximum(each / each.sum(), 1e-4) for each in (counts, expected))
+    return float(entropy(here, there) + entropy(there, here))
+
+
+def _sample(quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a thousand values that are distributed as the quantiles say."""
+    return np.interp((np.arange(1000) + 0.5) / 1000, np.linspace(0, 1, len(quantiles)), quantiles)
+
+
+def _measure(name: str, seen: NDArray[np.float64], quantiles: list[float]) -> Measure:
+    if len(seen) < LEAST:
+        return Measure(name, float("nan"), float("nan"), float("nan"), "too few images")
+    known = np.asarray(quantiles, dtype=np.float64)
+    index = stability_index(seen, known)
+    test = kstest(seen, _sample(known))
+    verdict = "stable" if index < _WATCH else "watch" if index <= _DRIFT else "drift"
+    return Measure(name, round(index, 4), round(float(test.statistic), 4), float(test.pvalue), verdict)
+
+
+def figure(seen: Period, found: Drift, card: Card) -> Figure:
+    """Draw each measure's distribution beside the reference's, and the share of images outside the population."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - the extra `evaluate`
+
+    reference = reference_of(card)
+    picture = Figure(figsize=(14.5, 4), layout="constrained")
+    *panels, last = picture.subplots(1, len(MEASURES) + 1, width_ratios=[*[4] * len(MEASURES), 3])
+    for axes, measure in zip(panels, found.measures, strict=True):
+        known, here = _sample(np.asarray(reference[measure.name])), seen.values[measure.name]
+        both = np.concatenate([known, here])
+        bins = np.linspace(float(both.min()), float(both.max()) + 1e-9, 31)
+        axes.hist(known, bins, weights=np.full(len(known), 1 / len(known)), color=_GREY, label="reference")
+        if len(here):
+            share = np.full(len(here), 1 / len(here))
+            axes.hist(here, bins, weights=share, histtype="step", color=_BLUE, lw=2, label="period")
+        index = "" if np.isnan(measure.psi) else f"PSI {measure.psi:.3f}, "
+        axes.set_title(f"{MEASURES[measure.name]}\n{index}{measure.verdict}", size=11)
+        axes.set_ylabel("share of images")
+        axes.legend(frameon=False, fontsize=9)
+    _draw_outside(last, found, seen.outlier.size)
+    for axes in (*panels, last):
+        axes.spines[["top", "right"]].set_visible(False)
+    left_out = f", {found.left_out} of them left out by the gate" if found.left_out else ""
+    picture.suptitle(f"{found.model}: {found.n} images{left_out}; {found.verdict}", size=13, weight="bold")
+    return picture
+
+
+def _draw_outside(axes: Axes, found: Drift, n: int) -> None:
+    """Draw the share of images outside the population beside the reference's, and from where on it is drift."""
+    bars = [(found.reference_ood_rate, _GREY), (found.ood_rate, _BLUE)]
+    for place, (rate, colour) in enumerate(bars):
+        axes.bar(place, rate or 0.0, color=colour, width=0.6)
+        axes.text(place, rate or 0.0, "unknown" if rate is None else f"{rate:.1%}", ha="center", va="bottom", size=10)
+    top = max(rate or 0.0 for rate, _ in bars)
+    if found.reference_ood_rate is not None and n >= LEAST:
+        limit = ood_limit(found.reference_ood_rate, n)
+        axes.axhline(limit, color="#c2571a", lw=1.2, ls="--", label=f"drift from {limit:.1%}")
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
+        top = max(top, limit)
+    axes.set_ylim(0, max(1.35 * top, 0.01))
+    axes.set_xticks([0, 1], ["reference", "period"])
+    axes.set_title(f"{OUTSIDE}\n{found.ood_verdict}", size=11)
+    axes.set_ylabel("share of images")
+
+
+def metrics(found: Drift) -> str:
+    """Return the figures in Prometheus's text format."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # noqa: PLC0415 - the extra `evaluate`
+
+    registry = CollectorRegistry()
+    Gauge("cxrd_drift_images", "Images of the period", registry=registry).set(found.n)
+    Gauge("cxrd_drift_left_out_images", "Of these, left out by the gate", registry=registry).set(found.left_out)
+    index = Gauge("cxrd_drift_psi", "Population stability index", ["measure"], registry=registry)
+    statistic = Gauge("cxrd_drift_ks", "Kolmogorov-Smirnov statistic", ["measure"], registry=registry)
+    for measure in found.measures:
+        index.labels(measure.name).set(measure.psi)
+        statistic.labels(measure.name).set(measure.ks)
+    if found.ood_rate is not None:
+        Gauge("cxrd_ood_ratio", "Share of images outside the population", registry=registry).set(found.ood_rate)
+    Gauge("cxrd_drift", "1 where the verdict is drift", registry=registry).set(found.verdict == "drift")
+    return generate_latest(registry).decode()

@@ -1,0 +1,136 @@
+"""Reading one radiograph: pixels, forward pass, heatmap, picture, result object. The daemon and `analyze` share it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.header.eligibility import age_years
+from dicom_io.objects.multi_frame_capture import KIND as MULTI_FRAME
+from dicom_io.objects.parametric_map import KIND as PARAMETRIC
+from dicom_io.pixels.render import Rendered, render
+from modeltrain.model.card import Card, load_card, shipped_model
+from modeltrain.model.decision import Judge
+from modeltrain.model.outputs import CLASSES, attention
+from modeltrain.model.preprocess import to_input
+from modeltrain.model.region import attended_region
+from worker.inference.engine import Batcher, open_engine
+from worker.results.overlay import Layout, compose
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model saw in one radiograph.
+
+    ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3]; ``input_mean`` and ``input_std``, 0 to 1,
+    are those of the network's input, ``image``, float32 [1, 224, 224]; ``aspect`` and ``window`` as in
+    `pixels.render.Rendered`. ``cam``, float32 [7, 7], is what the network gave for PNEUMONIA before the ReLU, and
+    ``frames``, uint8 [2, H, W, 3], are the radiograph without and with its heatmap; None where no result needs them.
+    """
+
+    finding: Finding
+    attention: NDArray[np.float32]
+    picture: NDArray[np.uint8]
+    input_mean: float
+    input_std: float
+    image: NDArray[np.float32]
+    aspect: float
+    window: tuple[float, float] | None
+    cam: NDArray[np.float32] | None = None
+    frames: NDArray[np.uint8] | None = None
+
+
+class Reader:
+    """A loaded model and the settings that shape its answers. Safe to call from many threads.
+
+    Raises
+    ------
+    InvalidModel, InvalidSettings
+        When the model cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, folder: Path | None = None) -> None:
+        self._settings = settings
+        self.card: Card = load_card(folder or settings.model.folder or shipped_model())
+        self.identity = ModelIdentity(self.card.name, self.card.version, self.card.sha256)
+        self.judge = Judge(self.card, settings.model.operating_point, settings.model.threshold)
+        self.threshold = self.judge.threshold
+        self.engine = open_engine(self.card, settings.model)
+        self._batcher = Batcher(self.engine, settings.model.batch_size, settings.model.batch_wait_ms / 1000)
+
+    @contextmanager
+    def lease(self) -> Iterator[Reader]:
+        """Lend itself, for a caller with one model only (see `worker.inference.serving.Serving`)."""
+        yield self
+
+    def close(self) -> None:
+        """End the batcher."""
+        self._batcher.close()
+
+    def read(self, dataset: Dataset, created: dt.datetime) -> Reading:
+        """Read a radiograph from its data set.
+
+        Raises
+        ------
+        UnsupportedPixels
+            When its pixel data cannot be rendered.
+        """
+        rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
+        return self.read_values(rendered, created, age_years(dataset))
+
+    def read_values(self, rendered: Rendered, created: dt.datetime, years: float | None = None) -> Reading:
+        """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
+        image = to_input(rendered.values, self.card.input_size)
+        outputs = self._batcher.predict(image)
+        heat = attention(outputs.cam)[0]
+        rows, columns = rendered.values.shape
+        judgement = self.judge(outputs)[0]
+        if years is not None and not self.judge.least_age <= int(years) <= self.judge.greatest_age:
+            # The header decides before the image: whoever looks young is not therefore a child.
+            judgement = replace(judgement, outlier=max(judgement.outlier or 0.0, 1.0))
+        positive = judgement.decision == CLASSES[1]
+        beyond = positive and not heat.any() and self.judge.normal_map is not None
+        if beyond:  # the threshold lies below the network's own, for which nothing here speaks for pneumonia by itself
+            heat = attention(outputs.cam, self.judge.normal_map)[0]
+        region = attended_region(heat, rows, columns) if positive else None
+        finding = Finding(**asdict(judgement), region=region, beyond_normal=beyond)
+        results = self._settings.results
+
+        def composed(layout: Layout) -> NDArray[np.uint8]:
+            return compose(
+                rendered.values,
+                heat,
+                finding=finding,
+                identity=self.identity,
+                created=created,
+                aspect=rendered.aspect,
+                height=results.height,
+                layout=layout,
+            )
+
+        picture = composed(results.layout)
+        frames = None
+        if MULTI_FRAME in results.kinds:
+            overlay = picture if results.layout == "overlay" else composed("overlay")
+            frames = np.stack([composed("radiograph"), overlay])
+        return Reading(
+            finding,
+            heat,
+            picture,
+            float(image.mean()),
+            float(image.std()),
+            image,
+            rendered.aspect,
+            rendered.window,
+            cam=outputs.cam[0, 1] if PARAMETRIC in results.kinds else None,
+            frames=frames,
+        )

@@ -1,0 +1,179 @@
+"""The forward pass: two engines that answer alike, and a batcher that lets many images share one pass."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from dicom_io.errors import InvalidModel, InvalidSettings
+from modeltrain.model.card import INT8, ONNX, Card
+from modeltrain.model.outputs import Outputs, complete
+from worker.settings import ModelSettings
+
+Image = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Something that runs the network on a batch."""
+
+    name: str
+
+    def predict(self, images: Image) -> Outputs:
+        """Run the network on float32 [N, 1, 224, 224] in [0, 1]."""
+        ...
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU: the default, small and without torch."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Spinning threads would take the cores from receiving and decoding between two forward passes.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises its own, undocumented types
+            raise InvalidModel(f"{path}: ONNX Runtime cannot load it ({type(error).__name__})") from error
+        # A model of the first format has fewer answers; what it lacks is NaN.
+        self._names = [output.name for output in self._session.get_outputs() if output.name in Outputs._fields]
+        self.name = f"onnxruntime {onnxruntime.__version__}, cpu{', int8' if path.name == INT8 else ''}"
+
+    def predict(self, images: Image) -> Outputs:
+        """Run the network; see `Engine.predict`."""
+        answers = dict(zip(self._names, self._session.run(self._names, {"image": images}), strict=True))
+        return complete(answers, len(images))
+
+
+class TorchEngine:
+    """torch on a GPU, or on the CPU as a second opinion."""
+
+    def __init__(self, card: Card, device: str, threads: int) -> None:
+        import torch  # noqa: PLC0415 - the extra `train`; serving on a CPU does without
+
+        from modeltrain.network.architectures import load_network  # noqa: PLC0415
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InvalidSettings("model.device is cuda, but torch finds no CUDA device")
+        self._torch = torch
+        self._device = torch.device(device)
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        self._network = load_network(card).eval().to(self._device)
+        self.name = f"torch {torch.__version__}, {device}"
+
+    def predict(self, images: Image) -> Outputs:
+        """Run the network; see `Engine.predict`."""
+        with self._torch.inference_mode():
+            batch = self._torch.from_numpy(images).to(self._device)
+            return Outputs(*(output.float().cpu().numpy() for output in self._network(batch)))
+
+
+def open_engine(card: Card, settings: ModelSettings) -> Engine:
+    """Load the engine that the settings ask for.
+
+    ``auto`` takes torch where it is installed and finds a CUDA device, and ONNX Runtime otherwise.
+
+    Raises
+    ------
+    InvalidSettings
+        When torch or CUDA is asked for and not there.
+    InvalidModel
+        When the weights cannot be loaded.
+    """
+    threads = settings.threads or os.cpu_count() or 1
+    if settings.engine == "onnx" and settings.device == "cuda":
+        raise InvalidSettings("model.engine onnx runs on the CPU only; set model.engine to torch for CUDA")
+    wants_torch = settings.engine == "torch" or settings.device == "cuda"
+    cuda = settings.device != "cpu" and settings.engine != "onnx" and _cuda_available()
+    if not (wants_torch or cuda):
+        return OnnxEngine(card.folder / onnx_file(card, settings.precision), threads)
+    device = "cuda" if settings.device == "cuda" or cuda else "cpu"
+    try:
+        return TorchEngine(card, device, threads)
+    except ModuleNotFoundError as error:
+        raise InvalidSettings("model.engine torch needs torch: pip install 'cxrd[train]'") from error
+
+
+def onnx_file(card: Card, precision: str) -> str:
+    """Return the ONNX file to serve: int8 where there is one, since export keeps it only where it agrees with fp32."""
+    if precision == "int8" and INT8 not in card.digests:
+        raise InvalidSettings(f"model.precision is int8, but {card.label} has no {INT8}")
+    return INT8 if precision != "fp32" and INT8 in card.digests else ONNX
+
+
+def _cuda_available() -> bool:
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())
+
+
+class Batcher:
+    """Gathers single images for a few milliseconds and gives them to the engine together.
+
+    Parameters
+    ----------
+    size
+        Images in one pass, at most.
+    wait
+        How long the first one waits for company, in seconds.
+    """
+
+    def __init__(self, engine: Engine, size: int, wait: float) -> None:
+        self._engine = engine
+        self._size = size
+        self._wait = wait
+        self._queue: queue.SimpleQueue[tuple[Image, Future[Outputs]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    def predict(self, image: Image) -> Outputs:
+        """Run one image, float32 [1, 224, 224] in [0, 1]; the outputs keep a leading dimension of 1."""
+        future: Future[Outputs] = Future()
+        self._queue.put((image, future))
+        return future.result()
+
+    def close(self) -> None:
+        """Finish what was asked for and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, last = self._gather(first)
+            images = np.stack([image for image, _ in batch])
+            try:
+                outputs = self._engine.predict(images)
+            except Exception as error:  # noqa: BLE001 - each waiting task gets it, and logs it with its row
+                for _, future in batch:
+                    future.set_exception(error)
+            else:
+                for index, (_, future) in enumerate(batch):
+                    future.set_result(Outputs(*(part[index : index + 1] for part in outputs)))
+            if last:
+                return
+
+    def _gather(self, first: tuple[Image, Future[Outputs]]) -> tuple[list[tuple[Image, Future[Outputs]]], bool]:
+        batch: list[Any] = [first]
+        deadline = time.monotonic() + self._wait
+        while len(batch) < self._size:
+            try:
+                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, True
+            batch.append(item)
+        return batch, False

@@ -1,0 +1,97 @@
+"""Shadow mode: a candidate model answers the live images too, and only the audit hears it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from sqlalchemy import insert, select
+
+from modeltrain.model.card import Card, load_card
+from modeltrain.model.decision import Judge
+from worker.clock import now
+from worker.inference.engine import OnnxEngine, onnx_file
+from worker.inference.serving import versions_of
+from worker.ledger import event_chain
+from worker.ledger.receipts import Ledger
+from worker.ledger.tables import ShadowRow
+from worker.logs import unexpected
+from worker.settings import Settings
+
+log = structlog.get_logger("cxrd.shadow")
+_MOST = 256  # images that wait, of 200 kB each; what comes on top has no shadow answer, and the log says so
+
+
+def open_shadow(settings: Settings, ledger: Ledger) -> Shadow | None:
+    """Return the shadow that the settings ask for, or None.
+
+    Raises
+    ------
+    InvalidModel, InvalidSettings
+        There is no such candidate, or it is damaged.
+    """
+    name = settings.model.shadow
+    if not name:
+        return None
+    card = load_card(Path(name)) if Path(name).is_dir() else versions_of(settings).find(name).card
+    return Shadow(card, settings, ledger)
+
+
+class Shadow:
+    """Answers images in a thread of its own, behind the current model and never in its way."""
+
+    def __init__(self, card: Card, settings: Settings, ledger: Ledger) -> None:
+        self.card = card
+        self._ledger = ledger
+        # As it would decide if it were promoted: otherwise it differs by the settings and not by itself.
+        self._judge = Judge(card, settings.model.operating_point, settings.model.threshold)
+        # One thread: a candidate must not take the cores from the model that people wait for.
+        self._engine = OnnxEngine(card.folder / onnx_file(card, settings.model.precision), threads=1)
+        self._queue: queue.Queue[tuple[int, NDArray[np.float32]] | None] = queue.Queue(_MOST)
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread.start()
+
+    def offer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
+        """Queue an analysed image, float32 [1, size, size]; when too many wait, it goes without."""
+        try:
+            self._queue.put_nowait((receipt_id, image))
+        except queue.Full:
+            log.warning("shadow_skipped", receipt=receipt_id)
+
+    def close(self) -> None:
+        """Answer what waits, and end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            receipt_id, image = item
+            try:
+                self._answer(receipt_id, image)
+            except Exception as error:  # noqa: BLE001 - whatever happens here concerns nobody else
+                log.warning("shadow_error", receipt=receipt_id, reason=unexpected(error))
+
+    def _answer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
+        (said,) = self._judge(self._engine.predict(image[np.newaxis]))
+        facts = {
+            "model": self.card.label,
+            "model_sha256": self.card.sha256,
+            "probability": said.probability,
+            "decision": said.decision,
+            "threshold": said.threshold,
+            "operating_point": said.operating_point,
+            "prediction_set": None if said.prediction_set is None else " ".join(said.prediction_set),
+            "outlier": said.outlier,
+        }
+        at = now()
+        with self._ledger.writing() as connection:
+            known = select(ShadowRow.id).where(
+                ShadowRow.receipt_id == receipt_id, ShadowRow.model_sha256 == self.card.sha256
+            )
+            if connection.scalar(known) is None:
+                connection.execute(insert(ShadowRow).values(receipt_id=receipt_id, at=at, **facts))
+                event_chain.append(connection, "shadow", at, receipt_id, **facts)

@@ -1,0 +1,38 @@
+"""The way to the ledger: folder, database, schema. Without the model's runtime, so that questions are quick."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dicom_io.errors import OutOfResources
+from worker.ledger import migrations
+from worker.ledger.receipts import Ledger, connect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from worker.settings import Settings
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """Connect to the database that the settings name, bring its schema up to date, and return the ledger.
+
+    Raises
+    ------
+    InvalidSettings
+        When the URL is not understood, or the schema is newer than this program.
+    OutOfResources
+        When the folder or the database cannot be opened.
+    """
+    make_folder(settings.storage.folder)
+    engine = connect(settings.ledger_url, settings.ledger.busy_timeout)
+    migrations.upgrade(engine)
+    return Ledger(engine)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the storage folder where it is absent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error

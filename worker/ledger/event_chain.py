@@ -1,0 +1,133 @@
+"""The chain that holds the audit's events together: each carries the hash of the one before it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, text
+
+from worker.ledger.tables import EventRow, FindingRow, OutsideRow, ReceiptRow
+
+GENESIS = "0" * 64
+"""What stands before the first event."""
+_DECISIVE = ("analysed", "not_analysed", "failed")
+_SEALED = (
+    "probability",
+    "decision",
+    "threshold",
+    "model_sha256",
+    "operating_point",
+    "prediction_set",
+    "outlier",
+)
+_SEALED_OUTSIDE = ("outlier", "input_mean", "input_std")
+
+
+def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str) -> str:
+    """Return the SHA-256 that seals an event to the one before it, as 64 hexadecimal digits."""
+    sealed = json.dumps([previous, receipt_id, at.astimezone(dt.UTC).isoformat(), kind, detail])
+    return hashlib.sha256(sealed.encode()).hexdigest()
+
+
+def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int | None = None, **detail: Any) -> None:
+    """Add an event to the end of the chain, in the caller's transaction.
+
+    Parameters
+    ----------
+    connection
+        A connection in a writing transaction.
+    kind
+        What happened, for instance ``"received"``.
+    at
+        Aware time.
+    detail
+        Facts, without patient data; written as JSON with sorted keys.
+    """
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyhow
+        connection.execute(text("SELECT pg_advisory_xact_lock(7163547264)"))
+    last = connection.execute(select(EventRow.digest).order_by(EventRow.id.desc()).limit(1)).scalar()
+    previous = last or GENESIS
+    body = json.dumps(detail, sort_keys=True, default=str)
+    connection.execute(
+        insert(EventRow).values(
+            receipt_id=receipt_id,
+            at=at,
+            kind=kind,
+            detail=body,
+            previous=previous,
+            digest=digest(previous, receipt_id, at, kind, body),
+        )
+    )
+
+
+def verify(connection: Connection) -> tuple[int, list[str]]:
+    """Read the whole chain, and hold the findings to what the events say of them.
+
+    Returns
+    -------
+    tuple
+        How many events were read, and a line for each thing that does not fit.
+    """
+    problems: list[str] = []
+    previous, count = GENESIS, 0
+    states: dict[int, str] = {}
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    outside: dict[tuple[int, str], dict[str, Any]] = {}
+    rows = connection.execute(select(EventRow.__table__).order_by(EventRow.id)).mappings()
+    for row in rows:
+        count += 1
+        sealed = digest(row["previous"], row["receipt_id"], row["at"], row["kind"], row["detail"])
+        if row["previous"] != previous:
+            problems.append(f"event {row['id']}: an event before it was removed or altered")
+        if row["digest"] != sealed:
+            problems.append(f"event {row['id']}: altered")
+        previous = row["digest"]
+        if row["kind"] in _DECISIVE and row["receipt_id"] is not None:
+            states[row["receipt_id"]] = row["kind"]
+        if row["kind"] in ("analysed", "reanalysed") and row["receipt_id"] is not None:
+            said = json.loads(row["detail"])
+            found[row["receipt_id"], said["model_sha256"]] = said
+            states[row["receipt_id"]] = "analysed"  # which one that had been left out becomes by a second reading
+        if row["kind"] in ("not_analysed", "reanalysis_left_out") and row["receipt_id"] is not None:
+            said = json.loads(row["detail"])
+            if "outlier" in said:  # the gate, not the rules
+                outside[row["receipt_id"], said["model_sha256"]] = said
+    problems.extend(_other_states(connection, states))
+    problems.extend(_others(connection, FindingRow, _SEALED, found, "finding"))
+    problems.extend(_others(connection, OutsideRow, _SEALED_OUTSIDE, outside, "gate's score"))
+    return count, problems
+
+
+def _other_states(connection: Connection, states: dict[int, str]) -> Iterable[str]:
+    """Compare each receipt with its last decisive event."""
+    for row in connection.execute(select(ReceiptRow.id, ReceiptRow.state).order_by(ReceiptRow.id)):
+        said = states.pop(row.id, None)
+        if said != row.state and row.state in _DECISIVE:
+            yield f"receipt {row.id}: state differs from what its event says"
+    for receipt_id in states:
+        yield f"receipt {receipt_id}: removed"
+
+
+def _others(
+    connection: Connection,
+    table: type[FindingRow | OutsideRow],
+    sealed: Iterable[str],
+    told: dict[tuple[int, str], dict[str, Any]],
+    what: str,
+) -> Iterable[str]:
+    """Compare each row with the last event of its image and model; one without was put there by hand."""
+    columns = [table.receipt_id, table.model_sha256, *(getattr(table, key) for key in sealed if key != "model_sha256")]
+    for row in connection.execute(select(*columns).order_by(table.id)).mappings():
+        said = told.pop((row["receipt_id"], row["model_sha256"]), None)
+        if said is None:
+            yield f"receipt {row['receipt_id']}: a {what} that no event tells of"
+        else:
+            for key in sealed:
+                if row[key] != said.get(key):
+                    yield f"receipt {row['receipt_id']}: {key} differs from what its event says"
+    for receipt_id, model_sha256 in told:
+        yield f"receipt {receipt_id}: the {what} of model {model_sha256[:12]} was removed, or given to another model"

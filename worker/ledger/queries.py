@@ -1,0 +1,151 @@
+"""Questions to the audit database: the rows of its views, filtered, as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import re
+from dataclasses import dataclass
+from typing import IO, Any
+
+from sqlalchemy import RowMapping, text
+
+from dicom_io.errors import InvalidSettings
+from worker.ledger.receipts import Ledger
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which findings are asked for; what is None does not restrict.
+
+    `history`: the answers of all models, instead of each image with the one that stands.
+    """
+
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    status: str | None = None
+    decision: str | None = None
+    at_least: float | None = None
+    study: str | None = None
+    accession: str | None = None
+    calling_ae: str | None = None
+    undelivered: bool = False
+    history: bool = False
+    limit: int | None = None
+
+
+_CONDITIONS = {
+    "since": "received_at >= :since",
+    "until": "received_at < :until",
+    "status": "status = :status",
+    "decision": "decision = :decision",
+    "at_least": "probability >= :at_least",
+    "study": "study_instance_uid = :study",
+    "accession": "accession_number = :accession",
+    "calling_ae": "calling_ae = :calling_ae",
+}
+
+
+def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
+    """Return the rows of the view ``findings`` (or ``answers``) that fit, newest first."""
+    values = {name: getattr(wanted, name) for name in _CONDITIONS if getattr(wanted, name) is not None}
+    where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * wanted.undelivered
+    # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
+    clause = f"WHERE {' AND '.join(where)}" if where else ""
+    view, order = ("answers", "finding_id") if wanted.history else ("findings", "receipt_id")
+    query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608
+    if wanted.limit is not None:
+        query += " LIMIT :limit"
+        values["limit"] = wanted.limit
+    for name in ("since", "until"):
+        if name in values:
+            values[name] = values[name].astimezone(dt.UTC).replace(tzinfo=None).isoformat(sep=" ")
+    with ledger.reading() as connection:
+        return [_plain(row) for row in connection.execute(text(query), values).mappings()]
+
+
+def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
+    """Return all that is known of one received object: the finding that stands, all answers, deliveries and events.
+
+    Parameters
+    ----------
+    key
+        A receipt's number, or a SOP Instance UID, received or produced.
+    """
+    by_number = (
+        "receipt_id = :key"
+        if key.isdigit()
+        else "sop_instance_uid = :key"
+        " OR receipt_id = (SELECT x.receipt_id FROM result x WHERE x.sop_instance_uid = :key)"
+    )
+    value: int | str = int(key) if key.isdigit() else key
+    with ledger.reading() as connection:
+        row = connection.execute(text(f"SELECT * FROM findings WHERE {by_number}"), {"key": value}).mappings().first()  # noqa: S608
+        if row is None:
+            return None
+        number = {"id": row["receipt_id"]}
+        queries = {
+            "answers": "SELECT * FROM finding WHERE receipt_id = :id ORDER BY id",
+            "outside": "SELECT * FROM outside WHERE receipt_id = :id ORDER BY id",
+            "reanalysis": "SELECT * FROM reanalysis WHERE receipt_id = :id",
+            "results": "SELECT kind, sop_instance_uid, sha256, finding_id FROM result"
+            " WHERE receipt_id = :id ORDER BY id",
+            "deliveries": "SELECT * FROM deliveries WHERE receipt_id = :id ORDER BY delivery_id",
+            "events": "SELECT at, kind, detail FROM event WHERE receipt_id = :id ORDER BY id",
+        }
+        rest = {
+            name: [_plain(each) for each in connection.execute(text(query), number).mappings()]
+            for name, query in queries.items()
+        }
+    return {"finding": _plain(row), **rest, "reanalysis": next(iter(rest["reanalysis"]), None)}
+
+
+def refusals(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
+    """Return what was refused as not understandable, newest first: when, by which status, and why."""
+    query = text("SELECT * FROM refusals ORDER BY event_id DESC LIMIT :limit")
+    with ledger.reading() as connection:
+        rows = [_plain(row) for row in connection.execute(query, {"limit": limit}).mappings()]
+    return [{"event_id": row["event_id"], "at": row["at"]} | json.loads(row["detail"]) for row in rows]
+
+
+def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:
+    """Write rows as ``csv`` (with a header) or ``json`` (a list of objects)."""
+    if style == "json":
+        json.dump(rows, target, indent=2)
+        target.write("\n")
+    elif rows:
+        writer = csv.DictWriter(target, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def moment(said: str) -> dt.datetime:
+    """Understand a time: an ISO date or time (local where it names no zone), or a span back from now (7d, 12h, 30m).
+
+    Raises
+    ------
+    InvalidSettings
+        When it is neither.
+    """
+    span = re.fullmatch(r"(\d+)([dhm])", said.strip())
+    if span:
+        unit = {"d": "days", "h": "hours", "m": "minutes"}[span[2]]
+        return dt.datetime.now(dt.UTC) - dt.timedelta(**{unit: int(span[1])})
+    try:
+        return dt.datetime.fromisoformat(said.strip()).astimezone(dt.UTC)
+    except ValueError as error:
+        raise InvalidSettings(f"{said}: not a time; say 7d, 12h, 2026-01-31 or 2026-01-31T08:00") from error
+
+
+def _plain(row: RowMapping) -> dict[str, Any]:
+    """Return a row whose times are ISO text in UTC, whichever database it comes from."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dt.datetime):
+            plain[name] = value.isoformat(sep=" ", timespec="microseconds")
+        elif name == "status" and isinstance(value, int):
+            plain[name] = f"0x{value:04X}"
+        else:
+            plain[name] = value
+    return plain

@@ -1,0 +1,299 @@
+"""The ledger: what was received, what was answered, and what is still to be done. It is the truth after a crash."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from dicom_io.errors import InvalidSettings
+from worker.ledger import event_chain, findings
+from worker.ledger.outage import outage
+from worker.ledger.records import Claim, Earlier, NewFinding, NewOutside, NewReceipt, NewResult
+from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
+
+AT_ONCE = 100
+"""Rows in one transaction: a sender that waits for the database must not wait long."""
+BREATH = 0.02
+"""Seconds between two such transactions."""
+Row = TypeVar("Row")
+
+
+def connect(url: str, busy_timeout: float = 5.0) -> Engine:
+    """Return an engine for the ledger's database, with what SQLite needs to be durable.
+
+    Raises
+    ------
+    InvalidSettings
+        When the URL or its driver is not understood.
+    """
+    sqlite = url.startswith("sqlite")
+    try:
+        engine = create_engine(url, connect_args={"timeout": busy_timeout} if sqlite else {}, pool_pre_ping=not sqlite)
+    except Exception as error:  # a URL can be wrong in many ways, and SQLAlchemy has an exception for each
+        raise InvalidSettings(f"ledger.url: {type(error).__name__}: cannot be used") from error
+    if sqlite:
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # FULL fsyncs the log at each commit: an acknowledged image survives a power cut.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once where we mean to write, so that no transaction fails half-way through."""
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def some_at_a_time(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield rows, as many as go into one transaction, with a breath before the next: new images arrive meanwhile."""
+    for start in range(0, len(rows), AT_ONCE):
+        if start:
+            time.sleep(BREATH)
+        yield rows[start : start + AT_ONCE]
+
+
+class Ledger:
+    """All reading and writing of the ledger's rows.
+
+    Every method is one transaction. A locked or full database raises `OutOfResources`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection in a writing transaction, committed at the end."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise outage(error, self._engine, "the ledger is locked, full or cannot be reached") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection for queries."""
+        try:
+            with self._engine.connect().execution_options(reading=True) as connection:
+                yield connection
+        except DBAPIError as error:
+            raise outage(error, self._engine, "the ledger is locked or cannot be reached") from error
+
+    # ---- receipt -------------------------------------------------------------------------------------------------
+
+    def receive(self, new: NewReceipt) -> int | None:
+        """Enter a received object; return its id, or None where the SOP instance is known already."""
+        facts = {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
+        try:
+            with self.writing() as connection:
+                known = connection.execute(
+                    select(ReceiptRow.id, ReceiptRow.sha256).where(ReceiptRow.sop_instance_uid == new.sop_instance_uid)
+                ).one_or_none()
+                if known is None:
+                    row = insert(ReceiptRow).values(**asdict(new), next_attempt_at=new.received_at)
+                    receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
+                    event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
+                    return receipt_id
+                same = known.sha256 == new.sha256
+                event_chain.append(connection, "received_again", new.received_at, known.id, same_bytes=same, **facts)
+        except IntegrityError:
+            # Another association entered the same SOP instance between our look and our insert (PostgreSQL only).
+            return None
+        return None
+
+    def note(self, kind: str, now: dt.datetime, facts: dict[str, Any]) -> None:
+        """Enter an event that belongs to no receipt."""
+        with self.writing() as connection:
+            event_chain.append(connection, kind, now, None, **facts)
+
+    def knows(self, sop_instance_uid: str) -> bool:
+        """Tell whether a SOP instance has been received."""
+        with self.reading() as connection:
+            query = select(ReceiptRow.id).where(ReceiptRow.sop_instance_uid == sop_instance_uid)
+            return connection.execute(query).first() is not None
+
+    def is_result(self, sop_instance_uid: str) -> bool:
+        """Tell whether a SOP instance is one that we produced ourselves."""
+        with self.reading() as connection:
+            query = select(ResultRow.id).where(ResultRow.sop_instance_uid == sop_instance_uid)
+            return connection.execute(query).first() is not None
+
+    # ---- work ----------------------------------------------------------------------------------------------------
+
+    def recover(self, now: dt.datetime, max_crashes: int) -> int:
+        """Take back what a dead process had in hand; return how many objects.
+
+        An object that was in hand each of `max_crashes` times the process died is failed: it would do it again. From
+        the second time on it waits a little, so that others go first.
+        """
+        why = f"the worker died {max_crashes} times while it had this image in hand"
+        count = 0
+        with self.writing() as connection:
+            working = select(ReceiptRow.id, ReceiptRow.crashes).where(ReceiptRow.state == State.WORKING)
+            for receipt_id, before in connection.execute(working).all():
+                crashes = before + 1
+                row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
+                until = now + dt.timedelta(seconds=5 * before)
+                values = {"state": State.RECEIVED, "crashes": crashes, "next_attempt_at": until}
+                connection.execute(row.values(**values))
+                if crashes >= max_crashes:
+                    self._finish(connection, receipt_id, State.FAILED, now, why)
+                else:
+                    event_chain.append(connection, "taken_back", now, receipt_id, crashes=crashes)
+                    count += 1
+        return count
+
+    def unfinished(self, now: dt.datetime) -> list[int]:
+        """Return the ids of objects that wait for a worker, oldest first."""
+        with self.reading() as connection:
+            query = select(ReceiptRow.id).where(ReceiptRow.state == State.RECEIVED, ReceiptRow.next_attempt_at <= now)
+            return list(connection.scalars(query.order_by(ReceiptRow.id)))
+
+    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
+        """Take an object in hand; None where another worker has it, or it is finished or not yet due."""
+        with self.writing() as connection:
+            taken = connection.execute(
+                update(ReceiptRow)
+                .where(
+                    ReceiptRow.id == receipt_id,
+                    ReceiptRow.state == State.RECEIVED,
+                    ReceiptRow.next_attempt_at <= now,
+                )
+                .values(state=State.WORKING, started_at=now, attempts=ReceiptRow.attempts + 1)
+                .returning(
+                    ReceiptRow.id,
+                    ReceiptRow.sop_instance_uid,
+                    ReceiptRow.calling_ae,
+                    ReceiptRow.sha256,
+                    ReceiptRow.received_at,
+                    ReceiptRow.attempts,
+                )
+            ).one_or_none()
+        return None if taken is None else Claim(*taken)
+
+    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+        """Put an object back, to be tried again at `until`."""
+        with self.writing() as connection:
+            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.WORKING)
+            connection.execute(row.values(state=State.RECEIVED, reason=reason, next_attempt_at=until))
+            event_chain.append(connection, "postponed", now, receipt_id, reason=reason)
+
+    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
+        """Give back an object whose outcome could not be entered; one that is not in hand is left as it is."""
+        with self.writing() as connection:
+            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.WORKING)
+            if connection.execute(row.values(state=State.RECEIVED, next_attempt_at=now)).rowcount:
+                event_chain.append(connection, "put_back", now, receipt_id)
+
+    def leave_out(
+        self,
+        receipt_id: int,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        destinations: Iterable[str] = (),
+        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
+        left_out: Mapping[str, str] | None = None,
+        outside: NewOutside | None = None,
+    ) -> None:
+        """Enter the decision not to analyse an object, and the report that says so, where there is one.
+
+        Parameters are those of `answer`; `outside` is what the gate saw, where it was the gate that left it out.
+        """
+        facts = findings.named(results, left_out or {}) if results or left_out else {}
+        facts |= asdict(outside) if outside else {}
+        with self.writing() as connection:
+            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
+            findings.enter_outside(connection, receipt_id, outside, now)
+            findings.enter_results(connection, receipt_id, None, results, destinations, now, wants)
+
+    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+        """Enter that an object could not be analysed."""
+        with self.writing() as connection:
+            self._finish(connection, receipt_id, State.FAILED, now, reason)
+
+    def answer(
+        self,
+        receipt_id: int,
+        finding: NewFinding,
+        results: Sequence[NewResult],
+        destinations: Iterable[str],
+        now: dt.datetime,
+        *,
+        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter a finding, its results, and one delivery for each result and destination.
+
+        Parameters
+        ----------
+        wants
+            Whether a destination, by its name, takes a kind of result.
+        left_out
+            What is not among the results, and why.
+        """
+        facts = findings.facts_of(finding, results, left_out or {})
+        with self.writing() as connection:
+            self._finish(connection, receipt_id, State.ANALYSED, now, "", facts)
+            findings.enter(connection, receipt_id, finding, results, destinations, now, wants)
+
+    def earlier(self, receipt_id: int, model_sha256: str, report: str) -> Earlier | None:
+        """Return what other models said of an object before this one; None where none has. See `findings.earlier`."""
+        with self.reading() as connection:
+            return findings.earlier(connection, receipt_id, model_sha256, report)
+
+    def busy(self, now: dt.datetime) -> bool:
+        """Tell whether a received object is in hand, or waits and is due."""
+        due = (ReceiptRow.state == State.RECEIVED) & (ReceiptRow.next_attempt_at <= now)
+        with self.reading() as connection:
+            query = select(ReceiptRow.id).where(due | (ReceiptRow.state == State.WORKING)).limit(1)
+            return connection.execute(query).first() is not None
+
+    @staticmethod
+    def _finish(
+        connection: Connection,
+        receipt_id: int,
+        state: State,
+        now: dt.datetime,
+        reason: str,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
+        connection.execute(row.values(state=state, reason=reason, finished_at=now))
+        event_chain.append(connection, state.value, now, receipt_id, reason=reason, **(facts or {}))
+
+    def requeue(self, receipt_ids: Iterable[int], now: dt.datetime) -> int:
+        """Give failed objects to the workers once more; return how many."""
+        count = 0
+        with self.writing() as connection:
+            for receipt_id in receipt_ids:
+                row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
+                values = {"state": State.RECEIVED, "attempts": 0, "crashes": 0, "reason": "", "next_attempt_at": now}
+                if connection.execute(row.values(**values)).rowcount:
+                    event_chain.append(connection, "requeued", now, receipt_id)
+                    count += 1
+        return count
+
+    def counts(self) -> dict[str, int]:
+        """Return how many objects stand in each state, and how many deliveries are pending or failed."""
+        with self.reading() as connection:
+            states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
+            sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
+        return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}

@@ -1,0 +1,107 @@
+"""Labelled radiographs as the command line names them: a folder, a CSV file, or the audit's confirmed findings."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from dicom_io.errors import InvalidData
+from modeltrain.data.samples import Sample
+from modeltrain.data.sources import Judged, Source, csv_source, folder_source, judged_source
+from modeltrain.model.outputs import AGENTS, CLASSES
+from worker.ledger.database import open_ledger
+from worker.ledger.feedback import takes_verdicts
+from worker.ledger.tables import FeedbackRow, ReceiptRow
+from worker.storage.blobs import Blobs
+
+if TYPE_CHECKING:
+    from worker.ledger.receipts import Ledger
+    from worker.settings import Settings
+
+AUDIT = "AUDIT"
+
+
+def training_data(loaded: Settings, data: str) -> Source:
+    """Return what is to be learnt from.
+
+    Raises
+    ------
+    InvalidData
+        It cannot be used; see `modeltrain.data.sources` and `confirmed_samples`.
+    """
+    if data == AUDIT:
+        return _audit(loaded)
+    path = _there(data)
+    return csv_source(path) if path.is_file() else folder_source(path)
+
+
+def judged_data(loaded: Settings, data: str, *, beside: bool = True) -> Judged:
+    """Return what models are to be judged on, and `beside` it what may be learnt from.
+
+    Raises
+    ------
+    InvalidData
+        As `training_data`.
+    """
+    return Judged(_audit(loaded)) if data == AUDIT else judged_source(_there(data), beside=beside)
+
+
+def _there(data: str) -> Path:
+    path = Path(data)
+    if not path.exists():
+        raise InvalidData(f"{data}: no such folder or file (AUDIT, in capitals, is the audit's confirmed findings)")
+    return path
+
+
+def _audit(loaded: Settings) -> Source:
+    """Return the received images on which a reader has spoken."""
+    samples = confirmed_samples(open_ledger(loaded), Blobs(loaded.storage.folder / "objects"))
+    lines = sorted(f"{sample.path.name} {sample.label}" for sample in samples)  # objects are named by their digests
+    return Source(
+        "the audit's confirmed findings", tuple(samples), hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    )
+
+
+def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
+    """Return the received radiographs on which a reader has spoken, with the last verdict as label.
+
+    Patients are those of the audit (a keyed hash by default); an image without one is a patient of its own.
+
+    Raises
+    ------
+    InvalidData
+        Nobody has spoken yet.
+    """
+    last = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.receipt_id)
+    query = (
+        select(
+            ReceiptRow.sha256,
+            ReceiptRow.patient_key,
+            ReceiptRow.id,
+            ReceiptRow.sop_instance_uid,
+            FeedbackRow.verdict,
+            FeedbackRow.agent,
+        )
+        .join(ReceiptRow, ReceiptRow.id == FeedbackRow.receipt_id)
+        .where(FeedbackRow.id.in_(last), takes_verdicts())
+        .order_by(ReceiptRow.id)
+    )
+    with ledger.reading() as connection:
+        rows = connection.execute(query).all()
+    if not rows:
+        raise InvalidData("the audit holds no reader's verdict yet: enter them by `cxrd feedback`")
+    return [
+        Sample(
+            blobs.path(row.sha256),
+            CLASSES.index(row.verdict),
+            row.patient_key or f"receipt-{row.id}",
+            AGENTS.index(row.agent) if row.agent else -1,
+            f"SOP instance {row.sop_instance_uid}",
+            row.sop_instance_uid,
+            row.sha256,
+        )
+        for row in rows
+    ]

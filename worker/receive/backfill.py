@@ -1,0 +1,237 @@
+"""Back-fill: what an archive already holds is found and fetched, as fast as it is answered."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUnavailable
+from dicom_io.network.query_retrieve import Receipt, Series, Wanted
+from worker.ledger.receipts import Ledger
+from worker.queue.wake import Bell
+from worker.receive.intake import Intake
+from worker.settings import Settings
+from worker.storage.blobs import Blobs
+from worker.storage.pseudonym import PatientKey
+
+_COLUMNS = ("accession_number", "patient_id", "study_instance_uid", "dates")
+_DATES = re.compile(r"\d{8}|\d{8}-(\d{8})?|-\d{8}")
+_LOST = 3
+"""So many series in a row that an archive does not answer for, and it counts as gone."""
+_PATIENCE = 600
+"""Seconds that images wait without any of them being answered, until nobody seems to be there to answer them."""
+
+
+class Source(Protocol):
+    """An archive that is open: `dicom_io.network.query_retrieve.Archive` or `dicom_io.dicomweb.wado.WebArchive`."""
+
+    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+        """Yield the series that match."""
+
+    def instances(self, series: Series) -> list[str]:
+        """Return the SOP Instance UIDs of a series."""
+
+    def fetch(self, series: Series, missing: list[str]) -> str:
+        """Fetch at least the missing instances; return what went wrong, in words, or nothing."""
+
+
+Open = Callable[[], AbstractContextManager[Source]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one series: images that came, failed, or were there already."""
+
+    done: int
+    total: int
+    came: int = 0
+    failed: int = 0
+    known: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: each series once; and, by their places in the search, the wishes that matched none."""
+
+    series: list[Series]
+    unmatched: list[int]
+
+
+def are_dates(words: str) -> bool:
+    """Tell whether a text is a day or a range of days as DICOM writes them (PS3.4 C.2.2.2.5)."""
+    return bool(_DATES.fullmatch(words))
+
+
+def wanted_of(path: Path) -> list[tuple[int, Wanted]]:
+    """Read a CSV file with one or more of the columns accession_number, patient_id, study_instance_uid, dates.
+
+    Columns may be divided by commas, semicolons or tabs; in their names, case and what is no letter do not count.
+
+    Returns
+    -------
+    list of (int, Wanted)
+        The number of the line that each row ends on, and what it asks for.
+
+    Raises
+    ------
+    InvalidData
+        It cannot be read, has none of these columns or no rows, dates are none, or a row names nothing: an empty query
+        would fetch everything.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(",;\t", key=head.count))
+            named = {_plain(name): name for name in reader.fieldnames or ()}
+            columns = {name: named[_plain(name)] for name in _COLUMNS if _plain(name) in named}
+            if not columns:
+                raise InvalidData(f"{path}: has none of the columns {', '.join(_COLUMNS)}")
+            wanted = [(reader.line_num, _wanted(row, columns, f"{path}:{reader.line_num}")) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidData(f"{path}: cannot be read ({type(error).__name__})") from error
+    if not wanted:
+        raise InvalidData(f"{path}: has no rows")
+    return wanted
+
+
+def _plain(name: str) -> str:
+    return "".join(each for each in name.lower() if each.isalpha())
+
+
+def _wanted(row: dict[str, str | None], columns: dict[str, str], where: str) -> Wanted:
+    values = {name: (row[column] or "").strip() for name, column in columns.items()}
+    if not any(values.values()):
+        raise InvalidData(f"{where}: names nothing")
+    if values.get("dates") and not are_dates(values["dates"]):
+        raise InvalidData(f"{where}: dates are written as 20260131, 20260101-20260131 or 20260101-")
+    return Wanted(**values)
+
+
+@contextmanager
+def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
+    """Yield what receives objects that this process fetches itself: the same intake as behind the node.
+
+    Raises
+    ------
+    InvalidSettings
+        Another process is fetching into the same storage folder.
+    OutOfResources
+        The storage folder cannot be written to.
+    """
+    folder = settings.storage.folder
+    try:
+        blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
+        spool = blobs.incoming / "pull"  # its own: the daemon empties the other one when it starts
+        spool.mkdir(exist_ok=True)
+        lock = (folder / "pull.lock").open("a")
+    except OSError as error:
+        raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidSettings(f"another cxrd pull is fetching into {folder}") from error
+        for leftover in spool.glob("*.part"):  # of a process that died: never entered, and fetched again
+            leftover.unlink()
+        bell = Bell(folder)
+        key = PatientKey(folder, settings.audit.patient_id)
+        intake = Intake(ledger, blobs, key, lambda _receipt: bell.ring())
+        yield Receipt(intake.receive, spool, settings.scp.ae_title)
+
+
+def find(
+    opened: Open, wanted: list[Wanted], modalities: tuple[str, ...], searched: Callable[[int], None] = lambda _: None
+) -> Found:
+    """Return all matching series, each once. Raises as the archive does.
+
+    `searched` is told after each search how many there have been.
+    """
+    found: dict[str, Series] = {}
+    unmatched: list[int] = []
+    with opened() as source:
+        for number, each in enumerate(wanted):
+            matching = list(source.series(each, modalities))
+            if not matching:
+                unmatched.append(number)
+            for series in matching:
+                found.setdefault(series.series_instance_uid, series)
+            searched(number + 1)
+    return Found(list(found.values()), unmatched)
+
+
+def fetch(
+    opened: Open,
+    series: list[Series],
+    ledger: Ledger,
+    *,
+    most_waiting: int,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Step]:
+    """Fetch series, one after the other; what the ledger knows already is not asked for again.
+
+    So it goes on where it was broken off. Before each series it waits until fewer than `most_waiting` images are
+    unanswered: a back-fill must not keep today's images waiting.
+
+    Raises
+    ------
+    PeerUnavailable, RefusedByPeer
+        The archive is not there, does not know us, or has gone. Or nobody answers the images that wait.
+    OutOfResources
+        What comes cannot be stored.
+    """
+    lost = 0
+    for number, each in enumerate(series, start=1):
+        _wait(ledger, most_waiting, sleep)
+        # One association for each: a PACS closes those that wait.
+        with opened() as source:
+            step, answered = _one(source, each, ledger, number, len(series))
+        yield step
+        lost = 0 if answered else lost + 1
+        if lost >= _LOST:
+            raise PeerUnavailable(f"{step.error}, for {_LOST} series in a row: given up; call it again to go on")
+
+
+def _wait(ledger: Ledger, most_waiting: int, sleep: Callable[[float], None]) -> None:
+    before, since = -1, 0
+    while (waiting := _waiting(ledger)) >= most_waiting:
+        since = since + 1 if waiting == before else 0
+        if since >= _PATIENCE:
+            raise PeerUnavailable(f"{waiting} images wait and none is answered: is `cxrd serve` running?")
+        before = waiting
+        sleep(1.0)
+
+
+def _waiting(ledger: Ledger) -> int:
+    counts = ledger.counts()
+    return counts.get("received", 0) + counts.get("working", 0)
+
+
+def _one(source: Source, series: Series, ledger: Ledger, number: int, total: int) -> tuple[Step, bool]:
+    """Fetch one series, and tell whether the archive answered; one that fails with one may well have the next."""
+    try:
+        instances = source.instances(series)
+    except PeerUnavailable as unavailable:
+        return Step(number, total, failed=1, error=str(unavailable)), False
+    missing = [uid for uid in instances if not ledger.knows(uid)]
+    known = len(instances) - len(missing)
+    if not missing:
+        return Step(number, total, known=known), True
+    told, answered = "", True
+    try:
+        told = source.fetch(series, missing)
+    except PeerUnavailable as unavailable:
+        told, answered = str(unavailable), False
+    # Whatever was said: an image has come when it is in the ledger, and not before.
+    came = sum(ledger.knows(uid) for uid in missing)
+    failed = len(missing) - came
+    error = (told or "not everything came") if failed else ""
+    return Step(number, total, came, failed, known, error), answered or came > 0

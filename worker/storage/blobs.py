@@ -1,0 +1,90 @@
+"""The store of received and produced objects: files named by the SHA-256 of their bytes, durable once there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from dicom_io.errors import OutOfResources
+from dicom_io.network.spool import SpoolFile
+
+
+class Blobs:
+    """A folder of immutable files.
+
+    A name is never made from what a peer sent, only from the digest of the bytes; the same bytes are stored once.
+
+    Parameters
+    ----------
+    folder
+        Root of the store, made if absent.
+    min_free
+        Free bytes that must remain on its file system; with less, nothing is taken in.
+    """
+
+    def __init__(self, folder: Path, min_free: int = 0) -> None:
+        self.folder = folder
+        self.incoming = folder / "incoming"
+        self._min_free = min_free
+        self.incoming.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Return where the object with this digest lies, or would lie."""
+        return self.folder / sha256[:2] / f"{sha256[2:]}.dcm"
+
+    def check_space(self, needed: int = 0) -> None:
+        """Raise `OutOfResources` where `needed` bytes would leave too little free space."""
+        if shutil.disk_usage(self.folder).free - needed < self._min_free:
+            raise OutOfResources(f"less than {self._min_free // 1_000_000} MB would be free in the storage folder")
+
+    def adopt(self, file: SpoolFile) -> str:
+        """Make an arrived file durable and part of the store; return its SHA-256.
+
+        Raises
+        ------
+        OutOfResources
+            When any of its bytes could not be written.
+        """
+        try:
+            file.seal()
+            self._place(file.path, file.sha256)
+        except OSError as error:
+            raise OutOfResources(f"cannot write to the storage folder: {error.strerror}") from error
+        return file.sha256
+
+    def put(self, data: bytes) -> str:
+        """Store bytes durably; return their SHA-256. Raises as `adopt` does."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        part = self.incoming / f"{uuid.uuid4().hex}.part"
+        try:
+            try:
+                with part.open("wb") as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                self._place(part, sha256)
+            finally:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutOfResources(f"cannot write to the storage folder: {error.strerror}") from error
+        return sha256
+
+    def _place(self, part: Path, sha256: str) -> None:
+        target = self.path(sha256)
+        if not target.parent.is_dir():
+            target.parent.mkdir(exist_ok=True)
+            _sync_folder(self.folder)
+        part.replace(target)
+        _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or a new folder survive a power cut: its parent's entry must reach the disk as well."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
