@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from tests.integration.orthanc import free_port
-from tests.peers import wait_for
+from tests.support.orthanc import free_port
+from tests.support.peers import wait_for
 
 CXRD = Path(sys.executable).with_name("cxrd")
 

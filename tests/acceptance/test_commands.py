@@ -19,8 +19,8 @@ import yaml
 from dicom_io.objects.common import encode
 from modeltrain.model.card import shipped_model
 from tests.acceptance.program import Service, run
-from tests.peers import chest, receiving, send, wait_for
-from tests.shared import shared
+from tests.support.peers import chest, receiving, send, wait_for
+from tests.support.shared import shared
 from worker.demo.phantom import draw, radiograph
 
 

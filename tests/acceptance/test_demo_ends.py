@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.program import CXRD
-from tests.integration.orthanc import binary
-from tests.peers import wait_for
+from tests.support.peers import wait_for
+from tests.support.tools import tool
 from worker.demo.orthanc import LocalOrthanc
 
 
@@ -50,7 +50,7 @@ def dist(tmp_path: Path) -> Path:
     ],
 )
 def test_a_demo_ended_early_leaves_no_orthanc(tmp_path: Path, dist: Path, moment: str, number: signal.Signals) -> None:
-    binary("Orthanc")
+    tool("Orthanc")
     out = tmp_path / "demo"
     command = [str(CXRD), "demo", "--out", str(out), "--viewer", str(dist)]
     with (tmp_path / "said").open("wb") as said:
@@ -78,7 +78,7 @@ def test_a_demo_ended_early_leaves_no_orthanc(tmp_path: Path, dist: Path, moment
 @pytest.mark.parametrize("delay", [0.001, 0.003, 0.006, 0.01, 0.02])
 def test_a_start_interrupted_by_a_signal_s_exception_ends_what_it_started(tmp_path: Path, delay: float) -> None:
     """The exception comes while the process is being made, before anyone has noted it."""
-    binary("Orthanc")
+    tool("Orthanc")
 
     class Interrupted(BaseException):
         pass

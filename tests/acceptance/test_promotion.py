@@ -12,8 +12,8 @@ import pytest
 from modeltrain.model.card import ONNX, load_card, shipped_model
 from modeltrain.model.registry import version_name
 from tests.acceptance.program import Service, run
-from tests.models import variant
-from tests.peers import chest, send, wait_for
+from tests.support.models import variant
+from tests.support.peers import chest, send, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ import pytest
 from pydicom import Dataset
 
 from tests.acceptance.program import CXRD, Service, run
-from tests.archive import pacs
-from tests.dicomweb import dicomweb
-from tests.integration.orthanc import free_port
-from tests.peers import chest, wait_for
+from tests.support.archive import pacs
+from tests.support.dicomweb import dicomweb
+from tests.support.orthanc import free_port
+from tests.support.peers import chest, wait_for
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings
 from worker.settings import load

@@ -15,8 +15,8 @@ import pytest
 from modeltrain.model.card import load_card, shipped_model
 from tests.acceptance.program import Service, run
 from tests.acceptance.test_survival import distinct, source_of
-from tests.models import variant
-from tests.peers import chest, receiving, send, wait_for
+from tests.support.models import variant
+from tests.support.peers import chest, receiving, send, wait_for
 
 pytestmark = pytest.mark.slow
 COUNT = 12

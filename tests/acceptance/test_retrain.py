@@ -11,7 +11,7 @@ import pytest
 
 from modeltrain.model.card import load_card, shipped_model
 from tests.acceptance.program import Service, run
-from tests.peers import chest, send, wait_for
+from tests.support.peers import chest, send, wait_for
 from tests.unit.modeltrain.toys import write_class
 
 pytestmark = pytest.mark.slow

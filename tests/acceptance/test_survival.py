@@ -19,7 +19,7 @@ from pynetdicom.presentation import build_context
 from dicom_io.errors import CxrdError
 from dicom_io.header.reading import read_header
 from tests.acceptance.program import Service, run
-from tests.peers import chest, receiving, send, wait_for
+from tests.support.peers import chest, receiving, send, wait_for
 
 
 def store_until_dead(port: int, datasets: list[pydicom.Dataset], accepted: set[str]) -> None:

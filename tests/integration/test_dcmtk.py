@@ -12,22 +12,22 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_io.objects.common import encode
 from dicom_io.pixels.compression import LOSSLESS
-from tests.integration.dcmtk import storescp
-from tests.integration.orthanc import binary
-from tests.peers import chest, send, wait_for
+from tests.support.dcmtk import storescp
+from tests.support.peers import chest, send, wait_for
+from tests.support.tools import tool
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings
 
 
 def test_echoscu(daemon: Callable[..., Daemon]) -> None:
-    tool = binary("echoscu")
+    echoscu = tool("echoscu")
     worker = daemon()
-    subprocess.run([tool, "-aec", "CXRD", "127.0.0.1", str(worker.port)], check=True, timeout=30)
+    subprocess.run([echoscu, "-aec", "CXRD", "127.0.0.1", str(worker.port)], check=True, timeout=30)
 
 
 @pytest.mark.parametrize("syntax", ["-xe", "-xb", "-xi"], ids=["little", "big", "implicit"])
 def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, syntax: str) -> None:
-    storescu, inbox = binary("storescu"), tmp_path / "inbox"
+    storescu, inbox = tool("storescu"), tmp_path / "inbox"
     with storescp(inbox, "PACS") as port:
         worker = daemon([("pacs", port, "PACS")])
         files = []
@@ -47,7 +47,7 @@ def test_storescu_and_storescp(daemon: Callable[..., Daemon], tmp_path: Path, sy
 
 def assert_arrives(worker: Daemon, inbox: Path, name: str, syntax: str) -> None:
     """Send a radiograph, and hold the picture that arrives to its transfer syntax, its pixels and dciodvfy."""
-    dciodvfy = binary("dciodvfy")
+    dciodvfy = tool("dciodvfy")
     assert send(worker.port, [chest(name, rows=300, cols=260)]) == [0]
     wait_for(lambda: worker.ledger.counts().get("delivery_sent") == 3, 30)
     received = {pydicom.dcmread(path).Modality: path for path in inbox.iterdir()}
@@ -112,7 +112,7 @@ def test_a_node_that_insists_on_one_syntax_gets_the_picture_in_it(
 
 
 def test_what_we_send_passes_dciodvfy(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    storescu, dciodvfy = binary("storescu"), binary("dciodvfy")
+    storescu, dciodvfy = tool("storescu"), tool("dciodvfy")
     worker = daemon()
     source = tmp_path / "source.dcm"
     source.write_bytes(encode(chest("dciodvfy", rows=300, cols=260)))

@@ -14,8 +14,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
-from tests.peers import store_bytes, wait_for
-from tests.shared import shared
+from tests.support.peers import store_bytes, wait_for
+from tests.support.shared import shared
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, refusals
 

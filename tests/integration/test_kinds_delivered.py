@@ -14,9 +14,10 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import JPEGBaseline8Bit
 
-from tests.integration.dcmtk import storescp
-from tests.integration.orthanc import Orthanc, binary, free_port
-from tests.peers import chest, receiving, send, wait_for
+from tests.support.dcmtk import storescp
+from tests.support.orthanc import Orthanc, free_port
+from tests.support.peers import chest, receiving, send, wait_for
+from tests.support.tools import tool
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import story
 from worker.results.result_set import SOP_CLASSES
@@ -59,7 +60,7 @@ def test_all_kinds_reach_storescp_and_pictures_in_a_syntax_it_takes(
     received = by_kind(inbox)
     assert set(received) == set(KINDS)
     for kind, (path, dataset) in received.items():
-        said = subprocess.run([binary("dciodvfy"), str(path)], capture_output=True, text=True, timeout=60, check=False)
+        said = subprocess.run([tool("dciodvfy"), str(path)], capture_output=True, text=True, timeout=60, check=False)
         assert "Error" not in said.stderr + said.stdout, kind
         plain = "1.2.840.10008.1.2" if options == ("+xi",) else "1.2.840.10008.1.2.1"
         assert dataset.file_meta.TransferSyntaxUID == (arrives if kind in PICTURES else plain), kind
@@ -71,7 +72,7 @@ def test_all_kinds_reach_storescp_and_pictures_in_a_syntax_it_takes(
         assert dataset.SOPInstanceUID == kept[kind].SOPInstanceUID
         assert np.array_equal(dataset.pixel_array, kept[kind].pixel_array)
         shown = tmp_path / f"{kind}.ppm"
-        subprocess.run([binary("dcmj2pnm"), "+op", str(path), str(shown)], check=True, timeout=60)
+        subprocess.run([tool("dcmj2pnm"), "+op", str(path), str(shown)], check=True, timeout=60)
         assert shown.stat().st_size > dataset.Rows * dataset.Columns * 3
 
 
@@ -118,7 +119,7 @@ def test_a_node_that_takes_jpeg_alone_gets_the_whole_set_and_the_audit_says_as_w
 
 @pytest.mark.parametrize("web", [False, True], ids=["C-STORE", "STOW-RS"])
 def test_all_kinds_are_taken_by_orthanc(daemon: Callable[..., Daemon], tmp_path: Path, web: bool) -> None:
-    binary("Orthanc")
+    tool("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
         place = {"name": "web", "url": f"http://127.0.0.1:{orthanc.http}/dicom-web"}

@@ -24,7 +24,7 @@ import pypdf
 import pytest
 from pydicom import Dataset
 
-from tests.tools import tool
+from tests.support.tools import tool
 from tests.unit.dicom_io.objects.test_presentation_state import table
 from tests.unit.dicom_io.objects.test_secondary_capture import MISSING, NAMES
 from tests.unit.worker.results.test_result_set import (

@@ -13,8 +13,9 @@ from PIL import Image
 from pydicom.uid import RLELossless
 
 from dicom_io.objects.common import encode
-from tests.integration.orthanc import Orthanc, binary, free_port
-from tests.peers import chest, send, wait_for
+from tests.support.orthanc import Orthanc, free_port
+from tests.support.peers import chest, send, wait_for
+from tests.support.tools import tool
 from worker.cli.app import app
 from worker.engines.daemon import Daemon
 from worker.health import check
@@ -24,7 +25,7 @@ from worker.settings import Destination, Settings
 
 @pytest.mark.parametrize("modality", ["CR", "DX"])
 def test_a_radiograph_comes_back_with_its_heatmap(daemon: Callable[..., Daemon], tmp_path: Path, modality: str) -> None:
-    binary("Orthanc")
+    tool("Orthanc")
     port = free_port()
     orthanc = Orthanc(tmp_path / "orthanc", port)
     try:
@@ -67,7 +68,7 @@ def test_a_radiograph_comes_back_with_its_heatmap(daemon: Callable[..., Daemon],
 
 
 def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
-    binary("Orthanc")
+    tool("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
         there = Destination(
@@ -90,7 +91,7 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
 
 
 def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    binary("Orthanc")
+    tool("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
         web = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
@@ -118,7 +119,7 @@ def test_pull_fetches_what_the_archive_holds_once(
     way: str, daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Back-fill: found by date and by CSV, fetched in each way, answered at once, and not fetched a second time."""
-    binary("Orthanc")
+    tool("Orthanc")
     port = free_port()
     orthanc = Orthanc(tmp_path / "orthanc", port if way == "move" else 1)
     try:

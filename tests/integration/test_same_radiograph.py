@@ -12,7 +12,7 @@ import pytest
 from dicom_io.header.reading import read_dataset
 from dicom_io.pixels.render import Rendered
 from modeltrain.model.preprocess import read_picture
-from tests.shared import shared
+from tests.support.shared import shared
 from worker.inference.analyzer import Reader
 
 NOW = dt.datetime(2026, 1, 31, tzinfo=dt.UTC)

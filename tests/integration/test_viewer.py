@@ -22,8 +22,9 @@ from PIL import Image
 from pydicom import Dataset
 
 from dicom_io.objects.common import encode
-from tests.integration.orthanc import Orthanc, binary, free_port
-from tests.peers import wait_for
+from tests.support.orthanc import Orthanc, free_port
+from tests.support.peers import wait_for
+from tests.support.tools import tool
 from tests.unit.worker.results.test_result_set import coded, tree
 from worker.demo.phantom import draw, radiograph
 from worker.demo.viewer import ViewerServer
@@ -61,12 +62,12 @@ def viewer_files() -> Path:
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Any]:
     """A page of a headless Chromium that keeps what its console said of errors."""
-    chromium = binary("chromium")
+    chromium = tool("chromium")
     if not os.environ.get("CI"):
         pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     playwright = importlib.import_module("playwright.sync_api")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=chromium, args=FLAGS)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(PATIENCE)
         yield page

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import tool
+from tests.support.tools import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -26,10 +26,10 @@ from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from dicom_io.network.storage_scu import Peer, echo, ways
 from dicom_io.objects.jpeg import PICTURES
 from modeltrain.model.card import load_card, shipped_model
-from tests.dicomweb import dicomweb
 from tests.integration.deliver.test_compression import captured
 from tests.integration.dicomweb.test_stow import serving
-from tests.peers import chest
+from tests.support.dicomweb import dicomweb
+from tests.support.peers import chest
 from tests.unit.worker.results.test_result_set import FINDING, MODEL, answered, objects, source
 from worker.conformance.initiator import arriving
 from worker.conformance.objects import CODES

@@ -33,8 +33,8 @@ from dicom_io.objects.common import encode
 from dicom_io.objects.jpeg import LOSSY, QUALITY, extend, jpeg, lose
 from dicom_io.objects.multi_frame_capture import multi_frame_capture
 from dicom_io.pixels.compression import LOSSLESS, compress
-from tests.peers import chest, receiving
-from tests.tools import tool
+from tests.support.peers import chest, receiving
+from tests.support.tools import tool
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
 from tests.unit.worker.results.test_result_set import FINDING, MODEL, NOW, PICTURE, source
 from worker.deliver.destinations import peer_of

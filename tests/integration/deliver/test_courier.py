@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from dicom_io.errors import PeerUnavailable
 from dicom_io.network.storage_scu import Delivery, Peer, deliver, echo
 from dicom_io.objects.common import encode
-from tests.peers import Receiver, chest, receiving, wait_for
+from tests.support.peers import Receiver, chest, receiving, wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
 from worker.deliver.courier import Courier
 from worker.deliver.destinations import destinations_for, peer_of

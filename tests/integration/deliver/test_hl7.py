@@ -14,9 +14,9 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
 from dicom_io.errors import Declined, InvalidSettings, NotNow, PeerUnavailable
-from tests.mllp import acknowledgement, foreign_receiver, parsed, receiver
-from tests.models import variant
-from tests.peers import chest, send, wait_for
+from tests.support.mllp import acknowledgement, foreign_receiver, parsed, receiver
+from tests.support.models import variant
+from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
 from worker.deliver.destinations import wants
 from worker.deliver.hl7 import control_id, escaped, message

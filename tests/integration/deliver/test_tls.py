@@ -12,11 +12,11 @@ import pytest
 
 from dicom_io.errors import InvalidSettings, NotNow, PeerUnavailable
 from dicom_io.network.tls import client_context
-from tests.certificates import certificate, server_context
 from tests.integration.deliver.test_hl7 import made
-from tests.mllp import receiver
-from tests.models import variant
-from tests.peers import chest, send, wait_for
+from tests.support.certificates import certificate, server_context
+from tests.support.mllp import receiver
+from tests.support.models import variant
+from tests.support.peers import chest, send, wait_for
 from worker.deliver.destinations import peer_of
 from worker.deliver.mllp import Hl7Peer, deliver_hl7
 from worker.engines.daemon import Daemon

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
-from tests.models import variant
-from tests.peers import chest, send, wait_for
+from tests.support.models import variant
+from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
 from worker.deliver.destinations import wants
 from worker.deliver.webhook import SIGNATURE, WebhookPeer, deliver_hook, notification

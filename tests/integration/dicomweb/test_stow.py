@@ -16,7 +16,7 @@ from dicom_io.dicomweb.stow import WebPeer, deliver_web, reach
 from dicom_io.errors import InvalidSettings, PeerUnavailable
 from dicom_io.network.status import Outcome, outcome
 from dicom_io.objects.common import encode
-from tests.peers import chest
+from tests.support.peers import chest
 from worker.settings import load
 
 

@@ -14,9 +14,9 @@ from dicom_io.errors import InvalidSettings, OutOfResources, PeerUnavailable
 from dicom_io.network import status
 from dicom_io.network.query_retrieve import Receipt, Series, Wanted
 from dicom_io.objects.common import encode
-from tests.dicomweb import WebServer, dicomweb
 from tests.integration.dicomweb.test_stow import serving_bytes
-from tests.peers import chest
+from tests.support.dicomweb import WebServer, dicomweb
+from tests.support.peers import chest
 from worker.cli.app import app
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from tests.dicomweb import dicomweb
 from tests.integration.deliver.test_webhook import Listener, listener
-from tests.mllp import parsed, receiver
-from tests.peers import RESULT_CLASSES, receiving
+from tests.support.dicomweb import dicomweb
+from tests.support.mllp import parsed, receiver
+from tests.support.peers import RESULT_CLASSES, receiving
 from worker.health import check
 from worker.settings import Destination, Settings
 

@@ -20,7 +20,7 @@ from dicom_io.network import status
 from dicom_io.network.query_retrieve import Get, Receipt, Series, archive
 from dicom_io.network.storage_scp import Arrival
 from dicom_io.network.storage_scu import Peer
-from tests.peers import chest
+from tests.support.peers import chest
 from worker.settings import RulesSettings
 
 CLASSES = RulesSettings().sop_classes

@@ -22,7 +22,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_io.network import spool
 from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, NodeOptions, StorageNode
-from tests.peers import Receiver, chest, send, store_bytes, store_request, wait_for
+from tests.support.peers import Receiver, chest, send, store_bytes, store_request, wait_for
 from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, refusals
 from worker.ledger.receipts import Ledger, connect

@@ -12,7 +12,7 @@ from pydicom.tag import Tag
 from dicom_io.errors import CxrdError
 from dicom_io.header.eligibility import Rules, age_years, judge
 from dicom_io.header.reading import read_header
-from tests.shared import shared
+from tests.support.shared import shared
 from worker.demo.phantom import radiograph
 
 

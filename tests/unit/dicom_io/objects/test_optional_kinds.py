@@ -25,7 +25,7 @@ from dicom_io.objects.multi_frame_capture import multi_frame_capture
 from dicom_io.objects.parametric_map import parametric_map
 from dicom_io.objects.validate import check
 from tests.integration.dicomweb.test_stow import serving
-from tests.peers import receiving
+from tests.support.peers import receiving
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
 from tests.unit.worker.results.test_result_set import CAM, FINDING, MODEL, NOW, PICTURE, answered, objects, source
 from worker.conformance.statement import statement

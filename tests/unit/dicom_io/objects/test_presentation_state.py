@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRBigEndian
 from dicom_io.header.reading import read_dataset
 from dicom_io.objects import presentation_state
 from dicom_io.pixels.render import render
-from tests.tools import tool
+from tests.support.tools import tool
 from tests.unit.worker.results.test_result_set import PIXELS, answered, objects, raw, source
 from worker.demo.phantom import radiograph
 

@@ -14,7 +14,7 @@ from pydicom.uid import RLELossless
 from dicom_io.errors import UnsupportedPixels
 from dicom_io.header.reading import read_dataset
 from dicom_io.pixels.codestream import Dimensions, dimensions
-from tests.shared import shared
+from tests.support.shared import shared
 
 BASELINE, JPEG_LS, J2K, HTJ2K = (f"1.2.840.10008.1.2.4.{n}" for n in (50, 80, 90, 201))
 

@@ -39,8 +39,8 @@ from dicom_io.header.reading import read_dataset
 from dicom_io.objects.common import encode
 from dicom_io.pixels import codec_process
 from dicom_io.pixels.render import render
-from tests.shared import shared
-from tests.tools import tool
+from tests.support.shared import shared
+from tests.support.tools import tool
 from worker.demo.phantom import radiograph
 
 

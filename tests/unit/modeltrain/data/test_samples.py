@@ -19,7 +19,7 @@ from modeltrain.data.samples import (
     split_by_patient,
     training_samples,
 )
-from tests.shared import shared
+from tests.support.shared import shared
 from tests.unit.modeltrain.toys import kaggle_folder, write_class
 
 

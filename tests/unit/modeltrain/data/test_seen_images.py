@@ -13,7 +13,7 @@ from modeltrain.data.samples import Sample, with_contents
 from modeltrain.data.seen_images import fair_part, keys_of, known_to, learnt_of, write_learnt
 from modeltrain.data.sources import Source, Sources
 from modeltrain.model.card import LEARNT, load_card
-from tests.models import variant
+from tests.support.models import variant
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from modeltrain.evaluation.compare import compare, delong
 from modeltrain.evaluation.evaluate import Answers
 from modeltrain.model.card import CARD, INT8, ONNX, shipped_model
 from modeltrain.model.registry import Versions
-from tests.models import variant
+from tests.support.models import variant
 
 if TYPE_CHECKING:
     from pathlib import Path

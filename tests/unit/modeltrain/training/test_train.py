@@ -32,7 +32,7 @@ from modeltrain.training.checkpoint import Progress, learnt_from_nothing_else, r
 from modeltrain.training.learner import Learner, _border_share
 from modeltrain.training.optimizer import learning_rate
 from modeltrain.training.recipe import RECIPES, Recipe, recipe_named
-from tests.disk import fill, small_disk
+from tests.support.disk import fill, small_disk
 from tests.unit.modeltrain.toys import batch, kaggle_folder, write_class
 
 if TYPE_CHECKING:

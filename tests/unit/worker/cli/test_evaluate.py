@@ -19,8 +19,8 @@ from dicom_io.objects.common import encode
 from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
 from modeltrain.data.sources import Source, csv_source, judged_source
 from modeltrain.model.registry import Versions
-from tests.models import variant
-from tests.peers import chest
+from tests.support.models import variant
+from tests.support.peers import chest
 from tests.unit.modeltrain.toys import draw, kaggle_folder
 from tests.unit.worker.ledger.test_receipts import NEW, NOON
 from worker import settings

@@ -12,7 +12,7 @@ import pytest
 
 from dicom_io.objects.common import encode
 from dicom_io.pixels.render import render
-from tests.tools import tool
+from tests.support.tools import tool
 from worker.demo.phantom import draw, radiograph
 
 

@@ -21,9 +21,9 @@ from pydicom import Dataset
 
 from dicom_io.errors import OutOfResources, UnsupportedPixels
 from dicom_io.objects.common import encode
-from tests.models import variant
-from tests.peers import chest, wait_for
-from tests.tools import tool
+from tests.support.models import variant
+from tests.support.peers import chest, wait_for
+from tests.support.tools import tool
 from tests.unit.worker.ledger.test_receipts import NEW
 from worker.clock import now
 from worker.engines.analysis import Pipeline

@@ -19,8 +19,8 @@ from pydicom.uid import UID
 from dicom_io.header.eligibility import Rules, judge
 from dicom_io.network.storage_scu import Peer
 from dicom_io.objects.common import encode
-from tests.peers import chest, receiving, wait_for
-from tests.tools import tool
+from tests.support.peers import chest, receiving, wait_for
+from tests.support.tools import tool
 from tests.unit.dicom_io.header.test_eligibility import FOR_PROCESSING, SECONDARY_CAPTURE, equipment, header
 from tests.unit.worker.engines.test_analysis import Bench
 from tests.unit.worker.results.test_result_set import MODEL, NOW, answered, coded, source, tree

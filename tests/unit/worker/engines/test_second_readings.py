@@ -14,8 +14,8 @@ import pytest
 from dicom_io.errors import InvalidSettings
 from dicom_io.finding import Finding
 from modeltrain.model.card import load_card, shipped_model
-from tests.models import variant
-from tests.peers import chest
+from tests.support.models import variant
+from tests.support.peers import chest
 from tests.unit.worker.engines.test_analysis import Bench
 from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL, NEWER, first, intact, kinds
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received

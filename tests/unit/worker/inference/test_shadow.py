@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from dicom_io.errors import InvalidSettings
 from modeltrain.model.card import load_card
-from tests.models import variant
+from tests.support.models import variant
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
 from worker.inference.shadow import Shadow, open_shadow
 from worker.ledger import migrations

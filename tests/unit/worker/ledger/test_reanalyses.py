@@ -12,7 +12,7 @@ from alembic import command
 from sqlalchemy import text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
-from tests.peers import wait_for
+from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
 from worker.engines.idle import IdleEngine
 from worker.ledger import event_chain, migrations

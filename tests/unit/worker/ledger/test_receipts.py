@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from dicom_io.errors import InvalidSettings, OutOfResources
-from tests.disk import fill, small_disk
+from tests.support.disk import fill, small_disk
 from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Parcels
 from worker.ledger.outage import outage

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.peers import wait_for
+from tests.support.peers import wait_for
 from worker.engines.local import LocalEngine
 from worker.queue.wake import Bell
 

@@ -23,7 +23,7 @@ from dicom_io.objects import presentation_state, secondary_capture, structured_r
 from dicom_io.objects.common import device_uid, encode
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render
-from tests.tools import tool
+from tests.support.tools import tool
 from worker.demo.phantom import radiograph
 from worker.inference.analyzer import Reading
 from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, Predecessors, ResultSet, make

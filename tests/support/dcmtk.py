@@ -6,7 +6,8 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.integration.orthanc import binary, free_port
+from tests.support.orthanc import free_port
+from tests.support.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ def storescp(inbox: Path, title: str, *options: str) -> Iterator[int]:
     """Run it, with a folder for what comes; yield its port."""
     inbox.mkdir()
     port = free_port()
-    command = [binary("storescp"), *options, "-od", str(inbox), "-aet", title, str(port)]
+    command = [tool("storescp"), *options, "-od", str(inbox), "-aet", title, str(port)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield port

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import urllib.request
 from pathlib import Path
 
-import pytest
-
+from tests.support.tools import tool
 from worker.demo.orthanc import DIRECT, LocalOrthanc, free_port
 
-__all__ = ["Orthanc", "binary", "free_port"]
-
-
-def binary(*names: str) -> str:
-    """Return the path of an outside program; skip where it is not installed, fail in CI."""
-    for name in names:
-        found = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
-        if found:
-            return found
-    reason = f"{names[0]} is not installed (Debian: apt-get install orthanc dcmtk dicom3tools)"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+__all__ = ["Orthanc", "free_port"]
 
 
 class Orthanc(LocalOrthanc):
     """A running Orthanc that knows one modality, `cxrd`."""
 
     def __init__(self, folder: Path, cxrd_port: int) -> None:
-        binary("Orthanc")
+        tool("Orthanc")
         super().__init__(folder, {"cxrd": {"AET": "CXRD", "Host": "127.0.0.1", "Port": cxrd_port}})
 
     def delete(self, path: str) -> None:

@@ -16,7 +16,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from tests.dicomweb import fits
+from tests.support.dicomweb import fits
 
 _KEYS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _MATCHED = ("PatientID", "AccessionNumber", "StudyDate", *_KEYS.values())

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from tests.tools import tool
+from tests.support.tools import tool
 
 
 def certificate(folder: Path, names: str = "DNS:localhost,IP:127.0.0.1,IP:::1", *, days: int = 1) -> tuple[Path, Path]:
