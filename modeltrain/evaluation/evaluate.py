@@ -21,7 +21,8 @@ from modeltrain.model.preprocess import INPUT_SIZE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modeltrain.model.decision import Judge, Judgement
+    from dicom_io.finding import Finding
+    from modeltrain.model.decision import Judge
 
 Predict = Callable[[NDArray[np.float32]], Outputs]
 """From float32 [N, 1, size, size] in [0, 1] to the network's outputs."""
@@ -50,7 +51,7 @@ class Answers:
     samples: tuple[Sample, ...]
     probability: NDArray[np.float32]
     attention: NDArray[np.float32]
-    judgements: tuple[Judgement, ...] = ()
+    judgements: tuple[Finding, ...] = ()
     subtype: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     attributes: tuple[dict[str, str], ...] = ()
 
@@ -142,7 +143,7 @@ def ask(
 ) -> Answers:
     """Show radiographs to a model, sixteen at a time, and keep what it says."""
     scores, maps, subtypes = [], [], []
-    judgements: list[Judgement] = []
+    judgements: list[Finding] = []
     attributes: list[dict[str, str]] = []
     for start in range(0, len(samples), _BATCH):
         batch = samples[start : start + _BATCH]

@@ -7,12 +7,12 @@ and is applied here without any library of statistics, since serving does this f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dicom_io.errors import InvalidModel, InvalidSettings
+from dicom_io.finding import Finding
 from modeltrain.model.outputs import AGENTS, CLASSES, probability
 
 if TYPE_CHECKING:
@@ -22,20 +22,6 @@ if TYPE_CHECKING:
     from modeltrain.model.outputs import Outputs
 
 SCREENING, BALANCED, CUSTOM = "screening", "balanced", "custom"
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The answer to one radiograph; the fields are those of `dicom_io.finding.Finding`."""
-
-    probability: float
-    decision: str
-    threshold: float
-    operating_point: str
-    prediction_set: tuple[str, ...] | None
-    outlier: float | None
-    agent: str | None
-    agent_probability: float | None
 
 
 class Judge:
@@ -94,21 +80,21 @@ class Judge:
         each = dict(zip(CLASSES, (1 - score, score), strict=True))
         return tuple(name for name in CLASSES if each[name] >= self._least[name])
 
-    def __call__(self, outputs: Outputs) -> list[Judgement]:
-        """Return one answer for each image of a batch."""
+    def __call__(self, outputs: Outputs) -> list[Finding]:
+        """Return one finding for each image of a batch, without its region: this one does not look at the map."""
         scores = self.probability(outputs.logits).tolist()
         return [
             self._one(score, subtype, outlier)
             for score, subtype, outlier in zip(scores, outputs.subtype, outputs.outlier.tolist(), strict=True)
         ]
 
-    def _one(self, score: float, subtype: NDArray[np.float32], outlier: float) -> Judgement:
+    def _one(self, score: float, subtype: NDArray[np.float32], outlier: float) -> Finding:
         positive = score >= self.threshold
         agent = agent_probability = None
         if positive and np.isfinite(subtype).all():
             second = float(probability(subtype[np.newaxis])[0])
             agent, agent_probability = AGENTS[int(second >= 0.5)], max(second, 1 - second)
-        return Judgement(
+        return Finding(
             probability=score,
             decision=CLASSES[int(positive)],
             threshold=float(self.threshold),

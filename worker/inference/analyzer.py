@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,16 +93,16 @@ class Reader:
         outputs = self._batcher.predict(image)
         heat = attention(outputs.cam)[0]
         rows, columns = rendered.values.shape
-        judgement = self.judge(outputs)[0]
+        finding = self.judge(outputs)[0]
         if years is not None and not self.judge.least_age <= int(years) <= self.judge.greatest_age:
             # The header decides before the image: whoever looks young is not therefore a child.
-            judgement = replace(judgement, outlier=max(judgement.outlier or 0.0, 1.0))
-        positive = judgement.decision == CLASSES[1]
+            finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0))
+        positive = finding.decision == CLASSES[1]
         beyond = positive and not heat.any() and self.judge.normal_map is not None
         if beyond:  # the threshold lies below the network's own, for which nothing here speaks for pneumonia by itself
             heat = attention(outputs.cam, self.judge.normal_map)[0]
         region = attended_region(heat, rows, columns) if positive else None
-        finding = Finding(**asdict(judgement), region=region, beyond_normal=beyond)
+        finding = replace(finding, region=region, beyond_normal=beyond)
         results = self._settings.results
 
         def composed(layout: Layout) -> NDArray[np.uint8]:
