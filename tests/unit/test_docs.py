@@ -21,7 +21,7 @@ import yaml
 
 from worker.cli.app import app
 from worker.ledger import migrations
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.ledger.tables import State
@@ -185,9 +185,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.claim(receipt_id, NOW)
     finding = NewFinding("m-1", "d", 0.95, "PNEUMONIA", 0.5, NOW)
     ledger.answer(receipt_id, finding, [NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1)], ["pacs"], NOW)
-    parcels = Parcels(ledger)
-    (parcel,) = parcels.due("pacs", NOW, 10)
-    parcels.sent(parcel, 0, NOW)
+    deliveries = Deliveries(ledger)
+    (delivery,) = deliveries.due("pacs", NOW, 10)
+    deliveries.mark_sent(delivery, 0, NOW)
     ledger.note("refused", NOW, {"status": "0xC000", "reason": "r", "calling_ae": "X"})
     engine.dispose()
     return path
@@ -239,7 +239,9 @@ def source(*folders: str) -> str:
 
 
 def test_every_kind_of_event_is_explained() -> None:
-    callers = r"append\(connection, |_settle\(connection, parcel, |\.note\(|_tell\(|_exchange\(loaded, versions, \w+, "
+    callers = (
+        r"append\(connection, |_settle\(connection, delivery, |\.note\(|_tell\(|_exchange\(loaded, versions, \w+, "
+    )
     appended = rf'(?:{callers})"([a-z_]+)"'
     kinds = set(re.findall(appended, source("worker"))) | {State.ANALYSED, State.NOT_ANALYSED, State.FAILED}
     assert set(first_column(section(ROOT / "docs" / "audit.md", "## Events"))) == kinds

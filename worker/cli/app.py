@@ -222,10 +222,10 @@ def redeliver(
     """
     from worker.clock import now
     from worker.ledger.database import open_ledger
-    from worker.ledger.deliveries import Parcels
+    from worker.ledger.deliveries import Deliveries
 
-    parcels = Parcels(open_ledger(settings.load(config)))
-    count = parcels.again(now(), destination=destination, receipt_ids=receipt or (), include_sent=sent)
+    deliveries = Deliveries(open_ledger(settings.load(config)))
+    count = deliveries.redeliver(now(), destination=destination, receipt_ids=receipt or (), include_sent=sent)
     sys.stdout.write(f"{count} deliveries are pending\n")
 
 

@@ -21,8 +21,8 @@ from dicom_io.uids import digest
 from worker.deliver.destinations import AnyPeer
 from worker.deliver.mllp import Hl7Delivery, Hl7Peer, deliver_hl7
 from worker.deliver.webhook import WebhookDelivery, WebhookPeer, deliver_hook
-from worker.ledger.deliveries import Parcels
-from worker.ledger.records import Parcel
+from worker.ledger.deliveries import Deliveries
+from worker.ledger.records import DueDelivery
 from worker.logs import unexpected
 from worker.queue.retry import backoff
 from worker.settings import OutboxSettings
@@ -45,7 +45,7 @@ class Courier(threading.Thread):
         self,
         name: str,
         peer: AnyPeer,
-        parcels: Parcels,
+        deliveries: Deliveries,
         blobs: Blobs,
         settings: OutboxSettings,
         clock: Callable[[], dt.datetime],
@@ -53,7 +53,7 @@ class Courier(threading.Thread):
         super().__init__(name=f"courier-{name}", daemon=True)
         self.destination = name
         self._peer = peer
-        self._parcels = parcels
+        self._deliveries = deliveries
         self._blobs = blobs
         self._settings = settings
         self._clock = clock
@@ -86,30 +86,30 @@ class Courier(threading.Thread):
 
     def _round(self) -> bool:
         """Deliver over one association; tell whether there was anything to deliver."""
-        due = self._parcels.due(self.destination, self._clock(), self._settings.per_association)
+        due = self._deliveries.due(self.destination, self._clock(), self._settings.per_association)
         if not due:
             return False
         left = self._settings.per_association
         try:
-            with self._open(due) as delivery:
+            with self._open(due) as session:
                 while due and left > 0:
-                    for parcel in due:
+                    for delivery in due:
                         if self._ending.is_set():
                             return True
-                        self._send(delivery, parcel)
+                        self._send(session, delivery)
                     left -= len(due)
-                    due = self._more(delivery, left)
+                    due = self._more(session, left)
         except RefusedByPeer as error:
-            for parcel in due:
-                self._refused(parcel, None, str(error))
+            for delivery in due:
+                self._refused(delivery, None, str(error))
         except PeerUnavailable as error:
             # Nobody is there: one attempt for each that was due, so that all of them wait their turn.
-            for parcel in self._parcels.due(self.destination, self._clock(), self._settings.per_association):
-                self._later(parcel, None, str(error))
+            for delivery in self._deliveries.due(self.destination, self._clock(), self._settings.per_association):
+                self._later(delivery, None, str(error))
             log.warning("peer_unavailable", destination=self.destination, reason=str(error))
         return True
 
-    def _open(self, due: list[Parcel]) -> AbstractContextManager[Carrier]:
+    def _open(self, due: list[DueDelivery]) -> AbstractContextManager[Carrier]:
         """Open an association or a session that can carry what is due."""
         if isinstance(self._peer, WebhookPeer):
             return deliver_hook(self._peer)
@@ -117,65 +117,65 @@ class Courier(threading.Thread):
             return deliver_web(self._peer)
         if isinstance(self._peer, Hl7Peer):
             return deliver_hl7(self._peer)
-        kinds = {(parcel.sop_class_uid, ExplicitVRLittleEndian) for parcel in due}
-        for parcel in due:  # a JPEG picture is offered as such, and uncompressed
-            if parcel.sop_class_uid in PICTURES:
-                kinds.add((parcel.sop_class_uid, UID(syntax_of(self._blobs.path(parcel.sha256)))))
+        kinds = {(delivery.sop_class_uid, ExplicitVRLittleEndian) for delivery in due}
+        for delivery in due:  # a JPEG picture is offered as such, and uncompressed
+            if delivery.sop_class_uid in PICTURES:
+                kinds.add((delivery.sop_class_uid, UID(syntax_of(self._blobs.path(delivery.sha256)))))
         return deliver(self._peer, kinds)
 
-    def _more(self, delivery: Carrier, left: int) -> list[Parcel]:
+    def _more(self, session: Carrier, left: int) -> list[DueDelivery]:
         """Wait a moment for further results that the open association can carry."""
         if left <= 0:
             return []
-        due = self._parcels.due(self.destination, self._clock(), left)
+        due = self._deliveries.due(self.destination, self._clock(), left)
         if not due and not self._ending.is_set():
             self._bell.wait(LINGER)
             self._bell.clear()
-            due = self._parcels.due(self.destination, self._clock(), left)
-        return due if all(delivery.accepts(parcel.sop_class_uid) for parcel in due) else []
+            due = self._deliveries.due(self.destination, self._clock(), left)
+        return due if all(session.accepts(delivery.sop_class_uid) for delivery in due) else []
 
-    def _send(self, delivery: Carrier, parcel: Parcel) -> None:
-        if not delivery.accepts(parcel.sop_class_uid):
-            self._refused(parcel, None, f"the peer does not accept {UID(parcel.sop_class_uid).name}")
+    def _send(self, session: Carrier, delivery: DueDelivery) -> None:
+        if not session.accepts(delivery.sop_class_uid):
+            self._refused(delivery, None, f"the peer does not accept {UID(delivery.sop_class_uid).name}")
             return
         try:
-            status = delivery.store(self._blobs.path(parcel.sha256))
+            status = session.store(self._blobs.path(delivery.sha256))
         except NotNow as error:
-            self._later(parcel, None, str(error))
+            self._later(delivery, None, str(error))
             return
         except (RefusedByPeer, Retryable):  # they concern the association
             raise
         except Permanent as error:
-            self._refused(parcel, None, str(error))
+            self._refused(delivery, None, str(error))
             return
         except Exception as error:  # noqa: BLE001 - one result that cannot be sent must not hold up the others
-            self._later(parcel, None, unexpected(error))
+            self._later(delivery, None, unexpected(error))
             return
         verdict = outcome(status)
         if verdict is Outcome.DELIVERED:
-            copy = delivery.sent_as if isinstance(delivery, Delivery) else ""
-            self._parcels.sent(parcel, status, self._clock(), copy)
+            copy = session.sent_as if isinstance(session, Delivery) else ""
+            self._deliveries.mark_sent(delivery, status, self._clock(), copy)
             lossy = {"sent_as": digest(copy)} if copy else {}
-            log.info("delivered", status=f"0x{status:04X}", **lossy, **self._about(parcel))
+            log.info("delivered", status=f"0x{status:04X}", **lossy, **self._about(delivery))
         elif verdict is Outcome.REFUSED:
-            self._refused(parcel, status, f"the peer refuses it with status 0x{status:04X}")
+            self._refused(delivery, status, f"the peer refuses it with status 0x{status:04X}")
         else:
-            self._later(parcel, status, f"the peer answers with status 0x{status:04X}")
+            self._later(delivery, status, f"the peer answers with status 0x{status:04X}")
 
-    def _refused(self, parcel: Parcel, status: int | None, why: str) -> None:
-        self._parcels.refused(parcel, status, why, self._clock())
-        log.error("delivery_failed", reason=why, **self._about(parcel))
+    def _refused(self, delivery: DueDelivery, status: int | None, why: str) -> None:
+        self._deliveries.mark_failed(delivery, status, why, self._clock())
+        log.error("delivery_failed", reason=why, **self._about(delivery))
 
-    def _later(self, parcel: Parcel, status: int | None, why: str) -> None:
+    def _later(self, delivery: DueDelivery, status: int | None, why: str) -> None:
         moment = self._clock()
         settings = self._settings
-        if moment - parcel.first_due_at > dt.timedelta(hours=settings.give_up_after_hours):
-            self._refused(parcel, status, f"given up after {settings.give_up_after_hours:g} hours: {why}")
+        if moment - delivery.first_due_at > dt.timedelta(hours=settings.give_up_after_hours):
+            self._refused(delivery, status, f"given up after {settings.give_up_after_hours:g} hours: {why}")
             return
         jitter = random.random()
-        wait = backoff(parcel.attempts + 1, first=settings.retry_first, most=settings.retry_max, jitter=jitter)
-        self._parcels.later(parcel, status, why, moment, moment + dt.timedelta(seconds=wait))
+        wait = backoff(delivery.attempts + 1, first=settings.retry_first, most=settings.retry_max, jitter=jitter)
+        self._deliveries.postpone(delivery, status, why, moment, moment + dt.timedelta(seconds=wait))
 
-    def _about(self, parcel: Parcel) -> dict[str, object]:
-        sop = digest(parcel.sop_instance_uid)
-        return {"destination": self.destination, "receipt": parcel.receipt_id, "result": sop}
+    def _about(self, delivery: DueDelivery) -> dict[str, object]:
+        sop = digest(delivery.sop_instance_uid)
+        return {"destination": self.destination, "receipt": delivery.receipt_id, "result": sop}

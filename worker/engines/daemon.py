@@ -21,7 +21,7 @@ from worker.engines.local import LocalEngine
 from worker.inference.serving import Serving
 from worker.inference.shadow import open_shadow
 from worker.ledger.database import make_folder, open_ledger
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.ledger.reanalyses import Reanalyses
 from worker.queue.wake import Bell
 from worker.receive.intake import Intake
@@ -54,10 +54,10 @@ class Daemon:
         self.ledger = open_ledger(settings)
         self.serving = Serving(settings, lambda kind, facts: self.ledger.note(kind, now(), facts))
         self.shadow = open_shadow(settings, self.ledger)
-        self.parcels = Parcels(self.ledger)
+        self.deliveries = Deliveries(self.ledger)
         self.blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
         self.couriers = [
-            Courier(each.name, peer_of(each, settings), self.parcels, self.blobs, settings.outbox, now)
+            Courier(each.name, peer_of(each, settings), self.deliveries, self.blobs, settings.outbox, now)
             for each in settings.destinations
         ]
         pipeline = Pipeline(settings, self.ledger, self.blobs, self.serving, self._ring, self.shadow)

@@ -19,7 +19,7 @@ from worker.health.capabilities import reached
 from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
 from worker.ledger.database import open_ledger
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.settings import Destination, Settings
 
 
@@ -87,7 +87,7 @@ def _disk(settings: Settings) -> Check:
 def _ledger(settings: Settings) -> Check:
     try:
         ledger = open_ledger(settings)
-        waiting = Parcels(ledger).waiting_for()
+        waiting = Deliveries(ledger).pending_counts()
         counts = ledger.counts()
     except CxrdError as error:
         return Check("database", False, str(error))

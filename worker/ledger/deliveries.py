@@ -10,17 +10,17 @@ from sqlalchemy import Connection, func, select, update
 
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger, some_at_a_time
-from worker.ledger.records import Parcel
+from worker.ledger.records import DueDelivery
 from worker.ledger.tables import DeliveryRow, DeliveryState, ResultRow
 
 
-class Parcels:
+class Deliveries:
     """Reading and settling of deliveries; each method is one transaction, unless it says otherwise."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def due(self, destination: str, now: dt.datetime, limit: int) -> list[Parcel]:
+    def due(self, destination: str, now: dt.datetime, limit: int) -> list[DueDelivery]:
         """Return what is to be sent to a destination now: what answers new images first, then oldest first."""
         query = (
             select(
@@ -42,9 +42,9 @@ class Parcels:
             .limit(limit)
         )
         with self._ledger.reading() as connection:
-            return [Parcel(*row) for row in connection.execute(query)]
+            return [DueDelivery(*row) for row in connection.execute(query)]
 
-    def sent(self, parcel: Parcel, status: int, now: dt.datetime, sent_as: str = "") -> None:
+    def mark_sent(self, delivery: DueDelivery, status: int, now: dt.datetime, sent_as: str = "") -> None:
         """Enter that the destination has taken a result (success, or stored with a warning).
 
         `sent_as` is the SOP Instance UID of the lossy copy that went in its place.
@@ -52,30 +52,32 @@ class Parcels:
         with self._ledger.writing() as connection:
             values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now}
             more = {"sent_as": sent_as} if sent_as else {}
-            self._settle(connection, parcel, "delivered", now, values, **more)
+            self._settle(connection, delivery, "delivered", now, values, **more)
 
-    def later(self, parcel: Parcel, status: int | None, error: str, now: dt.datetime, until: dt.datetime) -> None:
+    def postpone(
+        self, delivery: DueDelivery, status: int | None, error: str, now: dt.datetime, until: dt.datetime
+    ) -> None:
         """Enter that an attempt failed and when the next one is due."""
         with self._ledger.writing() as connection:
             values = {"status": status, "error": error, "next_attempt_at": until}
-            self._settle(connection, parcel, "delivery_postponed", now, values)
+            self._settle(connection, delivery, "delivery_postponed", now, values)
 
-    def refused(self, parcel: Parcel, status: int | None, error: str, now: dt.datetime) -> None:
+    def mark_failed(self, delivery: DueDelivery, status: int | None, error: str, now: dt.datetime) -> None:
         """Enter that a delivery has failed for good."""
         with self._ledger.writing() as connection:
             values = {"state": DeliveryState.FAILED, "status": status, "error": error}
-            self._settle(connection, parcel, "delivery_failed", now, values)
+            self._settle(connection, delivery, "delivery_failed", now, values)
 
     @staticmethod
     def _settle(
-        connection: Connection, parcel: Parcel, kind: str, now: dt.datetime, values: dict[str, Any], **more: str
+        connection: Connection, delivery: DueDelivery, kind: str, now: dt.datetime, values: dict[str, Any], **more: str
     ) -> None:
-        row = update(DeliveryRow).where(DeliveryRow.id == parcel.delivery_id)
+        row = update(DeliveryRow).where(DeliveryRow.id == delivery.delivery_id)
         connection.execute(row.values(attempts=DeliveryRow.attempts + 1, **values))
-        facts = {"delivery": parcel.delivery_id, "status": values["status"], "error": values["error"], **more}
-        event_chain.append(connection, kind, now, parcel.receipt_id, **facts)
+        facts = {"delivery": delivery.delivery_id, "status": values["status"], "error": values["error"], **more}
+        event_chain.append(connection, kind, now, delivery.receipt_id, **facts)
 
-    def again(
+    def redeliver(
         self,
         now: dt.datetime,
         *,
@@ -119,7 +121,7 @@ class Parcels:
                         count += 1
         return count
 
-    def waiting_for(self) -> dict[str, int]:
+    def pending_counts(self) -> dict[str, int]:
         """Return how many results wait for each destination."""
         pending = DeliveryRow.state == DeliveryState.PENDING
         query = select(DeliveryRow.destination, func.count()).where(pending).group_by(DeliveryRow.destination)

@@ -92,8 +92,8 @@ class NewResult:
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """One result that is due at one destination."""
+class DueDelivery:
+    """One result or notification that is due at one destination."""
 
     delivery_id: int
     receipt_id: int

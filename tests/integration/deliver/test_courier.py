@@ -19,7 +19,7 @@ from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
 from worker.deliver.courier import Courier
 from worker.deliver.destinations import destinations_for, peer_of
 from worker.ledger import migrations
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import NewResult
@@ -36,7 +36,7 @@ class Office:
         engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
         migrations.upgrade(engine)
         self.ledger, self.blobs = Ledger(engine), Blobs(folder / "objects")
-        self.parcels = Parcels(self.ledger)
+        self.outbox = Deliveries(self.ledger)
         self.couriers: list[Courier] = []
         self.receipt = self.ledger.receive(NEW) or 0
         self.ledger.claim(self.receipt, NOON)
@@ -63,7 +63,7 @@ class Office:
     def courier(self, port: int, **settings: float) -> Courier:
         peer = Peer("127.0.0.1", port, "RECEIVER", timeout=5)
         options = OutboxSettings(**{"retry_first": 0.05, "retry_max": 0.2} | settings)
-        made = Courier("pacs", peer, self.parcels, self.blobs, options, lambda: dt.datetime.now(dt.UTC))
+        made = Courier("pacs", peer, self.outbox, self.blobs, options, lambda: dt.datetime.now(dt.UTC))
         self.couriers.append(made)
         made.start()
         return made
@@ -160,7 +160,7 @@ def test_patience_ends(office: Office) -> None:
         wait_for(lambda: office.nudged("failed"))
         assert "given up after" in str(office.deliveries()[0]["error"])
         receiver.answers = []
-        assert office.parcels.again(dt.datetime.now(dt.UTC)) == 1
+        assert office.outbox.redeliver(dt.datetime.now(dt.UTC)) == 1
         wait_for(lambda: office.states() == {"sent"})
 
 

@@ -32,7 +32,7 @@ from worker.engines.offline import analyze
 from worker.health.drift import period
 from worker.inference.analyzer import Reader
 from worker.ledger import event_chain
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
 from worker.results.result_set import not_analysed
@@ -312,7 +312,7 @@ def test_a_peer_gets_it(bench: Bench) -> None:
     with receiving() as receiver:
         peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5)
         courier = Courier(
-            "pacs", peer, Parcels(bench.ledger), bench.blobs, OutboxSettings(), lambda: dt.datetime.now(dt.UTC)
+            "pacs", peer, Deliveries(bench.ledger), bench.blobs, OutboxSettings(), lambda: dt.datetime.now(dt.UTC)
         )
         courier.start()
         wait_for(lambda: told(bench, number)["deliveries"][0]["state"] == "sent")

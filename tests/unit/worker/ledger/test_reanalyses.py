@@ -16,7 +16,7 @@ from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
 from worker.engines.idle import IdleEngine
 from worker.ledger import event_chain, migrations
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Chosen, Reanalyses, Wanted
@@ -212,7 +212,7 @@ def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> Non
     for _ in range(2):
         again.answer(number, NEWER, [NEW_REPORT], ["pacs"], NOON)
     assert findings(ledger, Filter())[0]["answers"] == 2
-    assert [each.sop_instance_uid for each in Parcels(ledger).due("pacs", NOON, 9)] == [f"2.25.{number}00", "2.25.5"]
+    assert [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)] == [f"2.25.{number}00", "2.25.5"]
     assert intact(ledger)
 
 
@@ -220,7 +220,7 @@ def test_results_for_new_images_go_first(ledger: Ledger) -> None:
     number = first(ledger)
     wished(ledger, number).answer(number, NEWER, [NEW_REPORT], ["pacs"], NOON)
     live = first(ledger, "1.2.8")
-    due = [each.sop_instance_uid for each in Parcels(ledger).due("pacs", NOON, 9)]
+    due = [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)]
     assert due == [f"2.25.{number}00", f"2.25.{live}00", "2.25.5"]
 
 

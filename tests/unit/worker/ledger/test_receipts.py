@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from dicom_io.errors import InvalidSettings, OutOfResources
 from tests.support.disk import fill, small_disk
 from worker.ledger import event_chain, migrations
-from worker.ledger.deliveries import Parcels
+from worker.ledger.deliveries import Deliveries
 from worker.ledger.outage import outage
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.receipts import Ledger, connect
@@ -133,7 +133,7 @@ def test_what_a_dead_process_had_in_hand_is_taken_back(ledger: Ledger) -> None:
 def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) -> None:
     number = answered(ledger)
     ledger.answer(number, FINDING, [RESULT], ["pacs"], NOON)
-    assert [parcel.sop_instance_uid for parcel in Parcels(ledger).due("pacs", NOON, 9)] == ["2.25.1"]
+    assert [delivery.sop_instance_uid for delivery in Deliveries(ledger).due("pacs", NOON, 9)] == ["2.25.1"]
     assert ledger.counts() == {"analysed": 1, "delivery_pending": 1}
     assert ledger.is_result("2.25.1")
     assert not ledger.is_result("1.2.3")
@@ -141,21 +141,21 @@ def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) 
 
 def test_the_life_of_a_delivery(ledger: Ledger) -> None:
     answered(ledger)
-    parcels = Parcels(ledger)
-    (parcel,) = parcels.due("pacs", NOON, 9)
-    assert parcels.due("elsewhere", NOON, 9) == []
-    parcels.later(parcel, 0xA700, "busy", NOON, NOON + 9 * SECOND)
-    assert parcels.due("pacs", NOON, 9) == []
-    (parcel,) = parcels.due("pacs", NOON + 9 * SECOND, 9)
-    assert parcel.attempts == 1
-    parcels.refused(parcel, 0xA900, "no", NOON)
-    assert parcels.waiting_for() == {}
-    assert parcels.again(NOON, destination="elsewhere") == 0
-    assert parcels.again(NOON, receipt_ids=[parcel.receipt_id]) == 1
-    assert parcels.waiting_for() == {"pacs": 1}
-    parcels.sent(parcel, 0xB000, NOON)
-    assert parcels.again(NOON) == 0
-    assert parcels.again(NOON, include_sent=True) == 1
+    deliveries = Deliveries(ledger)
+    (delivery,) = deliveries.due("pacs", NOON, 9)
+    assert deliveries.due("elsewhere", NOON, 9) == []
+    deliveries.postpone(delivery, 0xA700, "busy", NOON, NOON + 9 * SECOND)
+    assert deliveries.due("pacs", NOON, 9) == []
+    (delivery,) = deliveries.due("pacs", NOON + 9 * SECOND, 9)
+    assert delivery.attempts == 1
+    deliveries.mark_failed(delivery, 0xA900, "no", NOON)
+    assert deliveries.pending_counts() == {}
+    assert deliveries.redeliver(NOON, destination="elsewhere") == 0
+    assert deliveries.redeliver(NOON, receipt_ids=[delivery.receipt_id]) == 1
+    assert deliveries.pending_counts() == {"pacs": 1}
+    deliveries.mark_sent(delivery, 0xB000, NOON)
+    assert deliveries.redeliver(NOON) == 0
+    assert deliveries.redeliver(NOON, include_sent=True) == 1
     found = story(ledger, "2.25.1")
     assert found is not None
     assert found["deliveries"][0]["status"] == "0xB000"
@@ -251,9 +251,9 @@ def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeyp
     number = received(ledger)
     ledger.claim(number, NOON)
     ledger.answer(number, FINDING, results, ("pacs",), NOON)
-    parcels = Parcels(ledger)
-    for parcel in parcels.due("pacs", NOON, 10):
-        parcels.refused(parcel, 0xA900, "no", NOON)
+    deliveries = Deliveries(ledger)
+    for delivery in deliveries.due("pacs", NOON, 10):
+        deliveries.mark_failed(delivery, 0xA900, "no", NOON)
     monkeypatch.setattr("worker.ledger.receipts.AT_ONCE", 2)
     sizes: list[int] = []
     writing = ledger.writing
@@ -269,9 +269,9 @@ def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeyp
             sizes.append(entered(connection) - before)
 
     monkeypatch.setattr(ledger, "writing", counted)
-    assert parcels.again(NOON) == 5
+    assert deliveries.redeliver(NOON) == 5
     assert sizes == [2, 2, 1]
-    assert len(parcels.due("pacs", NOON, 10)) == 5
+    assert len(deliveries.due("pacs", NOON, 10)) == 5
     with ledger.reading() as connection:
         assert event_chain.verify(connection)[1] == []
 
