@@ -31,12 +31,13 @@ from benchmarks import ground
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.preprocess import to_input
 from modeltrain.model.region import attended_region
-from worker.demo.phantom import draw, radiograph
+from worker.demo.phantom import draw
 from worker.inference.engine import open_engine
 from worker.results.overlay import compose
 from worker.settings import ModelSettings, Results

@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from modeltrain.model.card import shipped_model
 from tests.acceptance.program import Service, run
 from tests.support.peers import chest, receiving, send, wait_for
 from tests.support.shared import shared
-from worker.demo.phantom import draw, radiograph
+from worker.demo.phantom import draw
 
 
 def one_line(stderr: str) -> str:

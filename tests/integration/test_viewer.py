@@ -22,11 +22,12 @@ from PIL import Image
 from pydicom import Dataset
 
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import wait_for
 from tests.support.tools import tool
 from tests.unit.worker.results.test_result_set import coded, tree
-from worker.demo.phantom import draw, radiograph
+from worker.demo.phantom import draw
 from worker.demo.viewer import ViewerServer
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings

@@ -15,7 +15,8 @@ from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 
-from worker.demo.phantom import draw, radiograph
+from dicom_io.objects.radiograph import radiograph
+from worker.demo.phantom import draw
 
 
 def chest(name: str = "a", *, rows: int = 64, cols: int = 48, **attributes: Any) -> Dataset:

@@ -19,9 +19,10 @@ from dicom_io.network import status
 from dicom_io.network.storage_scp import Arrival, NodeOptions, StorageNode
 from dicom_io.network.storage_scu import Peer, deliver
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from modeltrain.model.preprocess import read_picture
 from worker.demo.orthanc import LocalOrthanc
-from worker.demo.phantom import draw, radiograph
+from worker.demo.phantom import draw
 from worker.engines.daemon import Daemon
 from worker.engines.offline import PICTURES, find
 from worker.ledger.queries import Filter, findings

@@ -226,7 +226,7 @@ class Pipeline:
     def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
         # The time of receipt or of the wish, so that the same work always gives the same bytes; in the site's zone.
         created = claim.dated_at.astimezone()
-        reading = reader.read(dataset, created)
+        reading = reader.read(dataset)
         analysed_at = now()
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
             stopped, reason = outside_of(reading, reader.identity), outside(reading.finding)

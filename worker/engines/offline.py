@@ -15,13 +15,14 @@ from pydicom import Dataset
 from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import Rendered
 from modeltrain.model.preprocess import read_picture
-from worker.demo.phantom import radiograph
 from worker.engines.analysis import outside, rules_of
 from worker.inference.analyzer import Reader, Reading
 from worker.logs import unexpected
 from worker.results.overlay import write_png
+from worker.results.pictures import Pictures
 from worker.results.result_set import Result, ResultSet, make, not_analysed
 from worker.settings import Settings
 from worker.storage.files import write_whole
@@ -96,7 +97,7 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
             if file.suffix.lower() in PICTURES:
                 values = read_picture(file, max_pixels=settings.pixels.max_pixels)
                 dataset = _wrapped(values, file)
-                reading = reader.read_values(Rendered(values=values, aspect=1.0), _when())
+                reading = reader.read_values(Rendered(values=values, aspect=1.0))
             else:
                 dataset = read_dataset(file)
                 verdict = judge(dataset, rules)
@@ -105,14 +106,16 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
                     told = _told_why(dataset, verdict.reason, reader, settings) if verdict.radiograph else _NOTHING
                     yield _with(answer, told, names, out, file)
                     continue
-                reading = reader.read(dataset, _when())
+                reading = reader.read(dataset)
             if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
                 answer = replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
                 yield _with(answer, _told_why(dataset, answer.reason, reader, settings), names, out, file)
                 continue
-            made = make(dataset, reading, reader.identity, settings.results, _when())
+            created = _when()
+            pictures = Pictures(reading, reader.identity, created, settings.results)
+            made = make(dataset, reading, reader.identity, settings.results, created, pictures=pictures)
             stem = names.unique(file.stem)
-            write_png(out / f"{stem}.png", reading.picture)
+            write_png(out / f"{stem}.png", pictures.main)
             written = (str(out / f"{stem}.png"), *_write(made.results, out / stem))
         except CxrdError as error:
             yield replace(answer, reason=str(error))

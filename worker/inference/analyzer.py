@@ -1,8 +1,7 @@
-"""Reading one radiograph: pixels, forward pass, heatmap, picture, result object. The daemon and `analyze` share it."""
+"""Reads one radiograph: pixels, forward pass, heatmap, finding. The daemon and `analyze` share it."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +13,6 @@ from pydicom import Dataset
 
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import age_years
-from dicom_io.objects.multi_frame_capture import KIND as MULTI_FRAME
-from dicom_io.objects.parametric_map import KIND as PARAMETRIC
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Judge
@@ -23,7 +20,6 @@ from modeltrain.model.outputs import CLASSES, attention
 from modeltrain.model.preprocess import to_input
 from modeltrain.model.region import attended_region
 from worker.inference.engine import Batcher, open_engine
-from worker.results.overlay import Layout, compose
 from worker.settings import Settings
 
 
@@ -31,22 +27,35 @@ from worker.settings import Settings
 class Reading:
     """What the model saw in one radiograph.
 
-    ``attention`` is float32 [7, 7] in [0, 1]; ``picture`` is uint8 [H, W, 3]; ``input_mean`` and ``input_std``, 0 to 1,
-    are those of the network's input, ``image``, float32 [1, 224, 224]; ``aspect`` and ``window`` as in
-    `pixels.render.Rendered`. ``cam``, float32 [7, 7], is what the network gave for PNEUMONIA before the ReLU, and
-    ``frames``, uint8 [2, H, W, 3], are the radiograph without and with its heatmap; None where no result needs them.
+    Parameters
+    ----------
+    finding
+        The answer.
+    attention
+        float32 [7, 7] in [0, 1].
+    rendered
+        The displayed values, with their aspect and window.
+    image
+        The network's input, float32 [1, 224, 224] in [0, 1].
+    cam
+        What the network gave for PNEUMONIA before the ReLU, float32 [7, 7].
     """
 
     finding: Finding
     attention: NDArray[np.float32]
-    picture: NDArray[np.uint8]
-    input_mean: float
-    input_std: float
+    rendered: Rendered
     image: NDArray[np.float32]
-    aspect: float
-    window: tuple[float, float] | None
-    cam: NDArray[np.float32] | None = None
-    frames: NDArray[np.uint8] | None = None
+    cam: NDArray[np.float32]
+
+    @property
+    def input_mean(self) -> float:
+        """Mean of the network's input, 0 to 1."""
+        return float(self.image.mean())
+
+    @property
+    def input_std(self) -> float:
+        """Standard deviation of the network's input, 0 to 1."""
+        return float(self.image.std())
 
 
 class Reader:
@@ -76,7 +85,7 @@ class Reader:
         """End the batcher."""
         self._batcher.close()
 
-    def read(self, dataset: Dataset, created: dt.datetime) -> Reading:
+    def read(self, dataset: Dataset) -> Reading:
         """Read a radiograph from its data set.
 
         Raises
@@ -85,9 +94,9 @@ class Reader:
             When its pixel data cannot be rendered.
         """
         rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
-        return self.read_values(rendered, created, age_years(dataset))
+        return self.read_values(rendered, age_years(dataset))
 
-    def read_values(self, rendered: Rendered, created: dt.datetime, years: float | None = None) -> Reading:
+    def read_values(self, rendered: Rendered, years: float | None = None) -> Reading:
         """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
         image = to_input(rendered.values, self.card.input_size)
         outputs = self._batcher.predict(image)
@@ -103,34 +112,4 @@ class Reader:
             heat = attention(outputs.cam, self.judge.normal_map)[0]
         region = attended_region(heat, rows, columns) if positive else None
         finding = replace(finding, region=region, beyond_normal=beyond)
-        results = self._settings.results
-
-        def composed(layout: Layout) -> NDArray[np.uint8]:
-            return compose(
-                rendered.values,
-                heat,
-                finding=finding,
-                identity=self.identity,
-                created=created,
-                aspect=rendered.aspect,
-                height=results.height,
-                layout=layout,
-            )
-
-        picture = composed(results.layout)
-        frames = None
-        if MULTI_FRAME in results.kinds:
-            overlay = picture if results.layout == "overlay" else composed("overlay")
-            frames = np.stack([composed("radiograph"), overlay])
-        return Reading(
-            finding,
-            heat,
-            picture,
-            float(image.mean()),
-            float(image.std()),
-            image,
-            rendered.aspect,
-            rendered.window,
-            cam=outputs.cam[0, 1] if PARAMETRIC in results.kinds else None,
-            frames=frames,
-        )
+        return Reading(finding, heat, rendered, image, outputs.cam[0, 1])

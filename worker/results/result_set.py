@@ -36,6 +36,7 @@ from dicom_io.objects.common import encode
 from dicom_io.objects.validate import check
 from worker.inference.analyzer import Reading
 from worker.logs import unexpected
+from worker.results.pictures import Pictures
 from worker.settings import Results
 
 log = structlog.get_logger("cxrd.results")
@@ -130,6 +131,7 @@ def make(
     settings: Results,
     created: dt.datetime,
     predecessors: Predecessors | None = None,
+    pictures: Pictures | None = None,
 ) -> ResultSet:
     """Make every kind of object that the settings ask for.
 
@@ -140,6 +142,8 @@ def make(
     ----------
     predecessors
         Of the same image: each of `DOCUMENTS` points to its own (Predecessor Documents Sequence).
+    pictures
+        Of the same reading, where the caller shows them too: so each is drawn once.
 
     Raises
     ------
@@ -148,12 +152,13 @@ def make(
     InvalidResult
         Nothing is left to send.
     """
+    pictures = pictures or Pictures(reading, identity, created, settings)
     made: list[Result] = []
     left_out: dict[str, str] = {}
     common: dict[str, Any] = {"identity": identity, "created": created}
     before = {kind: [_named(uids)] for kind, uids in (predecessors or {}).items()}
     makers: dict[str, Callable[[], Dataset]] = {
-        secondary_capture.KIND: lambda: _capture(source, reading, identity, settings, created),
+        secondary_capture.KIND: lambda: _capture(source, pictures, reading.finding, identity, settings, created),
         presentation_state.KIND: lambda: _presentation(source, reading, identity, settings, created),
         structured_report.KIND: lambda: _report(
             source,
@@ -164,9 +169,11 @@ def make(
             others=made,
             predecessors=before.get(structured_report.KIND, []),
         ),
-        multi_frame_capture.KIND: lambda: _frames(source, reading, settings, common),
+        multi_frame_capture.KIND: lambda: _frames(source, reading.finding, pictures, settings, common),
         parametric_map.KIND: lambda: _map(source, reading, settings, common),
-        encapsulated_pdf.KIND: lambda: _page(source, reading, settings, common, before.get(encapsulated_pdf.KIND, [])),
+        encapsulated_pdf.KIND: lambda: _page(
+            source, reading.finding, pictures, settings, common, before.get(encapsulated_pdf.KIND, [])
+        ),
         key_objects.KIND: lambda: _selection(source, settings, common, made),
     }
     for kind in (each for each in KINDS if each in settings.kinds):
@@ -225,12 +232,17 @@ def _add(
 
 
 def _capture(
-    source: Dataset, reading: Reading, identity: ModelIdentity, settings: Results, created: dt.datetime
+    source: Dataset,
+    pictures: Pictures,
+    finding: Finding,
+    identity: ModelIdentity,
+    settings: Results,
+    created: dt.datetime,
 ) -> Dataset:
     return secondary_capture.secondary_capture(
         source,
-        reading.picture,
-        finding=reading.finding,
+        pictures.main,
+        finding=finding,
         identity=identity,
         series_number=settings.series_number,
         series_description=settings.series_description,
@@ -246,8 +258,8 @@ def _presentation(
         source,
         finding=reading.finding,
         identity=identity,
-        aspect=reading.aspect,
-        window=reading.window,
+        aspect=reading.rendered.aspect,
+        window=reading.rendered.window,
         series_number=settings.series_number + OFFSETS[presentation_state.KIND],
         series_description="cxrd pneumonia region (research)",
         created=created,
@@ -283,14 +295,14 @@ def _series(kind: str, settings: Results) -> dict[str, Any]:
     return {"series_number": settings.series_number + OFFSETS[kind], "series_description": _DESCRIPTIONS[kind]}
 
 
-def _frames(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
-    if reading.frames is None:
-        raise Unsuitable("the image was read without frames")
+def _frames(
+    source: Dataset, finding: Finding, pictures: Pictures, settings: Results, common: dict[str, Any]
+) -> Dataset:
     return multi_frame_capture.multi_frame_capture(
         source,
-        reading.frames,
+        pictures.frames,
         ("Radiograph", "Heatmap"),
-        finding=reading.finding,
+        finding=finding,
         jpeg_quality=settings.jpeg_quality,
         **_series(multi_frame_capture.KIND, settings),
         **common,
@@ -298,8 +310,6 @@ def _frames(source: Dataset, reading: Reading, settings: Results, common: dict[s
 
 
 def _map(source: Dataset, reading: Reading, settings: Results, common: dict[str, Any]) -> Dataset:
-    if reading.cam is None:
-        raise Unsuitable("the image was read without the raw heatmap")
     return parametric_map.parametric_map(source, reading.cam, **_series(parametric_map.KIND, settings), **common)
 
 
@@ -312,11 +322,16 @@ def _named(uids: Mapping[str, str]) -> Dataset:
 
 
 def _page(
-    source: Dataset, reading: Reading, settings: Results, common: dict[str, Any], predecessors: Sequence[Dataset]
+    source: Dataset,
+    finding: Finding,
+    pictures: Pictures,
+    settings: Results,
+    common: dict[str, Any],
+    predecessors: Sequence[Dataset],
 ) -> Dataset:
     from worker.results.pdf_report import report_page  # noqa: PLC0415 - reportlab is for those who want pages
 
-    page = report_page(reading.picture, finding=reading.finding, **common)
+    page = report_page(pictures.main, finding=finding, **common)
     about = _series(encapsulated_pdf.KIND, settings)
     return encapsulated_pdf.encapsulated_pdf(source, page, **about, **common, predecessors=predecessors)
 

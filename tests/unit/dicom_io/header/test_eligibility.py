@@ -12,8 +12,8 @@ from pydicom.tag import Tag
 from dicom_io.errors import CxrdError
 from dicom_io.header.eligibility import Rules, age_years, judge
 from dicom_io.header.reading import read_header
+from dicom_io.objects.radiograph import radiograph
 from tests.support.shared import shared
-from worker.demo.phantom import radiograph
 
 
 def header(modality: str = "CR", **attributes: Any) -> Dataset:

@@ -16,10 +16,10 @@ from pydicom.uid import ExplicitVRBigEndian
 
 from dicom_io.header.reading import read_dataset
 from dicom_io.objects import presentation_state
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import render
 from tests.support.tools import tool
 from tests.unit.worker.results.test_result_set import PIXELS, answered, objects, raw, source
-from worker.demo.phantom import radiograph
 
 ENTRIES = 4096
 # Of small and large words, and of as many above the next ones as below: swapped bytes would be seen in it.

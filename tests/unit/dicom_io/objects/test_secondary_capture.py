@@ -20,10 +20,10 @@ from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import Rules, judge
 from dicom_io.header.reading import read_header
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.secondary_capture import secondary_capture
 from tests.support.shared import shared
 from tests.support.tools import tool
-from worker.demo.phantom import radiograph
 
 MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.0.0", "ab12" * 16)
 FINDING = Finding(0.934, "PNEUMONIA", 0.41)

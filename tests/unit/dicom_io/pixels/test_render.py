@@ -37,11 +37,11 @@ from pydicom.uid import (
 from dicom_io.errors import CxrdError, UnsupportedPixels
 from dicom_io.header.reading import read_dataset
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels import codec_process
 from dicom_io.pixels.render import render
 from tests.support.shared import shared
 from tests.support.tools import tool
-from worker.demo.phantom import radiograph
 
 
 def grey(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dicom_io.errors import InvalidData
+from dicom_io.objects.radiograph import radiograph
 from modeltrain.data.samples import Images, Sample, read_sample
 from modeltrain.data.sources import Source, Sources, csv_source, folder_source, judged_source, readable, sources_of
 from tests.unit.modeltrain.toys import draw, kaggle_folder, write_class
-from worker.demo.phantom import radiograph
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,6 +16,7 @@ import yaml
 from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources
 from dicom_io.header import reading
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
 from modeltrain.data.sources import Source, csv_source, judged_source
 from modeltrain.model.registry import Versions
@@ -26,7 +27,6 @@ from tests.unit.worker.ledger.test_receipts import NEW, NOON
 from worker import settings
 from worker.cli.models import compare, promote
 from worker.cli.train import evaluate
-from worker.demo.phantom import radiograph
 from worker.engines.offline import analyze
 from worker.inference.analyzer import Reader
 from worker.ledger.database import open_ledger

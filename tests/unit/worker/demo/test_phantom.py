@@ -11,9 +11,10 @@ import pydicom
 import pytest
 
 from dicom_io.objects.common import encode
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import render
 from tests.support.tools import tool
-from worker.demo.phantom import draw, radiograph
+from worker.demo.phantom import draw
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(512, 420), (64, 50), (900, 1200)])
@@ -79,5 +80,5 @@ def test_uids_follow_from_the_seed() -> None:
 
 @pytest.mark.parametrize(("shape", "modality"), [((4, 4), "CT"), ((4, 4, 3), "CR")])
 def test_refuses_what_is_no_radiograph(shape: tuple[int, ...], modality: str) -> None:
-    with pytest.raises(ValueError, match="phantom"):
+    with pytest.raises(ValueError, match="grey picture"):
         radiograph(np.zeros(shape, np.uint8), uid_seed="x", modality=modality)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from dicom_io.pixels.render import render
 from modeltrain.model.outputs import Outputs
 from tests.support.peers import chest
 from tests.unit.worker.engines.test_analysis import Bench
-from worker.clock import now
 from worker.inference.analyzer import Reader
 from worker.inference.engine import Batcher
-from worker.results.overlay import caption, compose
+from worker.results.overlay import caption
 from worker.settings import ModelSettings, Settings
 
 
@@ -27,8 +25,8 @@ def test_an_age_outside_the_trained_population_decides_first(reader: Reader, age
     if (reader.judge.least_age, reader.judge.greatest_age) != (1, 5):
         pytest.skip("the shipped model states another population")
     dataset = chest("age", PatientAge=age)
-    by_image = reader.read_values(render(dataset), now()).finding.outlier or 0.0
-    finding = reader.read(dataset, now()).finding
+    by_image = reader.read_values(render(dataset)).finding.outlier or 0.0
+    finding = reader.read(dataset).finding
     if strange:
         assert finding.out_of_distribution
         assert (finding.outlier or 0.0) >= 1.0
@@ -46,26 +44,6 @@ def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> No
     if (reader.judge.least_age, reader.judge.greatest_age) == (1, 5):
         assert row["status"] == "not_analysed"
         assert "outside the trained population" in str(row["reason"])
-
-
-@pytest.mark.parametrize(("layout", "drawn"), [("overlay", 2), ("side-by-side", 3)])
-def test_no_picture_is_drawn_twice(layout: str, drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        made.append(options["layout"])
-        return compose(*arguments, **options)
-
-    monkeypatch.setattr("worker.inference.analyzer.compose", counted)
-    settings = {"layout": layout, "kinds": ["secondary-capture", "multi-frame-capture"]}
-    both = Reader(Settings.model_validate({"results": settings}))
-    try:
-        reading = both.read(chest("layout"), now())
-    finally:
-        both.close()
-    assert len(made) == len(set(made)) == drawn
-    assert reading.frames is not None
-    assert np.array_equal(reading.frames[1], reading.picture) == (layout == "overlay")
 
 
 class Silent:
@@ -98,7 +76,7 @@ def test_a_pneumonia_without_a_place_is_shown_against_normal_radiographs(everyth
     slope = np.arange(49, dtype=np.float32).reshape(7, 7)
     everything.judge.normal_map = -20 - slope
     everything.judge.normal_map[3, 2] -= 20
-    reading = everything.read_values(render(chest("place")), now())
+    reading = everything.read_values(render(chest("place")))
     assert reading.finding.decision == "PNEUMONIA"
     assert reading.finding.beyond_normal
     assert int(reading.attention.argmax()) == 3 * 7 + 2
@@ -113,7 +91,7 @@ def test_a_pneumonia_without_a_place_is_shown_against_normal_radiographs(everyth
 
 def test_a_card_without_a_map_of_normal_radiographs_leaves_it_without_a_region(everything: Reader) -> None:
     everything.judge.normal_map = None
-    finding = everything.read_values(render(chest("place")), now()).finding
+    finding = everything.read_values(render(chest("place"))).finding
     assert finding.decision == "PNEUMONIA"
     assert finding.region is None
     assert not finding.beyond_normal

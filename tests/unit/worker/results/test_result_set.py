@@ -21,11 +21,12 @@ from dicom_io.errors import InvalidResult, UnreadableObject
 from dicom_io.finding import Finding, ModelIdentity, Region
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
 from dicom_io.objects.common import device_uid, encode
+from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render
 from tests.support.tools import tool
-from worker.demo.phantom import radiograph
 from worker.inference.analyzer import Reading
+from worker.results.pictures import Pictures
 from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, Predecessors, ResultSet, make
 from worker.settings import Kind, Results
 
@@ -58,6 +59,14 @@ def eight_bits() -> dict[str, Any]:
     return {"PixelData": values.tobytes(), **bits}
 
 
+class Drawn(Pictures):
+    """Pictures that somebody else has drawn: here black ones, and noise."""
+
+    def __init__(self) -> None:
+        self.main = np.zeros_like(PICTURE)
+        self.frames = np.stack([self.main, PICTURE])
+
+
 def answered(
     original: Dataset,
     finding: Finding = FINDING,
@@ -66,21 +75,9 @@ def answered(
     **settings: Any,
 ) -> ResultSet:
     shown = render(original) if "PixelData" in original else Rendered(np.zeros((2, 2), np.float32), 1.0)
-    picture = np.zeros_like(PICTURE)
     zeros = np.zeros((7, 7), np.float32)
-    reading = Reading(
-        finding,
-        zeros,
-        picture,
-        0.5,
-        0.2,
-        zeros,
-        shown.aspect,
-        shown.window,
-        cam=CAM,
-        frames=np.stack([picture, PICTURE]),
-    )
-    return make(original, reading, model, Results(**settings), NOW, before)
+    reading = Reading(finding, zeros, shown, zeros, CAM)
+    return make(original, reading, model, Results(**settings), NOW, before, Drawn())
 
 
 def objects(made: ResultSet) -> dict[str, Dataset]:
@@ -325,11 +322,10 @@ def raw(original: Dataset, keyword: str, vr: str, value: bytes) -> None:
 @pytest.mark.filterwarnings("ignore")  # pydicom's, about what was spoilt
 def test_what_a_source_lacks_leaves_out_just_what_needs_it(spoil: Any, left_out: set[str]) -> None:
     original = source()
-    window = render(original).window
+    rendered = render(original)
     spoil(original)
     zeros = np.zeros((7, 7), np.float32)
-    reading = Reading(FINDING, zeros, np.zeros((64, 96, 3), np.uint8), 0.5, 0.2, zeros, 1.0, window)
-    made = make(original, reading, MODEL, Results(), NOW)
+    made = make(original, Reading(FINDING, zeros, rendered, zeros, CAM), MODEL, Results(), NOW, pictures=Drawn())
     assert set(made.left_out) == left_out
     assert {each.kind for each in made.results} == set(Results().kinds) - left_out
     assert all(made.left_out.values())
