@@ -24,7 +24,7 @@ from modeltrain.data.augment import Augmentation, dressed, toned
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images, split_by_patient, training_samples
 from modeltrain.model.card import load_card, shipped_model
-from modeltrain.model.decision import Judge
+from modeltrain.model.decision import Decider
 from modeltrain.training.recipe import Recipe
 from worker.inference.engine import open_engine
 from worker.settings import ModelSettings
@@ -78,14 +78,14 @@ def main() -> None:
     found = {}
     for folder in chosen.model or [shipped_model()]:
         card = load_card(folder)
-        engine, judge = open_engine(card, ModelSettings()), Judge(card)
-        said = {name: judge.probability(_asked(engine, train, validation, name)) for name in DRESSES}
-        before = said["as they are"] >= judge.threshold
+        engine, decider = open_engine(card, ModelSettings()), Decider(card)
+        said = {name: decider.probability(_asked(engine, train, validation, name)) for name in DRESSES}
+        before = said["as they are"] >= decider.threshold
         found[card.version] = {
             name: {
                 "auc": float(roc_auc_score(labels, score)),
                 "alike": float(roc_auc_score(labels, score, sample_weight=weights)),
-                "other_decisions": int(((score >= judge.threshold) != before).sum()),
+                "other_decisions": int(((score >= decider.threshold) != before).sum()),
             }
             for name, score in said.items()
         }

@@ -34,7 +34,7 @@ from dicom_io.objects.common import encode
 from dicom_io.objects.secondary_capture import KIND, secondary_capture
 from dicom_io.pixels.render import render
 from modeltrain.model.card import Card, load_card, shipped_model
-from modeltrain.model.decision import Judge
+from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import attention
 from modeltrain.model.preprocess import to_input
 from worker.clock import now
@@ -98,7 +98,7 @@ class Bench:
         cv2.setNumThreads(threads)
         self.settings = Settings()
         self.card = card
-        self.judge = Judge(card)
+        self.decider = Decider(card)
         self.blobs = Blobs(folder / "objects")
         database = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
         migrations.upgrade(database)
@@ -156,7 +156,7 @@ class Bench:
             image = to_input(rendered.values, self.card.input_size)
         with watch.stage("forward, attention"):
             outputs = self.engine.predict(image[None])
-            heat, judgement = attention(outputs.cam)[0], self.judge(outputs)[0]
+            heat, judgement = attention(outputs.cam)[0], self.decider(outputs)[0]
         finding = Finding(**asdict(judgement))
         created = now()
         with watch.stage("compose"):

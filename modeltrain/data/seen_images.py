@@ -1,8 +1,9 @@
-"""Which images a model has learnt from, so that it is not judged on them.
+"""Which images a model has learnt from, so that nobody tests it on them.
 
-A model folder carries `learnt.npy`: a sorted array of 64-bit keys, two for a DICOM object (its bytes, its SOP Instance
-UID, which stays when an archive rewrites the header) and one for a picture (its bytes). From a key no image,
-patient or UID can be read (who has one can tell whether it is there), and a hundred thousand images need 1.6 MB.
+A model folder carries `seen_images.npy`: a sorted array of 64-bit keys. A DICOM object has two keys: of its bytes, and
+of its SOP Instance UID, which stays when an archive rewrites the header. A picture has one, of its bytes. No image,
+patient or UID can be read from a key; who has an image can tell whether its key is there. A hundred thousand images
+need 1.6 MB.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.data.samples import with_contents
-from modeltrain.model.card import LEARNT
+from modeltrain.model.card import SEEN_IMAGES
 from modeltrain.model.registry import version_name
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from modeltrain.model.card import Card
 
 KEYS = "uint64, sorted: first 64 bits of each file's SHA-256, and of that of 'SOP instance ' and a DICOM object's UID"
-PARTLY = "its folder does not tell of all that the model it began with, or a teacher, had learnt from"
-_KEY = 8  # bytes of a SHA-256: among 10⁵ images learnt from, one of 10⁴ others is taken for one of them once in 10¹⁰
+INCOMPLETE = "training list incomplete: overlap with this test set cannot be excluded"
+_KEY = 8  # bytes of a SHA-256: with 10⁵ keys, one of 10⁴ other images is taken for one of them once in 10¹⁰
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class SeenImages:
     """What is known of the images that a model has learnt from, those of its validation among them.
 
     Attributes
@@ -42,8 +43,7 @@ class Learnt:
     keys
         uint64, sorted.
     complete
-        False where the model began with another one's weights, or had a teacher, that learnt from images whose keys may
-        not be among these.
+        False where a predecessor or a teacher learnt from images whose keys may not be among these.
     """
 
     keys: NDArray[np.uint64]
@@ -52,80 +52,80 @@ class Learnt:
 
 def keys_of(source: Source) -> list[NDArray[np.uint64]]:
     """Return the keys of each image: uint64 [1] or [2]."""
-    found = []
+    keys = []
     for sample in with_contents(source.samples):
         own = [bytes.fromhex(sample.content)[:_KEY]]
         if sample.uid:
             own.append(hashlib.sha256(f"SOP instance {sample.uid}".encode()).digest()[:_KEY])
-        found.append(np.frombuffer(b"".join(own), dtype="<u8").astype(np.uint64))
-    return found
+        keys.append(np.frombuffer(b"".join(own), dtype="<u8").astype(np.uint64))
+    return keys
 
 
-def write_learnt(folder: Path, sources: Sources, earlier: Learnt | None = None) -> None:
-    """Write a model's `learnt.npy`; `earlier` is what is known of the model whose weights this one began with."""
+def write_seen_images(folder: Path, sources: Sources, predecessor: SeenImages | None = None) -> None:
+    """Write a model's `seen_images.npy`: the images of its sources, and those of the model that it began with."""
     parts = [*sources.parts, *([sources.unlabelled] if sources.unlabelled else [])]
     keys = [each for part in parts for each in keys_of(part)]
-    if earlier:
-        keys.append(earlier.keys)
-    np.save(folder / LEARNT, np.unique(np.concatenate(keys)), allow_pickle=False)
+    if predecessor:
+        keys.append(predecessor.keys)
+    np.save(folder / SEEN_IMAGES, np.unique(np.concatenate(keys)), allow_pickle=False)
 
 
-def learnt_of(card: Card) -> Learnt | None:
-    """Return what a model's folder tells of the images that it has learnt from; None where it tells nothing.
+def seen_images_of(card: Card) -> SeenImages | None:
+    """Return the images that a model has learnt from, as its folder lists them; None without a list.
 
     Raises
     ------
     InvalidModel
-        The file is not what its card says.
+        The list is not what the card says.
     """
-    if LEARNT not in card.digests:
+    if SEEN_IMAGES not in card.digests:
         return None
-    path = card.folder / LEARNT
+    path = card.folder / SEEN_IMAGES
     try:
         keys = np.load(path, allow_pickle=False)
-        complete = bool(card.raw["data"]["learnt"]["complete"])
+        complete = bool(card.raw["data"]["seen_images"]["complete"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise InvalidModel(f"{path}: does not tell which images were learnt from") from error
+        raise InvalidModel(f"{path}: not a list of the images that the model has learnt from") from error
     if keys.dtype != np.uint64 or keys.ndim != 1:
-        raise InvalidModel(f"{path}: does not tell which images were learnt from")
-    return Learnt(keys, complete)
+        raise InvalidModel(f"{path}: not a list of the images that the model has learnt from")
+    return SeenImages(keys, complete)
 
 
-def known_to(card: Card, source: Source) -> NDArray[np.bool_] | None:
+def seen_by(card: Card, source: Source) -> NDArray[np.bool_] | None:
     """Return which images of a source a model has learnt from, bool [N]: they, or another one of their patient's.
 
-    None where the model's folder does not tell. That a source is, as a whole, what the model learnt from is told by
+    None where the model's folder has no list. Whether a source is, as a whole, the model's training data stands in
     every card.
     """
-    raw = card.raw.get("data", {}).get("sha256", {})
-    if source.digest in (raw.get("training"), *(raw.get("parts") or ())):
+    digests = card.raw.get("data", {}).get("sha256", {})
+    if source.digest in (digests.get("training"), *(digests.get("parts") or ())):
         return np.ones(len(source.samples), dtype=np.bool_)
-    told = learnt_of(card)
-    if told is None:
+    seen_images = seen_images_of(card)
+    if seen_images is None:
         return None
-    own = np.array([bool(np.isin(keys, told.keys).any()) for keys in keys_of(source)], dtype=np.bool_)
-    patients = {sample.patient for sample, known in zip(source.samples, own, strict=True) if known}
+    own = np.array([bool(np.isin(keys, seen_images.keys).any()) for keys in keys_of(source)], dtype=np.bool_)
+    patients = {sample.patient for sample, seen in zip(source.samples, own, strict=True) if seen}
     return np.array([sample.patient in patients for sample in source.samples], dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
-class Fair:
+class UnseenImages:
     """The images of a source that none of some models has learnt from.
 
     Attributes
     ----------
     left_out
-        For each model by its name, how many images it has learnt from (see `known_to`); None where that is not known.
-    partly
+        For each model by its name, how many images it has learnt from (see `seen_by`); None where that is not known.
+    incomplete
         The models of which only a part of what they have learnt from is known.
     """
 
     source: Source
     samples: tuple[Sample, ...]
     left_out: dict[str, int | None]
-    partly: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
-    def told(self) -> list[str]:
+    def notes(self) -> list[str]:
         """Return for each model what a person should know, in one line each."""
         of = len(self.source.samples)
         lines = [
@@ -134,15 +134,15 @@ class Fair:
             if n
         ]
         unknown = [name for name, n in self.left_out.items() if n is None]
-        lines += [f"{name}: its folder does not tell which images it has learnt from" for name in unknown]
-        return lines + [f"{name}: {PARTLY}" for name in self.partly]
+        lines += [f"{name} has no list of the images that it has learnt from" for name in unknown]
+        return lines + [f"{name}: {INCOMPLETE}" for name in self.incomplete]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: which images these were, and how many of them were left out."""
         return {"data": self.source.name, "data_sha256": self.source.digest, "learnt_from": self.left_out}
 
 
-def fair_part(source: Source, cards: Sequence[Card]) -> Fair:
+def unseen_images(source: Source, cards: Sequence[Card]) -> UnseenImages:
     """Return the images of a source that no model of these has learnt from.
 
     Raises
@@ -150,16 +150,16 @@ def fair_part(source: Source, cards: Sequence[Card]) -> Fair:
     InvalidData
         There are none.
     """
-    known = {version_name(card): known_to(card, source) for card in cards}
+    by_model = {version_name(card): seen_by(card, source) for card in cards}
     seen = np.zeros(len(source.samples), dtype=np.bool_)
-    for own in known.values():
+    for own in by_model.values():
         if own is not None:
             seen |= own
-    told = [learnt_of(card) for card in cards]
-    partly = tuple(version_name(card) for card, each in zip(cards, told, strict=True) if each and not each.complete)
-    left_out = {name: None if own is None else int(own.sum()) for name, own in known.items()}
+    lists = {version_name(card): seen_images_of(card) for card in cards}
+    incomplete = tuple(name for name, each in lists.items() if each and not each.complete)
+    left_out = {name: None if own is None else int(own.sum()) for name, own in by_model.items()}
     samples = tuple(sample for sample, own in zip(source.samples, seen, strict=True) if not own)
-    fair = Fair(source, samples, left_out, partly)
+    unseen = UnseenImages(source, samples, left_out, incomplete)
     if not samples:
-        raise InvalidData(f"{source.name}: nothing is left to compare on; {'; '.join(fair.told())}")
-    return fair
+        raise InvalidData(f"{source.name}: nothing is left to compare on; {'; '.join(unseen.notes())}")
+    return unseen

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dicom_io.finding import Finding
-    from modeltrain.model.decision import Judge
+    from modeltrain.model.decision import Decider
 
 Predict = Callable[[NDArray[np.float32]], Outputs]
 """From float32 [N, 1, size, size] in [0, 1] to the network's outputs."""
@@ -37,11 +37,11 @@ class Answers:
     Attributes
     ----------
     probability
-        float32 [N], calibrated where a judge was asked too.
+        float32 [N], calibrated where a decider was asked too.
     attention
         float32 [N, h, w] in [0, 1].
     judgements
-        Everything the judge said of each image; empty where none was asked.
+        Everything the decider said of each image; empty where none was asked.
     subtype
         float32 [N], probability of the second of `AGENTS`, NaN where the model does not tell.
     attributes
@@ -103,7 +103,7 @@ def evaluate(
     *,
     threshold: float,
     model: str,
-    judge: Judge | None = None,
+    decider: Decider | None = None,
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Answers]:
@@ -118,8 +118,8 @@ def evaluate(
         Probability from which the decision is PNEUMONIA.
     model
         What the model is called in the result.
-    judge
-        The model's judge, where the answers shall be what serving says; without it probabilities are as they come.
+    decider
+        The model's decider, where the answers shall be what serving says; without it probabilities are as they come.
     advance
         Called after each batch with the number of images done and of all images.
 
@@ -129,7 +129,7 @@ def evaluate(
         A folder is missing or empty, so that a class is without images, or a picture cannot be read (which is named).
     """
     samples = evaluation_samples(data) if isinstance(data, Path) else data
-    answers = ask(predict, samples, judge=judge, size=size, advance=advance)
+    answers = ask(predict, samples, decider=decider, size=size, advance=advance)
     return measure(answers, threshold=threshold, model=model), answers
 
 
@@ -137,7 +137,7 @@ def ask(
     predict: Predict,
     samples: Sequence[Sample],
     *,
-    judge: Judge | None = None,
+    decider: Decider | None = None,
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> Answers:
@@ -150,9 +150,9 @@ def ask(
         images, said = zip(*(read_with_attributes(sample, size) for sample in batch), strict=True)
         outputs = predict(np.stack(images))
         attributes += said
-        scores.append(judge.probability(outputs.logits) if judge else probability(outputs.logits))
+        scores.append(decider.probability(outputs.logits) if decider else probability(outputs.logits))
         subtypes.append(probability(outputs.subtype))
-        judgements += judge(outputs) if judge else []
+        judgements += decider(outputs) if decider else []
         maps.append(attention(outputs.cam))
         if advance:
             advance(start + len(batch), len(samples))

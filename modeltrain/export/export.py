@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images, data_digest, read_sample, scan
-from modeltrain.data.seen_images import KEYS, learnt_of, write_learnt
+from modeltrain.data.seen_images import KEYS, seen_images_of, write_seen_images
 from modeltrain.data.sources import Source, Sources, sources_of
 from modeltrain.evaluation.evaluate import ask, measure
 from modeltrain.evaluation.subgroups import key_figures
@@ -27,8 +27,8 @@ from modeltrain.export.card_contents import counts, figures, libraries, preproce
 from modeltrain.export.gate_limits import fit_gate, outlying
 from modeltrain.export.int8_comparison import compare_int8
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
-from modeltrain.model.card import CARD, CURRENT, INT8, LEARNT, ONNX, SAFETENSORS, file_digest, load_card
-from modeltrain.model.decision import Judge
+from modeltrain.model.card import CARD, CURRENT, INT8, ONNX, SAFETENSORS, SEEN_IMAGES, file_digest, load_card
+from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import CLASSES
 from modeltrain.model.preprocess import INPUT_SIZE
 from modeltrain.network.architectures import ChestNet, load_weights
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modeltrain.data.samples import Sample, Split
-    from modeltrain.data.seen_images import Learnt
+    from modeltrain.data.seen_images import SeenImages
     from modeltrain.model.card import Card
 
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
@@ -108,7 +108,7 @@ def export_model(
     """
     progress = with_times(read_progress(weights), weights.with_name(LAST))
     origin = load_card(began_with) if began_with else None
-    earlier = learnt_of(origin) if origin else None
+    earlier = seen_images_of(origin) if origin else None
     # Of a folder that tells nothing, the card may still name runs before it.
     complete = earlier.complete and taught_nothing_else(progress) if earlier else learnt_from_nothing_else(progress)
     folder = _new(models, name, version)
@@ -154,7 +154,7 @@ def refit(
     card = load_card(model)
     progress = progress_of_model(model)
     progress.recipe = progress.recipe | {"mirror": mirror}
-    earlier = learnt_of(card)
+    earlier = seen_images_of(card)
     if complete is None:
         complete = earlier.complete if earlier else card.raw["training"].get("began_with") is None
     ages = card.raw.get("population")
@@ -182,7 +182,7 @@ def _make(
     outliers: Path | None,
     ages: tuple[float, float] | None,
     *,
-    earlier: Learnt | None,
+    earlier: SeenImages | None,
     complete: bool,
     of: Card | None = None,
     locked_test: bool = False,
@@ -206,14 +206,14 @@ def _make(
         arch = recipe.get("arch", "resnet18")
         mirror = bool(recipe.get("mirror", False))
         _write_network(building, load_file(weights), split, outliers, arch=arch, mirror=mirror)
-        write_learnt(building, sources, earlier)
+        write_seen_images(building, sources, earlier)
         card = _card(building, progress, split, folder.name, outliers)
         if of:
             card["training"] = of.raw["training"] | {"weights_of": of.label}
         card["data"]["layout"] = sources.name
         without = sources.unlabelled
         card["data"]["unlabelled"] = of.raw["data"].get("unlabelled") if of else without and without.name
-        card["data"]["learnt"] = {"file": LEARNT, "keys": KEYS, "complete": complete}
+        card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete}
         card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
         _write_card(building, card)
         card["metrics"] = _metrics(load_card(building), split.validation)
@@ -311,7 +311,7 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
         "preprocessing": preprocessing(folder, arch),
         "files": {
             file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
-            for file in (ONNX, INT8, SAFETENSORS, LEARNT)
+            for file in (ONNX, INT8, SAFETENSORS, SEEN_IMAGES)
             if (folder / file).exists()
         },
         "precision": "convolution and linear weights stored as float16, computed in float32",
@@ -342,10 +342,10 @@ def _served(card: Card) -> str:
 
 def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     """Judge the file that serves on a CPU."""
-    judge = Judge(card)
-    answers = ask(onnx_predictor(card.folder / _served(card)), samples, judge=judge)
-    evaluation = measure(answers, threshold=judge.threshold, model=card.label)
-    return figures(evaluation) | key_figures(answers, evaluation, judge.points)
+    decider = Decider(card)
+    answers = ask(onnx_predictor(card.folder / _served(card)), samples, decider=decider)
+    evaluation = measure(answers, threshold=decider.threshold, model=card.label)
+    return figures(evaluation) | key_figures(answers, evaluation, decider.points)
 
 
 def _sync(path: Path) -> None:

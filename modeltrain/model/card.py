@@ -14,7 +14,7 @@ from modeltrain.model.outputs import CLASSES
 CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
 INT8 = "model.int8.onnx"
 SEAL = "model.json.sha256"  # beside a card that was added to a site's models: it is never changed there
-LEARNT = "learnt.npy"  # modeltrain/data/seen_images.py
+SEEN_IMAGES = "seen_images.npy"  # modeltrain/data/seen_images.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCREENING, BALANCED, CUSTOM = "screening", "balanced", "custom"
 
 
-class Judge:
+class Decider:
     """Applies a card: calibration, operating point, conformal sets, gate.
 
     Parameters

@@ -55,7 +55,7 @@ def version_name(card: Card) -> str:
     return f"{card.label}-{card.sha256[:12]}"
 
 
-class Versions:
+class Registry:
     """The models that came with cxrd, and those of the site in a folder of their own.
 
     Parameters

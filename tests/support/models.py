@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from modeltrain.data.seen_images import write_learnt
+from modeltrain.data.seen_images import write_seen_images
 from modeltrain.data.sources import Sources
-from modeltrain.model.card import CARD, LEARNT, ONNX, SAFETENSORS, shipped_model
+from modeltrain.model.card import CARD, ONNX, SAFETENSORS, SEEN_IMAGES, shipped_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def variant(
-    folder: Path, *, version: str = "9.0.0", bias: float = 0.0, learnt: Source | None = None, **card: Any
+    folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Source | None = None, **card: Any
 ) -> Path:
     """Write a copy of the shipped model whose logit of PNEUMONIA is higher by `bias`, and return its folder.
 
     Parameters
     ----------
-    learnt
+    seen
         What it says that it has learnt from; by default it does not say.
     card
         Parts of the card to put in place of the shipped ones.
@@ -44,10 +44,10 @@ def variant(
     raw = json.loads((source / CARD).read_text(encoding="utf-8"))
     raw |= {"version": version} | card
     written = [ONNX, SAFETENSORS]
-    if learnt:
-        write_learnt(folder, Sources((learnt,)))
-        raw["data"]["learnt"] = {"complete": True}
-        written.append(LEARNT)
+    if seen:
+        write_seen_images(folder, Sources((seen,)))
+        raw["data"]["seen_images"] = {"complete": True}
+        written.append(SEEN_IMAGES)
     raw["files"] = {name: raw["files"].get(name, {}) for name in written}
     for name in written:
         raw["files"][name] = {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}

@@ -16,11 +16,11 @@ from dicom_io.errors import InvalidData, InvalidModel, InvalidSettings
 from worker import settings
 
 if TYPE_CHECKING:
-    from modeltrain.data.seen_images import Fair
+    from modeltrain.data.seen_images import UnseenImages
     from modeltrain.evaluation.compare import Comparison
     from modeltrain.evaluation.evaluate import Answers
     from modeltrain.model.card import Card
-    from modeltrain.model.registry import Version, Versions
+    from modeltrain.model.registry import Registry, Version
     from worker.settings import Settings
 
 models = typer.Typer(
@@ -110,9 +110,9 @@ def compare(
     if not names or len(names) != 2 or data is None:
         raise InvalidSettings("name two models and --data, or say --shadow")
     loaded, versions = _opened(config)
-    found, fair = _compared(loaded, versions.find(names[0]).card, versions.find(names[1]).card, data)
+    found, unseen = _compared(loaded, versions.find(names[0]).card, versions.find(names[1]).card, data)
     if style == "json":
-        sys.stdout.write(json.dumps(found.to_dict() | fair.to_dict(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(found.to_dict() | unseen.to_dict(), indent=2) + "\n")
         return
     table = Table("measure", "old", "new", "difference", "95 % interval")
     for measure in ("auc", "sensitivity", "specificity"):
@@ -122,7 +122,7 @@ def compare(
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     counts = f"{found.normal} NORMAL and {found.pneumonia} PNEUMONIA images"
     sys.stdout.write(f"{counts}; AUC by DeLong, the rates at each model's own threshold by bootstrap\n")
-    sys.stdout.writelines(f"{line}\n" for line in fair.told())
+    sys.stdout.writelines(f"{line}\n" for line in unseen.notes())
 
 
 @models.command()
@@ -150,13 +150,13 @@ def promote(
         raise InvalidSettings("--force wants a --reason, which is recorded")
     facts: dict[str, Any] = {"forced": force, "reason": reason.strip()}
     if data is not None:
-        found, fair = _compared(loaded, serving, candidate.card, data)
+        found, unseen = _compared(loaded, serving, candidate.card, data)
         worse, few = found.worse(margin), found.too_few(least)
-        facts |= {"comparison": found.to_dict() | fair.to_dict(), "margin": margin}
+        facts |= {"comparison": found.to_dict() | unseen.to_dict(), "margin": margin}
         facts |= {"worse": worse, "least": least, "too_few": bool(few)}
         if few and not force:
-            raise InvalidSettings("; ".join([f"{candidate.name} is not promoted: {few}", *fair.told()]))
-        sys.stderr.writelines(f"{line}\n" for line in fair.told())
+            raise InvalidSettings("; ".join([f"{candidate.name} is not promoted: {few}", *unseen.notes()]))
+        sys.stderr.writelines(f"{line}\n" for line in unseen.notes())
         if worse and not force:
             raise InvalidSettings(f"{candidate.name} is not promoted: {'; '.join(worse)}; margin {margin:g}")
     elif not force:
@@ -177,7 +177,7 @@ def rollback(
     _exchange(loaded, versions, version, "rolled_back", {"reason": reason.strip()})
 
 
-def _exchange(loaded: Settings, versions: Versions, version: Version, kind: str, facts: dict[str, Any]) -> None:
+def _exchange(loaded: Settings, versions: Registry, version: Version, kind: str, facts: dict[str, Any]) -> None:
     """Enter the exchange in the audit, then let it happen: never the other way round. Force changes nothing here."""
     from modeltrain.model.registry import prove
     from worker.clock import now
@@ -219,35 +219,35 @@ def _serving(loaded: Settings) -> Card:
     return load_card(model_folder(loaded))
 
 
-def _opened(config: Path | None) -> tuple[Settings, Versions]:
-    from worker.inference.serving import versions_of
+def _opened(config: Path | None) -> tuple[Settings, Registry]:
+    from worker.inference.serving import registry_of
 
     loaded = settings.load(config)
-    return loaded, versions_of(loaded)
+    return loaded, registry_of(loaded)
 
 
-def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Comparison, Fair]:
+def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Comparison, UnseenImages]:
     """Ask both models about radiographs that neither has learnt from; return what came of it, and which these were."""
     try:
         from modeltrain.evaluation.compare import compare as paired
         from modeltrain.evaluation.evaluate import ask
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"comparing needs {error.name}: pip install 'cxrd[evaluate]'") from error
-    from modeltrain.data.seen_images import fair_part
-    from modeltrain.model.decision import Judge
+    from modeltrain.data.seen_images import unseen_images
+    from modeltrain.model.decision import Decider
     from worker.inference.engine import open_engine
     from worker.models.training_data import judged_data
 
-    fair = fair_part(judged_data(loaded, data, beside=False).source, (old, new))
+    unseen = unseen_images(judged_data(loaded, data, beside=False).source, (old, new))
     answers: list[Answers] = []
-    judges = [Judge(card, loaded.model.operating_point, loaded.model.threshold) for card in (old, new)]
-    for card, judge in zip((old, new), judges, strict=True):
+    deciders = [Decider(card, loaded.model.operating_point, loaded.model.threshold) for card in (old, new)]
+    for card, decider in zip((old, new), deciders, strict=True):
         engine = open_engine(card, loaded.model)
-        answers.append(ask(engine.predict, fair.samples, judge=judge, size=card.input_size))
+        answers.append(ask(engine.predict, unseen.samples, decider=decider, size=card.input_size))
     try:
-        return paired(answers[0], answers[1], (judges[0].threshold, judges[1].threshold)), fair
+        return paired(answers[0], answers[1], (deciders[0].threshold, deciders[1].threshold)), unseen
     except InvalidData as error:
-        raise InvalidData("; ".join([str(error), *fair.told()])) from error
+        raise InvalidData("; ".join([str(error), *unseen.notes()])) from error
 
 
 def _compare_shadow(config: Path | None, since: str | None, style: str) -> None:

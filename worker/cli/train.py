@@ -95,7 +95,7 @@ def evaluate(
     """
     try:
         from modeltrain.data.duplicates import near_duplicates, pairs_told
-        from modeltrain.data.seen_images import PARTLY, known_to, learnt_of
+        from modeltrain.data.seen_images import INCOMPLETE, seen_by, seen_images_of
         from modeltrain.evaluation import evaluate as judging
         from modeltrain.evaluation import figures, report
         from modeltrain.evaluation.subgroups import details
@@ -120,14 +120,14 @@ def evaluate(
             judged.source.samples,
             threshold=reader.threshold,
             model=reader.card.label,
-            judge=reader.judge,
+            decider=reader.decider,
             size=reader.card.input_size,
             advance=lambda done, total: bar.update(task, completed=done, total=total),
         )
     reader.close()
-    known = known_to(reader.card, judged.source)
+    known = seen_by(reader.card, judged.source)
     learnt_from = None if known is None else int(known.sum())
-    points = {reader.judge.operating_point: reader.threshold} | reader.judge.points
+    points = {reader.decider.operating_point: reader.threshold} | reader.decider.points
     further = details(answers, evaluation, points)
     written = figures.write_figures(answers, evaluation, out, points)
     pairs: list[Pair] | None = None
@@ -151,9 +151,9 @@ def evaluate(
     )
     if learnt_from:
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
-    own = learnt_of(reader.card)
+    own = seen_images_of(reader.card)
     if own and not own.complete:
-        sys.stderr.write(f"{reader.card.label}: {PARTLY}\n")
+        sys.stderr.write(f"{reader.card.label}: {INCOMPLETE}\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
         told |= further | {"near_duplicates": pairs_told(pairs, compared, unread)}

@@ -13,7 +13,7 @@ from dicom_io.errors import CxrdError
 from dicom_io.network.address import address
 from dicom_io.network.storage_scu import Peer, echo
 from modeltrain.model.card import load_card
-from modeltrain.model.decision import Judge
+from modeltrain.model.decision import Decider
 from worker.deliver.destinations import peer_of
 from worker.health.capabilities import reached
 from worker.inference.engine import open_engine
@@ -62,12 +62,14 @@ def _destination(destination: Destination, settings: Settings, *, closely: bool,
 def _model(settings: Settings) -> Check:
     try:
         card = load_card(model_folder(settings))
-        judge = Judge(card, settings.model.operating_point, settings.model.threshold)
+        decider = Decider(card, settings.model.operating_point, settings.model.threshold)
         engine = open_engine(card, settings.model)
         engine.predict(np.zeros((1, 1, card.input_size, card.input_size), np.float32))
     except CxrdError as error:
         return Check("model", False, str(error))
-    return Check("model", True, f"{card.label}, {judge.operating_point} threshold {judge.threshold:.4g}, {engine.name}")
+    return Check(
+        "model", True, f"{card.label}, {decider.operating_point} threshold {decider.threshold:.4g}, {engine.name}"
+    )
 
 
 def _disk(settings: Settings) -> Check:

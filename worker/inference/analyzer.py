@@ -15,7 +15,7 @@ from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import age_years
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
-from modeltrain.model.decision import Judge
+from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import CLASSES, attention
 from modeltrain.model.preprocess import to_input
 from modeltrain.model.region import attended_region
@@ -71,8 +71,8 @@ class Reader:
         self._settings = settings
         self.card: Card = load_card(folder or settings.model.folder or shipped_model())
         self.identity = ModelIdentity(self.card.name, self.card.version, self.card.sha256)
-        self.judge = Judge(self.card, settings.model.operating_point, settings.model.threshold)
-        self.threshold = self.judge.threshold
+        self.decider = Decider(self.card, settings.model.operating_point, settings.model.threshold)
+        self.threshold = self.decider.threshold
         self.engine = open_engine(self.card, settings.model)
         self._batcher = Batcher(self.engine, settings.model.batch_size, settings.model.batch_wait_ms / 1000)
 
@@ -102,14 +102,14 @@ class Reader:
         outputs = self._batcher.predict(image)
         heat = attention(outputs.cam)[0]
         rows, columns = rendered.values.shape
-        finding = self.judge(outputs)[0]
-        if years is not None and not self.judge.least_age <= int(years) <= self.judge.greatest_age:
+        finding = self.decider(outputs)[0]
+        if years is not None and not self.decider.least_age <= int(years) <= self.decider.greatest_age:
             # The header decides before the image: whoever looks young is not therefore a child.
             finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0))
         positive = finding.decision == CLASSES[1]
-        beyond = positive and not heat.any() and self.judge.normal_map is not None
+        beyond = positive and not heat.any() and self.decider.normal_map is not None
         if beyond:  # the threshold lies below the network's own, for which nothing here speaks for pneumonia by itself
-            heat = attention(outputs.cam, self.judge.normal_map)[0]
+            heat = attention(outputs.cam, self.decider.normal_map)[0]
         region = attended_region(heat, rows, columns) if positive else None
         finding = replace(finding, region=region, beyond_normal=beyond)
         return Reading(finding, heat, rendered, image, outputs.cam[0, 1])

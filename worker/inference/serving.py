@@ -12,21 +12,21 @@ from typing import Any
 import structlog
 
 from dicom_io.errors import CxrdError
-from modeltrain.model.registry import Versions
+from modeltrain.model.registry import Registry
 from worker.inference.analyzer import Reader
 from worker.settings import Settings
 
 log = structlog.get_logger("cxrd.serving")
 
 
-def versions_of(settings: Settings) -> Versions:
+def registry_of(settings: Settings) -> Registry:
     """Return the site's models."""
-    return Versions(settings.storage.folder / "models")
+    return Registry(settings.storage.folder / "models")
 
 
 def model_folder(settings: Settings) -> Path:
     """Return the folder of the model that serves: `model.folder`, or what was promoted, or the shipped one."""
-    return settings.model.folder or versions_of(settings).current()
+    return settings.model.folder or registry_of(settings).current()
 
 
 class Serving:
@@ -44,8 +44,8 @@ class Serving:
     def __init__(self, settings: Settings, note: Callable[[str, dict[str, Any]], None]) -> None:
         self._settings = settings
         self._note = note
-        self._versions = versions_of(settings)
-        self._stamp = self._versions.stamp()
+        self._registry = registry_of(settings)
+        self._stamp = self._registry.stamp()
         self._reader = Reader(settings, model_folder(settings))
         self._lent: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ class Serving:
             return
         try:
             self._looked = time.monotonic()
-            stamp = self._versions.stamp()
+            stamp = self._registry.stamp()
             if stamp != self._stamp:
                 self._stamp = stamp  # also when it fails: once is enough to be told of it
                 self._exchange()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sqlalchemy import insert, select
 
 from modeltrain.model.card import Card, load_card
-from modeltrain.model.decision import Judge
+from modeltrain.model.decision import Decider
 from worker.clock import now
 from worker.inference.engine import OnnxEngine, onnx_file
-from worker.inference.serving import versions_of
+from worker.inference.serving import registry_of
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import ShadowRow
@@ -37,7 +37,7 @@ def open_shadow(settings: Settings, ledger: Ledger) -> Shadow | None:
     name = settings.model.shadow
     if not name:
         return None
-    card = load_card(Path(name)) if Path(name).is_dir() else versions_of(settings).find(name).card
+    card = load_card(Path(name)) if Path(name).is_dir() else registry_of(settings).find(name).card
     return Shadow(card, settings, ledger)
 
 
@@ -48,7 +48,7 @@ class Shadow:
         self.card = card
         self._ledger = ledger
         # As it would decide if it were promoted: otherwise it differs by the settings and not by itself.
-        self._judge = Judge(card, settings.model.operating_point, settings.model.threshold)
+        self._decider = Decider(card, settings.model.operating_point, settings.model.threshold)
         # One thread: a candidate must not take the cores from the model that people wait for.
         self._engine = OnnxEngine(card.folder / onnx_file(card, settings.model.precision), threads=1)
         self._queue: queue.Queue[tuple[int, NDArray[np.float32]] | None] = queue.Queue(_MOST)
@@ -76,7 +76,7 @@ class Shadow:
                 log.warning("shadow_error", receipt=receipt_id, reason=unexpected(error))
 
     def _answer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
-        (said,) = self._judge(self._engine.predict(image[np.newaxis]))
+        (said,) = self._decider(self._engine.predict(image[np.newaxis]))
         facts = {
             "model": self.card.label,
             "model_sha256": self.card.sha256,

@@ -30,7 +30,7 @@ from modeltrain.evaluation.statistics import (
 )
 from modeltrain.evaluation.subgroups import details, worst_errors
 from modeltrain.model.card import load_card, shipped_model
-from modeltrain.model.decision import Judge
+from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import AGENTS
 from tests.unit.modeltrain.toys import draw, predictor, write_class
 
@@ -178,7 +178,7 @@ def answers(tmp_path: Path) -> Answers:
     said = [0.001, 0.002, 0.004, 0.2, 0.005, 0.6, 0.9, 0.8, 0.7, 0.01, 0.99, 0.95]
     card = load_card(shipped_model())
     card.raw["calibration"] = {"slope": 1.0, "intercept": 0.0}  # what is said is what counts
-    return ask(predictor(said), scan(tmp_path), judge=Judge(card))
+    return ask(predictor(said), scan(tmp_path), decider=Decider(card))
 
 
 def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) -> None:

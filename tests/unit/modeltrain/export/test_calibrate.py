@@ -25,7 +25,7 @@ from modeltrain.export.calibrate import (
     reference,
 )
 from modeltrain.model.card import load_card, shipped_model
-from modeltrain.model.decision import BALANCED, SCREENING, Judge, calibrated
+from modeltrain.model.decision import BALANCED, SCREENING, Decider, calibrated
 from modeltrain.model.outputs import Outputs
 from tests.unit.modeltrain.toys import predictor
 
@@ -173,10 +173,10 @@ def test_conformal_sets_cover_each_class_on_fresh_answers() -> None:
     for seed in range(60):
         logits, labels = answers(800, 1.0, seed)
         probability = calibrated(logits, 1.0, 0.0)
-        judge = Judge(card_with(conformal=fit_conformal(probability[:400], labels[:400]), operating_points=POINTS))
+        decider = Decider(card_with(conformal=fit_conformal(probability[:400], labels[:400]), operating_points=POINTS))
         for label, name in enumerate(("NORMAL", "PNEUMONIA")):
             fresh = probability[400:][labels[400:] == label]
-            covered[label].append(float(np.mean([name in (judge.prediction_set(float(p)) or ()) for p in fresh])))
+            covered[label].append(float(np.mean([name in (decider.prediction_set(float(p)) or ()) for p in fresh])))
     for label in (0, 1):
         assert np.mean(covered[label]) == pytest.approx(COVERAGE, abs=0.012)
         assert np.mean(covered[label]) >= COVERAGE - 0.003
@@ -193,7 +193,7 @@ POINTS = {SCREENING: {"threshold": 0.2}, BALANCED: {"threshold": 0.6}}
 def test_a_judgement_says_all_that_the_card_lets_it() -> None:
     least = {"least_probability": {"NORMAL": 0.3, "PNEUMONIA": 0.4}}
     card = card_with(operating_points=POINTS, conformal=least, calibration={"slope": 0.5, "intercept": 1.0})
-    unsure, sure, negative = Judge(card)(outputs(-2.0, 4.0, -9.0, subtype=-3.0, outlier=1.2))
+    unsure, sure, negative = Decider(card)(outputs(-2.0, 4.0, -9.0, subtype=-3.0, outlier=1.2))
     assert unsure.probability == pytest.approx(0.5)
     assert (unsure.decision, unsure.threshold, unsure.operating_point) == ("PNEUMONIA", 0.2, SCREENING)
     assert unsure.prediction_set == ("NORMAL", "PNEUMONIA")
@@ -207,23 +207,23 @@ def test_a_judgement_says_all_that_the_card_lets_it() -> None:
 
 def test_neither_class_may_be_probable_enough() -> None:
     least = {"least_probability": {"NORMAL": 0.9, "PNEUMONIA": 0.9}}
-    assert Judge(card_with(operating_points=POINTS, conformal=least)).prediction_set(0.5) == ()
+    assert Decider(card_with(operating_points=POINTS, conformal=least)).prediction_set(0.5) == ()
 
 
 def test_a_model_of_the_first_format_says_what_it_can() -> None:
     card = card_with(operating_points={SCREENING: {"threshold": 0.2}})
-    (one,) = Judge(card)(outputs(0.0))
+    (one,) = Decider(card)(outputs(0.0))
     assert one.probability == 0.5
     assert (one.prediction_set, one.outlier, one.agent) == (None, None, None)
 
 
 def test_the_site_s_choice_of_operating_point() -> None:
     card = card_with(operating_points=POINTS)
-    assert Judge(card, BALANCED).threshold == 0.6
-    own = Judge(card, BALANCED, 0.33)
+    assert Decider(card, BALANCED).threshold == 0.6
+    own = Decider(card, BALANCED, 0.33)
     assert (own.threshold, own.operating_point) == (0.33, "custom")
     with pytest.raises(InvalidSettings, match=r"quick: .* has screening, balanced"):
-        Judge(card, "quick")
+        Decider(card, "quick")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_site_s_choice_of_operating_point() -> None:
 )
 def test_a_card_that_would_answer_nonsense_is_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(InvalidModel):
-        Judge(card_with(operating_points=POINTS, **parts))
+        Decider(card_with(operating_points=POINTS, **parts))
 
 
 def test_the_reference_describes_the_answers() -> None:
@@ -250,8 +250,8 @@ def test_the_reference_describes_the_answers() -> None:
 
 def test_all_parts_of_a_card_fit_together() -> None:
     parts = fit_all(raw())
-    judge = Judge(card_with(**parts))
-    assert judge.threshold == parts["threshold"]["value"] == parts["operating_points"][SCREENING]["threshold"]
+    decider = Decider(card_with(**parts))
+    assert decider.threshold == parts["threshold"]["value"] == parts["operating_points"][SCREENING]["threshold"]
     assert len(parts["reference"]["probability"]) == 101
 
 
@@ -273,7 +273,7 @@ def test_the_card_keeps_the_mean_map_of_normal_images() -> None:
     shown = raw(200)
     fitted = fit_all(shown)
     expected = shown.cam[shown.labels == 0].mean(axis=0)
-    judge = Judge(card_with(**fitted))
-    assert judge.normal_map is not None
-    assert np.allclose(judge.normal_map, expected, rtol=1e-3, atol=1e-6)
-    assert Judge(card_with(**{**fitted, "normal_map": None})).normal_map is None
+    decider = Decider(card_with(**fitted))
+    assert decider.normal_map is not None
+    assert np.allclose(decider.normal_map, expected, rtol=1e-3, atol=1e-6)
+    assert Decider(card_with(**{**fitted, "normal_map": None})).normal_map is None

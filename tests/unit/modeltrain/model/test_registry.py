@@ -15,7 +15,7 @@ from modeltrain.data.samples import Sample
 from modeltrain.evaluation.compare import compare, delong
 from modeltrain.evaluation.evaluate import Answers
 from modeltrain.model.card import CARD, INT8, ONNX, shipped_model
-from modeltrain.model.registry import Versions
+from modeltrain.model.registry import Registry
 from tests.support.models import variant
 
 if TYPE_CHECKING:
@@ -38,54 +38,54 @@ def answers(probability: NDArray[np.float32]) -> Answers:
 
 
 def test_the_shipped_model_serves_until_another_is_promoted(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "site")
-    assert versions.current() == shipped_model()
-    assert versions.stamp() is None
-    added = versions.add(variant(tmp_path / "new", bias=0.5))
+    registry = Registry(tmp_path / "site")
+    assert registry.current() == shipped_model()
+    assert registry.stamp() is None
+    added = registry.add(variant(tmp_path / "new", bias=0.5))
     assert added.name == f"{added.card.label}-{added.card.sha256[:12]}"
-    assert versions.current() == shipped_model(), "adding is not promoting"
-    assert [version.shipped for version in versions.all()].count(False) == 1
-    before = versions.all()[0]
-    versions.promote(added, {"from": before.name, "kind": "promoted"})
-    assert versions.current() == tmp_path / "site" / added.name
-    first = versions.stamp()
-    assert versions.before() == before.name
-    versions.promote(versions.find(versions.before()), {"from": added.name, "kind": "rolled_back"})
-    assert versions.current().name == before.name
-    assert versions.stamp() != first
-    assert [entry["kind"] for entry in versions.history()] == ["promoted", "rolled_back"]
+    assert registry.current() == shipped_model(), "adding is not promoting"
+    assert [version.shipped for version in registry.all()].count(False) == 1
+    before = registry.all()[0]
+    registry.promote(added, {"from": before.name, "kind": "promoted"})
+    assert registry.current() == tmp_path / "site" / added.name
+    first = registry.stamp()
+    assert registry.before() == before.name
+    registry.promote(registry.find(registry.before()), {"from": added.name, "kind": "rolled_back"})
+    assert registry.current().name == before.name
+    assert registry.stamp() != first
+    assert [entry["kind"] for entry in registry.history()] == ["promoted", "rolled_back"]
 
 
 def test_models_are_found_by_the_beginning_of_their_name(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "site")
-    added = versions.add(variant(tmp_path / "new", version="9.9.9"))
-    assert versions.find(added.name[:30]).name == added.name
-    assert versions.add(tmp_path / "new").name == added.name, "added twice is there once"
+    registry = Registry(tmp_path / "site")
+    added = registry.add(variant(tmp_path / "new", version="9.9.9"))
+    assert registry.find(added.name[:30]).name == added.name
+    assert registry.add(tmp_path / "new").name == added.name, "added twice is there once"
     for wrong in ("cxr", "nothing"):
         with pytest.raises(InvalidSettings, match=f"{wrong}: "):
-            versions.find(wrong)
+            registry.find(wrong)
     with pytest.raises(InvalidSettings, match="nothing was promoted yet"):
-        Versions(tmp_path / "other").before()
+        Registry(tmp_path / "other").before()
 
 
 def test_a_damaged_model_is_not_taken_in_and_not_served(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "site")
+    registry = Registry(tmp_path / "site")
     folder = variant(tmp_path / "new")
-    added = versions.add(folder)
+    added = registry.add(folder)
     (folder / ONNX).write_bytes(b"broken")
     with pytest.raises(InvalidModel, match=r"model.onnx: is not the file that"):
-        versions.add(folder)
+        registry.add(folder)
     (tmp_path / "site" / added.name / ONNX).write_bytes(b"broken")
-    assert [version.shipped for version in versions.all()] == [True] * len(versions.all())
-    (fault,) = versions.damaged()
+    assert [version.shipped for version in registry.all()] == [True] * len(registry.all())
+    (fault,) = registry.damaged()
     assert "model.onnx: is not the file that" in fault
 
 
 def test_a_card_is_never_changed_once_it_was_added(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "models")
+    registry = Registry(tmp_path / "models")
     folder = variant(tmp_path / "a")
-    added = versions.add(folder)
-    assert versions.add(folder).name == added.name
+    added = registry.add(folder)
+    assert registry.add(folder).name == added.name
     for path, message in (
         (folder / CARD, "is there with another card, and a model is never changed: give it another version"),
         (added.card.folder / CARD, "was changed after it was added"),
@@ -94,17 +94,17 @@ def test_a_card_is_never_changed_once_it_was_added(tmp_path: Path) -> None:
         card["threshold"]["value"] = 0.01
         path.write_text(json.dumps(card))
         with pytest.raises(InvalidModel, match=message):
-            versions.add(folder)
-    assert added.name not in [version.name for version in versions.all()]
-    assert "was changed after it was added" in versions.damaged()[0]
+            registry.add(folder)
+    assert added.name not in [version.name for version in registry.all()]
+    assert "was changed after it was added" in registry.damaged()[0]
 
 
 def test_a_folder_that_cannot_be_written_leaves_what_serves(tmp_path: Path) -> None:
     (tmp_path / "site").write_text("in the way")
-    versions = Versions(tmp_path / "site")
+    registry = Registry(tmp_path / "site")
     with pytest.raises(OutOfResources, match="cannot be written"):
-        versions.add(variant(tmp_path / "new"))
-    assert versions.current() == shipped_model()
+        registry.add(variant(tmp_path / "new"))
+    assert registry.current() == shipped_model()
 
 
 def test_delong_agrees_with_resampling() -> None:
@@ -153,47 +153,47 @@ def test_on_a_handful_of_images_nothing_can_be_told() -> None:
 
 
 def test_going_back_twice_goes_back_by_two(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "site")
-    shipped = versions.find(versions.all()[0].name)
-    good, bad = (versions.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
+    registry = Registry(tmp_path / "site")
+    shipped = registry.find(registry.all()[0].name)
+    good, bad = (registry.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
     serves = shipped.name
     for each in (good, bad):
-        versions.promote(each, {"from": serves, "kind": "promoted"})
+        registry.promote(each, {"from": serves, "kind": "promoted"})
         serves = each.name
     for expected in (good.name, shipped.name):
-        before = versions.before()
+        before = registry.before()
         assert before == expected
-        versions.promote(versions.find(before), {"from": serves, "kind": "rolled_back"})
+        registry.promote(registry.find(before), {"from": serves, "kind": "rolled_back"})
         serves = before
     with pytest.raises(InvalidSettings, match="nothing to roll back to"):
-        versions.before()
+        registry.before()
 
 
 def test_a_model_that_is_gone_and_an_exchange_that_failed_are_passed_over(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "site")
-    shipped = versions.all()[0]
-    good, bad = (versions.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
-    versions.promote(good, {"from": shipped.name, "kind": "promoted"})
-    versions._note({"from": good.name, "to": "never-came-to-be", "kind": "promoted"})
-    versions.promote(bad, {"from": good.name, "kind": "promoted"})
+    registry = Registry(tmp_path / "site")
+    shipped = registry.all()[0]
+    good, bad = (registry.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
+    registry.promote(good, {"from": shipped.name, "kind": "promoted"})
+    registry._note({"from": good.name, "to": "never-came-to-be", "kind": "promoted"})
+    registry.promote(bad, {"from": good.name, "kind": "promoted"})
     (tmp_path / "site" / good.name / ONNX).write_bytes(b"broken")
-    assert versions.before() == shipped.name
+    assert registry.before() == shipped.name
 
 
 def test_a_torn_line_of_the_history_is_no_exchange(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "site")
-    shipped = versions.all()[0]
-    added = versions.add(variant(tmp_path / "new"))
-    versions.promote(added, {"from": shipped.name, "kind": "promoted"})
+    registry = Registry(tmp_path / "site")
+    shipped = registry.all()[0]
+    added = registry.add(variant(tmp_path / "new"))
+    registry.promote(added, {"from": shipped.name, "kind": "promoted"})
     history = tmp_path / "site" / "history.jsonl"
     with history.open("a") as file:
         file.write('{"at": "20')
-    assert versions.before() == shipped.name
-    versions.promote(versions.find(shipped.name), {"from": added.name, "kind": "rolled_back"})
-    assert [entry["kind"] for entry in versions.history()] == ["promoted", "rolled_back"]
+    assert registry.before() == shipped.name
+    registry.promote(registry.find(shipped.name), {"from": added.name, "kind": "rolled_back"})
+    assert [entry["kind"] for entry in registry.history()] == ["promoted", "rolled_back"]
     history.write_text("nonsense\n" + history.read_text())
     with pytest.raises(InvalidModel, match=r"history.jsonl: line 1 is damaged"):
-        versions.history()
+        registry.history()
 
 
 @pytest.mark.parametrize("file", [ONNX, INT8])
@@ -204,4 +204,4 @@ def test_a_file_with_the_right_digest_that_cannot_answer_is_not_taken_in(file: s
     card["files"][file] = {"sha256": hashlib.sha256(b"no network").hexdigest(), "bytes": 10}
     (folder / CARD).write_text(json.dumps(card))
     with pytest.raises(InvalidModel, match=f"{file}: cannot answer"):
-        Versions(tmp_path / "site").add(folder)
+        Registry(tmp_path / "site").add(folder)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from dicom_io.errors import InvalidData
 from modeltrain.data.samples import UNLABELLED, Images, Sample
-from modeltrain.data.seen_images import keys_of, learnt_of
+from modeltrain.data.seen_images import keys_of, seen_images_of
 from modeltrain.data.sources import Source, Sources, readable, sources_of
 from modeltrain.data.unlabelled import refuse_known, unlabelled_source
 from modeltrain.export.card_contents import training
@@ -125,7 +125,7 @@ def test_a_run_with_hints_and_unlabelled_images_goes_on_to_the_same_weights(
     assert card.raw["data"]["unlabelled"] == both.unlabelled.name
     assert both.unlabelled.name.startswith("10 images without labels in folder unlabelled")
     assert progress_of_model(card.folder).unlabelled == both.unlabelled.digest
-    learnt = learnt_of(card)
+    learnt = seen_images_of(card)
     assert learnt is not None
     assert learnt.complete
     keys = np.concatenate(keys_of(both.unlabelled))
@@ -133,7 +133,7 @@ def test_a_run_with_hints_and_unlabelled_images_goes_on_to_the_same_weights(
     assert np.isin(keys, learnt.keys).all(), "nobody is judged on what it was taught on"
     again = load_card(refit(card.folder, data, tmp_path, version="0.2.0", mirror=True))
     assert again.raw["data"]["unlabelled"] == both.unlabelled.name
-    told = learnt_of(again)
+    told = seen_images_of(again)
     assert told is not None
     assert told.complete
     np.testing.assert_array_equal(told.keys, learnt.keys)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.data.samples import Images
-from modeltrain.data.seen_images import learnt_of
+from modeltrain.data.seen_images import seen_images_of
 from modeltrain.data.sources import sources_of
 from modeltrain.export.export import export_model
 from modeltrain.model.card import load_card
@@ -62,7 +62,7 @@ def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     (told,) = made.raw["training"]["teachers"]
     assert (told["recipe"]["arch"], told["epochs"], told["teachers"]) == ("efficientnet_lite0", 1, [])
     assert made.raw["training"]["began_with"] is None
-    learnt = learnt_of(made)
+    learnt = seen_images_of(made)
     assert learnt is not None
     assert learnt.complete, "the teacher learnt from the same images"
     # A model folder teaches as well as a run does.

@@ -19,7 +19,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain.data.augment import augment
 from modeltrain.data.samples import Images
-from modeltrain.data.seen_images import keys_of, known_to, learnt_of
+from modeltrain.data.seen_images import keys_of, seen_by, seen_images_of
 from modeltrain.data.sources import Sources, folder_source, judged_source, sources_of
 from modeltrain.export.export import export_model, refit
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -192,7 +192,7 @@ def test_a_model_s_weights_make_another_version(folder: Path, data: Path, tmp_pa
     assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("gate."))
     assert card.raw["training"] == before.raw["training"] | {"weights_of": "toy-0.1.0"}
     assert card.raw["population"] == before.raw["population"]
-    assert card.raw["data"]["learnt"] == before.raw["data"]["learnt"]
+    assert card.raw["data"]["seen_images"] == before.raw["data"]["seen_images"]
     assert card.raw["metrics"]["test"] is None
     with pytest.raises(InvalidData, match="a version is never written twice"):
         refit(folder, data, tmp_path, version="0.3.0", mirror=True)
@@ -417,12 +417,12 @@ def test_the_card_says_what_was_done(folder: Path) -> None:
 def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path, data: Path, tmp_path: Path) -> None:
     card = load_card(folder)
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "readable for whom the site's umask says"
-    told = learnt_of(card)
+    told = seen_images_of(card)
     assert told is not None
     assert told.complete
     learnt, locked = folder_source(data), judged_source(data).source
     assert np.array_equal(told.keys, np.unique(np.concatenate(keys_of(learnt))))
-    known = known_to(card, locked)
+    known = seen_by(card, locked)
     assert known is not None
     assert not known.any()
     write_class(tmp_path / "other" / "NORMAL", [f"IM-{i:04d}-0001.png" for i in range(14)], False, first=2000)
@@ -431,7 +431,7 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
     once = dataclasses.replace(QUICK, stages=((1, 32),))
     went_on = train.run(other, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
     second = load_card(export_model(went_on, other, tmp_path, name="second", version="1.0", began_with=folder))
-    found = learnt_of(second)
+    found = seen_images_of(second)
     assert found is not None
     assert found.complete
     assert np.isin(told.keys, found.keys).all(), "what the model it began with had learnt from, it has too"

@@ -19,7 +19,7 @@ from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
 from modeltrain.data.sources import Source, csv_source, judged_source
-from modeltrain.model.registry import Versions
+from modeltrain.model.registry import Registry
 from tests.support.models import variant
 from tests.support.peers import chest
 from tests.unit.modeltrain.toys import draw, kaggle_folder
@@ -152,7 +152,7 @@ def promoted(config: Path) -> list[dict[str, Any]]:
 def test_a_promotion_needs_enough_images_or_force(
     listed: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = Versions(tmp_path / "data" / "models").add(variant(tmp_path / "new")).name
+    name = Registry(tmp_path / "data" / "models").add(variant(tmp_path / "new")).name
     few = r"is not promoted: 2 NORMAL and 2 PNEUMONIA images are too few to tell \(at least 30 of each\)"
     with pytest.raises(InvalidSettings, match=few):
         promote(name, str(listed), config=config)
@@ -177,10 +177,10 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
 ) -> None:
     source = judged_source(listed).source
     two = Source("two", source.samples[:2], "d")
-    versions = Versions(tmp_path / "data" / "models")
-    some = versions.add(variant(tmp_path / "some", learnt=two)).name
-    every = versions.add(variant(tmp_path / "all", version="9.1.0", learnt=source)).name
-    other = versions.add(variant(tmp_path / "other", version="9.2.0", learnt=csv_source(listed))).name
+    versions = Registry(tmp_path / "data" / "models")
+    some = versions.add(variant(tmp_path / "some", seen=two)).name
+    every = versions.add(variant(tmp_path / "all", version="9.1.0", seen=source)).name
+    other = versions.add(variant(tmp_path / "other", version="9.2.0", seen=csv_source(listed))).name
     with pytest.raises(InvalidData, match=rf"nothing is left .*4 of 4 images are left out: {every} has learnt"):
         promote(every, str(listed), least=2, margin=1, config=config)
     with pytest.raises(InvalidData, match=rf"1 NORMAL and 1 PNEUMONIA images.*2 of 4 images are left out: {some}"):
@@ -195,7 +195,7 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
         compare([some, every], str(listed), config=config)
     silent = versions.add(variant(tmp_path / "silent", version="9.3.0")).name
     compare([silent, other], str(listed), config=config)
-    assert f"{silent}: its folder does not tell which images it has learnt from" in capsys.readouterr().out
+    assert f"{silent} has no list of the images that it has learnt from" in capsys.readouterr().out
 
     # What is judged by `evaluate` is judged as a whole, but it is said.
     loaded = tmp_path / "every.yaml"

@@ -119,7 +119,7 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 def test_the_new_report_takes_the_place_of_the_one_that_nothing_was_analysed(
     tmp_path: Path, reader: Reader, wider: Reader
 ) -> None:
-    if reader.judge.greatest_age > 39:
+    if reader.decider.greatest_age > 39:
         pytest.skip("the shipped model states another population")
     bench = Bench(tmp_path, reader)
     strict = Settings(

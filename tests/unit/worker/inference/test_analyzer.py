@@ -22,7 +22,7 @@ from worker.settings import ModelSettings, Settings
     ("age", "strange"), [("003Y", False), ("005Y", False), ("040Y", True), ("006Y", True), ("003M", True)]
 )
 def test_an_age_outside_the_trained_population_decides_first(reader: Reader, age: str, strange: bool) -> None:
-    if (reader.judge.least_age, reader.judge.greatest_age) != (1, 5):
+    if (reader.decider.least_age, reader.decider.greatest_age) != (1, 5):
         pytest.skip("the shipped model states another population")
     dataset = chest("age", PatientAge=age)
     by_image = reader.read_values(render(dataset)).finding.outlier or 0.0
@@ -41,7 +41,7 @@ def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> No
     number = bench.put(chest("adult", PatientAge="040Y"))
     bench.pipeline.process(number)
     row = bench.row(number)
-    if (reader.judge.least_age, reader.judge.greatest_age) == (1, 5):
+    if (reader.decider.least_age, reader.decider.greatest_age) == (1, 5):
         assert row["status"] == "not_analysed"
         assert "outside the trained population" in str(row["reason"])
 
@@ -74,8 +74,8 @@ def everything() -> Iterator[Reader]:
 
 def test_a_pneumonia_without_a_place_is_shown_against_normal_radiographs(everything: Reader) -> None:
     slope = np.arange(49, dtype=np.float32).reshape(7, 7)
-    everything.judge.normal_map = -20 - slope
-    everything.judge.normal_map[3, 2] -= 20
+    everything.decider.normal_map = -20 - slope
+    everything.decider.normal_map[3, 2] -= 20
     reading = everything.read_values(render(chest("place")))
     assert reading.finding.decision == "PNEUMONIA"
     assert reading.finding.beyond_normal
@@ -90,7 +90,7 @@ def test_a_pneumonia_without_a_place_is_shown_against_normal_radiographs(everyth
 
 
 def test_a_card_without_a_map_of_normal_radiographs_leaves_it_without_a_region(everything: Reader) -> None:
-    everything.judge.normal_map = None
+    everything.decider.normal_map = None
     finding = everything.read_values(render(chest("place"))).finding
     assert finding.decision == "PNEUMONIA"
     assert finding.region is None
