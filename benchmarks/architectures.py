@@ -60,7 +60,7 @@ def main() -> None:
 def trained(arch: str, data: Path, epochs: int, side: int) -> Row:
     """Train one architecture and measure it."""
     recipe = dataclasses.replace(
-        RECIPES["refine"],
+        RECIPES["robust"],
         name="comparison",
         arch=arch,
         stages=((epochs, side),),

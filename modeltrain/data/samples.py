@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 # person123_bacteria_4 → person123; IM-0115-0001 → IM-0115; NORMAL2-IM-0381-0001-0002 → NORMAL2-IM-0381
 _PATIENT = re.compile(r"(person\d+)_|((?:NORMAL\d*-)?IM-\d+)-")
 _AGENT = re.compile(rf"_({'|'.join(AGENTS)})_")
-UNLABELLED = -1  # the label of an image of which nobody knows the class
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One radiograph on disk: its file, its class (index into `CLASSES`, or `UNLABELLED`) and its patient.
+    """One radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
 
     `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `called` is
     what the image is called beside its path, where that tells a person nothing; empty otherwise. `uid` is a DICOM

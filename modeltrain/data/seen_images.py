@@ -63,8 +63,7 @@ def keys_of(source: Source) -> list[NDArray[np.uint64]]:
 
 def write_seen_images(folder: Path, sources: Sources, predecessor: SeenImages | None = None) -> None:
     """Write a model's `seen_images.npy`: the images of its sources, and those of the model that it began with."""
-    parts = [*sources.parts, *([sources.unlabelled] if sources.unlabelled else [])]
-    keys = [each for part in parts for each in keys_of(part)]
+    keys = [each for part in sources.parts for each in keys_of(part)]
     if predecessor:
         keys.append(predecessor.keys)
     np.save(folder / SEEN_IMAGES, np.unique(np.concatenate(keys)), allow_pickle=False)

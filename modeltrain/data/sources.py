@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from dicom_io.errors import InvalidData, Permanent
 from modeltrain.data.samples import (
-    UNLABELLED,
     Sample,
     Split,
     data_digest,
@@ -35,7 +34,7 @@ _SHOWN = 3  # faults that an error quotes; the rest is counted
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Images of one origin, labelled or all without a label.
+    """Labelled images of one origin.
 
     Attributes
     ----------
@@ -55,18 +54,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The parts that a run learns from. Each is split by itself, so that adding one moves no patient of another.
-
-    `unlabelled` are images of which only what teachers say is learnt (`unlabelled`); they are not divided.
-    """
+    """The parts that a run learns from. Each is split by itself, so that adding one moves no patient of another."""
 
     parts: tuple[Source, ...]
-    unlabelled: Source | None = None
-
-    @property
-    def without_labels(self) -> str:
-        """The fingerprint of the images without labels; empty where there are none."""
-        return self.unlabelled.digest if self.unlabelled else ""
 
     @property
     def digest(self) -> str:
@@ -197,20 +187,6 @@ def judged_source(path: Path, *, beside: bool = True) -> Judged:
     return Judged(Source(where, samples, data_digest(samples, path)), learnt)
 
 
-def held_back(path: Path) -> tuple[Sample, ...]:
-    """Return what a folder's `test/` or a CSV file's rows of it hold, to know them by their bytes.
-
-    Raises
-    ------
-    InvalidData
-        The CSV file is unusable, or a picture cannot be read.
-    """
-    if path.is_file():
-        return tuple(sample for sample, side in zip(*_listed(path), strict=True) if side == "test")
-    found = [each for each in sorted((path / "test").rglob("*")) if each.suffix.lower() in PICTURE_SUFFIXES]
-    return with_contents([Sample(each, UNLABELLED, each.stem) for each in found])
-
-
 def _judged_rows(path: Path) -> Judged:
     samples, sides = _listed(path)
     name, judged = f"CSV file {path.name}", "test" if "test" in sides else "validation"
@@ -293,8 +269,7 @@ def readable(source: Source, *, skip: bool, advance: Callable[[], None] = lambda
         return source
     if not kept:
         raise InvalidData(f"{source.name}: no image can be read")
-    if any(sample.label != UNLABELLED for sample in source.samples):
-        _both_classes(kept, source.name)
+    _both_classes(kept, source.name)
     name = f"{source.name}, without {len(faults)} unreadable image(s)"
     return Source(name, tuple(kept), _digest(kept), source.held)
 

@@ -41,7 +41,6 @@ def training(progress: Progress) -> dict[str, Any]:
         "validation_auc": [round(line.validation_auc, 4) for line in history],
         "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
         "began_with": _of_plain(start) if start else None,
-        "unlabelled": progress.unlabelled or None,
         "teachers": [_of_plain(each) for each in progress.teachers],
     }
 

@@ -196,8 +196,6 @@ def _make(
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     if sources.digest != progress.data_digest:
         raise InvalidData(f"{data if isinstance(data, Path) else sources.name}: is not what {weights} was trained on")
-    if sources.without_labels != progress.unlabelled and (sources.unlabelled or not of):
-        raise InvalidData(f"{sources.name}: {weights} was taught on other images without labels, or on none")
 
     building = models / f".{folder.name}.new"
     try:
@@ -211,8 +209,6 @@ def _make(
         if of:
             card["training"] = of.raw["training"] | {"weights_of": of.label}
         card["data"]["layout"] = sources.name
-        without = sources.unlabelled
-        card["data"]["unlabelled"] = of.raw["data"].get("unlabelled") if of else without and without.name
         card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete}
         card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
         _write_card(building, card)

@@ -74,7 +74,6 @@ class ChestNet(nn.Module):
             raise InvalidData(f"no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
         self.arch = arch
         self.mirror = mirror
-        self.mix = MixStyle()
         self.standard = Standardize()
         self.net = _classifier(arch)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
@@ -103,14 +102,6 @@ class ChestNet(nn.Module):
             layer = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
         return layer
 
-    @property
-    def depths(self) -> tuple[nn.Module, ...]:
-        """The modules whose feature maps are hints for a pupil, or learn from them; the last is `last_layer`."""
-        if self.arch.startswith("resnet"):
-            return self.net.layer3, self.last_layer
-        # A sixteenth and a thirty-second of the image's side, as those of a ResNet.
-        return (self.net.blocks[4], self.last_layer) if self.arch == LITE else (self.last_layer,)
-
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
         return self._features(self.standard(image))
@@ -120,8 +111,7 @@ class ChestNet(nn.Module):
         x = (image - self.mean) / self.std  # broadcasts one channel to three
         if self.arch.startswith("resnet"):
             net = self.net
-            first = self.mix(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
-            second = self.mix(net.layer2(first))
+            second = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
             third = net.layer3(second)
             return second, third, net.layer4(third)
         x = self.net.forward_features(x) if self.arch == LITE else self.net.features(x)
@@ -179,31 +169,6 @@ def _classifier(arch: str) -> Any:
     # Residual branches that start as zero let a network from random weights learn at a high rate (Goyal 2017).
     options = {"zero_init_residual": True} if arch.startswith("resnet") else {}
     return torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
-
-
-class MixStyle(nn.Module):
-    """In training, mix each image's channel statistics with another's of the batch (Zhou et al. 2021, "MixStyle").
-
-    `probability` is that of a step in which it happens. Chance comes from torch's global generator.
-    """
-
-    _ALPHA = 0.1  # of the Beta distribution, as published: mostly nearly all of the one or of the other
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.probability = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return feature maps [N, C, h, w] in another style."""
-        if not self.training or not self.probability or torch.rand(()).item() >= self.probability:
-            return x
-        spread, mean = torch.std_mean(x.detach().float(), dim=(2, 3), keepdim=True)
-        spread = spread + 1e-3
-        other = torch.randperm(len(x), device=x.device)
-        share = torch.distributions.Beta(self._ALPHA, self._ALPHA).sample((len(x), 1, 1, 1)).to(x.device)
-        gain = share + (1 - share) * spread[other] / spread
-        mixed_mean = share * mean + (1 - share) * mean[other]
-        return (gain * x + (mixed_mean - gain * mean)).to(x.dtype)
 
 
 def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,12 +24,11 @@ _LOOKAHEAD = 4  # batches made in advance by the augmenting thread
 
 
 class Batch(NamedTuple):
-    """Augmented images float32 [N, 1, side, side]; their labels, agents and places in the data set, int64 [N]."""
+    """Augmented images float32 [N, 1, side, side]; their labels and agents, int64 [N]."""
 
     images: Tensor
     labels: Tensor
     agents: Tensor
-    indices: Tensor
 
 
 def batch_count(images: int, size: int) -> int:
@@ -85,7 +82,7 @@ def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) ->
         varied = [varied_one(index, rng) for index, rng in zip(chosen, chances, strict=True)]
         labels = torch.tensor([images.samples[index].label for index in chosen])
         agents = torch.tensor([images.samples[index].agent for index in chosen])
-        return Batch(torch.from_numpy(np.stack(varied)), labels, agents, torch.tensor(chosen))
+        return Batch(torch.from_numpy(np.stack(varied)), labels, agents)
 
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))
@@ -93,17 +90,3 @@ def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) ->
             yield waiting.popleft().result()
             if number < count:
                 waiting.append(pool.submit(batch, number))
-
-
-def unlabelled_batches(
-    images: Images | None, recipe: Recipe, epoch: int, count: int
-) -> Iterator[Batch] | Iterator[None]:
-    """Return `count` batches of images without labels, to go with an epoch's others; nothing, again and again, of None.
-
-    Each image comes once before one comes again.
-    """
-    if images is None:
-        return repeat(None, count)
-    few = dataclasses.replace(recipe, batch_size=max(2, round(recipe.unlabelled * recipe.batch_size)))
-    chosen = np.random.default_rng([recipe.seed, epoch, 1]).permutation(len(images))
-    return batches(images, [int(i) for i in np.resize(chosen, count * few.batch_size)], few, epoch)

@@ -54,8 +54,6 @@ class Progress:
         The digest of each part of the data.
     teachers
         The progress of each run whose network taught this one, as plain values.
-    unlabelled
-        The digest of the images without labels on which it was taught; empty where there were none.
     kept
         The epoch whose weights a model holds, as its card tells it; 0 where it is the best one.
     """
@@ -66,7 +64,6 @@ class Progress:
     start: dict[str, Any] | None = None
     parts: list[str] = field(default_factory=list)
     teachers: list[dict[str, Any]] = field(default_factory=list)
-    unlabelled: str = ""
     kept: int = 0
 
     @property
@@ -91,8 +88,8 @@ class Progress:
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
         # Earlier versions knew of none of these.
-        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("unlabelled") or ""
-        return cls(raw["recipe"], raw["data_digest"], history, *earlier, raw.get("kept") or 0)
+        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("kept") or 0
+        return cls(raw["recipe"], raw["data_digest"], history, *earlier)
 
 
 def _untimed(told: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +121,7 @@ def with_times(progress: Progress, last: Path) -> Progress:
         told = read_progress(last)
     except InvalidData:
         return progress
-    if (told.recipe, told.data_digest, told.unlabelled) != (progress.recipe, progress.data_digest, progress.unlabelled):
+    if (told.recipe, told.data_digest) != (progress.recipe, progress.data_digest):
         return progress
     times = {line.epoch: line.seconds for line in told.history}
     history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
@@ -138,8 +135,7 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     ------
     InvalidData
         They, or weights that they began with or that taught them, learnt from a part of this run's data that was
-        divided in another way, or were taught on one as images without labels (known by the digest of the whole
-        folder: a part of it, or a table of it, is not recognised); or they are not of a training run.
+        divided in another way; or they are not of a training run.
     InvalidModel
         They are in a folder that is no intact model.
     """
@@ -147,8 +143,6 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     divided_by = ("seed", "validation_fraction")
     told = asdict(origin)
     for earlier in lineage(told):
-        if earlier.get("unlabelled") in parts:
-            raise InvalidData(f"{start}: was taught on images that are divided into training and validation here")
         shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
         if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
             raise InvalidData(
@@ -188,7 +182,7 @@ def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """
 
     def own(told: dict[str, Any]) -> list[str]:
-        keys = ("recipe", "data_digest", "history", "parts", "unlabelled")
+        keys = ("recipe", "data_digest", "history", "parts")
         return [json.dumps(told.get(key) or None, sort_keys=True) for key in keys]
 
     return own(one) == own(other)
@@ -210,9 +204,8 @@ def taught_nothing_else(progress: Progress) -> bool:
 
 
 def _parts(told: dict[str, Any]) -> set[str]:
-    """Return the digests of the parts of a run's data, the images without labels among them."""
-    without = {told["unlabelled"]} if told.get("unlabelled") else set()
-    return without | set(told.get("parts") or [told["data_digest"]])
+    """Return the digests of the parts of a run's data."""
+    return set(told.get("parts") or [told["data_digest"]])
 
 
 def progress_of_model(folder: Path) -> Progress:
@@ -243,5 +236,4 @@ def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
 
     start = earlier(run["began_with"]) if run.get("began_with") else None
     teachers = [earlier(each) for each in run.get("teachers") or []]
-    unlabelled = run.get("unlabelled") or ""
-    return Progress(run["recipe"], digest, history, start, parts, teachers, unlabelled, run["best_epoch"])
+    return Progress(run["recipe"], digest, history, start, parts, teachers, run["best_epoch"])

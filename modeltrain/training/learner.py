@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from torch.nn.functional import cross_entropy, relu
 from tqdm import tqdm
 
 from modeltrain.model.outputs import probability
 from modeltrain.network.architectures import ChestNet, build, take_up
-from modeltrain.training.batches import batch_count, batches, order_of, unlabelled_batches
-from modeltrain.training.hints import Hints
+from modeltrain.training.batches import batch_count, batches, order_of
 from modeltrain.training.landmarks import mean_landmarks
 from modeltrain.training.optimizer import fix, learning_rate, optimizer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -42,15 +38,12 @@ class Learner:
         self.recipe = recipe
         self.device = device
         self.network = _placed(build(init or recipe.init, recipe.seed, recipe.arch), device)
-        self.network.mix.probability = recipe.mix_style
         fix(self.network, recipe)
         self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
         self.average.load_state_dict(self.network.state_dict())
-        self.hints = Hints(self.network, teachers.networks[0], device) if teachers and recipe.hint_weight else None
-        self.optimizer = optimizer_of(nn.ModuleList(filter(None, (self.network, self.hints))), recipe)
+        self.optimizer = optimizer_of(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
         self.teachers = teachers
-        self.taught: Tensor | None = None  # else what the weights that the run began with say of each training image
 
     def begin(self, start: Path) -> None:
         """Take up another run's weights, in the network and in its average."""
@@ -62,14 +55,6 @@ class Learner:
         if self.recipe.standardize and not self.network.standard.landmarks.numel():
             landmarks = torch.from_numpy(mean_landmarks(images)).to(self.device)
             self.network.standard.landmarks, self.average.standard.landmarks = landmarks, landmarks.clone()
-
-    @torch.inference_mode()
-    def be_taught(self, start: Path, images: Images) -> None:
-        """Ask other weights for the probability of each class on each image as it is and mirrored, [N, 2]."""
-        teacher = _placed(ChestNet(self.recipe.arch, mirror=True), self.device)
-        take_up(teacher, start)
-        logits = [self._asked(teacher.eval(), images, start) for start in range(0, len(images), self.recipe.batch_size)]
-        self.taught = torch.cat(logits).softmax(dim=1)
 
     def _asked(self, network: ChestNet, images: Images, start: int) -> Tensor:
         """Return the logits of a batch of images as they are, from the `start`-th on."""
@@ -84,7 +69,6 @@ class Learner:
         epoch: int,
         *,
         weights: NDArray[np.float64] | None = None,
-        unlabelled: Images | None = None,
         progress: bool,
     ) -> tuple[float, float]:
         """Go once through the images; return the mean loss and the last learning rate.
@@ -93,25 +77,20 @@ class Learner:
         ----------
         weights
             The images' overlap weights, float64 [N].
-        unlabelled
-            Images of which only what teachers say is learnt, as many as the recipe wants beside the others.
         """
         recipe, losses, rate = self.recipe, [], 0.0
         order = order_of(images.samples, recipe, epoch, weights)
         count = batch_count(len(order), recipe.batch_size)
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
-        others = unlabelled_batches(unlabelled, recipe, epoch, count)
-        shown = zip(batches(images, order, recipe, epoch), others, strict=True)
+        shown = batches(images, order, recipe, epoch)
         self.network.train()
         torch.manual_seed(recipe.seed + epoch)  # what the network itself draws, after a resume too
         with tqdm(shown, label, count, disable=not progress, mininterval=2) as bar:
-            for step, (batch, unknown) in enumerate(bar):
+            for step, batch in enumerate(bar):
                 rate = learning_rate(recipe, (epoch + step / count) / recipe.epochs)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
                 loss = self._loss(batch)
-                if unknown and self.teachers:
-                    loss = loss + recipe.unlabelled * self._unlabelled_loss(unknown, self.teachers)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
@@ -123,13 +102,12 @@ class Learner:
     def _loss(self, batch: Batch) -> Tensor:
         """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
         recipe = self.recipe
-        outputs = self._seen(batch)
+        outputs = self._outputs(batch)
         labels, agents = batch.labels.to(self.device), batch.agents
         loss = cross_entropy(outputs.logits, labels, self.weights, label_smoothing=recipe.label_smoothing)
-        target = self._target(batch)
-        if target is not None:
-            taught = cross_entropy(outputs.logits, target, self.weights)
-            loss = (1 - recipe.distillation) * loss + recipe.distillation * taught + self._hint()
+        if self.teachers:
+            taught = cross_entropy(outputs.logits, self.teachers.probability(batch.images), self.weights)
+            loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         if recipe.border_weight:
             loss = loss + recipe.border_weight * _border_share(outputs.cam)
         known = agents >= 0
@@ -138,35 +116,12 @@ class Learner:
             loss = loss + recipe.subtype_weight * subtype
         return loss
 
-    def _unlabelled_loss(self, batch: Batch, teachers: Teachers) -> Tensor:
-        """Return the loss of a batch without labels: what teachers say of it, and see in it."""
-        with _steady(self.network):
-            logits = self._seen(batch).logits
-        taught = cross_entropy(logits, teachers.probability(batch.images), self.weights)
-        return self.recipe.distillation * taught + self._hint()
-
-    def _lower(self) -> torch.autocast:
-        """Return the context in which networks compute at the recipe's precision."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
-
-    def _seen(self, batch: Batch) -> TensorOutputs:
-        """Return what the network says of a batch, in float32."""
-        with self._lower():
+    def _outputs(self, batch: Batch) -> TensorOutputs:
+        """Return the network's outputs for a batch, in float32, computed at the recipe's precision."""
+        lower = self.recipe.precision == "bfloat16"
+        with torch.autocast(self.device, torch.bfloat16, enabled=lower):
             outputs: TensorOutputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
         return type(outputs)(*(each.float() for each in outputs))
-
-    def _target(self, batch: Batch) -> Tensor | None:
-        """Return what teachers say of each image of a batch, [N, 2]; None where nobody is asked."""
-        if self.teachers:
-            return self.teachers.probability(batch.images)
-        return None if self.taught is None else self.taught[batch.indices.to(self.device)]
-
-    def _hint(self) -> Tensor | float:
-        """Return the weighted loss of the hints, of the images that network and teachers saw last."""
-        if not self.hints:
-            return 0.0
-        with self._lower():
-            return self.recipe.hint_weight * self.hints.loss()
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -197,21 +152,17 @@ class Learner:
         """Return everything a resumed run needs, by name."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        if self.hints:
-            tensors |= {f"hints.{name}": value for name, value in self.hints.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "hints": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, name = key.split(".", 1)
             parts[part][name] = value
         self.network.load_state_dict(parts["network"])
-        if self.hints:
-            self.hints.load_state_dict(parts["hints"])
         self.average.load_state_dict(parts["average"])
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in parts["optimizer"].items():
@@ -219,20 +170,6 @@ class Learner:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-
-@contextmanager
-def _steady(network: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of norms as they are: they are to be those of the population that is served."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 def _placed(network: ChestNet, device: str) -> ChestNet:

@@ -39,22 +39,9 @@ class Recipe:
         image, where no lung is (an attention prior, after Ross et al. 2017, "Right for the right reasons").
     subtype_weight
         Weight of a third loss: telling bacterial from viral pneumonia, on images whose agent is known.
-    mix_style
-        Probability, in each step and at each of two depths, that the feature maps of the batch's images swap a part of
-        their channels' mean and spread (MixStyle, Zhou et al. 2021): exposure, contrast and grain then tell less of the
-        class than lungs do. ResNets only.
     distillation
-        Part of each training image's target that is what other networks say of it, and not its label: a doubtful label
-        weighs less.
-    taught_by
-        Who says it: the weights that the run begins with (`start`), of each image as it is (born-again networks,
-        Furlanello et al. 2018), or `teachers`, of each image as it is varied (Beyer et al. 2022).
-    hint_weight
-        Weight of another loss, with `teachers`: how much of what the first of them sees at each place of an image
-        cannot be told from what the network itself sees there (modeltrain/training/hints.py).
-    unlabelled
-        Images without a label, where there are such, that are shown beside each one with a label, with `teachers`: what
-        these say of them, and see in them, is all that is learnt, and it counts as much for each of them.
+        Part of each training image's target that is the teachers' mean probability of that very picture, as it is
+        varied, and not its label (Beyer et al. 2022). 0 has no teachers.
     standardize
         Show the network every image at one exposure, the training images' mean (`network.exposure`). Weights
         that have been trained so keep theirs, whatever the recipe says.
@@ -93,11 +80,7 @@ class Recipe:
     label_smoothing: float = 0.0
     border_weight: float = 0.0
     subtype_weight: float = 0.0
-    mix_style: float = 0.0
     distillation: float = 0.0
-    taught_by: Literal["start", "teachers"] = "start"
-    hint_weight: float = 0.0
-    unlabelled: float = 0.0
     standardize: bool = False
     mirror: bool = False
     ema: float = 0.0
@@ -124,9 +107,6 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-# Against the shortcut of modeltrain/data/framing.py, to go on from other weights: half of the images are drawn so that
-# framing tells nothing, and each is framed anew (width, height, closeness, contrast, black sides), far beyond what
-# the classes differ by.
 _ROBUST = Recipe(
     name="robust",
     stages=((11, 224),),
@@ -144,6 +124,7 @@ _ROBUST = Recipe(
     ema=0.997,
     precision="bfloat16",
     patience=0,
+    # Far beyond what the classes differ by: every image is framed anew.
     augmentation=Augmentation(
         rotation=8.0,
         scale=0.1,
@@ -161,133 +142,41 @@ _ROBUST = Recipe(
     ),
 )
 
-# For what goes on from `robust`: a radiograph is to be answered alike however it came to its 224 pixels.
-_RESAMPLED = dataclasses.replace(_ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2)
-
-# From weights that have been through `robust`: exposure and what stands in an image's corners tell less, too
-# (docs/training.md#what-else-tells-the-class).
-_INVARIANT = dataclasses.replace(
+_STANDARDIZED = dataclasses.replace(
     _ROBUST,
-    name="invariant",
-    stages=((14, 160), (26, 224)),
+    name="standardized",
+    stages=((34, 224),),
     batch_size=32,
-    learning_rate=8e-4,
+    learning_rate=6e-4,
     overlap=0.6,
+    distillation=0.5,
+    standardize=True,
     mirror=True,
-    augmentation=dataclasses.replace(_RESAMPLED, tone=0.6, margins=0.6),
+    # Most images take grey values and margins from another image, whichever class that one has.
+    augmentation=dataclasses.replace(
+        _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.8, margins=0.7
+    ),
 )
-# More images in another one's dress: about as many as in the second of the two runs that made 1.5.0.
-_DRESSED = dataclasses.replace(_RESAMPLED, tone=0.8, margins=0.7)
 
 RECIPES = {
+    # The first project's, and the one for random weights.
     "seed": Recipe(),
-    # For random weights, where an epoch is worth more than a pixel: the first ones run at little more than half the
-    # side, in a third of the time. The last ones run at the side the model serves with: after 128 px alone, the
-    # validation AUC at 224 px stays at 0.91.
-    "scratch": Recipe(
-        name="scratch",
-        stages=((5, 128), (1, 160), (2, 192), (3, 224)),
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.05,
-        schedule="onecycle",
-        label_smoothing=0.05,
-        ema=0.99,
-        patience=0,
-        augmentation=Augmentation(
-            rotation=12.0,
-            scale=0.12,
-            shift=0.06,
-            brightness=0.1,
-            contrast=0.2,
-            gamma=0.3,
-            resample=0.3,
-            blur=0.2,
-            noise=0.3,
-            jpeg=0.2,
-        ),
-    ),
-    # To go on from weights that know their subject: balanced, so that an epoch costs half as much, and with the
-    # evidence kept off the image's border. Variations are milder than from random weights: they slow a short run.
-    "refine": Recipe(
-        name="refine",
-        stages=((3, 160), (4, 192), (7, 224)),
-        batch_size=16,
-        optimizer="adamw",
-        learning_rate=5e-4,
-        weight_decay=0.05,
-        schedule="onecycle",
-        balanced=True,
-        weight_normal=1.0,
-        label_smoothing=0.05,
-        border_weight=0.1,
-        subtype_weight=0.2,
-        ema=0.995,
-        patience=0,
-        augmentation=Augmentation(
-            rotation=8.0,
-            scale=0.1,
-            shift=0.05,
-            brightness=0.1,
-            contrast=0.2,
-            gamma=0.2,
-            crop=0.15,
-            frame=0.15,
-            resample=0.1,
-            blur=0.1,
-            noise=0.1,
-            jpeg=0.1,
-        ),
-    ),
+    # For local images: goes on from the weights of a model, and keeps framing from telling the class.
     "robust": _ROBUST,
-    # From weights that have been through `robust`: doubtful labels weigh less, styles are mixed, and the answer is the
-    # mean of the image's and its mirror image's. On the public images it was no better (docs/decisions.md).
-    "taught": dataclasses.replace(
-        _ROBUST,
-        name="taught",
-        stages=((10, 160), (18, 224)),
-        batch_size=32,
-        learning_rate=8e-4,
-        overlap=0.65,
-        mix_style=0.5,
-        distillation=0.4,
-        mirror=True,
-        augmentation=_RESAMPLED,
-    ),
-    "invariant": _INVARIANT,
-    # To teach, not to serve: ImageNet's weights see more in few radiographs than random ones do.
+    # The shipped model's: goes on from a model's weights, sees every image at one exposure, has a teacher.
+    "standardized": _STANDARDIZED,
+    # For a network that teaches and does not serve: ImageNet's weights see more in few radiographs than random ones.
     "teacher": dataclasses.replace(
-        _INVARIANT,
+        _STANDARDIZED,
         name="teacher",
         arch="efficientnet_lite0",
         init="imagenet",
         fixed=("net.conv_stem.", "net.bn1.", "net.blocks.0.", "net.blocks.1."),
         stages=((9, 160), (5, 224)),
+        learning_rate=8e-4,
+        distillation=0.0,
+        standardize=False,
         ema=0.99,
-        augmentation=_DRESSED,
-    ),
-    # From weights that have been through `invariant`, with a run of `teacher` or another that teaches.
-    "distilled": dataclasses.replace(
-        _INVARIANT,
-        name="distilled",
-        stages=((30, 160), (16, 224)),
-        distillation=0.7,
-        taught_by="teachers",
-        hint_weight=1.0,
-        unlabelled=0.5,
-        augmentation=_DRESSED,
-    ),
-    # From weights that have been through `distilled`, which teach it themselves, of images in whose exposure they see a
-    # sign: what the pupil cannot see it learns as the mean over all exposures.
-    "standardized": dataclasses.replace(
-        _INVARIANT,
-        name="standardized",
-        stages=((34, 224),),
-        learning_rate=6e-4,
-        distillation=0.5,
-        taught_by="teachers",
-        standardize=True,
-        augmentation=_DRESSED,
     ),
 }
 

@@ -66,29 +66,21 @@ class Teachers:
         return torch.stack([logits.float().softmax(dim=1) for logits in said]).mean(dim=0)
 
 
-def check_taught(recipe: Recipe, start: Path | None, teachers: Sequence[Path], *, unlabelled: bool = False) -> None:
+def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
     """Refuse what cannot be, before any image is read.
 
     Raises
     ------
     InvalidData
-        The recipe has nobody to ask, or there are teachers whom it does not ask, or a teacher's file is not one; or it
-        learns from no images without labels and there are such (`unlabelled`), or has no teachers for them; or it keeps
-        layers as they are that are random, or that its architecture does not have.
+        The recipe needs a teacher and there is none, or there are teachers and it takes none; or a teacher's file is
+        not of a training run; or the recipe keeps layers fixed that are random or that its architecture does not have.
     InvalidModel
         A teacher's folder is no intact model, or a library that an architecture needs is not installed.
     """
-    asks = recipe.taught_by if recipe.distillation else None
-    if (recipe.hint_weight or recipe.unlabelled) and asks != "teachers":
-        raise InvalidData(f"recipe {recipe.name}: hints and images without labels need distillation from teachers")
-    if asks == "start" and not start:
-        raise InvalidData(f"recipe {recipe.name}: distillation needs weights to begin with (cxrd retrain has them)")
-    if asks == "teachers" and not teachers:
+    if recipe.distillation and not teachers:
         raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
-    if teachers and asks != "teachers":
-        raise InvalidData(f"recipe {recipe.name}: asks no teachers")
-    if unlabelled and not recipe.unlabelled:
-        raise InvalidData(f"recipe {recipe.name}: learns from no images without labels")
+    if teachers and not recipe.distillation:
+        raise InvalidData(f"recipe {recipe.name}: takes no teacher (--recipe standardized does)")
     if recipe.fixed and recipe.init == "random" and not start:
         raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
     fix(ChestNet(recipe.arch), recipe)

@@ -30,11 +30,10 @@ from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images
 from modeltrain.data.sources import Source, Sources, sources_of
-from modeltrain.data.unlabelled import refuse_known
 from modeltrain.training.checkpoint import BEST, LAST, Epoch, Progress, origin_of, read_progress, same_run
 from modeltrain.training.learner import Learner
 from modeltrain.training.recipe import Recipe
-from modeltrain.training.teachers import Teachers, check_taught
+from modeltrain.training.teachers import Teachers, check_teachers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from modeltrain.data.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +70,7 @@ def run(
     start
         Weights of another run to begin with (its `best_model.safetensors`), instead of the recipe's `init`.
     teachers
-        Weights of runs, of any architecture, whose networks the recipe's `distillation` asks; without them it asks the
-        weights that the run begins with.
+        Weights of runs, of any architecture, whose networks the recipe's `distillation` asks.
     resume
         Go on after the last finished epoch of the run in `out`; a run that is complete is left as it is.
     device
@@ -86,9 +83,7 @@ def run(
     InvalidData
         The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
         from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
-        or the recipe asks for distillation and there is nobody to ask, or there are teachers whom it does not ask; or
-        it learns from no images without labels and there are such, or one of them is labelled, or of a patient who is
-        for validation.
+        or the recipe needs a teacher and there is none, or the other way round.
     InvalidModel
         ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
         a library that an architecture needs is not installed.
@@ -97,21 +92,16 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_taught(recipe, start, teachers, unlabelled=isinstance(data, Sources) and data.unlabelled is not None)
+    check_teachers(recipe, start, teachers)
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
     parts = [part.digest for part in sources.parts]
     origin = origin_of(start, recipe, [digest, *parts]) if start else None
     asked = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
-    if sources.unlabelled:
-        refuse_known(sources.unlabelled, split.validation, "validation", patients=True)
-        refuse_known(sources.unlabelled, split.train, "training")
     told = asked.told if asked else []
-    state = Progress(
-        _plain(recipe), digest, start=origin, parts=parts, teachers=told, unlabelled=sources.without_labels
-    )
-    train_images, others = _cached(split.train, sources.unlabelled, recipe.cache_bytes)
+    state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=told)
+    train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     begins_anew = not start and not (out / LAST).exists()
     learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
@@ -125,9 +115,6 @@ def run(
     learner.standardize(train_images)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
-    # Minutes of work, so only where an epoch is left to learn.
-    if recipe.distillation and start and recipe.taught_by == "start" and len(state.history) < recipe.epochs:
-        learner.be_taught(start, train_images)
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
@@ -137,9 +124,7 @@ def run(
                 log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
                 break
             started = time.monotonic()
-            train_loss, rate = learner.learn(
-                train_images, epoch, weights=weights[0], unlabelled=others, progress=progress
-            )
+            train_loss, rate = learner.learn(train_images, epoch, weights=weights[0], progress=progress)
             validation_loss, auc, alike = learner.validate(validation_images, weights[1])
             seconds = round(time.monotonic() - started, 1)
             line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, alike)
@@ -149,14 +134,6 @@ def run(
                 _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
             _save(out / LAST, learner.tensors(), state.to_json())
     return out / BEST
-
-
-def _cached(train: Sequence[Sample], unlabelled: Source | None, budget: int) -> tuple[Images, Images | None]:
-    """Return the images that are learnt from; both kinds share what memory there is for them."""
-    if not unlabelled:
-        return Images(train, budget), None
-    part = budget * len(train) // (len(train) + len(unlabelled.samples))
-    return Images(train, part), Images(unlabelled.samples, budget - part)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -216,8 +193,6 @@ def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
     if found.data_digest != wanted.data_digest:
         raise InvalidData(f"{path}: was made from other data")
-    if found.unlabelled != wanted.unlabelled:
-        raise InvalidData(f"{path}: was made with other images without labels")
     if wanted.start and not (found.start and same_run(found.start, wanted.start)):
         raise InvalidData(f"{path}: did not begin with these weights")
     pairs = list(zip(found.teachers, wanted.teachers, strict=False))

@@ -91,12 +91,11 @@ def test_a_recipe_or_a_teacher_that_will_not_do_is_named_before_an_image_is_read
     config.write_text(f"storage:\n  folder: {tmp_path / 'storage'}\n")
     common = ("--data", tmp_path / "no-data", "--out", tmp_path / "run", "-c", config)
     for options, said in (
-        (("--recipe", "distilled"), "recipe distilled: needs a teacher (cxrd retrain --teacher)"),
-        (("--teacher", tmp_path / "none"), "recipe refine: asks no teachers"),
-        (("--unlabelled", tmp_path / "none"), "recipe refine: learns from no images without labels"),
+        (("--recipe", "standardized"), "recipe standardized: needs a teacher (cxrd retrain --teacher)"),
+        (("--teacher", tmp_path / "none"), "recipe robust: takes no teacher (--recipe standardized does)"),
         (("--recipe", "teacher"), "recipe teacher: begins with published weights, not with a model's: --from scratch"),
         (
-            ("--recipe", "distilled", "--teacher", tmp_path / "none"),
+            ("--recipe", "standardized", "--teacher", tmp_path / "none"),
             f"{tmp_path / 'none'}: not a file of a training run",
         ),
     ):

@@ -27,14 +27,10 @@ def retrain(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, TensorBoard, the model")],
     base: Annotated[Path | None, typer.Option(help="A folder to mix the images with, as for `cxrd train`")] = None,
     start: Annotated[str, typer.Option("--from", help="current, scratch, or a model folder")] = "current",
-    recipe: Annotated[str | None, typer.Option(help="[default: refine, or scratch with --from scratch]")] = None,
+    recipe: Annotated[str | None, typer.Option(help="[default: robust, or seed with --from scratch]")] = None,
     teacher: Annotated[
         list[Path] | None,
-        typer.Option(help="A run or model folder that teaches, the first one by its maps too; may be given again"),
-    ] = None,
-    unlabelled: Annotated[
-        Path | None,
-        typer.Option(help="A folder of JPEG or PNG of unknown class, on which the teachers speak"),
+        typer.Option(help="A run or model folder that teaches (recipe standardized); may be given again"),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="With --from scratch: the network's architecture")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's")] = None,
@@ -62,7 +58,7 @@ def retrain(
 
         from modeltrain.export import export
         from modeltrain.training import train as training
-        from modeltrain.training.teachers import check_taught, weights_in
+        from modeltrain.training.teachers import check_teachers, weights_in
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"training needs {error.name}: pip install 'cxrd[train]'") from error
     loaded = settings.load(config)
@@ -71,11 +67,9 @@ def retrain(
     weights_before, chosen = _beginning(loaded, start, recipe, arch)
     chosen = _changed(chosen, epochs=epochs, patience=patience, seed=seed)
     teachers = [weights_in(path) for path in teacher or ()]
-    check_taught(chosen, weights_before, teachers, unlabelled=unlabelled is not None)  # before every image is read
-    sources = _sources(loaded, data, base, unlabelled, skip=skip_unreadable)
+    check_teachers(chosen, weights_before, teachers)  # before every image is read
+    sources = _sources(loaded, data, base, skip=skip_unreadable)
     sys.stderr.write(f"{sources.name}: {sum(len(part.samples) for part in sources.parts)} images\n")
-    if sources.unlabelled:
-        sys.stderr.write(f"{sources.unlabelled.name}\n")
     weights = training.run(sources, out, chosen, start=weights_before, teachers=teachers, resume=resume, device=device)
     began_with = weights_before.parent if weights_before else None
     folder = export.export_model(
@@ -91,13 +85,13 @@ def _beginning(loaded: Settings, start: str, recipe: str | None, arch: str | Non
     from worker.inference.serving import model_folder
 
     if start == "scratch":
-        chosen = recipe_named(recipe or "scratch")
+        chosen = recipe_named(recipe or "seed")
         return None, chosen if arch is None else dataclasses.replace(chosen, arch=arch)
     folder = model_folder(loaded) if start == "current" else Path(start)
     card = load_card(folder)
     if arch not in (None, card.arch):
         raise InvalidSettings(f"--arch {arch}: {card.label} is a {card.arch}; another architecture begins from scratch")
-    chosen = recipe_named(recipe or "refine")
+    chosen = recipe_named(recipe or "robust")
     if chosen.init != "random" and chosen.arch != card.arch:
         raise InvalidSettings(f"recipe {recipe}: begins with published weights, not with a model's: --from scratch")
     # A model that looks at mirror images goes on doing so: half of its answer would be missed otherwise.
@@ -114,20 +108,14 @@ def _changed(recipe: Recipe, *, epochs: int | None, patience: int | None, seed: 
     return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
 
 
-def _sources(loaded: Settings, data: str, base: Path | None, unlabelled: Path | None, *, skip: bool) -> Sources:
+def _sources(loaded: Settings, data: str, base: Path | None, *, skip: bool) -> Sources:
     """Return the training data, every image of it read once."""
-    from modeltrain.data.sources import Sources, folder_source, held_back, readable
-    from modeltrain.data.unlabelled import refuse_known, unlabelled_source
-    from worker.models.training_data import AUDIT, training_data
+    from modeltrain.data.sources import Sources, folder_source, readable
+    from worker.models.training_data import training_data
 
     parts = [training_data(loaded, data), *([folder_source(base)] if base else [])]
-    without = [unlabelled_source(unlabelled)] if unlabelled else []
-    for each in without:
-        for root in filter(None, (None if data == AUDIT else Path(data), base)):
-            refuse_known(each, held_back(root), "the test")
-    everything = (*parts, *without)
     columns = (TextColumn("checking images"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=sum(len(part.samples) for part in everything))
-        read = [readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in everything]
-    return Sources(tuple(read[: len(parts)]), read[-1] if without else None)
+        task = bar.add_task("", total=sum(len(part.samples) for part in parts))
+        read = [readable(part, skip=skip, advance=lambda: bar.advance(task)) for part in parts]
+    return Sources(tuple(read))

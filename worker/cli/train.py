@@ -28,8 +28,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="seed (the first project's), scratch (random weights); teacher (ImageNet weights, to teach); refine, "
-            "robust, invariant, taught, distilled and standardized go on from weights (cxrd retrain)"
+            help="seed (random weights) or teacher (ImageNet weights, to teach); robust and standardized go on from "
+            "a model's weights (cxrd retrain)"
         ),
     ] = "seed",
     init: Annotated[

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEACHER = dataclasses.replace(QUICK, name="teacher", arch="efficientnet_lite0", stages=((1, 32),))
-PUPIL = dataclasses.replace(QUICK, name="pupil", distillation=0.7, taught_by="teachers")
+PUPIL = dataclasses.replace(QUICK, name="pupil", distillation=0.7)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, dat
 
 
 def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="recipe quick: asks no teachers"):
+    with pytest.raises(InvalidData, match="recipe quick: takes no teacher"):
         train.run(data, tmp_path / "run", QUICK, teachers=[teacher], progress=False)
     with pytest.raises(InvalidData, match=r"recipe pupil: needs a teacher \(cxrd retrain --teacher\)"):
         train.run(data, tmp_path / "run", PUPIL, start=teacher, progress=False)
