@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # The first Python that is new enough; PYTHON=/path/to/python takes another.
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
-# Python compiles what is imported at the first start; compiling all of scipy beforehand doubles the time of set-up.
+# Python compiles what is imported at the first start; compiling everything beforehand doubles the time of set-up.
 # Where the environment forbids Python to keep what it compiled, each start would compile all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
@@ -24,7 +24,7 @@ help: ## Show this list
 	@echo 'Variables: CONFIG= (serve, demo), IMAGES=, OUT= and VIEWER=1 (demo), ARGS= (test, test-fast, bench),'
 	@echo '           PIP_ARGS= (what pip needs, such as another index), PYTHON= (3.11 or newer)'
 
-install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command (no torch)
+install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command: what serving needs, no extras
 
 serve: install ## Set up, then run the worker: AE title CXRD, port 11112, on 127.0.0.1
 	@$(BIN)/cxrd serve $(if $(CONFIG),--config '$(CONFIG)')
@@ -72,7 +72,7 @@ $(BIN)/python:
 
 $(VENV)/.stamp-install: pyproject.toml | $(BIN)/python
 	@echo 'Setting up $(VENV): half a minute to some minutes, by the network'
-	@$(PIP) --quiet $(PIP_ARGS) --editable '.[evaluate]'
+	@$(PIP) --quiet $(PIP_ARGS) --editable .
 	@touch $@
 
 # What the tests need holds all that serving needs, so that `make install` has nothing left to do.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicom_io.errors import InvalidSettings
-from dicom_io.header.eligibility import Rules
+from dicom_io.header.rules import Rules
 
 AeTitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 """Application entity title: 1–16 characters of the default repertoire without backslash (PS3.5 6.2, VR AE)."""

@@ -5,59 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydicom.uid import (
-    UID,
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    SecondaryCaptureImageStorage,
-)
+from pydicom.uid import UID, SecondaryCaptureImageStorage
 
 from dicom_io.finding import MANUFACTURER
 from dicom_io.header.attributes import items, text, values
+from dicom_io.header.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pydicom.dataset import Dataset
-
-Absent = Literal["analyse", "skip"]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is analysed. Words are compared without regard to case and to anything but letters and digits.
-
-    A Secondary Capture may be a radiograph that was converted (public data sets, digitised film); it is taken for one
-    only where its modality says so and it states both body part and view. DX for processing is what comes before the
-    modality's own processing: readers never see it, and where a modality sends both, the exposure would be answered
-    twice. Whoever has nothing else adds its SOP class.
-    """
-
-    modalities: tuple[str, ...] = ("CR", "DX")
-    sop_classes: tuple[str, ...] = (
-        ComputedRadiographyImageStorage,
-        DigitalXRayImageStorageForPresentation,
-        SecondaryCaptureImageStorage,
-    )
-    body_parts: tuple[str, ...] = (
-        "CHEST",
-        "THORAX",
-        "LUNG",
-        "LUNGS",
-        "PORT CHEST",
-        "CHEST PORT",
-        "CHEST PA",
-        "CHEST AP",
-    )
-    views: tuple[str, ...] = ("PA", "AP", "FRONTAL", "POSTERO-ANTERIOR", "ANTERO-POSTERIOR")
-    absent_body_part: Absent = "analyse"
-    absent_view: Absent = "analyse"
-    allow_derived: bool = False
-    min_age_years: float | None = None
-    max_age_years: float | None = None  # in completed years: 5 lets in a child up to its sixth birthday
-    absent_age: Absent = "analyse"  # heeded only where an age is asked for
 
 
 @dataclass(frozen=True)

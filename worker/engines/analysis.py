@@ -13,8 +13,9 @@ from pydicom import Dataset
 
 from dicom_io.errors import Permanent, Retryable, Unsuitable
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.header.eligibility import Rules, judge
+from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
+from dicom_io.header.rules import Rules
 from dicom_io.objects.structured_report import KIND as REPORT
 from modeltrain.model.outputs import CLASSES
 from worker.clock import now

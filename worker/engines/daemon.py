@@ -18,6 +18,7 @@ from worker.deliver.destinations import peer_of
 from worker.engines.analysis import Pipeline
 from worker.engines.idle import IdleEngine
 from worker.engines.local import LocalEngine
+from worker.extras import require_configured
 from worker.inference.serving import Serving
 from worker.inference.shadow import open_shadow
 from worker.ledger.database import make_folder, open_ledger
@@ -48,6 +49,7 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        require_configured(settings)
         folder = settings.storage.folder
         make_folder(folder)
         self._lock = _lock(folder)

@@ -15,6 +15,7 @@ from dicom_io.network.storage_scu import Peer, echo
 from modeltrain.model.card import load_card
 from modeltrain.model.decision import Decider
 from worker.deliver.destinations import peer_of
+from worker.extras import require_configured
 from worker.health.capabilities import reached
 from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
@@ -35,7 +36,7 @@ class Check:
 def run(settings: Settings, only: str | None = None, *, store: bool = False) -> Iterator[Check]:
     """Look at everything, or closely at one destination by name; with `store`, leave a test object there."""
     if only is None:
-        yield Check("configuration", True, f"{len(settings.destinations)} destinations")
+        yield _configuration(settings)
         yield _model(settings)
         yield _disk(settings)
         yield _ledger(settings)
@@ -46,6 +47,14 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
     for destination in settings.destinations:
         if only in (None, destination.name):
             yield from _destination(destination, settings, closely=only is not None, store=store)
+
+
+def _configuration(settings: Settings) -> Check:
+    try:
+        require_configured(settings)
+    except CxrdError as error:
+        return Check("configuration", False, str(error))
+    return Check("configuration", True, f"{len(settings.destinations)} destinations")
 
 
 def _destination(destination: Destination, settings: Settings, *, closely: bool, store: bool) -> Iterator[Check]:

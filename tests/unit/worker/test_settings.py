@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dicom_io.errors import InvalidSettings
-from dicom_io.header.eligibility import Rules
+from dicom_io.header.rules import Rules
 from worker.settings import Settings, load, shipped_config
 
 

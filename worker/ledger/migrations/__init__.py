@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from dicom_io.errors import InvalidSettings
 from worker.ledger.outage import outage
 
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    return config
+REVISIONS = tuple(path.name[:4] for path in sorted((Path(__file__).parent / "versions").glob("[0-9]*.py")))
+"""The revisions that this program knows, the oldest first; the file names begin with them."""
 
 
-def revisions(engine: Engine) -> tuple[str | None, str | None]:
-    """Return the database's revision and the newest one that this program knows."""
+def revision(engine: Engine) -> str | None:
+    """Return the database's revision; None where it is empty."""
     with engine.connect().execution_options(reading=True) as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    return current, ScriptDirectory.from_config(_config()).get_current_head()
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.scalar(text("SELECT version_num FROM alembic_version"))
 
 
 def upgrade(engine: Engine) -> None:
@@ -39,14 +33,22 @@ def upgrade(engine: Engine) -> None:
         When it cannot be opened or is locked.
     """
     try:
-        current, head = revisions(engine)
-        known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-        if current is not None and current not in known:
+        current = revision(engine)
+        if current is not None and current not in REVISIONS:
             raise InvalidSettings(f"the ledger has revision {current}, which this version of cxrd does not know")
-        if current != head:
-            with engine.begin() as connection:
-                config = _config()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+        if current != REVISIONS[-1]:
+            _run(engine)
     except DBAPIError as error:
         raise outage(error, engine, "the ledger's database cannot be opened, or is locked") from error
+
+
+def _run(engine: Engine) -> None:
+    """Run the migrations that are missing."""
+    from alembic import command  # noqa: PLC0415 - rarely needed, and slow to import
+    from alembic.config import Config  # noqa: PLC0415 - as above
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -10,8 +10,9 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 
 from dicom_io.errors import CxrdError
-from dicom_io.header.eligibility import Rules, age_years, judge
+from dicom_io.header.eligibility import age_years, judge
 from dicom_io.header.reading import read_header
+from dicom_io.header.rules import Rules
 from dicom_io.objects.radiograph import radiograph
 from tests.support.shared import shared
 

@@ -17,8 +17,9 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from dicom_io.errors import CxrdError, UnreadableObject
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.header.eligibility import Rules, judge
+from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_header
+from dicom_io.header.rules import Rules
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.secondary_capture import secondary_capture

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from dicom_io.header.eligibility import Rules, judge
+from dicom_io.header.eligibility import judge
+from dicom_io.header.rules import Rules
 from dicom_io.network.storage_scu import Peer
 from dicom_io.objects.common import encode
 from tests.support.peers import chest, receiving, wait_for

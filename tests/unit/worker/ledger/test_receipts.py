@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
@@ -212,6 +213,11 @@ def test_an_alteration_shows(ledger: Ledger, statement: str, said: str) -> None:
 def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
     with ledger.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+
+
+def test_the_revisions_are_those_of_the_migrations(ledger: Ledger) -> None:
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions()
+    assert tuple(script.revision for script in scripts) == migrations.REVISIONS[::-1]
 
 
 def test_a_newer_schema_is_refused(ledger: Ledger, sqlite_url: str) -> None:
