@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from dicom_io.errors import InvalidSettings
 from worker.ledger.outage import outage
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 REVISIONS = tuple(path.name[:4] for path in sorted((Path(__file__).parent / "versions").glob("[0-9]*.py")))
 """The revisions that this program knows, the oldest first; the file names begin with them."""
@@ -19,7 +23,8 @@ def revision(engine: Engine) -> str | None:
     with engine.connect().execution_options(reading=True) as connection:
         if not inspect(connection).has_table("alembic_version"):
             return None
-        return connection.scalar(text("SELECT version_num FROM alembic_version"))
+        current = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return None if current is None else str(current)
 
 
 def upgrade(engine: Engine) -> None:
@@ -45,10 +50,16 @@ def upgrade(engine: Engine) -> None:
 def _run(engine: Engine) -> None:
     """Run the migrations that are missing."""
     from alembic import command  # noqa: PLC0415 - rarely needed, and slow to import
+
+    config = _config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _config() -> Config:
     from alembic.config import Config  # noqa: PLC0415 - as above
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return config
