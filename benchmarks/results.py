@@ -28,7 +28,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from benchmarks import ground
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Finding
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
@@ -63,7 +63,7 @@ class Stand:
         pixels = draw(seed=1, rows=ground.ROWS, cols=ground.COLUMNS, opacity=True)
         self.file = encode(radiograph(pixels.astype(np.uint16) * 16, uid_seed="benchmark", modality="DX"))
         self.rendered: Rendered = render(dcmread(BytesIO(self.file)))
-        self.identity = ModelIdentity(card.name, card.version, card.sha256)
+        self.identity = card.identity
         down, across = np.mgrid[0:7, 0:7].astype(np.float32)
         self.heat = np.exp(-((down - 4) ** 2 + (across - 2) ** 2) / 3).astype(np.float32)
         region = attended_region(self.heat, ground.ROWS, ground.COLUMNS)

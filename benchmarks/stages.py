@@ -24,7 +24,6 @@ import cv2
 
 from benchmarks import ground
 from benchmarks.peers import Sender
-from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.network.spool import SpoolFile
@@ -104,7 +103,7 @@ class Bench:
         migrations.upgrade(database)
         self.ledger = Ledger(database)
         self.engine = OnnxEngine(card.folder / "model.onnx", threads)
-        self.identity = ModelIdentity(card.name, card.version, card.sha256)
+        self.identity = card.identity
         self.rules = rules_of(self.settings)
 
     def receive(self, file: Path, watch: Stopwatch) -> tuple[int, str]:
@@ -156,8 +155,7 @@ class Bench:
             image = to_input(rendered.values, self.card.input_size)
         with watch.stage("forward, attention"):
             outputs = self.engine.predict(image[None])
-            heat, judgement = attention(outputs.cam)[0], self.decider(outputs)[0]
-        finding = Finding(**asdict(judgement))
+            heat, finding = attention(outputs.cam)[0], self.decider(outputs)[0]
         created = now()
         with watch.stage("compose"):
             picture = compose(
@@ -183,18 +181,11 @@ class Bench:
             data = encode(result)
         with watch.stage("blobs.put: SHA-256, write, fsync"):
             stored = self.blobs.put(data)
-        said = NewFinding(
-            f"{self.card.name}-{self.card.version}",
-            self.card.sha256,
-            finding.probability,
-            finding.decision,
-            finding.threshold,
-            created,
-        )
+        new = NewFinding(self.identity, finding, float(image.mean()), float(image.std()), created)
         uids = (str(result.SOPClassUID), str(result.SOPInstanceUID), str(result.SeriesInstanceUID))
         with watch.stage("ledger.answer"):
-            entry = NewResult(KIND, *uids, stored, len(data))
-            self.ledger.answer(receipt_id, said, [entry], ["orthanc"], now())
+            entry = NewResult(KIND, *uids, stored, len(data), ("orthanc",))
+            self.ledger.answer(receipt_id, new, [entry], now())
         return self.blobs.path(stored)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_io.errors import InvalidModel
+from dicom_io.finding import ModelIdentity
 from modeltrain.model.outputs import CLASSES
 
 CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
@@ -56,6 +57,11 @@ class Card:
     def mirror(self) -> bool:
         """Whether the answer is the mean of those to the image and to its mirror image (within `model.onnx` itself)."""
         return bool(self.raw.get("mirror", False))
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What results and the audit call this model."""
+        return ModelIdentity(self.name, self.version, self.sha256)
 
     @property
     def label(self) -> str:

@@ -19,6 +19,7 @@ import pytest
 import typer
 import yaml
 
+from dicom_io.finding import Finding, ModelIdentity
 from worker.cli.app import app
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
@@ -183,12 +184,12 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     receipt_id = ledger.receive(new)
     assert receipt_id is not None
     ledger.claim(receipt_id, NOW)
-    finding = NewFinding("m-1", "d", 0.95, "PNEUMONIA", 0.5, NOW)
-    ledger.answer(receipt_id, finding, [NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1)], ["pacs"], NOW)
+    finding = NewFinding(ModelIdentity("m", "1", "d"), Finding(0.95, "PNEUMONIA", 0.5), 0.5, 0.2, NOW)
+    ledger.answer(receipt_id, finding, [NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1, ("pacs",))], NOW)
     deliveries = Deliveries(ledger)
     (delivery,) = deliveries.due("pacs", NOW, 10)
     deliveries.mark_sent(delivery, 0, NOW)
-    ledger.note("refused", NOW, {"status": "0xC000", "reason": "r", "calling_ae": "X"})
+    ledger.record_event("refused", NOW, {"status": "0xC000", "reason": "r", "calling_ae": "X"})
     engine.dispose()
     return path
 

@@ -241,13 +241,13 @@ def retry(
     from worker.clock import now
     from worker.ledger.database import open_ledger
     from worker.ledger.queries import Filter, findings
-    from worker.queue.wake import Bell
+    from worker.queue.wake import WakeSignal
 
     loaded = settings.load(config)
     ledger = open_ledger(loaded)
     ids = receipt or [row["receipt_id"] for row in findings(ledger, Filter(status="failed"))]
     count = ledger.requeue(ids, now())
-    Bell(loaded.storage.folder).ring()
+    WakeSignal(loaded.storage.folder).send()
     sys.stdout.write(f"{count} images will be analysed again\n")
 
 

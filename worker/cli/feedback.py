@@ -34,7 +34,7 @@ def add(
     from worker.clock import now
     from worker.ledger import feedback as said
 
-    one = said.checked(said.Verdict(verdict, reader, sop, accession, agent))
+    one = said.check(said.Verdict(verdict, reader, sop, accession, agent))
     count = said.enter(_ledger(config), [one], "command line", now())
     sys.stdout.write(f"{count} image(s)\n")
 
@@ -50,7 +50,7 @@ def import_(
     from worker.ledger import feedback as said
 
     ledger = _ledger(config)
-    rows = said.known(ledger, said.read_file(file))
+    rows = said.check_images(ledger, said.read_file(file))
     wrong = said.faults(file, rows)
     if wrong and not skip_bad:
         raise InvalidData(f"{wrong} (nothing was entered)")

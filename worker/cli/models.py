@@ -187,7 +187,7 @@ def _exchange(loaded: Settings, versions: Registry, version: Version, kind: str,
     facts = {"kind": kind, "from": _serving_name(loaded), "by": getpass.getuser(), **facts}
     entered = {key: value for key, value in facts.items() if key != "kind"}
     entered |= {"to": version.name, "to_sha256": version.card.sha256}
-    open_ledger(loaded).note(kind, now(), entered)
+    open_ledger(loaded).record_event(kind, now(), entered)
     versions.promote(version, facts)
     sys.stdout.write(f"{version.name} serves now, {facts['from']} did before\n")
 

@@ -48,8 +48,8 @@ def reanalyze(
     from worker.inference.serving import model_folder
     from worker.ledger.database import open_ledger
     from worker.ledger.queries import moment
-    from worker.ledger.reanalyses import Reanalyses, Wanted
-    from worker.ledger.tables import GATE
+    from worker.ledger.reanalyses import Criteria, Reanalyses
+    from worker.ledger.tables import OUT_OF_DISTRIBUTION
 
     named = since or until or accession or receipt or model or reason
     if status + cancel + bool(named or everything) != 1:
@@ -68,16 +68,17 @@ def reanalyze(
             sys.stdout.write(f"{name}: {count} {state.replace('_', ' ')}\n")
         return
     if cancel:
-        sys.stdout.write(f"{reanalyses.withdraw(getpass.getuser(), now())} images will not be read again\n")
+        sys.stdout.write(f"{reanalyses.cancel(getpass.getuser(), now())} images will not be read again\n")
         return
     begun, ended = (moment(each) if each else None for each in (since, until))
-    also = GATE if not_analysed else None
-    wanted = Wanted(begun, ended, accession, receipt or (), model, reason, also)
+    also = OUT_OF_DISTRIBUTION if not_analysed else None
+    wanted = Criteria(begun, ended, accession, receipt or (), model, reason, also)
     card = load_card(model_folder(loaded))
     chosen = reanalyses.choose(wanted, card.sha256)
-    outdone = f" (another model's later answer stands for {chosen.outdone})" if chosen.outdone else ""
+    superseded = f" (another model's later answer stands for {chosen.superseded})" if chosen.superseded else ""
     rest = (
-        f"{chosen.answered} it has answered{outdone}, {chosen.left_out} it has left out, {chosen.waiting} wait already"
+        f"{chosen.answered} it has answered{superseded}, {chosen.left_out} it has left out, "
+        f"{chosen.waiting} wait already"
     )
     if dry_run:
         sys.stdout.write(f"{len(chosen.receipt_ids)} images would be read again by {card.label}; {rest}\n")

@@ -6,6 +6,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -25,8 +26,8 @@ from worker.inference.analyzer import Reader, Reading
 from worker.inference.serving import Serving
 from worker.inference.shadow import Shadow
 from worker.ledger.receipts import Ledger
-from worker.ledger.records import Claim, Earlier, NewFinding, NewOutside, NewResult
-from worker.ledger.tables import GATE
+from worker.ledger.records import Claim, NewFinding, NewResult, PreviousAnswer
+from worker.ledger.tables import OUT_OF_DISTRIBUTION
 from worker.logs import unexpected
 from worker.queue.retry import backoff
 from worker.results.result_set import DOCUMENTS, SOP_CLASSES, ResultSet, make, not_analysed
@@ -46,34 +47,12 @@ def rules_of(settings: Settings) -> Rules:
 
 def outside(finding: Finding) -> str:
     """Return why an image that the model's gate stopped was not analysed."""
-    return f"{GATE} (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
+    return f"{OUT_OF_DISTRIBUTION} (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
 
 
-def entry_of(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime) -> NewFinding:
+def new_finding(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime) -> NewFinding:
     """Return a reading as the ledger takes it."""
-    finding = reading.finding
-    return NewFinding(
-        model=identity.label,
-        model_sha256=identity.digest,
-        probability=finding.probability,
-        decision=finding.decision,
-        threshold=finding.threshold,
-        analysed_at=analysed_at,
-        operating_point=finding.operating_point,
-        prediction_set=None if finding.prediction_set is None else " ".join(finding.prediction_set),
-        outlier=finding.outlier,
-        agent=finding.agent,
-        agent_probability=finding.agent_probability,
-        region=",".join(map(str, finding.region.box)) if finding.region else None,
-        input_mean=reading.input_mean,
-        input_std=reading.input_std,
-    )
-
-
-def outside_of(reading: Reading, identity: ModelIdentity) -> NewOutside:
-    """Return what the gate saw as the ledger takes it: neither probability nor decision, since nothing was answered."""
-    outlier = reading.finding.outlier or 0.0  # never absent here: without a score nothing is outside
-    return NewOutside(identity.label, identity.digest, outlier, reading.input_mean, reading.input_std)
+    return NewFinding(identity, reading.finding, reading.input_mean, reading.input_std, analysed_at)
 
 
 class Work(Protocol):
@@ -91,8 +70,10 @@ class Work(Protocol):
         """Put it back as it was."""
         ...
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewOutside | None = None) -> None:
-        """Enter that it is not analysed, and what the gate saw where that was why."""
+    def leave_out(
+        self, receipt_id: int, reason: str, now: dt.datetime, *, out_of_distribution: NewFinding | None = None
+    ) -> None:
+        """Enter that it is not analysed, and the finding that does not count where it is out of distribution."""
         ...
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
@@ -104,10 +85,8 @@ class Work(Protocol):
         receipt_id: int,
         finding: NewFinding,
         results: Sequence[NewResult],
-        destinations: Iterable[str],
         now: dt.datetime,
         *,
-        wants: Callable[[str, str], bool],
         left_out: Mapping[str, str] | None,
     ) -> None:
         """Enter finding, results and deliveries."""
@@ -190,26 +169,24 @@ class Pipeline:
         dataset: Dataset,
         reason: str,
         identity: ModelIdentity,
-        stopped: NewOutside | None = None,
+        stopped: NewFinding | None = None,
     ) -> str:
         """Enter that a radiograph is not analysed, with the report that says so."""
         made = not_analysed(dataset, reason, identity, self._settings.results, claim.dated_at.astimezone())
-        names, peers = destinations_for(claim.calling_ae, self._settings.destinations), self._settings.destinations
+        names = destinations_for(claim.calling_ae, self._settings.destinations)
+        results = self._keep(made, names)
         self._ledger.leave_out(
-            claim.id,
-            reason,
-            now(),
-            results=self._keep(made),
-            destinations=names,
-            wants=lambda name, kind: wants(name, kind, peers),
-            left_out=made.left_out,
-            outside=stopped,
+            claim.id, reason, now(), results=results, left_out=made.left_out, out_of_distribution=stopped
         )
         if names:
             self._delivered()
         return _LEFT_OUT
 
-    def _keep(self, made: ResultSet) -> list[NewResult]:
+    def _takers(self, names: Iterable[str], kind: str) -> tuple[str, ...]:
+        """Return which of these destinations take a kind of result."""
+        return tuple(name for name in names if wants(name, kind, self._settings.destinations))
+
+    def _keep(self, made: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
         self._blobs.check_space(sum(len(result.data) for result in made.results))
         return [
@@ -220,6 +197,7 @@ class Pipeline:
                 series_instance_uid=str(result.dataset.SeriesInstanceUID),
                 sha256=self._blobs.put(result.data),
                 size_bytes=len(result.data),
+                destinations=self._takers(names, result.kind),
             )
             for result in made.results
         ]
@@ -230,32 +208,33 @@ class Pipeline:
         reading = reader.read(dataset)
         analysed_at = now()
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
-            stopped, reason = outside_of(reading, reader.identity), outside(reading.finding)
+            stopped, reason = new_finding(reading, reader.identity, analysed_at), outside(reading.finding)
             if self._settings.results.report_not_analysed and not claim.model_sha256:
                 return self._report(claim, dataset, reason, reader.identity, stopped)
-            self._tasks.leave_out(claim.id, reason, now(), outside=stopped)
+            self._tasks.leave_out(claim.id, reason, now(), out_of_distribution=stopped)
             return _LEFT_OUT
         before = {
-            kind: self._ledger.earlier(claim.id, reader.identity.digest, SOP_CLASSES[kind])
+            kind: self._ledger.previous_answer(claim.id, reader.identity.digest, SOP_CLASSES[kind])
             for kind in DOCUMENTS
             if kind == REPORT or kind in self._settings.results.kinds
         }
         earlier = before[REPORT]
         predecessors = {kind: each.report for kind, each in before.items() if each and each.report}
         made = make(dataset, reading, reader.identity, self._settings.results, created, predecessors)
-        entries = self._keep(made)
-        finding = entry_of(reading, reader.identity, analysed_at)
+        names = destinations_for(claim.calling_ae, self._settings.destinations)
+        entries = self._keep(made, names)
         left_out = dict(made.left_out)
-        told = list(self._notifications(dataset, reading.finding, reader.identity, created, entries, earlier, left_out))
-        peers = self._settings.destinations
-        names = destinations_for(claim.calling_ae, peers)
+        told = [
+            replace(each, destinations=self._takers(names, each.kind))
+            for each in self._notifications(
+                dataset, reading.finding, reader.identity, created, entries, earlier, left_out
+            )
+        ]
         self._tasks.answer(
             claim.id,
-            finding,
+            new_finding(reading, reader.identity, analysed_at),
             [*entries, *told],
-            names,
             now(),
-            wants=lambda name, kind: wants(name, kind, peers),
             left_out=left_out,
         )
         if self._shadow:
@@ -271,7 +250,7 @@ class Pipeline:
         identity: ModelIdentity,
         created: dt.datetime,
         entries: list[NewResult],
-        earlier: Earlier | None,
+        earlier: PreviousAnswer | None,
         left_out: dict[str, str],
     ) -> Iterator[NewResult]:
         """Yield what tells other systems of a positive finding, unless the earlier one was positive too."""

@@ -24,7 +24,7 @@ from worker.inference.shadow import open_shadow
 from worker.ledger.database import make_folder, open_ledger
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.reanalyses import Reanalyses
-from worker.queue.wake import Bell
+from worker.queue.wake import WakeSignal
 from worker.receive.intake import Intake
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
@@ -54,7 +54,7 @@ class Daemon:
         make_folder(folder)
         self._lock = _lock(folder)
         self.ledger = open_ledger(settings)
-        self.serving = Serving(settings, lambda kind, facts: self.ledger.note(kind, now(), facts))
+        self.serving = Serving(settings, lambda kind, facts: self.ledger.record_event(kind, now(), facts))
         self.shadow = open_shadow(settings, self.ledger)
         self.deliveries = Deliveries(self.ledger)
         self.blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
@@ -69,7 +69,7 @@ class Daemon:
             lambda receipt_id: self.ledger.put_back(receipt_id, now()),
             threads=settings.worker.threads or os.cpu_count() or 1,
             sweep_seconds=settings.worker.sweep_seconds,
-            rung=Bell(folder).heard,
+            woken=WakeSignal(folder).arrived,
         )
         self.reanalyses = Reanalyses(self.ledger)
         # Without the shadow: it is there for live images, and a back-fill would fill its queue.
@@ -135,10 +135,10 @@ class Daemon:
     def _reanalysis(self) -> int | None:
         """Return the receipt that is to be read again next: none while a new image waits or is in hand."""
         moment = now()
-        if not self.reanalyses.waits(moment) or self.ledger.busy(moment):
+        if not self.reanalyses.has_waiting(moment) or self.ledger.is_busy(moment):
             return None
         with self.serving.lease() as reader:  # this also takes up a model that was promoted
-            return self.reanalyses.next(reader.identity.digest, moment)
+            return self.reanalyses.next_receipt(reader.identity.digest, moment)
 
     def _ring(self) -> None:
         for courier in self.couriers:

@@ -15,7 +15,7 @@ from worker.logs import unexpected
 log = structlog.get_logger("cxrd.engine")
 
 _LOOK = 1.0
-"""Seconds between two looks whether another process has rung."""
+"""Seconds between two looks whether another process has woken."""
 
 
 class LocalEngine:
@@ -31,7 +31,7 @@ class LocalEngine:
     put_back
         Makes a receipt wait for a worker again whose outcome could not be entered, because the ledger itself was locked
         or full at that moment; called by the sweep until it succeeds.
-    rung
+    woken
         Tells whether another process has put work into the ledger; asked every second between two sweeps.
     """
 
@@ -43,13 +43,13 @@ class LocalEngine:
         *,
         threads: int,
         sweep_seconds: float,
-        rung: Callable[[], bool] = lambda: False,
+        woken: Callable[[], bool] = lambda: False,
     ) -> None:
         self._process = process
         self._unfinished = unfinished
         self._put_back = put_back
         self._sweep_seconds = sweep_seconds
-        self._rung = rung
+        self._rung = woken
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._waiting: set[int] = set()
         self._stranded: set[int] = set()

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, distinct, exists, func, literal, select, u
 from dicom_io.errors import InvalidModel
 from modeltrain.model.card import Card
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import FindingRow, OutsideRow, ReceiptRow
+from worker.ledger.tables import FindingRow, OutOfDistributionRow, ReceiptRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,18 +87,19 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
     limits += [ReceiptRow.received_at >= since] if since else []
     limits += [ReceiptRow.received_at < until] if until else []
     answered = exists().where(
-        FindingRow.receipt_id == OutsideRow.receipt_id, FindingRow.model_sha256 == OutsideRow.model_sha256
+        FindingRow.receipt_id == OutOfDistributionRow.receipt_id,
+        FindingRow.model_sha256 == OutOfDistributionRow.model_sha256,
     )
     said = select(FindingRow.receipt_id, *(getattr(FindingRow, name) for name in (*MEASURES, "outlier")))
     stopped = select(
-        OutsideRow.receipt_id,
+        OutOfDistributionRow.receipt_id,
         literal(None, FindingRow.probability.type),
-        OutsideRow.input_mean,
-        OutsideRow.input_std,
-        OutsideRow.outlier,
+        OutOfDistributionRow.input_mean,
+        OutOfDistributionRow.input_std,
+        OutOfDistributionRow.outlier,
     )
     # An image that was left out once and answered later, under other settings, counts once.
-    stopped = stopped.where(OutsideRow.model_sha256 == card.sha256, ~answered)
+    stopped = stopped.where(OutOfDistributionRow.model_sha256 == card.sha256, ~answered)
     looked = union_all(said.where(FindingRow.model_sha256 == card.sha256), stopped).subquery()
     others = select(func.count(distinct(ReceiptRow.id))).join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
     others = others.where(~exists().where(looked.c.receipt_id == ReceiptRow.id), *limits)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Finding
 from dicom_io.header.eligibility import age_years
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
@@ -70,7 +70,7 @@ class Reader:
     def __init__(self, settings: Settings, folder: Path | None = None) -> None:
         self._settings = settings
         self.card: Card = load_card(folder or settings.model.folder or shipped_model())
-        self.identity = ModelIdentity(self.card.name, self.card.version, self.card.sha256)
+        self.identity = self.card.identity
         self.decider = Decider(self.card, settings.model.operating_point, settings.model.threshold)
         self.threshold = self.decider.threshold
         self.engine = open_engine(self.card, settings.model)

@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from sqlalchemy import insert, select
 
 from modeltrain.model.card import Card, load_card
 from modeltrain.model.decision import Decider
 from worker.clock import now
 from worker.inference.engine import OnnxEngine, onnx_file
 from worker.inference.serving import registry_of
-from worker.ledger import event_chain
+from worker.ledger.findings import record_shadow
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import ShadowRow
 from worker.logs import unexpected
 from worker.settings import Settings
 
@@ -76,22 +74,6 @@ class Shadow:
                 log.warning("shadow_error", receipt=receipt_id, reason=unexpected(error))
 
     def _answer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
-        (said,) = self._decider(self._engine.predict(image[np.newaxis]))
-        facts = {
-            "model": self.card.label,
-            "model_sha256": self.card.sha256,
-            "probability": said.probability,
-            "decision": said.decision,
-            "threshold": said.threshold,
-            "operating_point": said.operating_point,
-            "prediction_set": None if said.prediction_set is None else " ".join(said.prediction_set),
-            "outlier": said.outlier,
-        }
-        at = now()
+        (finding,) = self._decider(self._engine.predict(image[np.newaxis]))
         with self._ledger.writing() as connection:
-            known = select(ShadowRow.id).where(
-                ShadowRow.receipt_id == receipt_id, ShadowRow.model_sha256 == self.card.sha256
-            )
-            if connection.scalar(known) is None:
-                connection.execute(insert(ShadowRow).values(receipt_id=receipt_id, at=at, **facts))
-                event_chain.append(connection, "shadow", at, receipt_id, **facts)
+            record_shadow(connection, receipt_id, self.card.identity, finding, now())

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from worker.ledger import event_chain
-from worker.ledger.receipts import Ledger, some_at_a_time
+from worker.ledger.receipts import Ledger, in_batches
 from worker.ledger.records import DueDelivery
 from worker.ledger.tables import DeliveryRow, DeliveryState, ResultRow
 
@@ -111,7 +111,7 @@ class Deliveries:
         with self._ledger.reading() as connection:
             rows = connection.execute(query.order_by(DeliveryRow.id)).all()
         count = 0
-        for some in some_at_a_time(rows):
+        for some in in_batches(rows):
             with self._ledger.writing() as connection:
                 for delivery_id, receipt_id in some:
                     # What has been delivered since it was looked up stays so.

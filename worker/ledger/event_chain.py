@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
 
-from worker.ledger.tables import EventRow, FindingRow, OutsideRow, ReceiptRow
+from worker.ledger.tables import EventRow, FindingRow, OutOfDistributionRow, ReceiptRow
 
 GENESIS = "0" * 64
 """What stands before the first event."""
@@ -24,7 +24,7 @@ _SEALED = (
     "prediction_set",
     "outlier",
 )
-_SEALED_OUTSIDE = ("outlier", "input_mean", "input_std")
+_SEALED_SCORE = ("outlier", "input_mean", "input_std")
 
 
 def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str) -> str:
@@ -65,7 +65,7 @@ def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int |
 
 
 def verify(connection: Connection) -> tuple[int, list[str]]:
-    """Read the whole chain, and hold the findings to what the events say of them.
+    """Read the whole chain, and compare the findings with what the events say of them.
 
     Returns
     -------
@@ -75,8 +75,8 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
     problems: list[str] = []
     previous, count = GENESIS, 0
     states: dict[int, str] = {}
-    found: dict[tuple[int, str], dict[str, Any]] = {}
-    outside: dict[tuple[int, str], dict[str, Any]] = {}
+    answers: dict[tuple[int, str], dict[str, Any]] = {}
+    out_of_distribution: dict[tuple[int, str], dict[str, Any]] = {}
     rows = connection.execute(select(EventRow.__table__).order_by(EventRow.id)).mappings()
     for row in rows:
         count += 1
@@ -89,45 +89,45 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
         if row["kind"] in _DECISIVE and row["receipt_id"] is not None:
             states[row["receipt_id"]] = row["kind"]
         if row["kind"] in ("analysed", "reanalysed") and row["receipt_id"] is not None:
-            said = json.loads(row["detail"])
-            found[row["receipt_id"], said["model_sha256"]] = said
+            facts = json.loads(row["detail"])
+            answers[row["receipt_id"], facts["model_sha256"]] = facts
             states[row["receipt_id"]] = "analysed"  # which one that had been left out becomes by a second reading
         if row["kind"] in ("not_analysed", "reanalysis_left_out") and row["receipt_id"] is not None:
-            said = json.loads(row["detail"])
-            if "outlier" in said:  # the gate, not the rules
-                outside[row["receipt_id"], said["model_sha256"]] = said
-    problems.extend(_other_states(connection, states))
-    problems.extend(_others(connection, FindingRow, _SEALED, found, "finding"))
-    problems.extend(_others(connection, OutsideRow, _SEALED_OUTSIDE, outside, "gate's score"))
+            facts = json.loads(row["detail"])
+            if "outlier" in facts:  # out of distribution; the rules give no score
+                out_of_distribution[row["receipt_id"], facts["model_sha256"]] = facts
+    problems.extend(_state_problems(connection, states))
+    problems.extend(_row_problems(connection, FindingRow, _SEALED, answers, "finding"))
+    problems.extend(_row_problems(connection, OutOfDistributionRow, _SEALED_SCORE, out_of_distribution, "gate's score"))
     return count, problems
 
 
-def _other_states(connection: Connection, states: dict[int, str]) -> Iterable[str]:
+def _state_problems(connection: Connection, states: dict[int, str]) -> Iterable[str]:
     """Compare each receipt with its last decisive event."""
     for row in connection.execute(select(ReceiptRow.id, ReceiptRow.state).order_by(ReceiptRow.id)):
-        said = states.pop(row.id, None)
-        if said != row.state and row.state in _DECISIVE:
+        state = states.pop(row.id, None)
+        if state != row.state and row.state in _DECISIVE:
             yield f"receipt {row.id}: state differs from what its event says"
     for receipt_id in states:
         yield f"receipt {receipt_id}: removed"
 
 
-def _others(
+def _row_problems(
     connection: Connection,
-    table: type[FindingRow | OutsideRow],
+    table: type[FindingRow | OutOfDistributionRow],
     sealed: Iterable[str],
-    told: dict[tuple[int, str], dict[str, Any]],
-    what: str,
+    events: dict[tuple[int, str], dict[str, Any]],
+    name: str,
 ) -> Iterable[str]:
     """Compare each row with the last event of its image and model; one without was put there by hand."""
     columns = [table.receipt_id, table.model_sha256, *(getattr(table, key) for key in sealed if key != "model_sha256")]
     for row in connection.execute(select(*columns).order_by(table.id)).mappings():
-        said = told.pop((row["receipt_id"], row["model_sha256"]), None)
-        if said is None:
-            yield f"receipt {row['receipt_id']}: a {what} that no event tells of"
+        facts = events.pop((row["receipt_id"], row["model_sha256"]), None)
+        if facts is None:
+            yield f"receipt {row['receipt_id']}: a {name} that no event tells of"
         else:
             for key in sealed:
-                if row[key] != said.get(key):
+                if row[key] != facts.get(key):
                     yield f"receipt {row['receipt_id']}: {key} differs from what its event says"
-    for receipt_id, model_sha256 in told:
-        yield f"receipt {receipt_id}: the {what} of model {model_sha256[:12]} was removed, or given to another model"
+    for receipt_id, model_sha256 in events:
+        yield f"receipt {receipt_id}: the {name} of model {model_sha256[:12]} was removed, or given to another model"

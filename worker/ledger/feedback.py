@@ -1,4 +1,4 @@
-"""Readers' verdicts on received images: entered one by one or from a file, and taken up for retraining."""
+"""Readers' verdicts on received images: entered one by one or from a file, and used for retraining."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from dicom_io.errors import InvalidData
 from modeltrain.model.outputs import AGENTS, CLASSES
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import GATE, FeedbackRow, FindingRow, OutsideRow, ReceiptRow, State, standing
+from worker.ledger.tables import (
+    FeedbackRow,
+    FindingRow,
+    OutOfDistributionRow,
+    ReceiptRow,
+    State,
+    standing,
+)
 
 _SHOWN = 3  # faulty rows that an error quotes; the rest is counted
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader says of an image, which is named by its SOP Instance UID or by its accession number."""
+    """A reader's verdict on an image, which is named by its SOP Instance UID or by its accession number."""
 
     verdict: str
     reader: str
@@ -30,26 +37,26 @@ class Verdict:
     agent: str = ""
 
 
-def checked(said: Verdict) -> Verdict:
+def check(entry: Verdict) -> Verdict:
     """Return a verdict as the ledger takes it.
 
     Raises
     ------
     InvalidData
-        It names no image or two ways to one, or says something unknown.
+        It names no image or two ways to one, or its words are unknown.
     """
-    verdict, agent = said.verdict.upper(), said.agent.lower()
+    verdict, agent = entry.verdict.upper(), entry.agent.lower()
     if verdict not in CLASSES:
-        raise InvalidData(f"verdict {said.verdict!r} is neither {' nor '.join(CLASSES)}")
+        raise InvalidData(f"verdict {entry.verdict!r} is neither {' nor '.join(CLASSES)}")
     if agent and agent not in AGENTS:
-        raise InvalidData(f"agent {said.agent!r} is neither {' nor '.join(AGENTS)}")
+        raise InvalidData(f"agent {entry.agent!r} is neither {' nor '.join(AGENTS)}")
     if agent and verdict == CLASSES[0]:
         raise InvalidData("an agent is named, but the verdict is NORMAL")
-    if bool(said.sop_instance_uid) == bool(said.accession_number):
+    if bool(entry.sop_instance_uid) == bool(entry.accession_number):
         raise InvalidData("name either a SOP Instance UID or an accession number")
-    if not said.reader or len(said.reader) > 64:
+    if not entry.reader or len(entry.reader) > 64:
         raise InvalidData("reader must have 1 to 64 characters")
-    return Verdict(verdict, said.reader, said.sop_instance_uid, said.accession_number, agent)
+    return Verdict(verdict, entry.reader, entry.sop_instance_uid, entry.accession_number, agent)
 
 
 def enter(ledger: Ledger, verdicts: list[Verdict], source: str, at: dt.datetime) -> int:
@@ -66,42 +73,41 @@ def enter(ledger: Ledger, verdicts: list[Verdict], source: str, at: dt.datetime)
         return sum(_enter(connection, verdict, source, at) for verdict in verdicts)
 
 
-def _enter(connection: Connection, said: Verdict, source: str, at: dt.datetime) -> int:
-    receipts = _receipts(connection, said)
+def _enter(connection: Connection, verdict: Verdict, source: str, at: dt.datetime) -> int:
+    receipts = _receipts(connection, verdict)
     for receipt_id in receipts:
-        facts = {"verdict": said.verdict, "agent": said.agent or None, "reader": said.reader, "source": source}
+        facts = {"verdict": verdict.verdict, "agent": verdict.agent or None, "reader": verdict.reader, "source": source}
         connection.execute(insert(FeedbackRow).values(receipt_id=receipt_id, at=at, **facts))
         event_chain.append(connection, "feedback", at, receipt_id, **facts)
     return len(receipts)
 
 
-def _receipts(connection: Connection, said: Verdict) -> list[int]:
+def _receipts(connection: Connection, verdict: Verdict) -> list[int]:
     query = select(ReceiptRow.id, ReceiptRow.reason, takes_verdicts())
-    if said.sop_instance_uid:
-        query = query.where(ReceiptRow.sop_instance_uid == said.sop_instance_uid)
+    if verdict.sop_instance_uid:
+        query = query.where(ReceiptRow.sop_instance_uid == verdict.sop_instance_uid)
     else:
         query = query.where(
-            ReceiptRow.accession_number == said.accession_number, ReceiptRow.state == State.ANALYSED.value
+            ReceiptRow.accession_number == verdict.accession_number, ReceiptRow.state == State.ANALYSED.value
         )
-    found = connection.execute(query.order_by(ReceiptRow.id)).all()
-    if not found:
-        what = "image was received" if said.sop_instance_uid else "analysed image has the accession number"
-        raise InvalidData(f"no {what}: {said.sop_instance_uid or said.accession_number}")
-    for _, reason, eligible in found:
+    rows = connection.execute(query.order_by(ReceiptRow.id)).all()
+    if not rows:
+        what = "image was received" if verdict.sop_instance_uid else "analysed image has the accession number"
+        raise InvalidData(f"no {what}: {verdict.sop_instance_uid or verdict.accession_number}")
+    for _, reason, eligible in rows:
         if not eligible:
-            raise InvalidData(f"{said.sop_instance_uid} takes no verdict, since it was not analysed: {reason}")
-    return [row.id for row in found]
+            raise InvalidData(f"{verdict.sop_instance_uid} takes no verdict, since it was not analysed: {reason}")
+    return [row.id for row in rows]
 
 
 def takes_verdicts() -> ColumnElement[bool]:
     """Return whether a received object is, or may yet turn out to be, one that models answer.
 
-    What the rules have left out is not. What a model's gate has left out is: it is a frontal radiograph of a chest by
-    its header, and of those that the gate stops the readers' verdicts are the only ones.
+    An object that the rules left out is not. An image that is out of a model's distribution is: its header calls it a
+    frontal radiograph of a chest, and nobody but its readers can answer it.
     """
-    stopped = exists().where(OutsideRow.receipt_id == ReceiptRow.id)
-    # Before there was a table for it (cxrd 1.2), only the reason told.
-    return or_(ReceiptRow.state != State.NOT_ANALYSED, stopped, ReceiptRow.reason.startswith(GATE))
+    out_of_distribution = exists().where(OutOfDistributionRow.receipt_id == ReceiptRow.id)
+    return or_(ReceiptRow.state != State.NOT_ANALYSED, out_of_distribution)
 
 
 def read_file(path: Path) -> list[tuple[int, Verdict | str]]:
@@ -132,33 +138,34 @@ def read_file(path: Path) -> list[tuple[int, Verdict | str]]:
 
 def _verdict(row: dict[str, str]) -> Verdict | str:
     keys = ("verdict", "reader", "sop_instance_uid", "accession_number", "agent")
-    named = {key: row.get(key, "") for key in keys}
-    if named["sop_instance_uid"]:
-        named["accession_number"] = ""  # the UID says more
+    columns = {key: row.get(key, "") for key in keys}
+    if columns["sop_instance_uid"]:
+        columns["accession_number"] = ""  # the UID says more
     try:
-        return checked(Verdict(**named))
+        return check(Verdict(**columns))
     except InvalidData as error:
         return str(error)
 
 
-def known(ledger: Ledger, rows: list[tuple[int, Verdict | str]]) -> list[tuple[int, Verdict | str]]:
-    """Return the rows, those that name an image that is not there turned into what is wrong with them."""
-    found: list[tuple[int, Verdict | str]] = []
+def check_images(ledger: Ledger, rows: list[tuple[int, Verdict | str]]) -> list[tuple[int, Verdict | str]]:
+    """Return the rows; a verdict on an image that is not there is replaced by what is wrong with it."""
     with ledger.reading() as connection:
-        for number, said in rows:
-            if isinstance(said, Verdict):
-                try:
-                    _receipts(connection, said)
-                except InvalidData as error:
-                    found.append((number, str(error)))
-                    continue
-            found.append((number, said))
-    return found
+        return [(number, _check_image(connection, row)) for number, row in rows]
+
+
+def _check_image(connection: Connection, row: Verdict | str) -> Verdict | str:
+    if isinstance(row, str):
+        return row
+    try:
+        _receipts(connection, row)
+    except InvalidData as error:
+        return str(error)
+    return row
 
 
 def faults(path: Path, rows: list[tuple[int, Verdict | str]]) -> str:
     """Return what is wrong with a file in one line; empty when nothing is."""
-    bad = [f"row {number}: {said}" for number, said in rows if isinstance(said, str)]
+    bad = [f"row {number}: {row}" for number, row in rows if isinstance(row, str)]
     if not bad:
         return ""
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""

@@ -1,39 +1,61 @@
-"""What the models said of each received object, with the results and deliveries that follow from it."""
+"""The models' findings in each received object, with the results and deliveries that follow from them."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, insert, select, update
 
-from worker.ledger.records import Earlier, NewFinding, NewOutside, NewResult
-from worker.ledger.tables import DeliveryRow, FindingRow, OutsideRow, ReceiptRow, ResultRow
+from dicom_io.finding import Finding, ModelIdentity
+from worker.ledger import event_chain
+from worker.ledger.records import NewFinding, NewResult, PreviousAnswer
+from worker.ledger.tables import DeliveryRow, FindingRow, OutOfDistributionRow, ReceiptRow, ResultRow, ShadowRow
 
 
-def facts_of(finding: NewFinding, results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the event of an answer tells."""
-    facts = asdict(finding) | named(results, left_out)
-    del facts["analysed_at"]
-    return facts
+def answer_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
+    """Return a model's answer as the tables ``finding`` and ``shadow``, and the events, hold it."""
+    return {
+        "model": model.label,
+        "model_sha256": model.digest,
+        "probability": finding.probability,
+        "decision": finding.decision,
+        "threshold": finding.threshold,
+        "operating_point": finding.operating_point,
+        "prediction_set": None if finding.prediction_set is None else " ".join(finding.prediction_set),
+        "outlier": finding.outlier,
+        "agent": finding.agent,
+        "agent_probability": finding.agent_probability,
+        "region": ",".join(map(str, finding.region.box)) if finding.region else None,
+    }
 
 
-def named(results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
-    """Return what an event says of results: their UIDs, and what is not among them and why."""
+def finding_facts(new: NewFinding) -> dict[str, Any]:
+    """Return what the event of an answer tells about the finding."""
+    return answer_values(new.model, new.finding) | _input_values(new)
+
+
+def result_facts(results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an event tells about results: their UIDs, and which kinds were left out and why."""
     uids: dict[str, Any] = {"results": [result.sop_instance_uid for result in results]}
     return uids | ({"left_out": dict(left_out)} if left_out else {})
 
 
-def enter(
+def out_of_distribution_facts(new: NewFinding | None) -> dict[str, Any]:
+    """Return what an event tells about an image out of the model's distribution: no probability and no decision."""
+    if new is None:
+        return {}
+    outlier = new.finding.outlier or 0.0  # never absent here: without a score nothing is out of distribution
+    return {"model": new.model.label, "model_sha256": new.model.digest, "outlier": outlier} | _input_values(new)
+
+
+def record_answer(
     connection: Connection,
     receipt_id: int,
     finding: NewFinding,
     results: Sequence[NewResult],
-    destinations: Iterable[str],
     now: dt.datetime,
-    wants: Callable[[str, str], bool],
     *,
     priority: int = 0,
 ) -> None:
@@ -41,36 +63,62 @@ def enter(
 
     The same model has one finding of an object, however often the work is done; other models' findings stay.
     """
-    finding_id = _enter_finding(connection, receipt_id, finding)
-    enter_results(connection, receipt_id, finding_id, results, destinations, now, wants, priority=priority)
+    finding_id = _record_finding(connection, receipt_id, finding)
+    record_results(connection, receipt_id, finding_id, results, now, priority=priority)
 
 
-def enter_results(
+def record_results(
     connection: Connection,
     receipt_id: int,
     finding_id: int | None,
     results: Sequence[NewResult],
-    destinations: Iterable[str],
     now: dt.datetime,
-    wants: Callable[[str, str], bool],
     *,
     priority: int = 0,
 ) -> None:
-    """Enter results and their deliveries; without a finding, of an object that was not analysed."""
-    names = list(destinations)
+    """Enter results and their deliveries; `finding_id` is None for an object that was not analysed."""
     for result in results:
-        result_id = _enter_result(connection, receipt_id, finding_id, result, now)
-        for name in names:
-            if wants(name, result.kind):
-                _enter_delivery(connection, result_id, name, now, priority)
+        result_id = _record_result(connection, receipt_id, finding_id, result, now)
+        for destination in result.destinations:
+            _record_delivery(connection, result_id, destination, now, priority)
 
 
-def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: str) -> Earlier | None:
-    """Return what was said of an object before this model's finding, or before now where it has none yet.
+def record_out_of_distribution(
+    connection: Connection, receipt_id: int, new: NewFinding | None, now: dt.datetime
+) -> None:
+    """Enter the score of an image that is out of a model's distribution, once for each model; None enters nothing."""
+    if new is None:
+        return
+    own = (
+        OutOfDistributionRow.receipt_id == receipt_id,
+        OutOfDistributionRow.model_sha256 == new.model.digest,
+    )
+    values = out_of_distribution_facts(new) | {"at": now}
+    if not connection.execute(update(OutOfDistributionRow).where(*own).values(**values)).rowcount:
+        connection.execute(insert(OutOfDistributionRow).values(receipt_id=receipt_id, **values))
+
+
+def record_shadow(
+    connection: Connection, receipt_id: int, model: ModelIdentity, finding: Finding, now: dt.datetime
+) -> None:
+    """Enter a candidate model's answer and its event, once for each object and model."""
+    row = select(ShadowRow.id).where(ShadowRow.receipt_id == receipt_id, ShadowRow.model_sha256 == model.digest)
+    if connection.scalar(row) is not None:
+        return
+    columns = set(ShadowRow.__table__.columns.keys())
+    values = {name: value for name, value in answer_values(model, finding).items() if name in columns}
+    connection.execute(insert(ShadowRow).values(receipt_id=receipt_id, at=now, **values))
+    event_chain.append(connection, "shadow", now, receipt_id, **values)
+
+
+def previous_answer(
+    connection: Connection, receipt_id: int, model_sha256: str, report_class: str
+) -> PreviousAnswer | None:
+    """Return what an object was answered before this model's finding, or until now where it has none yet.
 
     Parameters
     ----------
-    report
+    report_class
         SOP Class UID of the reports that can be a predecessor. The last one that was made is named, if any was.
     """
     own = select(FindingRow.id).where(FindingRow.receipt_id == receipt_id, FindingRow.model_sha256 == model_sha256)
@@ -88,7 +136,7 @@ def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: 
         )
         .join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
         .outerjoin(FindingRow, FindingRow.id == ResultRow.finding_id)
-        .where(ResultRow.receipt_id == receipt_id, ResultRow.sop_class_uid == report)
+        .where(ResultRow.receipt_id == receipt_id, ResultRow.sop_class_uid == report_class)
         .where(and_(*before) | ResultRow.finding_id.is_(None))
         .order_by(func.coalesce(FindingRow.id, 0).desc())  # one without a finding came before all others
         .limit(1)
@@ -96,45 +144,50 @@ def earlier(connection: Connection, receipt_id: int, model_sha256: str, report: 
     row = connection.execute(query).mappings().first()
     if decision is None and row is None:
         return None
-    return Earlier(decision, None if row is None else dict(row))
+    return PreviousAnswer(decision, None if row is None else dict(row))
 
 
-def enter_outside(connection: Connection, receipt_id: int, outside: NewOutside | None, now: dt.datetime) -> None:
-    """Enter what a model's gate saw in an object that it left out, once for each model; None enters nothing."""
-    if outside is None:
-        return
-    own = (OutsideRow.receipt_id == receipt_id, OutsideRow.model_sha256 == outside.model_sha256)
-    values = asdict(outside) | {"at": now}
-    if not connection.execute(update(OutsideRow).where(*own).values(**values)).rowcount:
-        connection.execute(insert(OutsideRow).values(receipt_id=receipt_id, **values))
+def _input_values(new: NewFinding) -> dict[str, float]:
+    return {"input_mean": new.input_mean, "input_std": new.input_std}
 
 
-def _enter_finding(connection: Connection, receipt_id: int, finding: NewFinding) -> int:
+def _record_finding(connection: Connection, receipt_id: int, new: NewFinding) -> int:
     """Insert a finding, or update the row of an earlier attempt at the same work."""
+    values = finding_facts(new) | {"analysed_at": new.analysed_at}
     query = select(FindingRow.id)
-    query = query.where(FindingRow.receipt_id == receipt_id, FindingRow.model_sha256 == finding.model_sha256)
-    known = connection.scalar(query)
-    if known is not None:
-        connection.execute(update(FindingRow).where(FindingRow.id == known).values(**asdict(finding)))
-        return int(known)
-    row = insert(FindingRow).values(receipt_id=receipt_id, **asdict(finding))
+    query = query.where(FindingRow.receipt_id == receipt_id, FindingRow.model_sha256 == new.model.digest)
+    finding_id = connection.scalar(query)
+    if finding_id is not None:
+        connection.execute(update(FindingRow).where(FindingRow.id == finding_id).values(**values))
+        return int(finding_id)
+    row = insert(FindingRow).values(receipt_id=receipt_id, **values)
     return int(connection.execute(row.returning(FindingRow.id)).scalar_one())
 
 
-def _enter_result(
+def _record_result(
     connection: Connection, receipt_id: int, finding_id: int | None, result: NewResult, now: dt.datetime
 ) -> int:
     """Insert a result, or update the row of an earlier attempt at the same work."""
-    known = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
-    if known is not None:
-        values = {"sha256": result.sha256, "size_bytes": result.size_bytes}
-        connection.execute(update(ResultRow).where(ResultRow.id == known).values(**values))
-        return int(known)
-    row = insert(ResultRow).values(receipt_id=receipt_id, finding_id=finding_id, created_at=now, **asdict(result))
+    result_id = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
+    if result_id is not None:
+        stored = {"sha256": result.sha256, "size_bytes": result.size_bytes}
+        connection.execute(update(ResultRow).where(ResultRow.id == result_id).values(**stored))
+        return int(result_id)
+    row = insert(ResultRow).values(
+        receipt_id=receipt_id,
+        finding_id=finding_id,
+        kind=result.kind,
+        sop_class_uid=result.sop_class_uid,
+        sop_instance_uid=result.sop_instance_uid,
+        series_instance_uid=result.series_instance_uid,
+        sha256=result.sha256,
+        size_bytes=result.size_bytes,
+        created_at=now,
+    )
     return int(connection.execute(row.returning(ResultRow.id)).scalar_one())
 
 
-def _enter_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime, priority: int) -> None:
+def _record_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime, priority: int) -> None:
     query = select(DeliveryRow.id).where(DeliveryRow.result_id == result_id, DeliveryRow.destination == destination)
     if connection.scalar(query) is None:
         connection.execute(

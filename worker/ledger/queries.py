@@ -47,17 +47,17 @@ _CONDITIONS = {
 }
 
 
-def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
+def findings(ledger: Ledger, criteria: Filter) -> list[dict[str, Any]]:
     """Return the rows of the view ``findings`` (or ``answers``) that fit, newest first."""
-    values = {name: getattr(wanted, name) for name in _CONDITIONS if getattr(wanted, name) is not None}
-    where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * wanted.undelivered
+    values = {name: getattr(criteria, name) for name in _CONDITIONS if getattr(criteria, name) is not None}
+    where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * criteria.undelivered
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
     clause = f"WHERE {' AND '.join(where)}" if where else ""
-    view, order = ("answers", "finding_id") if wanted.history else ("findings", "receipt_id")
+    view, order = ("answers", "finding_id") if criteria.history else ("findings", "receipt_id")
     query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608
-    if wanted.limit is not None:
+    if criteria.limit is not None:
         query += " LIMIT :limit"
-        values["limit"] = wanted.limit
+        values["limit"] = criteria.limit
     for name in ("since", "until"):
         if name in values:
             values[name] = values[name].astimezone(dt.UTC).replace(tzinfo=None).isoformat(sep=" ")
@@ -66,7 +66,7 @@ def findings(ledger: Ledger, wanted: Filter) -> list[dict[str, Any]]:
 
 
 def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
-    """Return all that is known of one received object: the finding that stands, all answers, deliveries and events.
+    """Return all rows about one received object: the finding that stands, all answers, deliveries and events.
 
     Parameters
     ----------
@@ -120,22 +120,22 @@ def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:
         writer.writerows(rows)
 
 
-def moment(said: str) -> dt.datetime:
-    """Understand a time: an ISO date or time (local where it names no zone), or a span back from now (7d, 12h, 30m).
+def moment(when: str) -> dt.datetime:
+    """Read a time: an ISO date or time (local where it names no zone), or a span back from now (7d, 12h, 30m).
 
     Raises
     ------
     InvalidSettings
         When it is neither.
     """
-    span = re.fullmatch(r"(\d+)([dhm])", said.strip())
+    span = re.fullmatch(r"(\d+)([dhm])", when.strip())
     if span:
         unit = {"d": "days", "h": "hours", "m": "minutes"}[span[2]]
         return dt.datetime.now(dt.UTC) - dt.timedelta(**{unit: int(span[1])})
     try:
-        return dt.datetime.fromisoformat(said.strip()).astimezone(dt.UTC)
+        return dt.datetime.fromisoformat(when.strip()).astimezone(dt.UTC)
     except ValueError as error:
-        raise InvalidSettings(f"{said}: not a time; say 7d, 12h, 2026-01-31 or 2026-01-31T08:00") from error
+        raise InvalidSettings(f"{when}: not a time; say 7d, 12h, 2026-01-31 or 2026-01-31T08:00") from error
 
 
 def _plain(row: RowMapping) -> dict[str, Any]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
-from worker.ledger.receipts import AT_ONCE, BREATH, Ledger, some_at_a_time
-from worker.ledger.records import Claim, NewFinding, NewOutside, NewResult
+from worker.ledger.receipts import BATCH_SIZE, PAUSE, Ledger, in_batches
+from worker.ledger.records import Claim, NewFinding, NewResult
 from worker.ledger.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, standing
 
 PRIORITY = 1
@@ -21,7 +21,7 @@ PRIORITY = 1
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Criteria:
     """Which images; what is None or empty does not restrict.
 
     Attributes
@@ -44,17 +44,24 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What a wish comes to: the images to be read, newest first, and how many are not and why.
+class Selection:
+    """The images that meet the criteria: those to be read, newest first, and how many others there are.
 
-    Of the `answered` ones, `outdone` are those of which another model's answer stands: it came later.
+    Attributes
+    ----------
+    answered
+        The model has answered them. For `superseded` of these another model's later answer stands.
+    waiting
+        They wait for a second reading already, or one is under way.
+    left_out
+        The model has left them out before.
     """
 
     receipt_ids: tuple[int, ...]
     answered: int
     waiting: int
     left_out: int
-    outdone: int = 0
+    superseded: int = 0
 
 
 class Reanalyses:
@@ -68,10 +75,10 @@ class Reanalyses:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    # ---- wishes --------------------------------------------------------------------------------------------------
+    # ---- requests ------------------------------------------------------------------------------------------------
 
-    def choose(self, wanted: Wanted, model_sha256: str) -> Chosen:
-        """Return which images are to be read by a model: of the analysed ones, unless others are wanted.
+    def choose(self, criteria: Criteria, model_sha256: str) -> Selection:
+        """Return which images are to be read by a model: of the analysed ones, unless others are criteria.
 
         What it has answered is not, nor what waits for it, nor what it has left out before, unless it is named by its
         receipt.
@@ -93,28 +100,28 @@ class Reanalyses:
                 .outerjoin(ReanalysisRow, ReanalysisRow.receipt_id == ReceiptRow.id)
                 .order_by(ReceiptRow.id.desc())
             )
-            for condition in _conditions(connection, wanted):
+            for condition in _conditions(connection, criteria):
                 query = query.where(condition)
             rows = connection.execute(query).all()
         chosen: list[int] = []
-        answered = waiting = left_out = outdone = 0
-        for receipt_id, has_answer, stands, state, asked in rows:
+        answered = waiting = left_out = superseded = 0
+        for receipt_id, has_answer, stands, state, requested in rows:
             if has_answer:
                 answered += 1
-                outdone += not stands
-            elif state == ReanalysisState.WORKING or (state == ReanalysisState.WAITING and asked == model_sha256):
+                superseded += not stands
+            elif state == ReanalysisState.WORKING or (state == ReanalysisState.WAITING and requested == model_sha256):
                 waiting += 1
-            elif state == ReanalysisState.LEFT_OUT and asked == model_sha256 and not wanted.receipt_ids:
+            elif state == ReanalysisState.LEFT_OUT and requested == model_sha256 and not criteria.receipt_ids:
                 left_out += 1
             else:
                 chosen.append(receipt_id)
-        return Chosen(tuple(chosen), answered, waiting, left_out, outdone)
+        return Selection(tuple(chosen), answered, waiting, left_out, superseded)
 
     def request(self, receipt_ids: Sequence[int], model: str, model_sha256: str, by: str, now: dt.datetime) -> int:
         """Enter that images are to be read by a model; return how many were entered.
 
-        Some at a time, with a breath between two transactions: new images arrive meanwhile. Broken off, what was
-        entered stays.
+        It takes several transactions with a pause between two: new images arrive meanwhile. After an interruption the
+        requests that were entered stay.
         """
         values = {
             "model": model,
@@ -130,32 +137,32 @@ class Reanalyses:
             "finished_at": None,
         }
         count = 0
-        for some in some_at_a_time(receipt_ids):
+        for some in in_batches(receipt_ids):
             with self._ledger.writing() as connection:
                 for receipt_id in some:
-                    if _enter(connection, receipt_id, values):
+                    if _record_request(connection, receipt_id, values):
                         facts = {"model": model, "model_sha256": model_sha256, "by": by}
                         event_chain.append(connection, "reanalysis_requested", now, receipt_id, **facts)
                         count += 1
         return count
 
-    def withdraw(self, by: str, now: dt.datetime) -> int:
-        """Take back all wishes that still wait; return how many. What is in hand is finished."""
+    def cancel(self, by: str, now: dt.datetime) -> int:
+        """Take back all requests that still wait; return how many. Work in hand is finished."""
         count = 0
         waiting = select(ReanalysisRow.receipt_id).where(ReanalysisRow.state == ReanalysisState.WAITING)
         while True:
             with self._ledger.writing() as connection:
-                some = list(connection.scalars(waiting.limit(AT_ONCE)))
+                some = list(connection.scalars(waiting.limit(BATCH_SIZE)))
                 for receipt_id in some:
                     _settle(connection, receipt_id, ReanalysisState.WITHDRAWN, f"withdrawn by {by}", now)
                     event_chain.append(connection, "reanalysis_withdrawn", now, receipt_id, by=by)
             count += len(some)
-            if len(some) < AT_ONCE:
+            if len(some) < BATCH_SIZE:
                 return count
-            time.sleep(BREATH)
+            time.sleep(PAUSE)
 
     def counts(self) -> list[tuple[str, str, int]]:
-        """Return model, state and number of the wishes."""
+        """Return model, state and number of the requests."""
         key = (ReanalysisRow.model, ReanalysisRow.state)
         with self._ledger.reading() as connection:
             query = select(*key, func.count()).group_by(*key).order_by(*key)
@@ -186,13 +193,13 @@ class Reanalyses:
                 count += 1
         return count
 
-    def waits(self, now: dt.datetime) -> bool:
+    def has_waiting(self, now: dt.datetime) -> bool:
         """Tell whether anything waits and is due, for whichever model."""
         with self._ledger.reading() as connection:
             query = select(ReanalysisRow.receipt_id).where(*_due(now)).limit(1)
             return connection.execute(query).first() is not None
 
-    def next(self, model_sha256: str, now: dt.datetime) -> int | None:
+    def next_receipt(self, model_sha256: str, now: dt.datetime) -> int | None:
         """Return the newest image that waits for this model, or None."""
         with self._ledger.reading() as connection:
             query = select(ReanalysisRow.receipt_id).where(*_due(now), ReanalysisRow.model_sha256 == model_sha256)
@@ -202,13 +209,13 @@ class Reanalyses:
         """Take an image in hand; None where another worker has it, or it is settled or not yet due."""
         row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id, *_due(now))
         row = row.values(state=ReanalysisState.WORKING, started_at=now, attempts=ReanalysisRow.attempts + 1)
-        wish = (ReanalysisRow.requested_at, ReanalysisRow.attempts, ReanalysisRow.model_sha256)
+        request = (ReanalysisRow.requested_at, ReanalysisRow.attempts, ReanalysisRow.model_sha256)
         image = select(ReceiptRow.id, ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256)
         with self._ledger.writing() as connection:
-            taken = connection.execute(row.returning(*wish)).one_or_none()
-            if taken is None:
+            requested = connection.execute(row.returning(*request)).one_or_none()
+            if requested is None:
                 return None
-            return Claim(*connection.execute(image.where(ReceiptRow.id == receipt_id)).one(), *taken)
+            return Claim(*connection.execute(image.where(ReceiptRow.id == receipt_id)).one(), *requested)
 
     def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an image back, to be tried again at `until`."""
@@ -224,13 +231,15 @@ class Reanalyses:
             if connection.execute(_in_hand(receipt_id).values(**values)).rowcount:
                 event_chain.append(connection, "reanalysis_put_back", now, receipt_id)
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewOutside | None = None) -> None:
+    def leave_out(
+        self, receipt_id: int, reason: str, now: dt.datetime, *, out_of_distribution: NewFinding | None = None
+    ) -> None:
         """Enter that the rules or the newer model leave the image out; see `Ledger.leave_out`."""
-        facts = asdict(outside) if outside else {}
+        facts = findings.out_of_distribution_facts(out_of_distribution)
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.LEFT_OUT, reason, now)
             event_chain.append(connection, "reanalysis_left_out", now, receipt_id, reason=reason, **facts)
-            findings.enter_outside(connection, receipt_id, outside, now)
+            findings.record_out_of_distribution(connection, receipt_id, out_of_distribution, now)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter that the image could not be read again."""
@@ -243,67 +252,65 @@ class Reanalyses:
         receipt_id: int,
         finding: NewFinding,
         results: Sequence[NewResult],
-        destinations: Iterable[str],
         now: dt.datetime,
         *,
-        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
         """Enter the newer finding beside the earlier ones; see `worker.ledger.receipts.Ledger.answer`."""
-        facts = findings.facts_of(finding, results, left_out or {})
+        facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {})
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.DONE, "", now)
             before = (ReceiptRow.id == receipt_id, ReceiptRow.state == State.NOT_ANALYSED)
             analysed = {"state": State.ANALYSED, "reason": "", "finished_at": now}
             connection.execute(update(ReceiptRow).where(*before).values(**analysed))
             event_chain.append(connection, "reanalysed", now, receipt_id, **facts)
-            findings.enter(connection, receipt_id, finding, results, destinations, now, wants, priority=PRIORITY)
+            findings.record_answer(connection, receipt_id, finding, results, now, priority=PRIORITY)
 
 
-def _conditions(connection: Connection, wanted: Wanted) -> list[Any]:
-    conditions: list[Any] = [_state(wanted)]
-    if wanted.since is not None:
-        conditions.append(ReceiptRow.received_at >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(ReceiptRow.received_at < wanted.until)
-    if wanted.accession is not None:
-        conditions.append(ReceiptRow.accession_number == wanted.accession)
-    if wanted.receipt_ids:
-        conditions.append(ReceiptRow.id.in_(wanted.receipt_ids))
-    if wanted.model is not None:
-        digests = _models(connection, wanted.model)
+def _conditions(connection: Connection, criteria: Criteria) -> list[Any]:
+    conditions: list[Any] = [_state(criteria)]
+    if criteria.since is not None:
+        conditions.append(ReceiptRow.received_at >= criteria.since)
+    if criteria.until is not None:
+        conditions.append(ReceiptRow.received_at < criteria.until)
+    if criteria.accession is not None:
+        conditions.append(ReceiptRow.accession_number == criteria.accession)
+    if criteria.receipt_ids:
+        conditions.append(ReceiptRow.id.in_(criteria.receipt_ids))
+    if criteria.model is not None:
+        digests = _models(connection, criteria.model)
         conditions.append(exists().where(standing(), FindingRow.model_sha256.in_(digests)))
     return conditions
 
 
-def _state(wanted: Wanted) -> ColumnElement[bool]:
+def _state(criteria: Criteria) -> ColumnElement[bool]:
     analysed = ReceiptRow.state == State.ANALYSED
-    beginning = wanted.reason or wanted.also
+    beginning = criteria.reason or criteria.also
     if beginning is None:
         return analysed
     others = (ReceiptRow.state == State.NOT_ANALYSED) & ReceiptRow.reason.istartswith(beginning, autoescape=True)
-    return others if wanted.reason else analysed | others
+    return others if criteria.reason else analysed | others
 
 
 def _models(connection: Connection, name: str) -> list[str]:
     """Return the digests of the models that have answered and whose name by content begins so."""
-    known = connection.execute(select(FindingRow.model, FindingRow.model_sha256).distinct()).all()
-    names = {f"{model}-{sha256[:12]}": sha256 for model, sha256 in known}
-    found = [sha256 for full, sha256 in names.items() if full.startswith(name)]
-    if not found:
+    models = connection.execute(select(FindingRow.model, FindingRow.model_sha256).distinct()).all()
+    names = {f"{model}-{sha256[:12]}": sha256 for model, sha256 in models}
+    digests = [sha256 for full, sha256 in names.items() if full.startswith(name)]
+    if not digests:
         raise InvalidSettings(f"--model {name}: no such model has answered; there are: {', '.join(sorted(names))}")
-    return found
+    return digests
 
 
-def _enter(connection: Connection, receipt_id: int, values: dict[str, Any]) -> bool:
-    """Insert a wish, or put it in the place of one that is settled or names another model."""
+def _record_request(connection: Connection, receipt_id: int, values: dict[str, Any]) -> bool:
+    """Insert a request, or replace one that is settled or names another model; return whether it was entered."""
     key = ReanalysisRow.receipt_id == receipt_id
-    known = connection.execute(select(ReanalysisRow.state, ReanalysisRow.model_sha256).where(key)).one_or_none()
-    if known is None:
+    current = connection.execute(select(ReanalysisRow.state, ReanalysisRow.model_sha256).where(key)).one_or_none()
+    if current is None:
         connection.execute(insert(ReanalysisRow).values(receipt_id=receipt_id, **values))
         return True
-    same = known.state == ReanalysisState.WAITING and known.model_sha256 == values["model_sha256"]
-    if same or known.state == ReanalysisState.WORKING:
+    same = current.state == ReanalysisState.WAITING and current.model_sha256 == values["model_sha256"]
+    if same or current.state == ReanalysisState.WORKING:
         return False
     connection.execute(update(ReanalysisRow).where(key).values(**values))
     return True

@@ -1,10 +1,10 @@
-"""The ledger: what was received, what was answered, and what is still to be done. It is the truth after a crash."""
+"""The ledger: receipts, their answers, and the work that is still to be done. It is the truth after a crash."""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
 from worker.ledger.outage import outage
-from worker.ledger.records import Claim, Earlier, NewFinding, NewOutside, NewReceipt, NewResult
+from worker.ledger.records import Claim, NewFinding, NewReceipt, NewResult, PreviousAnswer
 from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
 
-AT_ONCE = 100
+BATCH_SIZE = 100
 """Rows in one transaction: a sender that waits for the database must not wait long."""
-BREATH = 0.02
+PAUSE = 0.02
 """Seconds between two such transactions."""
 Row = TypeVar("Row")
 
@@ -60,12 +60,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
-def some_at_a_time(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Yield rows, as many as go into one transaction, with a breath before the next: new images arrive meanwhile."""
-    for start in range(0, len(rows), AT_ONCE):
+def in_batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield as many rows as go into one transaction, and pause before the next: new images arrive meanwhile."""
+    for start in range(0, len(rows), BATCH_SIZE):
         if start:
-            time.sleep(BREATH)
-        yield rows[start : start + AT_ONCE]
+            time.sleep(PAUSE)
+        yield rows[start : start + BATCH_SIZE]
 
 
 class Ledger:
@@ -98,31 +98,31 @@ class Ledger:
     # ---- receipt -------------------------------------------------------------------------------------------------
 
     def receive(self, new: NewReceipt) -> int | None:
-        """Enter a received object; return its id, or None where the SOP instance is known already."""
+        """Enter a received object; return its id, or None where the SOP instance was received before."""
         facts = {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
         try:
             with self.writing() as connection:
-                known = connection.execute(
+                before = connection.execute(
                     select(ReceiptRow.id, ReceiptRow.sha256).where(ReceiptRow.sop_instance_uid == new.sop_instance_uid)
                 ).one_or_none()
-                if known is None:
+                if before is None:
                     row = insert(ReceiptRow).values(**asdict(new), next_attempt_at=new.received_at)
                     receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
                     event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
                     return receipt_id
-                same = known.sha256 == new.sha256
-                event_chain.append(connection, "received_again", new.received_at, known.id, same_bytes=same, **facts)
+                same = before.sha256 == new.sha256
+                event_chain.append(connection, "received_again", new.received_at, before.id, same_bytes=same, **facts)
         except IntegrityError:
             # Another association entered the same SOP instance between our look and our insert (PostgreSQL only).
             return None
         return None
 
-    def note(self, kind: str, now: dt.datetime, facts: dict[str, Any]) -> None:
+    def record_event(self, kind: str, now: dt.datetime, facts: dict[str, Any]) -> None:
         """Enter an event that belongs to no receipt."""
         with self.writing() as connection:
             event_chain.append(connection, kind, now, None, **facts)
 
-    def knows(self, sop_instance_uid: str) -> bool:
+    def has_received(self, sop_instance_uid: str) -> bool:
         """Tell whether a SOP instance has been received."""
         with self.reading() as connection:
             query = select(ReceiptRow.id).where(ReceiptRow.sop_instance_uid == sop_instance_uid)
@@ -168,7 +168,7 @@ class Ledger:
     def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
         """Take an object in hand; None where another worker has it, or it is finished or not yet due."""
         with self.writing() as connection:
-            taken = connection.execute(
+            row = connection.execute(
                 update(ReceiptRow)
                 .where(
                     ReceiptRow.id == receipt_id,
@@ -185,7 +185,7 @@ class Ledger:
                     ReceiptRow.attempts,
                 )
             ).one_or_none()
-        return None if taken is None else Claim(*taken)
+        return None if row is None else Claim(*row)
 
     def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an object back, to be tried again at `until`."""
@@ -208,21 +208,24 @@ class Ledger:
         now: dt.datetime,
         *,
         results: Sequence[NewResult] = (),
-        destinations: Iterable[str] = (),
-        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
         left_out: Mapping[str, str] | None = None,
-        outside: NewOutside | None = None,
+        out_of_distribution: NewFinding | None = None,
     ) -> None:
-        """Enter the decision not to analyse an object, and the report that says so, where there is one.
+        """Enter the decision not to analyse an object.
 
-        Parameters are those of `answer`; `outside` is what the gate saw, where it was the gate that left it out.
+        Parameters
+        ----------
+        results, left_out
+            The report that says so, where there is one; see `answer`.
+        out_of_distribution
+            The finding that does not count, where the image is out of the model's distribution.
         """
-        facts = findings.named(results, left_out or {}) if results or left_out else {}
-        facts |= asdict(outside) if outside else {}
+        facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
+        facts |= findings.out_of_distribution_facts(out_of_distribution)
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
-            findings.enter_outside(connection, receipt_id, outside, now)
-            findings.enter_results(connection, receipt_id, None, results, destinations, now, wants)
+            findings.record_out_of_distribution(connection, receipt_id, out_of_distribution, now)
+            findings.record_results(connection, receipt_id, None, results, now)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter that an object could not be analysed."""
@@ -234,32 +237,28 @@ class Ledger:
         receipt_id: int,
         finding: NewFinding,
         results: Sequence[NewResult],
-        destinations: Iterable[str],
         now: dt.datetime,
         *,
-        wants: Callable[[str, str], bool] = lambda _name, _kind: True,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
         """Enter a finding, its results, and one delivery for each result and destination.
 
         Parameters
         ----------
-        wants
-            Whether a destination, by its name, takes a kind of result.
         left_out
-            What is not among the results, and why.
+            The kinds of result that could not be made, and why.
         """
-        facts = findings.facts_of(finding, results, left_out or {})
+        facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {})
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.ANALYSED, now, "", facts)
-            findings.enter(connection, receipt_id, finding, results, destinations, now, wants)
+            findings.record_answer(connection, receipt_id, finding, results, now)
 
-    def earlier(self, receipt_id: int, model_sha256: str, report: str) -> Earlier | None:
-        """Return what other models said of an object before this one; None where none has. See `findings.earlier`."""
+    def previous_answer(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousAnswer | None:
+        """Return what other models answered before this one; None where none has. See `findings.previous_answer`."""
         with self.reading() as connection:
-            return findings.earlier(connection, receipt_id, model_sha256, report)
+            return findings.previous_answer(connection, receipt_id, model_sha256, report_class)
 
-    def busy(self, now: dt.datetime) -> bool:
+    def is_busy(self, now: dt.datetime) -> bool:
         """Tell whether a received object is in hand, or waits and is due."""
         due = (ReceiptRow.state == State.RECEIVED) & (ReceiptRow.next_attempt_at <= now)
         with self.reading() as connection:

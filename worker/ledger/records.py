@@ -1,10 +1,12 @@
-"""What goes into the ledger and comes out of it: frozen records, without the database."""
+"""The records that go into the ledger and come out of it: frozen, and without the database."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from dicom_io.finding import Finding, ModelIdentity
 
 
 @dataclass(frozen=True)
@@ -46,42 +48,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class NewFinding:
-    """What the model said (see `dicom_io.finding.Finding`), and of which input.
+    """What a model found in an object, and in which input.
 
-    `prediction_set` is the classes with a space between them, `region` the box as left,top,right,bottom; `input_mean`
-    and `input_std` describe the network's input, for `cxrd drift`.
+    `input_mean` and `input_std`, 0 to 1, describe the network's input, for `cxrd drift`.
     """
 
-    model: str
-    model_sha256: str
-    probability: float
-    decision: str
-    threshold: float
-    analysed_at: dt.datetime
-    operating_point: str | None = None
-    prediction_set: str | None = None
-    outlier: float | None = None
-    agent: str | None = None
-    agent_probability: float | None = None
-    region: str | None = None
-    input_mean: float | None = None
-    input_std: float | None = None
-
-
-@dataclass(frozen=True)
-class NewOutside:
-    """What the model's gate saw in an image that it left out: its score, and the network's input as in `NewFinding`."""
-
-    model: str
-    model_sha256: str
-    outlier: float
+    model: ModelIdentity
+    finding: Finding
     input_mean: float
     input_std: float
+    analysed_at: dt.datetime
 
 
 @dataclass(frozen=True)
 class NewResult:
-    """A result object, already durable in the store."""
+    """A result object, already durable in the store, and the names of the destinations that take it."""
 
     kind: str
     sop_class_uid: str
@@ -89,6 +70,7 @@ class NewResult:
     series_instance_uid: str
     sha256: str
     size_bytes: int
+    destinations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,8 +87,8 @@ class DueDelivery:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What was said of the same object before: the decision, and the report (four UIDs) where there is one.
+class PreviousAnswer:
+    """What an object was answered before: the decision, and the report (four UIDs) where there is one.
 
     Without a decision the report says that the object was not analysed.
     """

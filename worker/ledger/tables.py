@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-GATE = "outside the trained population"
-"""How the reason of an image begins that the model's gate stopped."""
+OUT_OF_DISTRIBUTION = "outside the trained population"
+"""The first words of the reason why an image was not analysed that is out of the model's distribution."""
 
 
 class State(StrEnum):
@@ -120,26 +120,31 @@ class ReceiptRow(Table):
     reason: Mapped[str] = mapped_column(Text, default="")
 
 
-class FindingRow(Table):
-    """What one model said of one received object; the one that was entered last stands."""
+class AnswerColumns:
+    """The columns of a model's answer; `worker.ledger.findings.answer_values` makes their values."""
+
+    model: Mapped[str] = mapped_column(String(128))
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    probability: Mapped[float] = mapped_column(Float)
+    decision: Mapped[str] = mapped_column(String(32))
+    threshold: Mapped[float] = mapped_column(Float)
+    operating_point: Mapped[str | None] = mapped_column(String(32))
+    prediction_set: Mapped[str | None] = mapped_column(String(32))  # the classes with a space between them
+    outlier: Mapped[float | None] = mapped_column(Float)
+
+
+class FindingRow(AnswerColumns, Table):
+    """What one model found in one received object; the one that was entered last stands."""
 
     __tablename__ = "finding"
     __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"))
-    model: Mapped[str] = mapped_column(String(128))
-    model_sha256: Mapped[str] = mapped_column(String(64))
-    probability: Mapped[float] = mapped_column(Float)
-    decision: Mapped[str] = mapped_column(String(32))
-    threshold: Mapped[float] = mapped_column(Float)
     analysed_at: Mapped[dt.datetime]
-    operating_point: Mapped[str | None] = mapped_column(String(32))
-    prediction_set: Mapped[str | None] = mapped_column(String(32))
-    outlier: Mapped[float | None] = mapped_column(Float)
     agent: Mapped[str | None] = mapped_column(String(16))
     agent_probability: Mapped[float | None] = mapped_column(Float)
-    region: Mapped[str | None] = mapped_column(String(64))
+    region: Mapped[str | None] = mapped_column(String(64))  # the box as left,top,right,bottom
     input_mean: Mapped[float | None] = mapped_column(Float)
     input_std: Mapped[float | None] = mapped_column(Float)
 
@@ -186,7 +191,7 @@ class DeliveryRow(Table):
 
 
 class ReanalysisRow(Table):
-    """The wish to have a received object read by a newer model, and what became of it; a later wish takes its place."""
+    """The request to have a received object read by a newer model, and its outcome; a later request replaces it."""
 
     __tablename__ = "reanalysis"
     __table_args__ = (Index("ix_reanalysis_state", "state", "model_sha256", "next_attempt_at"),)
@@ -205,27 +210,19 @@ class ReanalysisRow(Table):
     crashes: Mapped[int] = mapped_column(Integer, default=0)
 
 
-class ShadowRow(Table):
-    """What a candidate model said of a received object beside the current one; nobody but the audit hears it."""
+class ShadowRow(AnswerColumns, Table):
+    """What a candidate model answered beside the current one; it stands in the audit only."""
 
     __tablename__ = "shadow"
     __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
-    model: Mapped[str] = mapped_column(String(128))
-    model_sha256: Mapped[str] = mapped_column(String(64))
-    probability: Mapped[float] = mapped_column(Float)
-    decision: Mapped[str] = mapped_column(String(32))
-    threshold: Mapped[float] = mapped_column(Float)
-    operating_point: Mapped[str | None] = mapped_column(String(32))
-    prediction_set: Mapped[str | None] = mapped_column(String(32))
-    outlier: Mapped[float | None] = mapped_column(Float)
     at: Mapped[dt.datetime]
 
 
-class OutsideRow(Table):
-    """What a model's gate saw in a received object that it left out: no finding, and nobody but the audit hears it."""
+class OutOfDistributionRow(Table):
+    """The score of an image that is out of a model's distribution and was therefore not analysed; it has no finding."""
 
     __tablename__ = "outside"
     __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)

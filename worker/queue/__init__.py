@@ -1,4 +1,4 @@
 """When work is tried again, and how a process is woken for it.
 
-Doors: `retry.backoff`, `wake.Bell`.
+Doors: `retry.backoff`, `wake.WakeSignal`.
 """

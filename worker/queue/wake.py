@@ -1,15 +1,15 @@
-"""A bell between processes on one storage folder: whoever has put work into the ledger rings, and the daemon looks."""
+"""The signal between processes on one storage folder that there is new work in the ledger."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
-NAME = "bell"
+NAME = "wake"
 
 
-class Bell:
-    """A file whose time of change is the ring.
+class WakeSignal:
+    """A file: whoever has put work into the ledger touches it, and the daemon looks at its time of change.
 
     It saves waiting, and nothing depends on it: the sweep finds the work anyhow.
 
@@ -23,13 +23,13 @@ class Bell:
         self._path = folder / NAME
         self._last = self._time()
 
-    def ring(self) -> None:
-        """Tell the daemon that there is work; a disk that takes no ring will be noticed by others."""
+    def send(self) -> None:
+        """Tell the daemon that there is work. A disk that cannot take the signal is no error here."""
         with contextlib.suppress(OSError):
             self._path.touch()
 
-    def heard(self) -> bool:
-        """Tell whether anyone has rung since the last call, or since this object was made."""
+    def arrived(self) -> bool:
+        """Return whether a signal came since the last call, or since this object was made."""
         before, self._last = self._last, self._time()
         return self._last != before
 

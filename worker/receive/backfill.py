@@ -15,7 +15,7 @@ from typing import Protocol
 from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUnavailable
 from dicom_io.network.query_retrieve import Receipt, Series, Wanted
 from worker.ledger.receipts import Ledger
-from worker.queue.wake import Bell
+from worker.queue.wake import WakeSignal
 from worker.receive.intake import Intake
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
@@ -142,9 +142,9 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
             raise InvalidSettings(f"another cxrd pull is fetching into {folder}") from error
         for leftover in spool.glob("*.part"):  # of a process that died: never entered, and fetched again
             leftover.unlink()
-        bell = Bell(folder)
+        signal = WakeSignal(folder)
         key = PatientKey(folder, settings.audit.patient_id)
-        intake = Intake(ledger, blobs, key, lambda _receipt: bell.ring())
+        intake = Intake(ledger, blobs, key, lambda _receipt: signal.send())
         yield Receipt(intake.receive, spool, settings.scp.ae_title)
 
 
@@ -221,7 +221,7 @@ def _one(source: Source, series: Series, ledger: Ledger, number: int, total: int
         instances = source.instances(series)
     except PeerUnavailable as unavailable:
         return Step(number, total, failed=1, error=str(unavailable)), False
-    missing = [uid for uid in instances if not ledger.knows(uid)]
+    missing = [uid for uid in instances if not ledger.has_received(uid)]
     known = len(instances) - len(missing)
     if not missing:
         return Step(number, total, known=known), True
@@ -231,7 +231,7 @@ def _one(source: Source, series: Series, ledger: Ledger, number: int, total: int
     except PeerUnavailable as unavailable:
         told, answered = str(unavailable), False
     # Whatever was said: an image has come when it is in the ledger, and not before.
-    came = sum(ledger.knows(uid) for uid in missing)
+    came = sum(ledger.has_received(uid) for uid in missing)
     failed = len(missing) - came
     error = (told or "not everything came") if failed else ""
     return Step(number, total, came, failed, known, error), answered or came > 0

@@ -52,7 +52,7 @@ class Intake:
             if mismatch:
                 return self._refuse(status.DATASET_MISMATCH, mismatch, about)
             new = self._receipt(header, arrival)
-            if not self._ledger.knows(new.sop_instance_uid):
+            if not self._ledger.has_received(new.sop_instance_uid):
                 self._blobs.adopt(arrival.file)
             receipt_id = self._ledger.receive(new)
         except UnreadableObject as error:
@@ -75,7 +75,7 @@ class Intake:
         log.warning("refused", **facts)
         if code != status.OUT_OF_RESOURCES:  # what a full disk or a locked ledger refuses cannot be entered either
             try:
-                self._ledger.note("refused", now(), facts)
+                self._ledger.record_event("refused", now(), facts)
             except Retryable as error:
                 log.warning("refusal_not_entered", reason=str(error))
         return code

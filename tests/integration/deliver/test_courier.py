@@ -49,10 +49,10 @@ class Office:
             kind = str(len(self.results))
             sha256 = self.blobs.put(data)
             self.results.append(
-                NewResult(kind, DX, dataset.SOPInstanceUID, dataset.SeriesInstanceUID, sha256, len(data))
+                NewResult(kind, DX, dataset.SOPInstanceUID, dataset.SeriesInstanceUID, sha256, len(data), ("pacs",))
             )
         now = dt.datetime.now(dt.UTC)
-        self.ledger.answer(self.receipt, FINDING, self.results, ["pacs"], now)
+        self.ledger.answer(self.receipt, FINDING, self.results, now)
 
     def nudged(self, state: str) -> bool:
         """Ring the bell, so that no test waits for the next look, and tell whether all deliveries are in a state."""

@@ -25,9 +25,9 @@ from worker.engines.analysis import Pipeline, outside
 from worker.inference.analyzer import Reader
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings, story
-from worker.ledger.reanalyses import Chosen, Reanalyses, Wanted
+from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import GATE
+from worker.ledger.tables import OUT_OF_DISTRIBUTION
 from worker.settings import ModelSettings, Results, Settings, load
 
 
@@ -40,42 +40,46 @@ def left_out(ledger: Ledger, uid: str, reason: str, **changes: Any) -> int:
 
 def test_what_a_gate_left_out_is_read_where_that_is_asked_for(ledger: Ledger) -> None:
     answered = first(ledger, "1.1")
-    gated = left_out(ledger, "1.2", f"{GATE} (score 1.20, limit 1; model.out_of_distribution)")
+    gated = left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20, limit 1; model.out_of_distribution)")
     lateral = left_out(ledger, "1.3", "view position LL, which is not frontal", received_at=NOON + 60 * SECOND)
     own = left_out(ledger, "1.4", "own output")
-    ledger.fail(received(ledger, sop_instance_uid="1.5"), f"{GATE}, it says", NOON)
+    ledger.fail(received(ledger, sop_instance_uid="1.5"), f"{OUT_OF_DISTRIBUTION}, it says", NOON)
     again = Reanalyses(ledger)
 
     def chosen(**wanted: Any) -> list[int]:
-        return list(again.choose(Wanted(**wanted), NEW_MODEL[1]).receipt_ids)
+        return list(again.choose(Criteria(**wanted), NEW_MODEL[1]).receipt_ids)
 
     assert chosen() == [answered]
-    assert chosen(also=GATE) == [gated, answered]
-    assert chosen(also=GATE, receipt_ids=(gated, own)) == [gated]
+    assert chosen(also=OUT_OF_DISTRIBUTION) == [gated, answered]
+    assert chosen(also=OUT_OF_DISTRIBUTION, receipt_ids=(gated, own)) == [gated]
     assert chosen(reason="view") == [lateral]
     assert chosen(reason="VIEW position ll") == [lateral]
     assert chosen(reason="view", until=NOON) == []
     assert chosen(reason="%view") == chosen(reason="position") == []  # its beginning, letter by letter
-    assert chosen(reason=GATE) == [gated]
+    assert chosen(reason=OUT_OF_DISTRIBUTION) == [gated]
 
 
 def test_the_reason_of_the_gate_begins_as_it_is_looked_for() -> None:
-    assert outside(Finding(0.9, "PNEUMONIA", 0.5, "screening", outlier=1.2)).startswith(GATE)
+    assert outside(Finding(0.9, "PNEUMONIA", 0.5, "screening", outlier=1.2)).startswith(OUT_OF_DISTRIBUTION)
 
 
 def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
-    number = left_out(ledger, "1.2", f"{GATE} (score 1.20)")
+    number = left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20)")
     again = Reanalyses(ledger)
     again.request([number], *NEW_MODEL, "jd", NOON)
     assert findings(ledger, Filter())[0]["status"] == "not_analysed"  # until there is an answer
     again.claim(number, NOON)
     again.leave_out(number, "outside again", NOON)
     (row,) = findings(ledger, Filter())
-    assert (row["status"], row["reason"], row["reanalysis"]) == ("not_analysed", f"{GATE} (score 1.20)", "left_out")
-    assert again.choose(Wanted(also=GATE), NEW_MODEL[1]) == Chosen((), 0, 0, 1)
+    assert (row["status"], row["reason"], row["reanalysis"]) == (
+        "not_analysed",
+        f"{OUT_OF_DISTRIBUTION} (score 1.20)",
+        "left_out",
+    )
+    assert again.choose(Criteria(also=OUT_OF_DISTRIBUTION), NEW_MODEL[1]) == Selection((), 0, 0, 1)
     again.request([number], *NEW_MODEL, "jd", NOON)
     again.claim(number, NOON)
-    again.answer(number, NEWER, [], [], NOON + SECOND)
+    again.answer(number, NEWER, [], NOON + SECOND)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["reason"], row["decision"], row["answers"]) == ("analysed", "", "NORMAL", 1)
     assert ledger.counts() == {"analysed": 1}
@@ -93,16 +97,16 @@ def test_after_a_rollback_what_the_model_had_answered_is_answered_already(ledger
     again = Reanalyses(ledger)
     again.request([both], *NEW_MODEL, "jd", NOON)
     again.claim(both, NOON)
-    again.answer(both, NEWER, [], [], NOON)
-    old = FINDING.model_sha256
-    assert again.choose(Wanted(), old) == Chosen((), 2, 0, 0, outdone=1)
-    assert again.choose(Wanted(receipt_ids=(both, other)), old).receipt_ids == ()
+    again.answer(both, NEWER, [], NOON)
+    old = FINDING.model.digest
+    assert again.choose(Criteria(), old) == Selection((), 2, 0, 0, superseded=1)
+    assert again.choose(Criteria(receipt_ids=(both, other)), old).receipt_ids == ()
     assert [row["model"] for row in findings(ledger, Filter())] == ["net-1.0.0", "net-2.0.0"]
     # What the first model said is in the history, for whoever wants its answers alone.
     history = findings(ledger, Filter(history=True))
     assert {row["receipt_id"] for row in history if row["model_sha256"] == old} == {both, other}
     # A third model reads both, whichever answer stands.
-    assert again.choose(Wanted(), "d" * 64).receipt_ids == (other, both)
+    assert again.choose(Criteria(), "d" * 64).receipt_ids == (other, both)
 
 
 # ---- through the pipeline ------------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def test_the_new_report_takes_the_place_of_the_one_that_nothing_was_analysed(
     bench.pipeline.process(number)
     assert bench.row(number)["status"] == "not_analysed"
     work = Reanalyses(bench.ledger)
-    (chosen,) = work.choose(Wanted(also=GATE), wider.identity.digest).receipt_ids
+    (chosen,) = work.choose(Criteria(also=OUT_OF_DISTRIBUTION), wider.identity.digest).receipt_ids
     work.request([chosen], wider.card.label, wider.identity.digest, "jd", now())
     Pipeline(Settings(), bench.ledger, bench.blobs, wider, lambda: None, work=work).process(number)
     row = bench.row(number)
@@ -164,7 +168,7 @@ def told(config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = open_ledger(load(config))
     number = first(ledger, "1.1")
-    left_out(ledger, "1.2", f"{GATE} (score 1.20)")
+    left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20)")
     left_out(ledger, "1.3", "view position LL")
     assert told(config, capsys, "--all").startswith("1 images would be")
     assert told(config, capsys, "--all", "--include-not-analysed").startswith("2 images would be")
@@ -173,7 +177,7 @@ def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str
     # The shipped model answers, and after it another one, which is withdrawn.
     again = Reanalyses(ledger)
     for model in (load_card(shipped_model()).sha256, "d" * 64):
-        again.answer(number, replace(NEWER, model_sha256=model), [], [], NOON)
+        again.answer(number, replace(NEWER, model=replace(NEWER.model, digest=model)), [], NOON)
     assert "1 it has answered (another model's later answer stands for 1)" in told(config, capsys, "--all")
 
 

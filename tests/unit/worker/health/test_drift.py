@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from dicom_io.errors import InvalidModel
+from dicom_io.finding import Finding
 from modeltrain.model.card import Card, load_card, shipped_model
-from tests.unit.worker.ledger.test_receipts import FINDING, NOON, received
+from tests.unit.worker.ledger.test_receipts import NOON, received
 from worker.health.drift import drift, figure, metrics, period, stability_index
 from worker.ledger.receipts import Ledger
-from worker.ledger.records import NewOutside
+from worker.ledger.records import NewFinding
 
 RNG = np.random.default_rng(0)
 QUANTILES = np.linspace(0, 1, 101)
@@ -35,15 +36,9 @@ def fill(ledger: Ledger, card: Card, n: int, *, shift: float = 0.0, outlier: flo
     for index, value in enumerate(values.tolist()):
         number = received(ledger, sop_instance_uid=f"1.{n}.{index}.{len(digest)}")
         ledger.claim(number, NOON)
-        finding = replace(
-            FINDING,
-            model_sha256=digest or card.sha256,
-            probability=value,
-            input_mean=value,
-            input_std=float(values[(index * 7) % n]),
-            outlier=outlier,
-        )
-        ledger.answer(number, finding, [], [], NOON)
+        finding = Finding(value, "PNEUMONIA", 0.5, outlier=outlier)
+        model = replace(card.identity, digest=digest or card.sha256)
+        ledger.answer(number, NewFinding(model, finding, value, float(values[(index * 7) % n]), NOON), [], NOON)
 
 
 def test_nothing_changed(ledger: Ledger, card: Card) -> None:
@@ -107,8 +102,8 @@ def left_out(ledger: Ledger, card: Card, n: int, *, outlier: float = 1.5) -> lis
     for index in range(n):
         number = received(ledger, sop_instance_uid=f"3.{index}")
         ledger.claim(number, NOON)
-        stopped = NewOutside(card.label, card.sha256, outlier, 0.9, 0.05)
-        ledger.leave_out(number, "outside the trained population", NOON, outside=stopped)
+        stopped = NewFinding(card.identity, Finding(0.9, "PNEUMONIA", 0.5, outlier=outlier), 0.9, 0.05, NOON)
+        ledger.leave_out(number, "outside the trained population", NOON, out_of_distribution=stopped)
         numbers.append(number)
     return numbers
 
@@ -128,7 +123,8 @@ def test_images_that_the_gate_left_out_are_seen(ledger: Ledger, card: Card) -> N
     assert f"\ncxrd_ood_ratio {50 / 110}\n" in metrics(found)
     assert "\ncxrd_drift_left_out_images 50.0\n" in metrics(found)
     # One of them is answered after all, under other settings: it counts once.
-    ledger.answer(numbers[0], replace(FINDING, model_sha256=card.sha256, outlier=1.5), [], [], NOON)
+    finding = Finding(0.93, "PNEUMONIA", 0.5, outlier=1.5)
+    ledger.answer(numbers[0], NewFinding(card.identity, finding, 0.5, 0.2, NOON), [], NOON)
     after = period(ledger, card, None, None)
     assert (after.n, after.left_out) == (110, 49)
 

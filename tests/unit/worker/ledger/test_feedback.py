@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,15 @@ from dicom_io.errors import InvalidData
 from modeltrain.data.samples import read_sample
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, answered, received
 from worker.ledger import event_chain
-from worker.ledger.feedback import Verdict, checked, enter, faults, known, read_file, verdicts
+from worker.ledger.feedback import Verdict, check, check_images, enter, faults, read_file, verdicts
 from worker.ledger.queries import Filter, findings
 from worker.ledger.receipts import Ledger
-from worker.ledger.records import NewOutside
 from worker.models.training_data import confirmed_samples
 from worker.storage.blobs import Blobs
 
 
 def said(verdict: str = "NORMAL", **names: str) -> Verdict:
-    return checked(Verdict(verdict, names.pop("reader", "jd"), **names))
+    return check(Verdict(verdict, names.pop("reader", "jd"), **names))
 
 
 def test_the_last_verdict_counts_and_all_are_kept(ledger: Ledger) -> None:
@@ -76,7 +76,7 @@ def test_a_file_is_read_row_by_row(ledger: Ledger, tmp_path: Path) -> None:
         "verdict,reader,sop_instance_uid,accession_number\n"
         "NORMAL,jd,1.2.3,\nSICK,jd,1.2.3,\nNORMAL,jd,,A1\nNORMAL,jd,8.8,\nNORMAL,,1.2.3,\nmaybe,jd,1.2.3,\n"
     )
-    rows = known(ledger, read_file(path))
+    rows = check_images(ledger, read_file(path))
     assert [isinstance(what, Verdict) for _, what in rows] == [True, False, True, False, False, False]
     told = faults(path, rows)
     assert told.startswith(f"{path}: row 3: verdict 'SICK'")
@@ -100,7 +100,7 @@ def test_confirmed_images_become_training_samples(ledger: Ledger, tmp_path: Path
     first, second = confirmed_samples(ledger, blobs)
     assert (first.path, first.label, first.patient, first.agent) == (blobs.path("a" * 64), 1, "k", 0)
     assert (second.label, second.patient, second.agent) == (0, f"receipt-{other}", -1)
-    assert FINDING.decision == "PNEUMONIA"
+    assert FINDING.finding.decision == "PNEUMONIA"
     assert RESULT.kind
 
 
@@ -112,15 +112,14 @@ def test_what_the_rules_left_out_takes_no_verdict(ledger: Ledger, tmp_path: Path
             enter(ledger, [said(sop_instance_uid=uid)], "x", NOON)
     path = tmp_path / "verdicts.csv"
     path.write_text("verdict,reader,sop_instance_uid\nNORMAL,jd,5.1\n")
-    assert "row 2: 5.1 takes no verdict" in faults(path, known(ledger, read_file(path)))
+    assert "row 2: 5.1 takes no verdict" in faults(path, check_images(ledger, read_file(path)))
     assert verdicts(ledger) == []
 
 
 def test_what_the_gate_left_out_takes_one(ledger: Ledger, tmp_path: Path) -> None:
-    stopped = NewOutside("net-1.0.0", "f" * 64, 1.5, 0.5, 0.2)
-    ledger.leave_out(received(ledger, sop_instance_uid="5.1"), "any words", NOON, outside=stopped)
-    earlier = "outside the trained population (score 1.20, limit 1; model.out_of_distribution)"
-    ledger.leave_out(received(ledger, sop_instance_uid="5.2"), earlier, NOON)
+    stopped = replace(FINDING, finding=replace(FINDING.finding, outlier=1.5))
+    for uid in ("5.1", "5.2"):
+        ledger.leave_out(received(ledger, sop_instance_uid=uid), "any words", NOON, out_of_distribution=stopped)
     assert enter(ledger, [said(sop_instance_uid="5.1"), said("PNEUMONIA", sop_instance_uid="5.2")], "x", NOON) == 2
     assert len(confirmed_samples(ledger, Blobs(tmp_path / "objects"))) == 2
 

@@ -12,6 +12,7 @@ from alembic import command
 from sqlalchemy import text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.finding import Finding, ModelIdentity
 from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
 from worker.engines.idle import IdleEngine
@@ -19,16 +20,16 @@ from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
-from worker.ledger.reanalyses import Chosen, Reanalyses, Wanted
+from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
 from worker.ledger.receipts import Ledger, connect
-from worker.ledger.records import NewResult
+from worker.ledger.records import NewFinding, NewResult
 from worker.ledger.shadow_queries import differences, summary
 from worker.ledger.tables import ShadowRow
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 REPORT = NewResult("structured-report", SR, "2.25.3", "2.25.4", "c" * 64, 9)
 NEW_MODEL = ("net-2.0.0", "e" * 64)
-NEWER = replace(FINDING, model=NEW_MODEL[0], model_sha256=NEW_MODEL[1], probability=0.2, decision="NORMAL")
+NEWER = NewFinding(ModelIdentity("net", "2.0.0", NEW_MODEL[1]), Finding(0.2, "NORMAL", 0.5), 0.5, 0.2, NOON)
 NEW_REPORT = replace(REPORT, sop_instance_uid="2.25.5", series_instance_uid="2.25.6")
 
 
@@ -36,7 +37,7 @@ def first(ledger: Ledger, uid: str = "1.2.3", **changes: Any) -> int:
     """Enter an image that the first model has answered."""
     number = received(ledger, sop_instance_uid=uid, **changes)
     ledger.claim(number, NOON)
-    ledger.answer(number, FINDING, [replace(REPORT, sop_instance_uid=f"2.25.{number}00")], ["pacs"], NOON)
+    ledger.answer(number, FINDING, [replace(REPORT, sop_instance_uid=f"2.25.{number}00", destinations=("pacs",))], NOON)
     return number
 
 
@@ -67,7 +68,7 @@ def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
     # Its results are dated by the wish, so that the same work gives the same bytes after a crash.
     assert (claim.id, claim.dated_at, claim.attempts, claim.model_sha256) == (number, NOON, 1, NEW_MODEL[1])
     assert (claim.sop_instance_uid, claim.calling_ae, claim.sha256) == ("1.2.3", "PACS", "a" * 64)
-    again.answer(number, NEWER, [NEW_REPORT], ["pacs", "archive"], later)
+    again.answer(number, NEWER, [replace(NEW_REPORT, destinations=("pacs", "archive"))], later)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["model"], row["decision"], row["probability"]) == (
         "analysed",
@@ -99,21 +100,21 @@ def test_the_predecessor_is_the_last_report_of_another_model(ledger: Ledger) -> 
         "SOPClassUID": SR,
         "SOPInstanceUID": f"2.25.{number}00",
     }
-    assert ledger.earlier(number, FINDING.model_sha256, SR) is None
-    found = ledger.earlier(number, NEW_MODEL[1], SR)
+    assert ledger.previous_answer(number, FINDING.model.digest, SR) is None
+    found = ledger.previous_answer(number, NEW_MODEL[1], SR)
     assert found is not None
     assert (found.decision, found.report) == ("PNEUMONIA", expected)
     # The second model's report was left out: the third one's points to the first.
-    wished(ledger, number).answer(number, NEWER, [RESULT], [], NOON)
-    found = ledger.earlier(number, "d" * 64, SR)
+    wished(ledger, number).answer(number, NEWER, [RESULT], NOON)
+    found = ledger.previous_answer(number, "d" * 64, SR)
     assert found is not None
     assert (found.decision, found.report) == ("NORMAL", expected)
     # Done once more, the second model's work comes out as before, whoever has spoken since.
-    assert ledger.earlier(number, FINDING.model_sha256, SR) is None
+    assert ledger.previous_answer(number, FINDING.model.digest, SR) is None
     # No report at all is no predecessor.
     other = received(ledger, sop_instance_uid="1.2.9")
-    ledger.answer(other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], [], NOON)
-    found = ledger.earlier(other, NEW_MODEL[1], SR)
+    ledger.answer(other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], NOON)
+    found = ledger.previous_answer(other, NEW_MODEL[1], SR)
     assert found is not None
     assert found.report is None
 
@@ -129,7 +130,7 @@ def test_which_images_are_chosen(ledger: Ledger) -> None:
     again, new = Reanalyses(ledger), NEW_MODEL[1]
 
     def chosen(**wanted: Any) -> list[int]:
-        return [numbers.index(each) + 1 for each in again.choose(Wanted(**wanted), new).receipt_ids]
+        return [numbers.index(each) + 1 for each in again.choose(Criteria(**wanted), new).receipt_ids]
 
     assert chosen() == [3, 2, 1]  # newest first, and not what has failed
     assert chosen(since=NOON + 60 * SECOND) == [3, 2]
@@ -137,37 +138,37 @@ def test_which_images_are_chosen(ledger: Ledger) -> None:
     assert chosen(accession="A2") == [3, 2]
     assert chosen(receipt_ids=(numbers[0], failed, 999)) == [1]
     assert chosen(model="net-1") == [3, 2, 1]
-    assert again.choose(Wanted(), FINDING.model_sha256) == Chosen((), 3, 0, 0)
+    assert again.choose(Criteria(), FINDING.model.digest) == Selection((), 3, 0, 0)
     with pytest.raises(InvalidSettings, match=r"--model net-2: no such model .* net-1\.0\.0-ffffffffffff"):
         chosen(model="net-2")
     again.request(numbers[:2], *NEW_MODEL, "jd", NOON)
-    assert again.choose(Wanted(), new) == Chosen((numbers[2],), 0, 2, 0)
+    assert again.choose(Criteria(), new) == Selection((numbers[2],), 0, 2, 0)
     assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 1  # given again, it enters only what does not wait yet
     again.claim(numbers[0], NOON)
-    again.answer(numbers[0], NEWER, [], [], NOON)
+    again.answer(numbers[0], NEWER, [], NOON)
     again.leave_out(numbers[1], "outside", NOON)
-    assert again.choose(Wanted(), new) == Chosen((), 1, 1, 1)
-    assert again.choose(Wanted(receipt_ids=(numbers[1],)), new).receipt_ids == (numbers[1],)
+    assert again.choose(Criteria(), new) == Selection((), 1, 1, 1)
+    assert again.choose(Criteria(receipt_ids=(numbers[1],)), new).receipt_ids == (numbers[1],)
     # The answer that stands decides, not one before it.
-    assert numbers[0] not in again.choose(Wanted(model="net-1"), "d" * 64).receipt_ids
-    assert again.choose(Wanted(model="net-2"), "d" * 64).receipt_ids == (numbers[0],)
+    assert numbers[0] not in again.choose(Criteria(model="net-1"), "d" * 64).receipt_ids
+    assert again.choose(Criteria(model="net-2"), "d" * 64).receipt_ids == (numbers[0],)
     assert intact(ledger)
 
 
 def test_a_wish_waits_for_its_model_and_newest_come_first(ledger: Ledger) -> None:
     numbers = [first(ledger, f"1.{n}") for n in range(3)]
     again = wished(ledger, *numbers)
-    assert again.waits(NOON)
-    assert again.next(FINDING.model_sha256, NOON) is None
-    assert again.next(NEW_MODEL[1], NOON) == numbers[2]
+    assert again.has_waiting(NOON)
+    assert again.next_receipt(FINDING.model.digest, NOON) is None
+    assert again.next_receipt(NEW_MODEL[1], NOON) == numbers[2]
     assert again.request(numbers[:1], "net-3.0.0", "d" * 64, "jd", NOON) == 1  # a later wish takes its place
-    assert again.next("d" * 64, NOON) == numbers[0]
+    assert again.next_receipt("d" * 64, NOON) == numbers[0]
     assert again.counts() == [("net-2.0.0", "waiting", 2), ("net-3.0.0", "waiting", 1)]
     again.claim(numbers[2], NOON)
     assert again.claim(numbers[2], NOON) is None
-    assert again.withdraw("jd", NOON) == 2
+    assert again.cancel("jd", NOON) == 2
     assert again.counts() == [("net-2.0.0", "withdrawn", 1), ("net-2.0.0", "working", 1), ("net-3.0.0", "withdrawn", 1)]
-    assert not again.waits(NOON)
+    assert not again.has_waiting(NOON)
     assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 2  # what is in hand is left alone
     assert intact(ledger)
 
@@ -210,7 +211,7 @@ def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> Non
     again = wished(ledger, number)
     again.claim(number, NOON)
     for _ in range(2):
-        again.answer(number, NEWER, [NEW_REPORT], ["pacs"], NOON)
+        again.answer(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
     assert findings(ledger, Filter())[0]["answers"] == 2
     assert [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)] == [f"2.25.{number}00", "2.25.5"]
     assert intact(ledger)
@@ -218,21 +219,21 @@ def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> Non
 
 def test_results_for_new_images_go_first(ledger: Ledger) -> None:
     number = first(ledger)
-    wished(ledger, number).answer(number, NEWER, [NEW_REPORT], ["pacs"], NOON)
+    wished(ledger, number).answer(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
     live = first(ledger, "1.2.8")
     due = [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)]
     assert due == [f"2.25.{number}00", f"2.25.{live}00", "2.25.5"]
 
 
 def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger) -> None:
-    assert not ledger.busy(NOON)
+    assert not ledger.is_busy(NOON)
     number = received(ledger)
-    assert ledger.busy(NOON)
+    assert ledger.is_busy(NOON)
     ledger.claim(number, NOON)
-    assert ledger.busy(NOON)
+    assert ledger.is_busy(NOON)
     ledger.postpone(number, "disk full", NOON, NOON + 60 * SECOND)
-    assert not ledger.busy(NOON)
-    assert ledger.busy(NOON + 60 * SECOND)
+    assert not ledger.is_busy(NOON)
+    assert ledger.is_busy(NOON + 60 * SECOND)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger
 )
 def test_an_alteration_of_any_answer_shows(ledger: Ledger, statement: str, said: str) -> None:
     number = first(ledger)
-    wished(ledger, number).answer(number, NEWER, [NEW_REPORT], [], NOON)
+    wished(ledger, number).answer(number, NEWER, [NEW_REPORT], NOON)
     assert intact(ledger)
     with ledger.writing() as connection:
         for each in statement.split(";"):
@@ -268,7 +269,7 @@ def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:
         )
         connection.execute(row)
     before = (summary(ledger, None), differences(ledger, None))
-    wished(ledger, number).answer(number, NEWER, [], [], NOON)
+    wished(ledger, number).answer(number, NEWER, [], NOON)
     assert (summary(ledger, None), differences(ledger, None)) == before
     assert before[1][0]["model"] == "net-1.0.0"
     assert verdicts(ledger, disagree=True) == []
@@ -299,7 +300,7 @@ def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, d
     migrations.upgrade(engine)
     assert seen() == before
     ledger = Ledger(engine)
-    found = ledger.earlier(1, NEW_MODEL[1], SR)
+    found = ledger.previous_answer(1, NEW_MODEL[1], SR)
     assert found is not None
     assert found.report is not None
     assert found.report["SOPInstanceUID"] == "2.25.1"

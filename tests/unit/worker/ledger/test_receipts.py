@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.finding import Finding, ModelIdentity
 from tests.support.disk import fill, small_disk
 from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Deliveries
@@ -45,7 +46,7 @@ NEW = NewReceipt(
     size_bytes=10,
     received_at=NOON,
 )
-FINDING = NewFinding("net-1.0.0", "f" * 64, 0.93, "PNEUMONIA", 0.5, NOON)
+FINDING = NewFinding(ModelIdentity("net", "1.0.0", "f" * 64), Finding(0.93, "PNEUMONIA", 0.5), 0.5, 0.2, NOON)
 RESULT = NewResult("secondary-capture", "1.2.840.10008.5.1.4.1.1.7", "2.25.1", "2.25.2", "b" * 64, 20)
 
 
@@ -58,7 +59,7 @@ def received(ledger: Ledger, **changes: object) -> int:
 def answered(ledger: Ledger, destinations: tuple[str, ...] = ("pacs",)) -> int:
     number = received(ledger)
     assert ledger.claim(number, NOON) is not None
-    ledger.answer(number, FINDING, [RESULT], destinations, NOON)
+    ledger.answer(number, FINDING, [replace(RESULT, destinations=destinations)], NOON)
     return number
 
 
@@ -133,7 +134,7 @@ def test_what_a_dead_process_had_in_hand_is_taken_back(ledger: Ledger) -> None:
 
 def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) -> None:
     number = answered(ledger)
-    ledger.answer(number, FINDING, [RESULT], ["pacs"], NOON)
+    ledger.answer(number, FINDING, [replace(RESULT, destinations=("pacs",))], NOON)
     assert [delivery.sop_instance_uid for delivery in Deliveries(ledger).due("pacs", NOON, 9)] == ["2.25.1"]
     assert ledger.counts() == {"analysed": 1, "delivery_pending": 1}
     assert ledger.is_result("2.25.1")
@@ -253,14 +254,14 @@ def test_naive_times_are_refused(ledger: Ledger) -> None:
 
 
 def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = [replace(RESULT, sop_instance_uid=f"2.25.{number}") for number in range(5)]
+    results = [replace(RESULT, sop_instance_uid=f"2.25.{number}", destinations=("pacs",)) for number in range(5)]
     number = received(ledger)
     ledger.claim(number, NOON)
-    ledger.answer(number, FINDING, results, ("pacs",), NOON)
+    ledger.answer(number, FINDING, results, NOON)
     deliveries = Deliveries(ledger)
     for delivery in deliveries.due("pacs", NOON, 10):
         deliveries.mark_failed(delivery, 0xA900, "no", NOON)
-    monkeypatch.setattr("worker.ledger.receipts.AT_ONCE", 2)
+    monkeypatch.setattr("worker.ledger.receipts.BATCH_SIZE", 2)
     sizes: list[int] = []
     writing = ledger.writing
 
@@ -290,7 +291,7 @@ def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
 
         def until_full(ledger: Ledger) -> None:
             for count in range(400):
-                ledger.note("refused", NOON, {"reason": "x" * 1000, "count": count})
+                ledger.record_event("refused", NOON, {"reason": "x" * 1000, "count": count})
 
         with pytest.raises(OutOfResources, match="the disk that holds the ledger is full"):
             until_full(Ledger(engine))
