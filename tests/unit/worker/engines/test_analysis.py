@@ -263,7 +263,7 @@ def test_an_unforeseen_error_is_described_without_its_message() -> None:
         dt.date.fromisoformat("Doe^Jane")
     except ValueError as error:
         said = unexpected(error)
-    assert said.startswith("unexpected ValueError at unit/test_pipeline.py:")
+    assert said.startswith(f"unexpected ValueError at engines/{Path(__file__).name}:")
     assert "Jane" not in said
 
 
