@@ -125,8 +125,8 @@ def dressed(
 
 def toned(image: NDArray[np.uint8], other: NDArray[np.uint8], part: float) -> NDArray[np.uint8]:
     """Move an image's grey values towards those of which `other` has as many: a part (0 to 1) of histogram matching."""
-    own, wanted = (np.bincount(each.ravel(), minlength=256).cumsum() / each.size for each in (image, other))
-    table = (1 - part) * np.arange(256) + part * np.searchsorted(wanted, own).clip(0, 255)
+    own, target = (np.bincount(each.ravel(), minlength=256).cumsum() / each.size for each in (image, other))
+    table = (1 - part) * np.arange(256) + part * np.searchsorted(target, own).clip(0, 255)
     return np.asarray(np.rint(table), np.uint8)[image]
 
 

@@ -27,15 +27,15 @@ class Pair(NamedTuple):
     distance: int
 
 
-def pairs_told(pairs: Sequence[Pair] | None, compared: str, unread: int = 0) -> dict[str, Any] | None:
+def pairs_to_dict(pairs: Sequence[Pair] | None, compared: str, unread: int = 0) -> dict[str, Any] | None:
     """Return pairs as plain values for JSON, by the images' paths; None where there was nothing to compare.
 
     `unread` counts what could not be read to be compared with.
     """
     if pairs is None:
         return None
-    told = [{"first": str(one.path), "second": str(other.path), "distance": bits} for one, other, bits in pairs]
-    return {"compared": compared, "n": len(told), "unread": unread, "pairs": told}
+    rows = [{"first": str(one.path), "second": str(other.path), "distance": bits} for one, other, bits in pairs]
+    return {"compared": compared, "n": len(rows), "unread": unread, "pairs": rows}
 
 
 def perceptual_hash(grey: NDArray[np.float32]) -> int:
@@ -56,24 +56,25 @@ def near_duplicates(
 
     Beside them, the images of either set that cannot be read: they are not compared.
     """
-    kept: list[list[Sample]] = []
+    comparable: list[list[Sample]] = []
     hashes: list[NDArray[np.uint64]] = []
     unread: list[Sample] = []
     for samples in (first, second):
         readable: list[Sample] = []
-        found: list[int] = []
+        own: list[int] = []
         for sample in samples:
             try:
-                found.append(perceptual_hash(read_sample(sample)[0]))
+                own.append(perceptual_hash(read_sample(sample)[0]))
                 readable.append(sample)
             except InvalidData:
                 unread.append(sample)
-        kept.append(readable)
-        hashes.append(np.array(found, dtype=np.uint64))
+        comparable.append(readable)
+        hashes.append(np.array(own, dtype=np.uint64))
     pairs = []
-    for sample, one in zip(kept[0], hashes[0], strict=True):
+    for sample, one in zip(comparable[0], hashes[0], strict=True):
         distances = np.bitwise_count(hashes[1] ^ one)
         pairs += [
-            Pair(sample, kept[1][int(other)], int(distances[other])) for other in np.flatnonzero(distances <= limit)
+            Pair(sample, comparable[1][int(other)], int(distances[other]))
+            for other in np.flatnonzero(distances <= limit)
         ]
     return sorted(pairs, key=lambda pair: pair.distance), unread

@@ -76,21 +76,21 @@ def propensities(
     patients = np.array([sample.patient for sample in samples])
     if min(len(np.unique(patients[labels == label])) for label in (0, 1)) < 2 * _FOLDS:
         return np.full(len(train), 0.5), np.full(len(others), 0.5)
-    known, asked = (np.stack([framing(part[i]) for i in range(len(part))]) for part in (train, others))
+    own, theirs = (np.stack([framing(part[i]) for i in range(len(part))]) for part in (train, others))
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     model = HistGradientBoostingClassifier(
         max_iter=100, learning_rate=0.05, early_stopping=False, class_weight="balanced", random_state=seed
     )
     with threadpool_limits(1):  # small data: threads that wait for each other cost minutes where other work runs
-        own = cross_val_predict(model, known, labels, groups=patients, cv=folds, method="predict_proba")
-        return own[:, 1], model.fit(known, labels).predict_proba(asked)[:, 1]
+        probability = cross_val_predict(model, own, labels, groups=patients, cv=folds, method="predict_proba")
+        return probability[:, 1], model.fit(own, labels).predict_proba(theirs)[:, 1]
 
 
 def overlap(train: Images, validation: Images, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the overlap weights of training and of validation images, float64 [N] each."""
-    found = propensities(train, train.samples, validation, seed)
+    chances = propensities(train, train.samples, validation, seed)
     labels = [np.array([sample.label for sample in images.samples]) for images in (train, validation)]
-    return overlap_weights(found[0], labels[0]), overlap_weights(found[1], labels[1])
+    return overlap_weights(chances[0], labels[0]), overlap_weights(chances[1], labels[1])
 
 
 def overlap_weights(propensities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -79,7 +79,7 @@ def scan(folder: Path) -> tuple[Sample, ...]:
     """
     if not folder.is_dir():
         raise InvalidData(f"{folder}: no such folder")
-    found = []
+    samples = []
     for label, name in enumerate(CLASSES):
         inside = folder / name
         if not inside.is_dir():
@@ -88,8 +88,8 @@ def scan(folder: Path) -> tuple[Sample, ...]:
         paths = [inside / name for name in names if (inside / name).suffix.lower() in PICTURE_SUFFIXES]
         if not paths:
             raise InvalidData(f"{inside}: holds no JPEG or PNG file")
-        found += [Sample(path, label, patient_of(path.stem), agent_of(path.stem) if label else -1) for path in paths]
-    return tuple(found)
+        samples += [Sample(path, label, patient_of(path.stem), agent_of(path.stem) if label else -1) for path in paths]
+    return tuple(samples)
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -100,15 +100,15 @@ def pictures(folder: Path) -> list[Path]:
     InvalidData
         There are none.
     """
-    found = [
+    paths = [
         folder.__class__(root) / name
         for root, _, names in os.walk(folder)
         for name in names
         if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 - a hundred thousand names
     ]
-    if not found:
+    if not paths:
         raise InvalidData(f"{folder}: holds no JPEG or PNG file")
-    return sorted(found)
+    return sorted(paths)
 
 
 def training_samples(root: Path) -> tuple[Sample, ...]:
@@ -151,13 +151,13 @@ def split_by_patient(samples: Sequence[Sample], fraction: float, seed: int) -> S
     for label, patients in strata.items():
         if len(patients) < 2:
             raise InvalidData(f"{CLASSES[label]}: {len(patients)} patient(s); a split by patient needs two or more")
-        wanted = fraction * sum(len(by_patient[patient]) for patient in patients)
-        taken = 0
+        target = fraction * sum(len(by_patient[patient]) for patient in patients)
+        count = 0
         for patient in sorted(patients, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())[:-1]:
-            if taken >= wanted:
+            if count >= target:
                 break
             held.add(patient)
-            taken += len(by_patient[patient])
+            count += len(by_patient[patient])
     return Split(
         train=tuple(sample for sample in samples if named[sample.patient] not in held),
         validation=tuple(sample for sample in samples if named[sample.patient] in held),
@@ -173,10 +173,10 @@ def _same_patients(samples: Sequence[Sample]) -> dict[str, str]:
             patient = named[patient]
         return patient
 
-    seen: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for sample in samples:
         for key in filter(None, (sample.content, sample.uid)):
-            one, other = sorted((first_of(sample.patient), first_of(seen.setdefault(key, sample.patient))))
+            one, other = sorted((first_of(sample.patient), first_of(owners.setdefault(key, sample.patient))))
             named[other] = one
     return {patient: first_of(patient) for patient in named}
 
@@ -201,10 +201,10 @@ def read_with_attributes(sample: Sample, size: int = INPUT_SIZE) -> tuple[NDArra
         The file is not a readable picture; the message names it.
     """
     try:
-        values, said = read_and_tell(sample.path)
+        values, attributes = read_and_tell(sample.path)
     except (UnreadableObject, UnsupportedPixels) as error:
         raise InvalidData(f"{sample.called}: {error}" if sample.called else str(error)) from error
-    return to_input(values, size), said
+    return to_input(values, size), attributes
 
 
 class Images:
@@ -218,18 +218,18 @@ class Images:
         self.samples = samples
         self.size = size
         self._room = budget // (size * size)
-        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._cache: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
         image: NDArray[np.uint8] = np.rint(read_sample(self.samples[index], self.size)[0] * 255).astype(np.uint8)
-        if len(self._kept) < self._room:
-            self._kept[index] = image
+        if len(self._cache) < self._room:
+            self._cache[index] = image
         return image
 
 
@@ -256,7 +256,7 @@ def file_content(path: Path) -> str:
 def data_digest(samples: Sequence[Sample], root: Path) -> str:
     """Return a SHA-256 over the sorted relative names and contents of the files: the data set's fingerprint."""
     total = hashlib.sha256()
-    known = with_contents(samples)
-    for name, content in sorted((sample.path.relative_to(root).as_posix(), sample.content) for sample in known):
+    hashed = with_contents(samples)
+    for name, content in sorted((sample.path.relative_to(root).as_posix(), sample.content) for sample in hashed):
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()

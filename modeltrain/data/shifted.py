@@ -1,4 +1,4 @@
-"""The population as another room might image it: for what has to hold there too."""
+"""The population as another room might image it: framed, exposed and marked anew."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HOW = Augmentation(
 )
 
 
-def as_elsewhere(
+def shifted(
     samples: Sequence[Sample], size: int, rng: np.random.Generator, *, every: int = 1
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the images, each `every`-th of them framed, exposed and marked anew, float32 [1, size, size] in [0, 1].

@@ -147,9 +147,9 @@ def ask(
     attributes: list[dict[str, str]] = []
     for start in range(0, len(samples), _BATCH):
         batch = samples[start : start + _BATCH]
-        images, said = zip(*(read_with_attributes(sample, size) for sample in batch), strict=True)
+        images, stated = zip(*(read_with_attributes(sample, size) for sample in batch), strict=True)
         outputs = predict(np.stack(images))
-        attributes += said
+        attributes += stated
         scores.append(decider.probability(outputs.logits) if decider else probability(outputs.logits))
         subtypes.append(probability(outputs.subtype))
         judgements += decider(outputs) if decider else []

@@ -148,11 +148,11 @@ def points_figure(answers: Answers, evaluation: Evaluation, points: Mapping[str,
     axes.set(xlabel="stated probability of PNEUMONIA", ylabel="images", yscale="symlog", xlim=(0, 1))
     axes.legend(loc="upper center", frameon=False, fontsize=8.5, ncols=2, bbox_to_anchor=(0.5, -0.13))
     for place, row in enumerate(rows.values()):
-        said = [
+        bars = [
             ("sensitivity", _ORANGE, f"{row['missed']} missed"),
             ("specificity", _BLUE, f"{row['false_alarms']} false alarms"),
         ]
-        for step, (measure, colour, words) in enumerate(said):
+        for step, (measure, colour, words) in enumerate(bars):
             beside.barh(place + 0.36 * step - 0.18, row[measure], height=0.32, color=colour, alpha=0.75)
             text = f"{measure} {row[measure]:.1%}, {words}"
             beside.text(0.02, place + 0.36 * step - 0.18, text, va="center", size=8.5)
@@ -173,8 +173,8 @@ def calibration_figure(answers: Answers, evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(5.4, 6.0), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color="#b8bec4", lw=1, ls="--", label="perfect")
-    said, seen, _ = zip(*curve, strict=True)
-    axes.plot(said, seen, "o-", color=_BLUE, lw=1.5, ms=5, label=f"expected calibration error {error:.4f}")
+    stated, observed, _ = zip(*curve, strict=True)
+    axes.plot(stated, observed, "o-", color=_BLUE, lw=1.5, ms=5, label=f"expected calibration error {error:.4f}")
     axes.set(ylabel="share of PNEUMONIA", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(loc="upper left", frameon=False, fontsize=8.5)
     below.hist(answers.probability, bins=BINS, range=(0, 1), color=_BLUE, rwidth=0.9)
@@ -245,13 +245,13 @@ def choose_cases(answers: Answers, threshold: float) -> dict[str, NDArray[np.int
     For each kind up to three indices into the answers, the most telling first.
     """
     labels, scores = answers.labels, answers.probability.astype(np.float64)
-    called = scores >= threshold
+    positive = scores >= threshold
     kinds = {
-        "true positive": ((labels == 1) & called, -scores),
-        "true negative": ((labels == 0) & ~called, scores),
-        "false positive": ((labels == 0) & called, -scores),
-        "false negative": ((labels == 1) & ~called, scores),
-        "borderline": (np.ones_like(called), np.abs(scores - threshold)),
+        "true positive": ((labels == 1) & positive, -scores),
+        "true negative": ((labels == 0) & ~positive, scores),
+        "false positive": ((labels == 0) & positive, -scores),
+        "false negative": ((labels == 1) & ~positive, scores),
+        "borderline": (np.ones_like(positive), np.abs(scores - threshold)),
     }
     return {
         kind: np.flatnonzero(chosen)[np.argsort(order[chosen], kind="stable")][:_CASES]

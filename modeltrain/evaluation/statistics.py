@@ -28,18 +28,18 @@ def calibration_curve(
 ) -> list[tuple[float, float, int]]:
     """Return for each bin of equal width that holds any answer: mean probability, share of PNEUMONIA, number."""
     place = np.minimum((probability * bins).astype(int), bins - 1)
-    found = []
+    points = []
     for number in range(bins):
         inside = place == number
         if inside.any():
-            found.append((float(probability[inside].mean()), float(labels[inside].mean()), int(inside.sum())))
-    return found
+            points.append((float(probability[inside].mean()), float(labels[inside].mean()), int(inside.sum())))
+    return points
 
 
 def calibration_error(probability: NDArray[np.float32], labels: NDArray[np.int64], bins: int = BINS) -> float:
     """Return the expected calibration error (Naeini et al. 2015): the bins' gaps, weighted by their numbers."""
     curve = calibration_curve(probability, labels, bins)
-    return sum(abs(said - seen) * number for said, seen, number in curve) / len(labels)
+    return sum(abs(stated - observed) * number for stated, observed, number in curve) / len(labels)
 
 
 def specificity_at_missed(probability: NDArray[np.float32], labels: NDArray[np.int64], missed: int = 2) -> float:
@@ -51,10 +51,10 @@ def specificity_at_missed(probability: NDArray[np.float32], labels: NDArray[np.i
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
     """Return PPV and NPV at a prevalence (Bayes); NaN where nothing is called so."""
-    called = sensitivity * prevalence + (1 - specificity) * (1 - prevalence)
-    cleared = specificity * (1 - prevalence) + (1 - sensitivity) * prevalence
-    ppv = sensitivity * prevalence / called if called else float("nan")
-    npv = specificity * (1 - prevalence) / cleared if cleared else float("nan")
+    positive = sensitivity * prevalence + (1 - specificity) * (1 - prevalence)
+    negative = specificity * (1 - prevalence) + (1 - sensitivity) * prevalence
+    ppv = sensitivity * prevalence / positive if positive else float("nan")
+    npv = specificity * (1 - prevalence) / negative if negative else float("nan")
     return ppv, npv
 
 
@@ -66,10 +66,10 @@ def border_share(attention: NDArray[np.float32]) -> float:
     edge = round(_BORDER * _MAP_SIDE)
     shares = []
     for cells in attention:
-        drawn = np.maximum(cv2.resize(cells, (_MAP_SIDE, _MAP_SIDE), interpolation=cv2.INTER_CUBIC), 0)
-        total = float(drawn.sum())
+        fine = np.maximum(cv2.resize(cells, (_MAP_SIDE, _MAP_SIDE), interpolation=cv2.INTER_CUBIC), 0)
+        total = float(fine.sum())
         if total > 0:
-            shares.append(1 - float(drawn[edge:-edge, edge:-edge].sum()) / total)
+            shares.append(1 - float(fine[edge:-edge, edge:-edge].sum()) / total)
     return float(np.mean(shares)) if shares else float("nan")
 
 
@@ -145,11 +145,11 @@ class Resamples:
         right = (self.probability >= threshold) == (self.labels == 1)
         every = np.ones(len(self.labels), dtype=bool)
         among = {"sensitivity": self.labels == 1, "specificity": self.labels == 0, "accuracy": every}
-        found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in among}
+        rates: dict[str, list[NDArray[np.float64]]] = {name: [] for name in among}
         for weights in self.weights():
             for name, of in among.items():
-                found[name].append((weights @ (of & right)) / (weights @ of.astype(float)))
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+                rates[name].append((weights @ (of & right)) / (weights @ of.astype(float)))
+        return {name: np.concatenate(parts) for name, parts in rates.items()}
 
     def rate_intervals(self, threshold: float) -> dict[str, list[float]]:
         """Return the 95 % intervals of sensitivity, specificity and accuracy at a threshold.
@@ -160,13 +160,13 @@ class Resamples:
         right = (self.probability >= threshold) == (self.labels == 1)
         every = np.ones(len(self.labels), dtype=bool)
         among = {"sensitivity": self.labels == 1, "specificity": self.labels == 0, "accuracy": every}
-        found = {}
+        intervals = {}
         for name, values in self.rates(threshold).items():
             own = right[among[name]]
             patients = len(np.unique(self.place[among[name]]))
-            alike = own.all() or not own.any()
-            found[name] = _exact(bool(own.all()), patients) if alike else interval(values)
-        return found
+            unanimous = own.all() or not own.any()
+            intervals[name] = _exact(bool(own.all()), patients) if unanimous else interval(values)
+        return intervals
 
     def roc(self, grid: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return each set's sensitivity [resamples, G] at the false positive rates of a grid."""
@@ -180,8 +180,8 @@ class Resamples:
         """Return each set's precision [resamples, G] at the sensitivities of a grid."""
         curves = []
         for true, false in self._running():
-            called = true + false
-            share = np.divide(true, called, out=np.ones_like(true), where=called > 0)
+            positive = true + false
+            share = np.divide(true, positive, out=np.ones_like(true), where=positive > 0)
             curves += [np.interp(grid, x / x[-1], y) for x, y in zip(true, share, strict=True)]
         return np.stack(curves)
 
@@ -224,16 +224,16 @@ def threshold_table(
     """
     rows = []
     for threshold in thresholds:
-        called = probability >= threshold
-        sensitivity, specificity = float(called[labels == 1].mean()), float((~called[labels == 0]).mean())
+        positive = probability >= threshold
+        sensitivity, specificity = float(positive[labels == 1].mean()), float((~positive[labels == 0]).mean())
         values = [predictive_values(sensitivity, specificity, prevalence) for prevalence in prevalences]
         rows.append(
             {
                 "threshold": float(threshold),
                 "sensitivity": sensitivity,
                 "specificity": specificity,
-                "missed": int((~called & (labels == 1)).sum()),
-                "false_alarms": int((called & (labels == 0)).sum()),
+                "missed": int((~positive & (labels == 1)).sum()),
+                "false_alarms": int((positive & (labels == 0)).sum()),
                 "predictive_values": [
                     {
                         "prevalence": prevalence,

@@ -45,9 +45,9 @@ def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float
     Besides the key figures: `thresholds`, over a grid and the operating points; `attributes`, subgroups by what DICOM
     headers state.
     """
-    told = key_figures(answers, evaluation, points)
-    named = {name: row["threshold"] for name, row in told["operating_points"].items()}
-    return told | {
+    figures = key_figures(answers, evaluation, points)
+    named = {name: row["threshold"] for name, row in figures["operating_points"].items()}
+    return figures | {
         "thresholds": threshold_grid(answers, named),
         "attributes": attribute_groups(answers, evaluation.threshold),
     }
@@ -148,19 +148,19 @@ def attribute_groups(answers: Answers, threshold: float) -> dict[str, dict[str, 
         groups[name] = {value: _group(answers, values == value, threshold) for value in ordered}
         if len(counted) > MOST_VALUES:
             groups[name][OTHER] = _group(answers, (values != "") & ~np.isin(values, frequent), threshold)
-    return {name: found for name, found in groups.items() if found}
+    return {name: group for name, group in groups.items() if group}
 
 
 def _group(answers: Answers, own: NDArray[np.bool_], threshold: float) -> dict[str, Any]:
     labels, scores = answers.labels[own], answers.probability[own]
-    called, positive = scores >= threshold, labels == 1
+    decision, positive = scores >= threshold, labels == 1
     both = 0 < int(positive.sum()) < len(labels)
     return {
         "n": len(labels),
         "normal": int((~positive).sum()),
         "pneumonia": int(positive.sum()),
-        "sensitivity": _rounded(float(called[positive].mean())) if positive.any() else None,
-        "specificity": _rounded(float((~called[~positive]).mean())) if not positive.all() else None,
+        "sensitivity": _rounded(float(decision[positive].mean())) if positive.any() else None,
+        "specificity": _rounded(float((~decision[~positive]).mean())) if not positive.all() else None,
         "auc": _rounded(float(roc_auc_score(labels, scores))) if both else None,
     }
 
@@ -180,18 +180,18 @@ def worst_errors(answers: Answers, threshold: float, most: int = 12) -> list[int
 def _subtype_auc(answers: Answers) -> float | None:
     """Return how well bacterial and viral pneumonias are told apart, where both are there and the model says so."""
     agents = np.array([sample.agent for sample in answers.samples])
-    known = agents >= 0
-    if len(answers.subtype) != len(agents) or not np.isfinite(answers.subtype[known]).all():
+    has_agent = agents >= 0
+    if len(answers.subtype) != len(agents) or not np.isfinite(answers.subtype[has_agent]).all():
         return None
     return (
-        _rounded(float(roc_auc_score(agents[known], answers.subtype[known]))) if len(set(agents[known])) > 1 else None
+        _rounded(float(roc_auc_score(agents[has_agent], answers.subtype[has_agent]))) if len(set(agents[has_agent])) > 1 else None
     )
 
 
 def _ood_rate(answers: Answers) -> float | None:
     scores = [judgement.outlier for judgement in answers.judgements]
-    known = [score for score in scores if score is not None]
-    return _rounded(float(np.mean([score >= 1 for score in known]))) if known else None
+    finite = [score for score in scores if score is not None]
+    return _rounded(float(np.mean([score >= 1 for score in finite]))) if finite else None
 
 
 def _coverage(answers: Answers) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
 from modeltrain.data.samples import read_sample
-from modeltrain.data.shifted import as_elsewhere
+from modeltrain.data.shifted import shifted
 from modeltrain.model.decision import BALANCED, SCREENING, calibrated
 from modeltrain.model.outputs import CLASSES
 from modeltrain.model.preprocess import INPUT_SIZE
@@ -63,7 +63,7 @@ class Raw:
 def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE, *, elsewhere: bool = False) -> Raw:
     """Show radiographs to a network, sixteen at a time, as they are or as another room might have imaged them."""
     plain = (read_sample(sample, size) for sample in samples)
-    images = as_elsewhere(samples, size, np.random.default_rng(0)) if elsewhere else plain
+    images = shifted(samples, size, np.random.default_rng(0)) if elsewhere else plain
     outputs, inputs = [], []
     while batch := list(islice(images, 16)):
         stack = np.stack(batch)

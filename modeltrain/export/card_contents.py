@@ -32,14 +32,16 @@ def training(progress: Progress) -> dict[str, Any]:
     seconds = [line.seconds for line in history]
     return {
         "recipe": progress.recipe,
-        "best_epoch": progress.kept or progress.best.epoch,
+        "best_epoch": progress.kept_epoch or progress.best.epoch,
         "epochs": len(history),
         "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
         "side": [line.side for line in history],
         "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
         "validation_loss": [round(line.validation_loss, 4) for line in history],
         "validation_auc": [round(line.validation_auc, 4) for line in history],
-        "validation_auc_alike": [line.validation_auc_alike and round(line.validation_auc_alike, 4) for line in history],
+        "validation_auc_alike": [
+            line.validation_auc_weighted and round(line.validation_auc_weighted, 4) for line in history
+        ],
         "began_with": _of_plain(start) if start else None,
         "teachers": [_of_plain(each) for each in progress.teachers],
     }

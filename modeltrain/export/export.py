@@ -35,10 +35,10 @@ from modeltrain.network.architectures import ChestNet, load_weights
 from modeltrain.training.checkpoint import (
     LAST,
     Progress,
-    learnt_from_nothing_else,
+    only_own_data,
     progress_of_model,
     read_progress,
-    taught_nothing_else,
+    teachers_had_known_data,
     with_times,
 )
 
@@ -110,7 +110,7 @@ def export_model(
     origin = load_card(began_with) if began_with else None
     earlier = seen_images_of(origin) if origin else None
     # Of a folder that tells nothing, the card may still name runs before it.
-    complete = earlier.complete and taught_nothing_else(progress) if earlier else learnt_from_nothing_else(progress)
+    complete = earlier.complete and teachers_had_known_data(progress) if earlier else only_own_data(progress)
     folder = _new(models, name, version)
     _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
     if current:

@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from modeltrain.data.samples import Sample, pictures, read_sample
-from modeltrain.data.shifted import as_elsewhere
+from modeltrain.data.shifted import shifted
 from modeltrain.network.gate import statistics
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def fit_gate(
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
-    own = _features(network, as_elsewhere(chosen, size, rng, every=2))
+    own = _features(network, shifted(chosen, size, rng, every=2))
     distorted = _features(network, _distorted(chosen[: _MOST * 3 // 10], size, rng))
     foreign, kept = distorted, distorted[:0]
     if outliers:
@@ -66,7 +66,7 @@ def fit_gate(
         strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
         fitted, other_ways = _parted(distorted)
         foreign, kept = np.concatenate([fitted, strangers]), np.concatenate([other_ways, others])
-    known = _features(network, chain(as_elsewhere(validation, size, rng), _plain(validation, size)))
+    known = _features(network, chain(shifted(validation, size, rng), _plain(validation, size)))
     return _fit(own, foreign, known, kept)
 
 

@@ -16,7 +16,7 @@ from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.model.card import SAFETENSORS
 from modeltrain.model.outputs import AGENTS, CLASSES
 from modeltrain.network.efficientnet_lite import LITE, lite_classifier, lite_weights
-from modeltrain.network.exposure import Standardize
+from modeltrain.network.exposure import Exposure
 from modeltrain.network.gate import Gate
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ChestNet(nn.Module):
             raise InvalidData(f"no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
         self.arch = arch
         self.mirror = mirror
-        self.standard = Standardize()
+        self.standard = Exposure()
         self.net = _classifier(arch)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))

@@ -48,17 +48,17 @@ def lite_weights(network: nn.Module) -> dict[str, Tensor]:
     InvalidModel
         The package is not installed, or does not hold the file that was published; or timm's network has other layers.
     """
-    found = find_spec(_PACKAGE)
-    if found is None or found.origin is None:
+    package = find_spec(_PACKAGE)
+    if package is None or package.origin is None:
         raise InvalidModel(f"init imagenet: {LITE} needs {_PACKAGE}: {_EXTRA}")
-    path = Path(found.origin).parent / "models" / _FILE
+    path = Path(package.origin).parent / "models" / _FILE
     try:
-        known = file_digest(path).startswith(path.stem.rpartition("-")[2])
+        genuine = file_digest(path).startswith(path.stem.rpartition("-")[2])
         # The one file here that torch pickled: `weights_only` reads tensors from it and nothing that could run.
-        published = torch.load(path, map_location="cpu", weights_only=True) if known else {}
+        published = torch.load(path, map_location="cpu", weights_only=True) if genuine else {}
     except OSError as error:
         raise InvalidModel(f"init imagenet: {path}: cannot be read ({error.strerror})") from error
-    if not known:
+    if not genuine:
         raise InvalidModel(f"init imagenet: {path}: is not the file that was published")
     own, theirs = (
         {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}

@@ -24,7 +24,7 @@ _BLACK = 0.02  # up to here it is collimation, and no part of the body
 _NARROWEST = 1e-3  # a quarter of a grey value of an eight-bit image: two landmarks of one image are no closer
 
 
-class Standardize(nn.Module):
+class Exposure(nn.Module):
     """Move images' landmarks to where `landmarks` has them: float32 [L] in [0, 1]; empty, images stay as they are.
 
     Black stays black and white stays white, but where so much is clipped that landmarks lie there, and in an image of
@@ -56,9 +56,9 @@ class Standardize(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take up as many landmarks as the weights have, none included."""
-        found = state_dict.get(f"{prefix}{NAME}")
-        self.landmarks = self.landmarks.new_zeros(0 if found is None else found.shape)
-        if found is not None:
+        landmarks = state_dict.get(f"{prefix}{NAME}")
+        self.landmarks = self.landmarks.new_zeros(0 if landmarks is None else landmarks.shape)
+        if landmarks is not None:
             super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -28,8 +28,7 @@ class Epoch:
 
     `seconds` is what the epoch took; None where it is not known, as in a file of best weights.
 
-    `validation_auc_alike` is the AUC under overlap weights, where both classes are framed alike; None where the recipe
-    has none.
+    `validation_auc_weighted` is the AUC under overlap weights (`data.framing`); None where the recipe has none.
     """
 
     epoch: int
@@ -39,7 +38,7 @@ class Epoch:
     validation_loss: float
     validation_auc: float
     seconds: float | None = None
-    validation_auc_alike: float | None = None
+    validation_auc_weighted: float | None = None
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class Progress:
         The digest of each part of the data.
     teachers
         The progress of each run whose network taught this one, as plain values.
-    kept
+    kept_epoch
         The epoch whose weights a model holds, as its card tells it; 0 where it is the best one.
     """
 
@@ -64,7 +63,7 @@ class Progress:
     start: dict[str, Any] | None = None
     parts: list[str] = field(default_factory=list)
     teachers: list[dict[str, Any]] = field(default_factory=list)
-    kept: int = 0
+    kept_epoch: int = 0
 
     @property
     def best(self) -> Epoch:
@@ -76,7 +75,7 @@ class Progress:
         Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
         images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
         """
-        return max(self.history, key=lambda line: (line.side, line.validation_auc_alike or line.validation_auc))
+        return max(self.history, key=lambda line: (line.side, line.validation_auc_weighted or line.validation_auc))
 
     def to_json(self, *, timed: bool = True) -> str:
         """Return the header's text; untimed, it is the same each time the same run is made on the same machine."""
@@ -88,16 +87,16 @@ class Progress:
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
         # Earlier versions knew of none of these.
-        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("kept") or 0
+        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("kept_epoch") or 0
         return cls(raw["recipe"], raw["data_digest"], history, *earlier)
 
 
-def _untimed(told: dict[str, Any]) -> dict[str, Any]:
+def _untimed(run: dict[str, Any]) -> dict[str, Any]:
     """Return plain values of a run, of those that it began with and of its teachers, without the clock's times."""
-    history = [{key: value for key, value in line.items() if key != "seconds"} for line in told["history"]]
-    start = told.get("start")
-    teachers = [_untimed(each) for each in told.get("teachers") or []]
-    return told | {"history": history, "start": _untimed(start) if start else None, "teachers": teachers}
+    history = [{key: value for key, value in line.items() if key != "seconds"} for line in run["history"]]
+    start = run.get("start")
+    teachers = [_untimed(each) for each in run.get("teachers") or []]
+    return run | {"history": history, "start": _untimed(start) if start else None, "teachers": teachers}
 
 
 def read_progress(path: Path) -> Progress:
@@ -118,14 +117,14 @@ def read_progress(path: Path) -> Progress:
 def with_times(progress: Progress, last: Path) -> Progress:
     """Return a run's progress with the seconds that its other file tells, as far as that is there and of this run."""
     try:
-        told = read_progress(last)
+        state = read_progress(last)
     except InvalidData:
         return progress
-    if (told.recipe, told.data_digest) != (progress.recipe, progress.data_digest):
+    if (state.recipe, state.data_digest) != (progress.recipe, progress.data_digest):
         return progress
-    times = {line.epoch: line.seconds for line in told.history}
+    times = {line.epoch: line.seconds for line in state.history}
     history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
-    return replace(progress, history=history, start=told.start, teachers=told.teachers)
+    return replace(progress, history=history, start=state.start, teachers=state.teachers)
 
 
 def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
@@ -139,19 +138,19 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
     InvalidModel
         They are in a folder that is no intact model.
     """
-    origin = told_of(start)
+    origin = progress_of(start)
     divided_by = ("seed", "validation_fraction")
-    told = asdict(origin)
-    for earlier in lineage(told):
+    run = asdict(origin)
+    for earlier in lineage(run):
         shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
         if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
             raise InvalidData(
                 f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
             )
-    return told
+    return run
 
 
-def told_of(weights: Path) -> Progress:
+def progress_of(weights: Path) -> Progress:
     """Return the progress of the run that made weights: of a run's file, or a model folder's.
 
     Raises
@@ -164,13 +163,10 @@ def told_of(weights: Path) -> Progress:
     return progress_of_model(weights.parent) if weights.name == SAFETENSORS else read_progress(weights)
 
 
-def lineage(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def lineage(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield a run's progress, and that of all whose weights it began with or that taught it, as plain values."""
-    yield told
-    # Earlier versions remembered a model folder (no losses in training) as if nothing had been before it.
-    if "teachers" not in told and any(math.isnan(line["train_loss"]) for line in told.get("history") or []):
-        yield told | {"data_digest": UNKNOWN, "parts": []}
-    for earlier in (told.get("start"), *(told.get("teachers") or [])):
+    yield run
+    for earlier in (run.get("start"), *(run.get("teachers") or [])):
         if earlier:
             yield from lineage(earlier)
 
@@ -181,31 +177,31 @@ def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
     Compared as texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
     """
 
-    def own(told: dict[str, Any]) -> list[str]:
+    def own(run: dict[str, Any]) -> list[str]:
         keys = ("recipe", "data_digest", "history", "parts")
-        return [json.dumps(told.get(key) or None, sort_keys=True) for key in keys]
+        return [json.dumps(run.get(key) or None, sort_keys=True) for key in keys]
 
     return own(one) == own(other)
 
 
-def learnt_from_nothing_else(progress: Progress) -> bool:
+def only_own_data(progress: Progress) -> bool:
     """Return whether the runs that this one began with or was taught by, as far as it remembers, had only its data."""
     own = {progress.data_digest} | _parts(asdict(progress))
     return all(_parts(each) <= own for each in lineage(asdict(progress)))
 
 
-def taught_nothing_else(progress: Progress) -> bool:
+def teachers_had_known_data(progress: Progress) -> bool:
     """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
-    known = {progress.data_digest} | _parts(asdict(progress))
+    data = {progress.data_digest} | _parts(asdict(progress))
     for each in lineage(progress.start) if progress.start else ():
-        known |= _parts(each) - {UNKNOWN}
+        data |= _parts(each) - {UNKNOWN}
     others = [each for each in progress.teachers if not progress.start or not same_run(each, progress.start)]
-    return all(_parts(each) <= known for teacher in others for each in lineage(teacher))
+    return all(_parts(each) <= data for teacher in others for each in lineage(teacher))
 
 
-def _parts(told: dict[str, Any]) -> set[str]:
+def _parts(run: dict[str, Any]) -> set[str]:
     """Return the digests of the parts of a run's data."""
-    return set(told.get("parts") or [told["data_digest"]])
+    return set(run.get("parts") or [run["data_digest"]])
 
 
 def progress_of_model(folder: Path) -> Progress:
@@ -223,16 +219,16 @@ def progress_of_model(folder: Path) -> Progress:
 
 def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
     """Return the progress of a run, and of those before it, as a card tells them (`export.card_contents`)."""
-    alike = run.get("validation_auc_alike") or [None] * len(run["side"])
-    told = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], alike)
+    weighted = run.get("validation_auc_alike") or [None] * len(run["side"])
+    columns = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], weighted)
     seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]
     history = [
         Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
-        for number, (side, rate, loss, auc, same) in enumerate(zip(*told, strict=True), start=1)
+        for number, (side, rate, loss, auc, same) in enumerate(zip(*columns, strict=True), start=1)
     ]
 
-    def earlier(told: dict[str, Any]) -> dict[str, Any]:
-        return asdict(_of_card(told, told.get("data", UNKNOWN), told.get("parts") or []))
+    def earlier(run: dict[str, Any]) -> dict[str, Any]:
+        return asdict(_of_card(run, run.get("data", UNKNOWN), run.get("parts") or []))
 
     start = earlier(run["began_with"]) if run.get("began_with") else None
     teachers = [earlier(each) for each in run.get("teachers") or []]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def mean_landmarks(images: Images) -> NDArray[np.float32]:
     """Return the landmarks of training images, float32 [LANDMARKS] in [0, 1]: the mean of the classes' means."""
-    found: dict[int, list[NDArray[np.float32]]] = {}
+    by_class: dict[int, list[NDArray[np.float32]]] = {}
     for i, sample in enumerate(images.samples):
         image = torch.from_numpy(images[i])[None, None].float() / 255
-        found.setdefault(sample.label, []).append(landmarks_of(image)[0].numpy())
-    return np.asarray(np.mean([np.mean(each, axis=0) for each in found.values()], axis=0), np.float32)
+        by_class.setdefault(sample.label, []).append(landmarks_of(image)[0].numpy())
+    return np.asarray(np.mean([np.mean(each, axis=0) for each in by_class.values()], axis=0), np.float32)

@@ -50,13 +50,13 @@ class Learner:
         take_up(self.network, start)
         self.average.load_state_dict(self.network.state_dict())
 
-    def standardize(self, images: Images) -> None:
-        """Learn at what exposure images are shown, if the recipe wants one and the weights have none."""
+    def set_exposure(self, images: Images) -> None:
+        """Take the mean exposure of the training images, if the recipe has one and the weights have none."""
         if self.recipe.standardize and not self.network.standard.landmarks.numel():
             landmarks = torch.from_numpy(mean_landmarks(images)).to(self.device)
             self.network.standard.landmarks, self.average.standard.landmarks = landmarks, landmarks.clone()
 
-    def _asked(self, network: ChestNet, images: Images, start: int) -> Tensor:
+    def _logits(self, network: ChestNet, images: Images, start: int) -> Tensor:
         """Return the logits of a batch of images as they are, from the `start`-th on."""
         stack = np.stack([images[i] for i in range(start, min(start + self.recipe.batch_size, len(images)))])
         batch = torch.from_numpy(stack).unsqueeze(1).to(self.device, torch.float32) / 255
@@ -110,9 +110,9 @@ class Learner:
             loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         if recipe.border_weight:
             loss = loss + recipe.border_weight * _border_share(outputs.cam)
-        known = agents >= 0
-        if recipe.subtype_weight and known.any():
-            subtype = cross_entropy(outputs.subtype[known.to(self.device)], agents[known].to(self.device))
+        has_agent = agents >= 0
+        if recipe.subtype_weight and has_agent.any():
+            subtype = cross_entropy(outputs.subtype[has_agent.to(self.device)], agents[has_agent].to(self.device))
             loss = loss + recipe.subtype_weight * subtype
         return loss
 
@@ -127,11 +127,11 @@ class Learner:
     def _follow(self) -> None:
         """Move the averaged weights and norm statistics towards the network's; without an average, copy them."""
         decay = self.recipe.ema
-        for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if decay and kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
+        for average, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if decay and average.is_floating_point():
+                average.lerp_(new, 1 - decay)
             else:
-                kept.copy_(new)
+                average.copy_(new)
 
     @torch.inference_mode()
     def validate(self, images: Images, weights: NDArray[np.float64] | None = None) -> tuple[float, float, float | None]:
@@ -141,12 +141,13 @@ class Learner:
         """
         self.average.eval()
         size = self.recipe.batch_size
-        scores = torch.cat([self._asked(self.average, images, start) for start in range(0, len(images), size)])
+        scores = torch.cat([self._logits(self.average, images, start) for start in range(0, len(images), size)])
         labels = torch.tensor([sample.label for sample in images.samples])
         loss = cross_entropy(scores, labels.to(self.device), self.weights).item()
-        said = probability(scores.cpu().numpy())
-        alike = None if weights is None else float(roc_auc_score(labels.numpy(), said, sample_weight=weights))
-        return loss, float(roc_auc_score(labels.numpy(), said)), alike
+        chances = probability(scores.cpu().numpy())
+        auc = float(roc_auc_score(labels.numpy(), chances))
+        weighted = None if weights is None else float(roc_auc_score(labels.numpy(), chances, sample_weight=weights))
+        return loss, auc, weighted
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything a resumed run needs, by name."""

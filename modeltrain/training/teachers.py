@@ -13,7 +13,7 @@ import torch
 from dicom_io.errors import InvalidData
 from modeltrain.model.card import SAFETENSORS
 from modeltrain.network.architectures import ChestNet, take_up
-from modeltrain.training.checkpoint import BEST, origin_of, told_of
+from modeltrain.training.checkpoint import BEST, origin_of, progress_of
 from modeltrain.training.optimizer import fix
 
 if TYPE_CHECKING:
@@ -49,21 +49,21 @@ class Teachers:
     """
 
     def __init__(self, paths: Sequence[Path], recipe: Recipe, parts: Sequence[str], device: str) -> None:
-        self.told = [origin_of(path, recipe, parts) for path in paths]  # the progress of each, as plain values
+        self.runs = [origin_of(path, recipe, parts) for path in paths]  # the progress of each, as plain values
         self.device = device
         self.lower = recipe.precision == "bfloat16"
         self.networks = [
-            _network(path, told["recipe"].get("arch", "resnet18")).to(device).to(memory_format=torch.channels_last)
-            for path, told in zip(paths, self.told, strict=True)
+            _network(path, run["recipe"].get("arch", "resnet18")).to(device).to(memory_format=torch.channels_last)
+            for path, run in zip(paths, self.runs, strict=True)
         ]
 
     @torch.no_grad()  # not inference mode: the answers go into a loss
     def probability(self, images: Tensor) -> Tensor:
-        """Return the mean of what they say, float32 [N, 2], of images float32 [N, 1, side, side] in [0, 1]."""
+        """Return the mean of their probabilities, float32 [N, 2], of images float32 [N, 1, side, side] in [0, 1]."""
         images = images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.lower):
-            said = [network(images).logits for network in self.networks]
-        return torch.stack([logits.float().softmax(dim=1) for logits in said]).mean(dim=0)
+            outputs = [network(images).logits for network in self.networks]
+        return torch.stack([logits.float().softmax(dim=1) for logits in outputs]).mean(dim=0)
 
 
 def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
@@ -85,7 +85,7 @@ def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path])
         raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
     fix(ChestNet(recipe.arch), recipe)
     for path in teachers:
-        ChestNet(told_of(path).recipe.get("arch", "resnet18"))
+        ChestNet(progress_of(path).recipe.get("arch", "resnet18"))
 
 
 def weights_in(path: Path) -> Path:

@@ -98,13 +98,13 @@ def run(
     digest = sources.digest
     parts = [part.digest for part in sources.parts]
     origin = origin_of(start, recipe, [digest, *parts]) if start else None
-    asked = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
-    told = asked.told if asked else []
-    state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=told)
+    taught_by = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
+    runs = taught_by.runs if taught_by else []
+    state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=runs)
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     begins_anew = not start and not (out / LAST).exists()
-    learner = Learner(recipe, device, asked, init=recipe.init if begins_anew else "random")
+    learner = Learner(recipe, device, taught_by, init=recipe.init if begins_anew else "random")
     if (out / LAST).exists():
         if not resume:
             raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
@@ -112,7 +112,7 @@ def run(
         log.info("resuming after epoch %d", len(state.history))
     elif start:
         learner.begin(start)
-    learner.standardize(train_images)
+    learner.set_exposure(train_images)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -125,9 +125,9 @@ def run(
                 break
             started = time.monotonic()
             train_loss, rate = learner.learn(train_images, epoch, weights=weights[0], progress=progress)
-            validation_loss, auc, alike = learner.validate(validation_images, weights[1])
+            validation_loss, auc, weighted = learner.validate(validation_images, weights[1])
             seconds = round(time.monotonic() - started, 1)
-            line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, alike)
+            line = Epoch(epoch + 1, recipe.side(epoch), rate, train_loss, validation_loss, auc, seconds, weighted)
             state.history.append(line)
             _report(board, line)
             if state.best is line:
@@ -156,50 +156,50 @@ def _stalled(state: Progress, patience: int) -> bool:
 @contextmanager
 def _curves(folder: Path) -> Iterator[SummaryWriter]:
     """Yield the writer of the curves. It writes in a thread of its own, whose failure on a full disk comes out here."""
-    told = threading.excepthook
-    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else told(failed)
+    before = threading.excepthook
+    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else before(failed)
     try:
         with SummaryWriter(str(folder)) as board:
             yield board
     except OSError as error:
         raise OutOfResources(f"{folder}: cannot be written ({error.strerror})") from error
     finally:
-        threading.excepthook = told
+        threading.excepthook = before
 
 
 def _report(board: SummaryWriter, line: Epoch) -> None:
     """Write one epoch's curves and log line."""
     for name in ("train_loss", "validation_loss", "validation_auc", "learning_rate", "side"):
         board.add_scalar(name, getattr(line, name), line.epoch)
-    if line.validation_auc_alike is not None:
-        board.add_scalar("validation_auc_alike", line.validation_auc_alike, line.epoch)
+    if line.validation_auc_weighted is not None:
+        board.add_scalar("validation_auc_weighted", line.validation_auc_weighted, line.epoch)
     log.info(
-        "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f (framed alike: %s), %.0f s",
+        "epoch %d: loss %.4f, validation loss %.4f, AUC %.4f (by overlap weights: %s), %.0f s",
         line.epoch,
         line.train_loss,
         line.validation_loss,
         line.validation_auc,
-        "-" if line.validation_auc_alike is None else f"{line.validation_auc_alike:.4f}",
+        "-" if line.validation_auc_weighted is None else f"{line.validation_auc_weighted:.4f}",
         line.seconds,
     )
 
 
-def _load_last(path: Path, wanted: Progress, learner: Learner) -> Progress:
+def _load_last(path: Path, expected: Progress, learner: Learner) -> Progress:
     """Put a run's last state into the learner and return where the run stood."""
-    found = read_progress(path)
-    found.recipe = _completed(found.recipe)
-    if found.recipe != wanted.recipe:
-        differing = [key for key in wanted.recipe if found.recipe.get(key) != wanted.recipe[key]]
+    state = read_progress(path)
+    state.recipe = _completed(state.recipe)
+    if state.recipe != expected.recipe:
+        differing = [key for key in expected.recipe if state.recipe.get(key) != expected.recipe[key]]
         raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
-    if found.data_digest != wanted.data_digest:
+    if state.data_digest != expected.data_digest:
         raise InvalidData(f"{path}: was made from other data")
-    if wanted.start and not (found.start and same_run(found.start, wanted.start)):
+    if expected.start and not (state.start and same_run(state.start, expected.start)):
         raise InvalidData(f"{path}: did not begin with these weights")
-    pairs = list(zip(found.teachers, wanted.teachers, strict=False))
-    if len(found.teachers) != len(wanted.teachers) or not all(same_run(*pair) for pair in pairs):
+    pairs = list(zip(state.teachers, expected.teachers, strict=False))
+    if len(state.teachers) != len(expected.teachers) or not all(same_run(*pair) for pair in pairs):
         raise InvalidData(f"{path}: had other teachers")
     learner.restore(load_file(path))
-    return found
+    return state
 
 
 def _save(path: Path, tensors: dict[str, Tensor], progress: str) -> None:

@@ -94,7 +94,7 @@ def evaluate(
     one page that holds everything, and the figures as PNG.
     """
     try:
-        from modeltrain.data.duplicates import near_duplicates, pairs_told
+        from modeltrain.data.duplicates import near_duplicates, pairs_to_dict
         from modeltrain.data.seen_images import INCOMPLETE, seen_by, seen_images_of
         from modeltrain.evaluation import evaluate as judging
         from modeltrain.evaluation import figures, report
@@ -156,7 +156,7 @@ def evaluate(
         sys.stderr.write(f"{reader.card.label}: {INCOMPLETE}\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
-        told |= further | {"near_duplicates": pairs_told(pairs, compared, unread)}
+        told |= further | {"near_duplicates": pairs_to_dict(pairs, compared, unread)}
         sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return
     table = Table("measure", "value")

@@ -243,4 +243,4 @@ def test_memory_is_bounded_by_the_budget(tmp_path: Path) -> None:
     images = Images(folder_source(tmp_path).samples, budget=5 * 32 * 32, size=32)
     for index in range(24):
         assert images[index].shape == (32, 32)
-    assert len(images._kept) == 5
+    assert len(images._cache) == 5

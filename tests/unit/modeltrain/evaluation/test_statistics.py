@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.data.duplicates import near_duplicates, pairs_told, perceptual_hash
+from modeltrain.data.duplicates import near_duplicates, pairs_to_dict, perceptual_hash
 from modeltrain.data.samples import Sample, scan
 from modeltrain.evaluation import statistics
 from modeltrain.evaluation.evaluate import Answers, ask, measure
@@ -234,14 +234,14 @@ def test_a_predictive_value_of_nothing_is_none(answers: Answers) -> None:
 
 def test_pairs_are_told_by_their_paths(answers: Answers) -> None:
     one = answers.samples[0]
-    told = pairs_told(near_duplicates([one], [one])[0], "a and b", 3)
+    told = pairs_to_dict(near_duplicates([one], [one])[0], "a and b", 3)
     assert told == {
         "compared": "a and b",
         "n": 1,
         "unread": 3,
         "pairs": [{"first": str(one.path), "second": str(one.path), "distance": 0}],
     }
-    assert pairs_told(None, "") is None
+    assert pairs_to_dict(None, "") is None
 
 
 def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from modeltrain.export.export import export_model, refit
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.model.card import load_card
 from modeltrain.network.architectures import load_network
-from modeltrain.network.exposure import KEY, LANDMARKS, Standardize, landmarks_of
+from modeltrain.network.exposure import KEY, LANDMARKS, Exposure, landmarks_of
 from modeltrain.training import train
 from modeltrain.training.checkpoint import read_progress
 from modeltrain.training.landmarks import mean_landmarks
@@ -49,15 +49,15 @@ def images() -> Tensor:
     return torch.from_numpy(batch(4))
 
 
-def standard(landmarks: Tensor | None = None) -> Standardize:
+def standard(landmarks: Tensor | None = None) -> Exposure:
     """Return a module that knows landmarks: from .1 to .9."""
-    module = Standardize()
+    module = Exposure()
     module.landmarks = torch.linspace(0.1, 0.9, LANDMARKS) if landmarks is None else landmarks
     return module
 
 
 def test_without_landmarks_an_image_stays_as_it_is(images: Tensor) -> None:
-    assert Standardize()(images) is images
+    assert Exposure()(images) is images
 
 
 def test_an_image_comes_to_the_landmarks_and_keeps_its_order(images: Tensor) -> None:

@@ -25,9 +25,9 @@ from modeltrain.training.batches import batches, order_of
 from modeltrain.training.checkpoint import (
     UNKNOWN,
     Progress,
-    learnt_from_nothing_else,
+    only_own_data,
     read_progress,
-    taught_nothing_else,
+    teachers_had_known_data,
 )
 from modeltrain.training.learner import Learner
 from modeltrain.training.teachers import Teachers, weights_in
@@ -127,22 +127,15 @@ def test_what_a_teacher_learnt_from_is_learnt_at_second_hand() -> None:
     def taught(*parts: str, start: dict[str, object] | None = None) -> Progress:
         return Progress({}, "a", start=start, parts=["a"], teachers=[{"data_digest": "-".join(parts), "parts": parts}])
 
-    assert learnt_from_nothing_else(taught("a"))
-    assert not learnt_from_nothing_else(taught("a", "b"))
-    assert not taught_nothing_else(taught("b"))
-    assert taught_nothing_else(taught("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
+    assert only_own_data(taught("a"))
+    assert not only_own_data(taught("a", "b"))
+    assert not teachers_had_known_data(taught("b"))
+    assert teachers_had_known_data(taught("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
     unknown = {"data_digest": UNKNOWN, "parts": []}
-    assert not taught_nothing_else(taught("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
-    # Earlier versions' runs remember a model folder as if nothing had been before it.
-    folder = {"data_digest": "a", "parts": ["a"], "start": None, "history": [{"train_loss": float("nan")}]}
-    earlier = taught("a")
-    earlier.teachers[0]["start"] = folder
-    assert not taught_nothing_else(earlier)
-    folder["teachers"] = []
-    assert taught_nothing_else(earlier)
+    assert not teachers_had_known_data(taught("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
     again = taught("b", UNKNOWN)
     again.start = again.teachers[0]
-    assert taught_nothing_else(again), "a teacher whose weights the run begins with, too, is told of by its folder"
+    assert teachers_had_known_data(again), "a teacher whose weights the run begins with, too, is told of by its folder"
 
 
 def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from modeltrain.training import train
 from modeltrain.training.batches import batches, order_of
 from modeltrain.training.checkpoint import (
     Progress,
-    learnt_from_nothing_else,
+    only_own_data,
     progress_of_model,
     read_progress,
     with_times,
@@ -435,10 +435,10 @@ def test_only_the_runs_that_had_the_same_data_are_told_by_its_record() -> None:
             start = {"data_digest": "-".join(parts), "parts": parts if len(parts) > 1 else [], "start": start}
         return Progress({}, "a-b", start=start, parts=["a", "b"])
 
-    assert learnt_from_nothing_else(began())
-    assert learnt_from_nothing_else(began(["a"], ["a", "b"]))
-    assert not learnt_from_nothing_else(began(["a", "c"]))
-    assert not learnt_from_nothing_else(began(["c"], ["a"]))
+    assert only_own_data(began())
+    assert only_own_data(began(["a"], ["a", "b"]))
+    assert not only_own_data(began(["a", "c"]))
+    assert not only_own_data(began(["c"], ["a"]))
 
 
 def test_the_calibration_holds_few_images_at_once(
@@ -497,5 +497,5 @@ def test_no_run_stops_early_while_its_images_are_small(
 def test_a_card_says_which_epoch_s_weights_a_model_holds() -> None:
     card = load_card(shipped_model())
     told = progress_of_model(card.folder)
-    assert training(told)["best_epoch"] == card.raw["training"]["best_epoch"] == told.kept
-    assert Progress.from_json(told.to_json()).kept == told.kept
+    assert training(told)["best_epoch"] == card.raw["training"]["best_epoch"] == told.kept_epoch
+    assert Progress.from_json(told.to_json()).kept_epoch == told.kept_epoch
