@@ -30,8 +30,8 @@ _AGENT = re.compile(rf"_({'|'.join(AGENTS)})_")
 class Sample:
     """One radiograph on disk: its file, its class (index into `CLASSES`) and its patient.
 
-    `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `called` is
-    what the image is called beside its path, where that tells a person nothing; empty otherwise. `uid` is a DICOM
+    `agent` is the index into `AGENTS` of what caused a pneumonia, where that is known, and -1 otherwise. `title` names
+    the image where its path tells a person nothing; empty otherwise. `uid` is a DICOM
     object's SOP Instance UID, where it was read, and `content` the hexadecimal SHA-256 of the file, where it is known.
     """
 
@@ -39,14 +39,14 @@ class Sample:
     label: int
     patient: str
     agent: int = -1
-    called: str = ""
+    title: str = ""
     uid: str = ""
     content: str = ""
 
     @property
-    def shown(self) -> str:
-        """How an error or a report calls it."""
-        return self.called or self.path.name
+    def name(self) -> str:
+        """The image's title, or else its file's name, for errors and reports."""
+        return self.title or self.path.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def read_with_attributes(sample: Sample, size: int = INPUT_SIZE) -> tuple[NDArra
     try:
         values, attributes = read_and_tell(sample.path)
     except (UnreadableObject, UnsupportedPixels) as error:
-        raise InvalidData(f"{sample.called}: {error}" if sample.called else str(error)) from error
+        raise InvalidData(f"{sample.title}: {error}" if sample.title else str(error)) from error
     return to_input(values, size), attributes
 
 

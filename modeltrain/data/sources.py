@@ -42,14 +42,14 @@ class Source:
         What the model's card says of it.
     digest
         Fingerprint of names and contents, hexadecimal SHA-256.
-    held
+    validation
         Patients that are for validation, where the origin says so itself; None leaves it to the recipe.
     """
 
     name: str
     samples: tuple[Sample, ...]
     digest: str
-    held: frozenset[str] | None = None
+    validation: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class Sources:
         """
         splits = []
         for part in self.parts:
-            if part.held is not None:
-                splits.append(_split_as_said(part))
+            if part.validation is not None:
+                splits.append(_split_as_stated(part))
                 continue
             if len(self.parts) == 1:
                 _both_classes(part.samples, part.name)
@@ -103,7 +103,7 @@ class Sources:
         refuse(
             f"{self.name}: a patient is in training and in validation",
             [
-                f"{sides[0][patient].shown} and {sides[1][patient].shown}"
+                f"{sides[0][patient].name} and {sides[1][patient].name}"
                 for patient in sorted(sides[0].keys() & sides[1].keys())
             ],
         )
@@ -140,29 +140,29 @@ def csv_source(path: Path) -> Source:
     InvalidData
         The file cannot be read, a column is missing, or rows are faulty: the first ones are quoted by their number.
     """
-    listed, sides = _listed(path)
-    samples = [sample for sample, side in zip(listed, sides, strict=True) if side != "test"]
-    name = f"CSV file {path.name}" + (", without its test" if len(samples) < len(listed) else "")
-    _both_classes(samples, f"{path}: " + ("beside its test it" if len(samples) < len(listed) else "it"))
-    held = frozenset(s.patient for s, side in zip(listed, sides, strict=True) if side == "validation")
-    return Source(name, tuple(samples), _digest(samples), held or None)
+    rows, sides = _samples_and_sides(path)
+    samples = [sample for sample, side in zip(rows, sides, strict=True) if side != "test"]
+    name = f"CSV file {path.name}" + (", without its test" if len(samples) < len(rows) else "")
+    _both_classes(samples, f"{path}: " + ("beside its test it" if len(samples) < len(rows) else "it"))
+    validation = frozenset(s.patient for s, side in zip(rows, sides, strict=True) if side == "validation")
+    return Source(name, tuple(samples), _digest(samples), validation or None)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EvaluationSet:
     """Labelled images that a model is to be judged on.
 
     Attributes
     ----------
-    learnt
+    others
         What may be learnt from beside them, for near-duplicates; empty where the origin holds nothing else.
     """
 
     source: Source
-    learnt: tuple[Sample, ...] = ()
+    others: tuple[Sample, ...] = ()
 
 
-def judged_source(path: Path, *, beside: bool = True) -> Judged:
+def evaluation_set(path: Path, *, beside: bool = True) -> EvaluationSet:
     """Return what a model is judged on.
 
     Of a folder that is `test/`, or else its own NORMAL/ and PNEUMONIA/; of a CSV file, as for `csv_source`, the rows
@@ -179,33 +179,33 @@ def judged_source(path: Path, *, beside: bool = True) -> Judged:
         The folder or file cannot be used, or holds one class only.
     """
     if path.is_file():
-        return _judged_rows(path)
+        return _evaluation_rows(path)
     samples = with_contents(evaluation_samples(path))
     root = path if (path / "test").is_dir() else path.resolve().parent if path.resolve().name == "test" else None
-    learnt = training_samples(root) if beside and root and (root / "train").is_dir() else ()
+    others = training_samples(root) if beside and root and (root / "train").is_dir() else ()
     where = f"folder {path.resolve().name}" + ("/test" if root == path else "")
-    return Judged(Source(where, samples, data_digest(samples, path)), learnt)
+    return EvaluationSet(Source(where, samples, data_digest(samples, path)), others)
 
 
-def _judged_rows(path: Path) -> Judged:
-    samples, sides = _listed(path)
-    name, judged = f"CSV file {path.name}", "test" if "test" in sides else "validation"
-    learnt: list[Sample] = []
+def _evaluation_rows(path: Path) -> EvaluationSet:
+    samples, sides = _samples_and_sides(path)
+    name, split = f"CSV file {path.name}", "test" if "test" in sides else "validation"
+    others: list[Sample] = []
     if any(sides):
         pairs = list(zip(samples, sides, strict=True))
-        samples, learnt = ([s for s, side in pairs if (side == judged) is own] for own in (True, False))
-        name += f", split {judged}"
+        samples, others = ([s for s, side in pairs if (side == split) is own] for own in (True, False))
+        name += f", split {split}"
     _both_classes(samples, name)
-    return Judged(Source(name, tuple(samples), _digest(samples)), tuple(learnt))
+    return EvaluationSet(Source(name, tuple(samples), _digest(samples)), tuple(others))
 
 
-def _listed(path: Path) -> tuple[list[Sample], list[str]]:
+def _samples_and_sides(path: Path) -> tuple[list[Sample], list[str]]:
     """Return the images of a CSV file, which know their contents, and the side of each."""
     rows = _rows(path)
     root = path.resolve().parent
     samples: list[Sample] = []
     sides: list[str] = []
-    seen: dict[Path, tuple[int, int]] = {}
+    rows_of: dict[Path, tuple[int, int]] = {}
     faults: list[str] = []
     for number, row in rows:
         try:
@@ -213,7 +213,7 @@ def _listed(path: Path) -> tuple[list[Sample], list[str]]:
         except InvalidData as error:
             faults.append(f"row {number}: {error}")
             continue
-        before = seen.setdefault(sample.path, (number, sample.label))
+        before = rows_of.setdefault(sample.path, (number, sample.label))
         if before[0] != number:
             what = "has another label there" if before[1] != sample.label else "stands there too"
             faults.append(f"row {number}: {sample.path.name} {what} (row {before[0]})")
@@ -224,9 +224,9 @@ def _listed(path: Path) -> tuple[list[Sample], list[str]]:
         faults.append("split: is empty in some rows and not in others")
     faults += _one_side(samples, sides, [number for number, _ in rows]) if not faults else []
     refuse(path, faults)
-    known = list(with_contents(samples))
-    refuse(path, _twice(known, sides))
-    return known, sides
+    hashed = list(with_contents(samples))
+    refuse(path, _twice(hashed, sides))
+    return hashed, sides
 
 
 def refuse(where: Path | str, faults: Sequence[str]) -> None:
@@ -255,11 +255,11 @@ def readable(source: Source, *, skip: bool, advance: Callable[[], None] = lambda
     InvalidData
         Images cannot be read: the first ones are named.
     """
-    kept, faults = [], []
+    intact, faults = [], []
     for sample in source.samples:
         try:
             read_sample(sample)
-            kept.append(sample)
+            intact.append(sample)
         except Permanent as error:
             faults.append(str(error))
         advance()
@@ -267,11 +267,11 @@ def readable(source: Source, *, skip: bool, advance: Callable[[], None] = lambda
         refuse(f"{len(faults)} image(s) cannot be read", faults)
     if not faults:
         return source
-    if not kept:
+    if not intact:
         raise InvalidData(f"{source.name}: no image can be read")
-    _both_classes(kept, source.name)
+    _both_classes(intact, source.name)
     name = f"{source.name}, without {len(faults)} unreadable image(s)"
-    return Source(name, tuple(kept), _digest(kept), source.held)
+    return Source(name, tuple(intact), _digest(intact), source.validation)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -305,17 +305,17 @@ def _sample(root: Path, row: dict[str, str]) -> tuple[Sample, str]:
     number = CLASSES.index(label)
     cause = AGENTS.index(agent) if agent and number else -1
     try:
-        said, uid = names_in_header(path)
+        patient_id, uid = names_in_header(path)
     except Permanent:  # whoever reads the image finds out, and may leave it out
-        said = uid = ""
-    return Sample(path, number, row.get("patient") or _patient(path, said), cause, uid=uid), side
+        patient_id = uid = ""
+    return Sample(path, number, row.get("patient") or _patient(path, patient_id), cause, uid=uid), side
 
 
-def _patient(path: Path, said: str) -> str:
+def _patient(path: Path, patient_id: str) -> str:
     """Return whose image a file is, without keeping a name or an ID in the clear."""
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return patient_of(path.stem)
-    return hashlib.sha256(said.encode()).hexdigest()[:16] if said else path.stem
+    return hashlib.sha256(patient_id.encode()).hexdigest()[:16] if patient_id else path.stem
 
 
 def _one_side(samples: Sequence[Sample], sides: Sequence[str], numbers: Sequence[int]) -> list[str]:
@@ -324,17 +324,17 @@ def _one_side(samples: Sequence[Sample], sides: Sequence[str], numbers: Sequence
     for sample, side, number in zip(samples, sides, numbers, strict=True):
         where[sample.patient].setdefault(side, number)
     faults = []
-    for found in where.values():
-        (one, first), *others = sorted(found.items(), key=lambda item: ("", *_SIDES).index(item[0]))
+    for rows in where.values():
+        (one, first), *others = sorted(rows.items(), key=lambda item: ("", *_SIDES).index(item[0]))
         faults += [f"rows {first} and {row}: one patient in {one} and in {other}" for other, row in others[:1]]
     return faults
 
 
-def _split_as_said(part: Source) -> Split:
-    held = part.held or frozenset()
+def _split_as_stated(part: Source) -> Split:
+    validation = part.validation or frozenset()
     return Split(
-        tuple(sample for sample in part.samples if sample.patient not in held),
-        tuple(sample for sample in part.samples if sample.patient in held),
+        tuple(sample for sample in part.samples if sample.patient not in validation),
+        tuple(sample for sample in part.samples if sample.patient in validation),
     )
 
 
@@ -357,7 +357,7 @@ def _twice(samples: Sequence[Sample], sides: Sequence[str]) -> list[str]:
             before, there = first.setdefault(key, (sample, side))
             if (before.label, there) != (sample.label, side):
                 how = "with two labels" if before.label != sample.label else f"in {there} and in {side}"
-                faults.append(f"{before.shown} and {sample.shown} are one picture {how}")
+                faults.append(f"{before.name} and {sample.name} are one picture {how}")
                 break
     return faults
 

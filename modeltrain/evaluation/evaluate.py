@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -92,10 +90,6 @@ class Evaluation:
         """Return plain values."""
         return asdict(self)
 
-    def to_json(self) -> str:
-        """Return one JSON object."""
-        return json.dumps(self.to_dict(), indent=2)
-
 
 def evaluate(
     predict: Predict,
@@ -107,12 +101,12 @@ def evaluate(
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Answers]:
-    """Judge a model on labelled radiographs.
+    """Evaluate a model on labelled radiographs.
 
     Parameters
     ----------
     data
-        The radiographs (see `data.sources.judged_source`), or a folder that holds NORMAL/ and PNEUMONIA/ itself or
+        The radiographs (see `data.sources.evaluation_set`), or a folder that holds NORMAL/ and PNEUMONIA/ itself or
         in test/.
     threshold
         Probability from which the decision is PNEUMONIA.
@@ -129,11 +123,11 @@ def evaluate(
         A folder is missing or empty, so that a class is without images, or a picture cannot be read (which is named).
     """
     samples = evaluation_samples(data) if isinstance(data, Path) else data
-    answers = ask(predict, samples, decider=decider, size=size, advance=advance)
+    answers = answers_of(predict, samples, decider=decider, size=size, advance=advance)
     return measure(answers, threshold=threshold, model=model), answers
 
 
-def ask(
+def answers_of(
     predict: Predict,
     samples: Sequence[Sample],
     *,
@@ -141,7 +135,15 @@ def ask(
     size: int = INPUT_SIZE,
     advance: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """Show radiographs to a model, sixteen at a time, and keep what it says."""
+    """Return a model's answers to radiographs, which it sees sixteen at a time.
+
+    Parameters are those of `evaluate`.
+
+    Raises
+    ------
+    InvalidData
+        There are no radiographs, or a picture cannot be read.
+    """
     scores, maps, subtypes = [], [], []
     judgements: list[Finding] = []
     attributes: list[dict[str, str]] = []
@@ -194,25 +196,6 @@ def measure(answers: Answers, *, threshold: float, model: str) -> Evaluation:
         f1=float(f1_score(labels, decisions, zero_division=0)),
         confusion=Confusion(tn, fp, fn, tp),
     )
-
-
-def choose_threshold(answers: Answers, sensitivity: float) -> float:
-    """Return the highest threshold that finds at least this part of the pneumonias, rounded down to four digits.
-
-    It is for a validation set: the figures of the set it was chosen on flatter it.
-
-    Raises
-    ------
-    InvalidData
-        All images are of one class.
-    """
-    labels = answers.labels
-    _both_classes(labels)
-    positives = np.sort(answers.probability[labels == 1].astype(np.float64))
-    missed = math.floor((1 - sensitivity) * len(positives) + 1e-9)
-    # Rounding down keeps the image that sets the threshold on its side of it, whichever engine computes its score.
-    lowest_found = float(positives[min(missed, len(positives) - 1)])
-    return max(math.floor(lowest_found * 1e4) / 1e4, 1e-4)
 
 
 def _both_classes(labels: NDArray[np.int64]) -> None:

@@ -304,7 +304,7 @@ def _draw_case(left: Axes, right: Axes, answers: Answers, index: int) -> None:
     grey = read_sample(sample, _CASE_SIDE)[0]
     left.imshow(grey, cmap="gray", vmin=0, vmax=1)
     left.set_title(f"{CLASSES[sample.label]}   p = {answers.probability[index]:.3f}", size=9, loc="left")
-    left.text(0, _CASE_SIDE + 6, sample.called or sample.path.stem, size=7, color=_GREY, va="top")
+    left.text(0, _CASE_SIDE + 6, sample.title or sample.path.stem, size=7, color=_GREY, va="top")
     heat = np.clip(cv2.resize(answers.attention[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
     right.imshow(grey, cmap="gray", vmin=0, vmax=1)
     # Opaque only where the map is high: what the network did not look at stays a plain radiograph.

@@ -184,7 +184,9 @@ def _subtype_auc(answers: Answers) -> float | None:
     if len(answers.subtype) != len(agents) or not np.isfinite(answers.subtype[has_agent]).all():
         return None
     return (
-        _rounded(float(roc_auc_score(agents[has_agent], answers.subtype[has_agent]))) if len(set(agents[has_agent])) > 1 else None
+        _rounded(float(roc_auc_score(agents[has_agent], answers.subtype[has_agent])))
+        if len(set(agents[has_agent])) > 1
+        else None
     )
 
 

@@ -20,7 +20,7 @@ from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images, data_digest, read_sample, scan
 from modeltrain.data.seen_images import KEYS, seen_images_of, write_seen_images
 from modeltrain.data.sources import Source, Sources, sources_of
-from modeltrain.evaluation.evaluate import ask, measure
+from modeltrain.evaluation.evaluate import answers_of, measure
 from modeltrain.evaluation.subgroups import key_figures
 from modeltrain.export.calibrate import decided_by, fit_all, raw_answers
 from modeltrain.export.card_contents import counts, figures, libraries, preprocessing, training
@@ -339,7 +339,7 @@ def _served(card: Card) -> str:
 def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     """Judge the file that serves on a CPU."""
     decider = Decider(card)
-    answers = ask(onnx_predictor(card.folder / _served(card)), samples, decider=decider)
+    answers = answers_of(onnx_predictor(card.folder / _served(card)), samples, decider=decider)
     evaluation = measure(answers, threshold=decider.threshold, model=card.label)
     return figures(evaluation) | key_figures(answers, evaluation, decider.points)
 

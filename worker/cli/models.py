@@ -230,7 +230,7 @@ def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Compar
     """Ask both models about radiographs that neither has learnt from; return what came of it, and which these were."""
     try:
         from modeltrain.evaluation.compare import compare as paired
-        from modeltrain.evaluation.evaluate import ask
+        from modeltrain.evaluation.evaluate import answers_of
     except ModuleNotFoundError as error:
         raise InvalidSettings(f"comparing needs {error.name}: pip install 'cxrd[evaluate]'") from error
     from modeltrain.data.seen_images import unseen_images
@@ -243,7 +243,7 @@ def _compared(loaded: Settings, old: Card, new: Card, data: str) -> tuple[Compar
     deciders = [Decider(card, loaded.model.operating_point, loaded.model.threshold) for card in (old, new)]
     for card, decider in zip((old, new), deciders, strict=True):
         engine = open_engine(card, loaded.model)
-        answers.append(ask(engine.predict, unseen.samples, decider=decider, size=card.input_size))
+        answers.append(answers_of(engine.predict, unseen.samples, decider=decider, size=card.input_size))
     try:
         return paired(answers[0], answers[1], (deciders[0].threshold, deciders[1].threshold)), unseen
     except InvalidData as error:

@@ -132,8 +132,8 @@ def evaluate(
     written = figures.write_figures(answers, evaluation, out, points)
     pairs: list[Pair] | None = None
     unread = 0
-    if judged.learnt:
-        pairs, broken = near_duplicates(judged.source.samples, judged.learnt)
+    if judged.others:
+        pairs, broken = near_duplicates(judged.source.samples, judged.others)
         unread = len(broken)
     compared = "the set and what may be learnt from beside it"
     page = report.write_report(

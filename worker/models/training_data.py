@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from dicom_io.errors import InvalidData
 from modeltrain.data.samples import Sample
-from modeltrain.data.sources import Judged, Source, csv_source, folder_source, judged_source
+from modeltrain.data.sources import EvaluationSet, Source, csv_source, evaluation_set, folder_source
 from modeltrain.model.outputs import AGENTS, CLASSES
 from worker.ledger.database import open_ledger
 from worker.ledger.feedback import takes_verdicts
@@ -38,7 +38,7 @@ def training_data(loaded: Settings, data: str) -> Source:
     return csv_source(path) if path.is_file() else folder_source(path)
 
 
-def judged_data(loaded: Settings, data: str, *, beside: bool = True) -> Judged:
+def judged_data(loaded: Settings, data: str, *, beside: bool = True) -> EvaluationSet:
     """Return what models are to be judged on, and `beside` it what may be learnt from.
 
     Raises
@@ -46,7 +46,7 @@ def judged_data(loaded: Settings, data: str, *, beside: bool = True) -> Judged:
     InvalidData
         As `training_data`.
     """
-    return Judged(_audit(loaded)) if data == AUDIT else judged_source(_there(data), beside=beside)
+    return EvaluationSet(_audit(loaded)) if data == AUDIT else evaluation_set(_there(data), beside=beside)
 
 
 def _there(data: str) -> Path:

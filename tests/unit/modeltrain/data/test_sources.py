@@ -11,7 +11,7 @@ import pytest
 from dicom_io.errors import InvalidData
 from dicom_io.objects.radiograph import radiograph
 from modeltrain.data.samples import Images, Sample, read_sample
-from modeltrain.data.sources import Source, Sources, csv_source, folder_source, judged_source, readable, sources_of
+from modeltrain.data.sources import Source, Sources, csv_source, evaluation_set, folder_source, readable, sources_of
 from tests.unit.modeltrain.toys import draw, kaggle_folder, write_class
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_rows_of_the_test_are_not_learnt_from(tmp_path: Path, listed: list[dict[
     assert {sample.label for sample in split.validation} == {0, 1}, "set aside by patient where no row is"
     without = csv_source(table(tmp_path / "other.csv", rows[:6]))
     assert without.digest == source.digest
-    judged = judged_source(tmp_path / "list.csv")
+    judged = evaluation_set(tmp_path / "list.csv")
     assert {sample.patient for sample in judged.source.samples} == {"p5", "p7"}
 
 
@@ -146,14 +146,14 @@ def test_what_is_no_list_is_refused(tmp_path: Path, text: str | bytes, message: 
 def test_a_folder_is_judged_on_its_test_and_compared_with_its_train(tmp_path: Path) -> None:
     root = kaggle_folder(tmp_path / "data", patients=3)
     for path in (root, root / "test"):
-        judged = judged_source(path)
+        judged = evaluation_set(path)
         assert [sample.path.parent.parent.name for sample in judged.source.samples] == ["test", "test"]
-        assert {sample.path.parent.parent.name for sample in judged.learnt} == {"train", "val"}
-    own = judged_source(root / "val")
-    assert (len(own.source.samples), own.learnt) == (2, ())
-    assert judged_source(root).source.name == "folder data/test"
+        assert {sample.path.parent.parent.name for sample in judged.others} == {"train", "val"}
+    own = evaluation_set(root / "val")
+    assert (len(own.source.samples), own.others) == (2, ())
+    assert evaluation_set(root).source.name == "folder data/test"
     with pytest.raises(InvalidData, match="no such folder"):
-        judged_source(tmp_path / "nowhere")
+        evaluation_set(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -169,26 +169,26 @@ def test_a_csv_file_is_judged_on_the_rows_that_are_set_aside(
     tmp_path: Path, listed: list[dict[str, Any]], sides: list[str], judged: list[int], name: str
 ) -> None:
     rows = [row | {"patient": f"p{i // 2}", "split": sides[i // 2]} for i, row in enumerate(listed)]
-    found = judged_source(table(tmp_path / "list.csv", rows))
+    found = evaluation_set(table(tmp_path / "list.csv", rows))
     assert {sample.patient for sample in found.source.samples} == {f"p{number}" for number in judged}
     others = set(range(4)) - set(judged)
-    assert {sample.patient for sample in found.learnt} == {f"p{number}" for number in others}
+    assert {sample.patient for sample in found.others} == {f"p{number}" for number in others}
     assert found.source.name == name
 
 
 def test_a_csv_file_that_cannot_judge_is_refused(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
     rows = [row | {"patient": "one", "split": "test" if i > 5 else "train"} for i, row in enumerate(listed)]
     with pytest.raises(InvalidData, match="rows 2 and 8: one patient in train and in test"):
-        judged_source(table(tmp_path / "list.csv", rows))
+        evaluation_set(table(tmp_path / "list.csv", rows))
     with pytest.raises(InvalidData, match="holds no NORMAL"):
-        judged_source(table(tmp_path / "list.csv", [row for row in listed if row["label"].upper() == "PNEUMONIA"]))
+        evaluation_set(table(tmp_path / "list.csv", [row for row in listed if row["label"].upper() == "PNEUMONIA"]))
 
 
 def test_an_error_says_what_an_image_is_called(tmp_path: Path) -> None:
     path = tmp_path / "digest.dcm"
     path.write_bytes(b"no DICOM")
     with pytest.raises(InvalidData, match=r"^SOP instance 1\.2: .*digest\.dcm"):
-        read_sample(Sample(path, 0, "p", called="SOP instance 1.2"))
+        read_sample(Sample(path, 0, "p", title="SOP instance 1.2"))
 
 
 def test_parts_are_divided_each_by_itself(tmp_path: Path) -> None:

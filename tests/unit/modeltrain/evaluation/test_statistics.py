@@ -16,7 +16,7 @@ from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.duplicates import near_duplicates, pairs_to_dict, perceptual_hash
 from modeltrain.data.samples import Sample, scan
 from modeltrain.evaluation import statistics
-from modeltrain.evaluation.evaluate import Answers, ask, measure
+from modeltrain.evaluation.evaluate import Answers, answers_of, measure
 from modeltrain.evaluation.figures import write_figures
 from modeltrain.evaluation.report import write_report
 from modeltrain.evaluation.statistics import (
@@ -178,7 +178,7 @@ def answers(tmp_path: Path) -> Answers:
     said = [0.001, 0.002, 0.004, 0.2, 0.005, 0.6, 0.9, 0.8, 0.7, 0.01, 0.99, 0.95]
     card = load_card(shipped_model())
     card.raw["calibration"] = {"slope": 1.0, "intercept": 0.0}  # what is said is what counts
-    return ask(predictor(said), scan(tmp_path), decider=Decider(card))
+    return answers_of(predictor(said), scan(tmp_path), decider=Decider(card))
 
 
 def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) -> None:

@@ -20,7 +20,7 @@ from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain.data.augment import Augmentation, augment
 from modeltrain.data.samples import Images
 from modeltrain.data.seen_images import keys_of, seen_by, seen_images_of
-from modeltrain.data.sources import Sources, folder_source, judged_source, sources_of
+from modeltrain.data.sources import Sources, evaluation_set, folder_source, sources_of
 from modeltrain.export.card_contents import training
 from modeltrain.export.export import export_model, refit
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -409,7 +409,7 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
     told = seen_images_of(card)
     assert told is not None
     assert told.complete
-    learnt, locked = folder_source(data), judged_source(data).source
+    learnt, locked = folder_source(data), evaluation_set(data).source
     assert np.array_equal(told.keys, np.unique(np.concatenate(keys_of(learnt))))
     known = seen_by(card, locked)
     assert known is not None

@@ -18,7 +18,7 @@ from dicom_io.header import reading
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
-from modeltrain.data.sources import Source, csv_source, judged_source
+from modeltrain.data.sources import Source, csv_source, evaluation_set
 from modeltrain.model.registry import Registry
 from tests.support.models import variant
 from tests.support.peers import chest
@@ -175,7 +175,7 @@ def test_a_promotion_needs_enough_images_or_force(
 def test_a_model_is_not_compared_on_what_it_has_learnt_from(
     listed: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = judged_source(listed).source
+    source = evaluation_set(listed).source
     two = Source("two", source.samples[:2], "d")
     versions = Registry(tmp_path / "data" / "models")
     some = versions.add(variant(tmp_path / "some", seen=two)).name
@@ -210,7 +210,7 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
 def test_a_comparison_lists_nothing_that_it_does_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = kaggle_folder(tmp_path / "kaggle", patients=2)
     monkeypatch.setattr("modeltrain.data.sources.training_samples", lambda _: pytest.fail("listed"))
-    assert judged_data(Settings(), str(root), beside=False).learnt == ()
+    assert judged_data(Settings(), str(root), beside=False).others == ()
 
 
 def test_what_is_not_there_is_called_so() -> None:
@@ -229,8 +229,8 @@ def test_the_audit_s_verdicts_judge_too(config: Path) -> None:
     assert ledger.receive(NEW)
     enter(ledger, [Verdict("NORMAL", "jd", NEW.sop_instance_uid)], "x", NOON)
     judged = judged_data(loaded, AUDIT)
-    assert [sample.shown for sample in judged.source.samples] == [f"SOP instance {NEW.sop_instance_uid}"]
-    assert judged.learnt == ()
+    assert [sample.name for sample in judged.source.samples] == [f"SOP instance {NEW.sop_instance_uid}"]
+    assert judged.others == ()
     (sample,) = judged.source.samples
     assert (sample.uid, sample.content) == (NEW.sop_instance_uid, NEW.sha256)
     assert story(ledger, "1")

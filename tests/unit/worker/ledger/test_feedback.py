@@ -130,6 +130,6 @@ def test_a_verdict_on_what_was_left_out_later_is_not_learnt_from(ledger: Ledger,
     enter(ledger, [said(sop_instance_uid="1.2.3"), said(sop_instance_uid="5.1")], "x", NOON)
     ledger.leave_out(other, "modality CT (rules.modalities)", NOON)
     (sample,) = confirmed_samples(ledger, Blobs(tmp_path / "objects"))
-    assert sample.called == "SOP instance 1.2.3"
+    assert sample.title == "SOP instance 1.2.3"
     with pytest.raises(InvalidData, match=r"SOP instance 1\.2\.3: .*the file is missing"):
         read_sample(sample)
