@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import ground
+from benchmarks import common
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.outputs import attention, probability
 from modeltrain.model.preprocess import read_picture, to_input
@@ -105,7 +105,7 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
 
         from modeltrain.network.architectures import load_network
     except ImportError as error:
-        raise ground.Missing(f"{error.name} is not installed: run make test, or pip install 'cxrd[dev]'") from error
+        raise common.Missing(f"{error.name} is not installed: run make test, or pip install 'cxrd[dev]'") from error
     torch.set_num_threads(threads)
     whole = load_network(card)
     network, standard = whole.net, whole.standard  # torchvision's classifier, and what comes before it
@@ -123,7 +123,7 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
 
 
 def _images(count: int) -> list[Image]:
-    files = sorted(ground.shared("data", "kermany_full").rglob("*.jpeg"))
+    files = sorted(common.shared("data", "kermany_full").rglob("*.jpeg"))
     values = [to_input(read_picture(file, max_pixels=60_000_000)) for file in files[:count]]
     return [values[number % len(values)] for number in range(count)]
 
@@ -142,4 +142,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ground.run(main)
+    common.run(main)

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from pydicom import Dataset, dcmread
 
-from benchmarks import ground
+from benchmarks import common
 from dicom_io.finding import Finding
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
 from dicom_io.objects.common import encode
@@ -60,13 +60,13 @@ class Stand:
     """A radiograph as it was received, and what a model found in it."""
 
     def __init__(self, card: Card) -> None:
-        pixels = draw(seed=1, rows=ground.ROWS, cols=ground.COLUMNS, opacity=True)
+        pixels = draw(seed=1, rows=common.ROWS, cols=common.COLUMNS, opacity=True)
         self.file = encode(radiograph(pixels.astype(np.uint16) * 16, uid_seed="benchmark", modality="DX"))
         self.rendered: Rendered = render(dcmread(BytesIO(self.file)))
         self.identity = card.identity
         down, across = np.mgrid[0:7, 0:7].astype(np.float32)
         self.heat = np.exp(-((down - 4) ** 2 + (across - 2) ** 2) / 3).astype(np.float32)
-        region = attended_region(self.heat, ground.ROWS, ground.COLUMNS)
+        region = attended_region(self.heat, common.ROWS, common.COLUMNS)
         self.finding = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, region)
         self.settings = Results()
 
@@ -149,7 +149,7 @@ def main() -> None:
         steps = {each.step: each.median for each in costs}
         print(json.dumps({"cpu_ms": steps, "goal_ms": GOAL, "forward_pass_ms": {"wall": wall, "cpu": cpu}}))
         return
-    print(f"{ground.ROWS}×{ground.COLUMNS}, {options.rounds} rounds, {os.cpu_count()} cores\n")
+    print(f"{common.ROWS}×{common.COLUMNS}, {options.rounds} rounds, {os.cpu_count()} cores\n")
     print("| step | CPU ms, median | least |\n|---|---:|---:|")
     for each in costs:
         print(f"| {each.step} | {each.median:.1f} | {each.least:.1f} |")
@@ -168,4 +168,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ground.run(main)
+    common.run(main)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import ground
+from benchmarks import common
 from modeltrain.data.augment import Augmentation, dressed, toned
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images, split_by_patient, training_samples
@@ -112,4 +112,4 @@ def _asked(engine: Engine, train: Images, validation: Images, name: str) -> NDAr
 
 
 if __name__ == "__main__":
-    ground.run(main)
+    common.run(main)

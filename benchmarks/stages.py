@@ -22,8 +22,8 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks import ground
-from benchmarks.peers import Sender
+from benchmarks import common
+from benchmarks.processes import Sender
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.network.spool import SpoolFile
@@ -137,7 +137,7 @@ class Bench:
         with watch.stage("ledger.receive"):
             receipt_id = self.ledger.receive(new)
         if receipt_id is None:
-            raise ground.Missing("the same image twice")
+            raise common.Missing("the same image twice")
         return receipt_id, sha256
 
     def work(self, receipt_id: int, sha256: str, watch: Stopwatch) -> Path:
@@ -196,12 +196,12 @@ def main() -> None:
     watch = Stopwatch()
     with tempfile.TemporaryDirectory(prefix="cxrd-bench-") as name:
         folder = Path(name)
-        files = ground.radiographs(folder / "images", options.images)
+        files = common.radiographs(folder / "images", options.images).files
         os.sync()
         bench = Bench(folder, card, options.threads)
         for file in files[:2]:  # to warm up
             bench.work(*bench.receive(file, watch), watch)
-            ground.refresh(file)
+            common.refresh(file)
         watch.clear()
         results = [bench.work(*bench.receive(file, watch), watch) for file in files]
         size = statistics.median(result.stat().st_size for result in results)
@@ -226,8 +226,9 @@ def time_receiving(files: Sequence[Path], folder: Path, watch: Stopwatch) -> Non
         cpu, sender = time.process_time(), Sender(files, node.port)
         sender.run()
         used = (time.process_time() - cpu) / len(files)
-        for file, moment in sender.answered.items():
-            watch.add("pynetdicom: receive an image (with spool)", moment - sender.begun[file], used)
+        for transfer in sender.transfers.values():
+            if transfer.answered is not None:
+                watch.add("pynetdicom: receive an image (with spool)", transfer.answered - transfer.begun, used)
     finally:
         node.stop()
 
@@ -235,7 +236,7 @@ def time_receiving(files: Sequence[Path], folder: Path, watch: Stopwatch) -> Non
 def time_delivery(results: Sequence[Path], folder: Path, watch: Stopwatch) -> None:
     """Send the results to DCMTK's storescp, which drops them."""
     port = free_port()
-    command = [ground.program("storescp", "dcmtk"), "--ignore", str(port)]
+    command = [common.program("storescp", "dcmtk"), "--ignore", str(port)]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         try:
             time.sleep(1.0)
@@ -252,7 +253,7 @@ def _print_table(
     in_process: Sequence[Stage], network: Sequence[Stage], options: argparse.Namespace, size: float
 ) -> None:
     print(
-        f"{options.images} images of {ground.ROWS}×{ground.COLUMNS}, medians, {os.cpu_count()} cores, "
+        f"{options.images} images of {common.ROWS}×{common.COLUMNS}, medians, {os.cpu_count()} cores, "
         f"{options.threads} thread(s) in the forward pass and in OpenCV; a result has {size / 1e6:.1f} MB\n"
     )
     print("| stage | wall ms | CPU ms |")
@@ -275,4 +276,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ground.run(main)
+    common.run(main)

@@ -1,7 +1,9 @@
-"""The installed program as a process of its own."""
+"""The installed program: as a process of its own, or its commands in this process."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -9,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 
 from tests.support.orthanc import free_port
 from tests.support.peers import wait_for
+from worker.cli.app import main
 
 CXRD = Path(sys.executable).with_name("cxrd")
 
@@ -29,6 +33,31 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
         cwd=cwd,
         env=os.environ | environment,
     )
+
+
+def invoke(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `cxrd` to its end in this process, where its libraries are loaded already.
+
+    For commands that neither listen nor change how this process takes signals.
+    """
+    argv = ["cxrd", *(str(argument) for argument in arguments)]
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        contextlib.chdir(cwd or Path.cwd()),
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "argv", argv),
+    ):
+        code = _exit_code()
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+def _exit_code() -> int:
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 class Service:
@@ -84,6 +113,6 @@ class Service:
 
     def findings(self, *options: str) -> list[dict[str, Any]]:
         """Ask the audit by the command line."""
-        asked = run("audit", "list", "--format", "json", "--limit", 10000, *options, "-c", self.config)
+        asked = invoke("audit", "list", "--format", "json", "--limit", 10000, *options, "-c", self.config)
         assert asked.returncode == 0, asked.stderr
         return list(json.loads(asked.stdout))

@@ -19,7 +19,7 @@ import yaml
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from modeltrain.model.card import shipped_model
-from tests.acceptance.program import Service, run
+from tests.acceptance.program import Service, invoke, run
 from tests.support.peers import chest, receiving, send, wait_for
 from tests.support.shared import shared
 from worker.demo.phantom import draw
@@ -39,7 +39,7 @@ def test_help_teaches() -> None:
     for word in ("serve", "analyze", "check", "audit", "redeliver", "demo", "train", "evaluate", "not for diagnosis"):
         assert word in said.stdout
     for command in ("serve", "analyze", "check", "redeliver", "retry", "demo", "train", "evaluate", "retrain", "drift"):
-        assert run(command, "--help").returncode == 0
+        assert invoke(command, "--help").returncode == 0
 
 
 def test_analyze_answers_for_each_file(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_analyze_answers_for_each_file(tmp_path: Path) -> None:
 
 def test_analyze_prints_a_table_for_a_person(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "picture.png"), draw(seed=3, rows=300, cols=280))
-    said = run("analyze", tmp_path / "picture.png", "--out", tmp_path / "out")
+    said = invoke("analyze", tmp_path / "picture.png", "--out", tmp_path / "out")
     assert said.returncode == 0
     for word in ("picture.png", "probability", "analysed", "Not for diagnosis"):
         assert word in said.stdout
@@ -112,12 +112,12 @@ def test_analyze_tells_which_results_could_not_be_made(tmp_path: Path) -> None:
     good = tmp_path / "good.dcm"
     good.write_bytes(encode(chest("good", rows=300, cols=260)))
     asked = ("analyze", tmp_path / "bare.dcm", good, "--out", tmp_path / "out")
-    answer, whole = map(json.loads, run(*asked, "--json").stdout.splitlines())
+    answer, whole = map(json.loads, invoke(*asked, "--json").stdout.splitlines())
     assert (answer["status"], answer["reason"]) == ("analysed", "")
     lacking = "the source lacks SeriesInstanceUID"
     assert answer["left_out"] == {"presentation-state": lacking, "structured-report": lacking}
     assert whole["left_out"] == {}
-    table = run(*asked)
+    table = invoke(*asked)
     assert table.returncode == 0
     for word in ("analysed", "no presentation-state", "no structured-report", "SeriesInstanceUID"):
         assert word in table.stdout
@@ -127,7 +127,7 @@ def test_the_same_input_gives_the_same_probability_as_picture_and_as_dicom(tmp_p
     grey = draw(seed=5, rows=500, cols=460, opacity=True)
     cv2.imwrite(str(tmp_path / "a.png"), grey)
     (tmp_path / "b.dcm").write_bytes(encode(radiograph(grey, uid_seed="same")))
-    said = run("analyze", tmp_path / "a.png", tmp_path / "b.dcm", "--out", tmp_path / "out", "--json")
+    said = invoke("analyze", tmp_path / "a.png", tmp_path / "b.dcm", "--out", tmp_path / "out", "--json")
     first, second = (json.loads(line)["probability"] for line in said.stdout.splitlines())
     assert abs(first - second) < 0.01
 
@@ -136,8 +136,8 @@ def test_the_same_input_gives_the_same_probability_as_picture_and_as_dicom(tmp_p
 def test_both_engines_answer_alike(tmp_path: Path, engine: str) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), draw(seed=5, rows=500, cols=460, opacity=True))
     asked = ("analyze", tmp_path / "a.png", "--out", tmp_path / "out", "--json")
-    said = run(*asked, CXRD_MODEL__ENGINE=engine, CXRD_MODEL__PRECISION="fp32")
-    reference = run(*asked, CXRD_MODEL__PRECISION="fp32")
+    said = invoke(*asked, CXRD_MODEL__ENGINE=engine, CXRD_MODEL__PRECISION="fp32")
+    reference = invoke(*asked, CXRD_MODEL__PRECISION="fp32")
     assert abs(json.loads(said.stdout)["probability"] - json.loads(reference.stdout)["probability"]) < 1e-3
 
 
@@ -161,7 +161,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.yaml").write_text("scp:\n  prt: 1\n")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    result = run(*arguments, cwd=tmp_path)
+    result = invoke(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in one_line(result.stderr)
 
@@ -175,11 +175,11 @@ def test_a_missing_or_tampered_model_is_one_line(tmp_path: Path) -> None:
     raw[len(raw) // 2] ^= 1
     (model / "model.onnx").write_bytes(raw)
     for folder, word in [(model, "model.onnx"), (tmp_path / "gone", "gone")]:
-        for command in (["analyze", picture, "--out", tmp_path / "o"], ["serve"]):
-            said = run(*command, cwd=tmp_path, CXRD_MODEL__FOLDER=str(folder), CXRD_SCP__PORT="0")
+        for way, command in ((invoke, ["analyze", picture, "--out", tmp_path / "o"]), (run, ["serve"])):
+            said = way(*command, cwd=tmp_path, CXRD_MODEL__FOLDER=str(folder), CXRD_SCP__PORT="0")
             assert said.returncode == 2
             assert word in one_line(said.stderr)
-        checked = run("check", cwd=tmp_path, CXRD_MODEL__FOLDER=str(folder), CXRD_STORAGE__MIN_FREE_MB="0")
+        checked = invoke("check", cwd=tmp_path, CXRD_MODEL__FOLDER=str(folder), CXRD_STORAGE__MIN_FREE_MB="0")
         assert checked.returncode == 2
         assert any(line.startswith("FAIL  model:") for line in checked.stdout.splitlines())
 
@@ -193,7 +193,7 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
         names = [line[6:].split(":")[0] for line in said.stdout.splitlines()]
         assert names == ["configuration", "model", "disk", "database", "port", "destination good"]
         assert all(line.startswith("ok ") for line in said.stdout.splitlines())
-        closely = run("check", "good", "-c", service.config)
+        closely = invoke("check", "good", "-c", service.config)
         assert closely.returncode == 0, closely.stdout
         for words in (
             "answers C-ECHO",
@@ -203,28 +203,28 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
             "query (C-FIND): not offered",
         ):
             assert words in closely.stdout
-        stored = run("check", "good", "--store", "-c", service.config)
+        stored = invoke("check", "good", "--store", "-c", service.config)
         assert "a test object of patient CXRD-CHECK is answered with 0x0000" in stored.stdout
         assert [str(each.PatientID) for each in receiver.got] == ["CXRD-CHECK"]
-        assert one_line(run("check", "--store", "-c", service.config).stderr).endswith(
+        assert one_line(invoke("check", "--store", "-c", service.config).stderr).endswith(
             "needs the NAME of a destination"
         )
     with receiving(["1.2.840.10008.5.1.4.1.1.7"]) as narrow:
         service = serve(destinations=[good | {"port": narrow.port}])
-        said = run("check", "good", "-c", service.config)
+        said = invoke("check", "good", "-c", service.config)
         assert said.returncode == 2
         assert "FAIL  destination good: Comprehensive 3D SR Storage: not accepted" in said.stdout
     with socket.create_server(("127.0.0.1", service.port)):
-        said = run("check", "-c", service.config)
+        said = invoke("check", "-c", service.config)
     assert said.returncode == 2
     bad = [line for line in said.stdout.splitlines() if line.startswith("FAIL")]
     assert len(bad) == 2
     assert f"port: 127.0.0.1:{service.port}: Address already in use, and CXRD does not answer there" in bad[0]
     assert "destination good: 127.0.0.1" in bad[1]
     assert "cannot be reached" in bad[1]
-    assert "not in the configuration" in run("check", "other", "-c", service.config).stdout
+    assert "not in the configuration" in invoke("check", "other", "-c", service.config).stdout
     service.start()
-    assert f"ok    port: CXRD is running on 127.0.0.1:{service.port}" in run("check", "-c", service.config).stdout
+    assert f"ok    port: CXRD is running on 127.0.0.1:{service.port}" in invoke("check", "-c", service.config).stdout
 
 
 def test_a_taken_port_is_one_line(serve: Callable[..., Service]) -> None:
@@ -249,8 +249,8 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
         assert [row["accession_number"] for row in service.findings("--status", "not_analysed")] == ["A2"]
         assert [row["accession_number"] for row in service.findings("--from", "CR2", "--since", "1h")] == ["A2"]
         assert service.findings("--until", "1h") == []
-        assert run("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "0 deliveries are pending\n"
-        assert run("redeliver", "-c", service.config).stdout == "1 deliveries are pending\n"
+        assert invoke("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "0 deliveries are pending\n"
+        assert invoke("redeliver", "-c", service.config).stdout == "1 deliveries are pending\n"
         wait_for(lambda: len(receiver.got) == 1, 30)
         service.stop()
     shown = json.loads(run("audit", "show", "1", "-c", service.config).stdout)
@@ -260,9 +260,9 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
     assert shown["deliveries"][0]["status"] == "0x0000"
     for column in ("started_at", "analysed_at", "finished_at", "model", "model_sha256", "threshold", "patient_key"):
         assert shown["finding"][column] not in (None, ""), column
-    assert "A2" in run("audit", "list", "-c", service.config).stdout
+    assert "A2" in invoke("audit", "list", "-c", service.config).stdout
     for name in ("x.csv", "x.json"):
-        assert run("audit", "export", tmp_path / name, "-c", service.config).returncode == 0
+        assert invoke("audit", "export", tmp_path / name, "-c", service.config).returncode == 0
     with (tmp_path / "x.csv").open() as handle:
         assert len(list(csv.DictReader(handle))) == len(json.loads((tmp_path / "x.json").read_text())) == 2
     asked = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 
 from modeltrain.model.card import ONNX, load_card, shipped_model
 from modeltrain.model.registry import version_name
-from tests.acceptance.program import Service, run
+from tests.acceptance.program import Service, invoke, run
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
 
@@ -41,10 +41,10 @@ def test_a_promotion_is_taken_up_and_a_damaged_one_is_not(service: Service, fold
     send(service.port, [chest(f"a{i}") for i in range(3)])
     wait_for(lambda: answered(service, 3), 60)
 
-    added = run("models", "add", folder / "candidate", "-c", service.config)
+    added = invoke("models", "add", folder / "candidate", "-c", service.config)
     name = added.stdout.strip()
     assert added.returncode == 0, added.stderr
-    refused = run("models", "promote", name, "-c", service.config)
+    refused = invoke("models", "promote", name, "-c", service.config)
     assert refused.returncode == 2
     assert "name locked radiographs by --data, or say --force --reason" in refused.stderr
     promoted = run("models", "promote", name, "--force", "--reason", "a test", "-c", service.config)
@@ -63,8 +63,8 @@ def test_a_promotion_is_taken_up_and_a_damaged_one_is_not(service: Service, fold
 
     # What is promoted next is broken on disk: the model in service stays, and the log says why.
     second = variant(folder / "second", version="9.1.0", bias=1.0)
-    other = run("models", "add", second, "-c", service.config).stdout.strip()
-    assert run("models", "promote", other, "--force", "--reason", "x", "-c", service.config).returncode == 0
+    other = invoke("models", "add", second, "-c", service.config).stdout.strip()
+    assert invoke("models", "promote", other, "--force", "--reason", "x", "-c", service.config).returncode == 0
     (folder / "data" / "models" / other / ONNX).write_bytes(b"broken")
     time.sleep(1.1)
     send(service.port, [chest("c")])
@@ -72,23 +72,23 @@ def test_a_promotion_is_taken_up_and_a_damaged_one_is_not(service: Service, fold
     assert service.findings()[0]["model_sha256"] == candidate.sha256
     assert len(service.events("model_not_loaded")) == 1
 
-    back = run("models", "rollback", version_name(shipped), "--reason", "broken", "-c", service.config)
+    back = invoke("models", "rollback", version_name(shipped), "--reason", "broken", "-c", service.config)
     assert back.returncode == 0, back.stderr
-    assert "damaged: " in run("models", "list", "-c", service.config).stdout
+    assert "damaged: " in invoke("models", "list", "-c", service.config).stdout
     time.sleep(1.1)
     send(service.port, [chest("d")])
     wait_for(lambda: answered(service, 8), 60)
     assert service.findings()[0]["model_sha256"] == shipped.sha256
-    assert run("audit", "verify", "-c", service.config).returncode == 0
+    assert invoke("audit", "verify", "-c", service.config).returncode == 0
 
 
 def _shadow_told(service: Service, rows: list[dict[str, object]]) -> None:
     """The first three images have an answer of the candidate beside them; the rows of the audit are complete."""
     wait_for(lambda: json.loads(_compared(service)) is not None, 30)
-    told = run("models", "compare", "--shadow", "-c", service.config)
+    told = invoke("models", "compare", "--shadow", "-c", service.config)
     assert "3 images" in told.stdout, told.stdout
     assert len(rows) == 6
 
 
 def _compared(service: Service) -> str:
-    return run("models", "compare", "--shadow", "--format", "json", "-c", service.config).stdout or "null"
+    return invoke("models", "compare", "--shadow", "--format", "json", "-c", service.config).stdout or "null"

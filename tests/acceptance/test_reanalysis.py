@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from modeltrain.model.card import load_card, shipped_model
-from tests.acceptance.program import Service, run
+from tests.acceptance.program import Service, invoke, run
 from tests.acceptance.test_survival import distinct, source_of
 from tests.support.models import variant
 from tests.support.peers import chest, receiving, send, wait_for
@@ -39,13 +39,13 @@ def kill_in_hand(service: Service, done: int) -> None:
 
 
 def promote(service: Service, folder: Path) -> None:
-    name = run("models", "add", folder, "-c", service.config).stdout.strip()
-    done = run("models", "promote", name, "--force", "--reason", "a test", "-c", service.config)
+    name = invoke("models", "add", folder, "-c", service.config).stdout.strip()
+    done = invoke("models", "promote", name, "--force", "--reason", "a test", "-c", service.config)
     assert done.returncode == 0, done.stderr
 
 
 def told(service: Service, *options: str) -> str:
-    done = run("reanalyze", *options, "-c", service.config)
+    done = invoke("reanalyze", *options, "-c", service.config)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -102,16 +102,16 @@ def test_each_image_has_one_answer_of_each_model(tmp_path: Path, serve: Callable
 
 def _the_audit_knows_both(service: Service, old: str, new: str) -> None:
     assert Counter(row["model_sha256"] for row in service.findings()) == {new: COUNT + 1}
-    history = json.loads(run("audit", "list", "--history", "--format", "json", "-c", service.config).stdout)
+    history = json.loads(invoke("audit", "list", "--history", "--format", "json", "-c", service.config).stdout)
     assert Counter(row["model_sha256"] for row in history) == {old: COUNT, new: COUNT + 1}
-    shown = json.loads(run("audit", "show", "1", "-c", service.config).stdout)
+    shown = json.loads(invoke("audit", "show", "1", "-c", service.config).stdout)
     assert [each["model_sha256"] for each in shown["answers"]] == [old, new]
     assert len(shown["results"]) == 6
     kinds = Counter(each["kind"] for each in shown["events"])
     assert (kinds["analysed"], kinds["reanalysis_requested"], kinds["reanalysed"]) == (1, 1, 1)
     verified = run("audit", "verify", "-c", service.config)
     assert verified.returncode == 0, verified.stdout
-    drift = json.loads(run("drift", "--since", "1h", "--json", "-c", service.config).stdout)
+    drift = json.loads(invoke("drift", "--since", "1h", "--json", "-c", service.config).stdout)
     assert (drift["n"], drift["others"]) == (COUNT + 1, 0)
     assert f"{COUNT} done" in told(service, "--status")
 
@@ -123,17 +123,17 @@ def test_they_wait_for_their_model_and_can_be_taken_back(tmp_path: Path, serve: 
     wait_for(lambda: sum(row["status"] == "analysed" for row in service.findings()) == 3, 60)
     assert service.stop() == 0
     for words in ((), ("--all", "--status"), ("--all", "--since", "1d")):
-        refused = run("reanalyze", *words, "-c", service.config)
+        refused = invoke("reanalyze", *words, "-c", service.config)
         assert refused.returncode == 2
         assert len(refused.stderr.splitlines()) == 1
     variant(tmp_path / "candidate", bias=3.0)
     promote(service, tmp_path / "candidate")
     assert told(service, "--receipt", "1", "--receipt", "2").startswith("2 images will be read again")
-    run("models", "rollback", "-c", service.config)
+    invoke("models", "rollback", "-c", service.config)
     service.start()
     time.sleep(2.5)
     assert states(service) == {"waiting": 2}  # another model serves
     assert told(service, "--cancel") == "2 images will not be read again\n"
     assert states(service) == {"withdrawn": 2}
     assert service.stop() == 0
-    assert run("audit", "verify", "-c", service.config).returncode == 0
+    assert invoke("audit", "verify", "-c", service.config).returncode == 0

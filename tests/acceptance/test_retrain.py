@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modeltrain.model.card import load_card, shipped_model
-from tests.acceptance.program import Service, run
+from tests.acceptance.program import Service, invoke, run
 from tests.support.peers import chest, send, wait_for
 from tests.unit.modeltrain.toys import write_class
 
@@ -31,22 +31,22 @@ def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> No
     send(service.port, images)
     wait_for(lambda: sum(row["status"] == "analysed" for row in service.findings()) == COUNT, 90)
 
-    nobody = run("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "-c", service.config)
+    nobody = invoke("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "-c", service.config)
     assert nobody.returncode == 2
     assert nobody.stderr.strip().splitlines()[-1].startswith("cxrd: the audit holds no reader's verdict yet")
 
     table = tmp_path / "verdicts.csv"
     lines = [f"{image.SOPInstanceUID},{'PNEUMONIA' if i % 2 else 'NORMAL'},jd" for i, image in enumerate(images)]
     table.write_text("\n".join(["sop_instance_uid,verdict,reader", *lines, "1.2.3.4,NORMAL,jd"]) + "\n")
-    refused = run("feedback", "import", table, "-c", service.config)
+    refused = invoke("feedback", "import", table, "-c", service.config)
     assert refused.returncode == 2
     assert f"row {COUNT + 2}: no image was received: 1.2.3.4 (nothing was entered)" in refused.stderr
-    entered = run("feedback", "import", table, "--skip-bad", "-c", service.config)
+    entered = invoke("feedback", "import", table, "--skip-bad", "-c", service.config)
     assert entered.stdout.startswith(f"{COUNT} verdicts on {COUNT} image(s); 1 rows left out"), entered.stderr
-    listed = run("feedback", "list", "--format", "json", "-c", service.config)
+    listed = invoke("feedback", "list", "--format", "json", "-c", service.config)
     assert len(json.loads(listed.stdout)) == COUNT
     names = ("--sop", images[0].SOPInstanceUID, "--verdict", "NORMAL", "--reader", "x")
-    added = run("feedback", "add", *names, "-c", service.config)
+    added = invoke("feedback", "add", *names, "-c", service.config)
     assert added.stdout == "1 image(s)\n"
 
     trained = run("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "--epochs", 1, "-c", service.config)
@@ -57,9 +57,9 @@ def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> No
     assert card.raw["data"]["layout"] == "the audit's confirmed findings"
     assert card.raw["training"]["began_with"] is not None
     assert "patient-" not in json.dumps(card.raw)
-    assert run("audit", "verify", "-c", service.config).returncode == 0
+    assert invoke("audit", "verify", "-c", service.config).returncode == 0
 
-    answered = run("analyze", tmp_path / "data", "--out", tmp_path / "out", "--json", CXRD_MODEL__FOLDER=str(folder))
+    answered = invoke("analyze", tmp_path / "data", "--out", tmp_path / "out", "--json", CXRD_MODEL__FOLDER=str(folder))
     first = json.loads(answered.stdout.splitlines()[0])
     assert {"out_of_distribution", "outlier", "prediction_set", "operating_point", "region"} <= set(first)
 
@@ -74,12 +74,12 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(tmp_path: Path) -> None:
         "nowhere": "no such folder",
     }
     for name, words in said.items():
-        refused = run("retrain", "--data", tmp_path / name, "--out", tmp_path / "run")
+        refused = invoke("retrain", "--data", tmp_path / name, "--out", tmp_path / "run")
         assert refused.returncode == 2
         assert words in refused.stderr
         assert "Traceback" not in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
-    other = run("retrain", "--data", tmp_path / "one", "--arch", "resnet34", "--out", tmp_path / "run")
+    other = invoke("retrain", "--data", tmp_path / "one", "--arch", "resnet34", "--out", tmp_path / "run")
     assert "another architecture begins from scratch" in other.stderr
     assert load_card(shipped_model()).arch == "resnet18"
     assert not (tmp_path / "run").exists()
@@ -99,7 +99,7 @@ def test_a_recipe_or_a_teacher_that_will_not_do_is_named_before_an_image_is_read
             f"{tmp_path / 'none'}: not a file of a training run",
         ),
     ):
-        refused = run("retrain", *options, *common)
+        refused = invoke("retrain", *options, *common)
         assert refused.returncode == 2
         assert refused.stderr.strip().splitlines()[-1].startswith(f"cxrd: {said}"), refused.stderr
     assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from pynetdicom.presentation import build_context
 
 from dicom_io.errors import CxrdError
 from dicom_io.header.reading import read_header
-from tests.acceptance.program import Service, run
+from tests.acceptance.program import Service, invoke, run
 from tests.support.peers import chest, receiving, send, wait_for
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_lost_and_nothing_is_answered_twice(tmp_path: Path, serve: Ca
             assert known == each.to_json()
         answered = Counter(source_of(each) for each in distinct(receiver.got))
         assert answered == dict.fromkeys(accepted, 3)
-        assert run("audit", "verify", "-c", service.config).returncode == 0
+        assert invoke("audit", "verify", "-c", service.config).returncode == 0
 
 
 def source_of(result: pydicom.Dataset) -> str:
@@ -143,7 +143,7 @@ def test_the_log_knows_no_patient(tmp_path: Path, serve: Callable[..., Service])
     send(service.port, [good, bad, worse, lateral])
     wait_for(lambda: len(service.events("processed")) == 4, 30)
     service.stop()
-    text = service.log.read_text() + run("audit", "list", "-c", service.config).stdout
+    text = service.log.read_text() + invoke("audit", "list", "-c", service.config).stdout
     for word in ("Geheimnis", "Gerda", "SECRET", "4711", "19330214", "Verborgen", str(good.SOPInstanceUID)):
         assert word not in service.log.read_text()
     assert "Gerda" not in text

@@ -24,7 +24,7 @@ def chest(name: str = "a", *, rows: int = 64, cols: int = 48, **attributes: Any)
     return radiograph(draw(seed=1, rows=rows, cols=cols), uid_seed=f"test-{name}", **attributes)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until `what` is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -10,18 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.ground import Missing, program, shared
+from benchmarks.arrivals import Arrival, Transfer, completions
+from benchmarks.common import Missing, program, shared
 from worker.demo.orthanc import free_port
+from worker.settings import Results
 
 POLL = 0.02
 """Seconds between two looks at Orthanc: the resolution of a result's time."""
+PATIENCE = 60.0
+"""Seconds without any new object after which what has not come is missing."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -91,6 +95,7 @@ def cxrd(folder: Path, destination: int, model: Path) -> tuple[Process, int]:
         "scp": {"port": port},
         "storage": {"folder": str(folder / "data"), "min_free_mb": 0},
         "model": {"folder": str(model), "engine": "onnx"},
+        "results": {"kinds": list(Results().kinds)},
         "destinations": [{"name": "orthanc", "host": "127.0.0.1", "port": destination, "ae_title": "ORTHANC"}],
         "logging": {"format": "json"},
     }
@@ -154,24 +159,20 @@ class Orthanc:
 
 
 class Watch(threading.Thread):
-    """Notes when each new instance is stored in Orthanc, by polling its list of changes."""
+    """Notes when each new object is stored in Orthanc, by polling its list of changes."""
 
     def __init__(self, orthanc: Orthanc) -> None:
         super().__init__(name="watch", daemon=True)
         self._orthanc = orthanc
         self._ending = threading.Event()
-        self._seen: dict[str, float] = {}
-        self.news = threading.Condition()
+        self._news = threading.Condition()
+        self._arrivals: list[Arrival] = []
 
     @property
-    def count(self) -> int:
-        """How many instances have arrived."""
-        return len(self._seen)
-
-    @property
-    def last(self) -> float:
-        """When the latest one arrived (time.monotonic), or 0."""
-        return max(self._seen.values(), default=0.0)
+    def arrivals(self) -> list[Arrival]:
+        """What has arrived so far."""
+        with self._news:
+            return list(self._arrivals)
 
     def run(self) -> None:
         """Poll until stopped."""
@@ -181,37 +182,39 @@ class Watch(threading.Thread):
             moment = time.monotonic()
             since = changes["Last"]
             new = [each["ID"] for each in changes["Changes"] if each["ChangeType"] == "NewInstance"]
-            if new:
-                with self.news:
-                    self._seen.update(dict.fromkeys(new, moment))
-                    self.news.notify_all()
+            stored = [Arrival(instance, self._study(instance), moment) for instance in new]
+            if stored:
+                with self._news:
+                    self._arrivals += stored
+                    self._news.notify_all()
+
+    def wait_for(self, studies: Collection[str], objects: int, worker: Process) -> None:
+        """Wait until each of these studies has so many objects, or until none has come for `PATIENCE` seconds."""
+        begun = time.monotonic()
+        with self._news:
+            while not set(studies) <= completions(self._arrivals, objects).keys() and worker.alive:
+                latest = max([begun, *(each.moment for each in self._arrivals)])
+                left = latest + PATIENCE - time.monotonic()
+                if left <= 0:
+                    return
+                self._news.wait(min(left, 1.0))
 
     def stop(self) -> None:
         """End the polling."""
         self._ending.set()
         self.join()
 
-    def arrivals(self) -> dict[str, float]:
-        """Return, once stopped, when each result arrived (time.monotonic), by the Study Instance UID it belongs to."""
-        return {
-            self._orthanc.get(f"/instances/{instance}/study")["MainDicomTags"]["StudyInstanceUID"]: moment
-            for instance, moment in self._seen.items()
-        }
+    def _study(self, instance: str) -> str:
+        return str(self._orthanc.get(f"/instances/{instance}/study")["MainDicomTags"]["StudyInstanceUID"])
 
 
 @dataclass(eq=False)
 class Sender(threading.Thread):
-    """DCMTK's storescu with one association, and the times that it reports.
-
-    ``begun`` and ``answered`` hold, for each file, when its C-STORE request began and when the answer came
-    (time.monotonic); ``statuses`` what the answer was.
-    """
+    """DCMTK's storescu with one association; `transfers` holds what it reports of each file."""
 
     files: Sequence[Path]
     port: int
-    begun: dict[Path, float] = field(default_factory=dict)
-    answered: dict[Path, float] = field(default_factory=dict)
-    statuses: list[str] = field(default_factory=list)
+    transfers: dict[Path, Transfer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__(name="sender", daemon=True)
@@ -225,11 +228,12 @@ class Sender(threading.Thread):
         with subprocess.Popen(
             [*command, *names], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         ) as child:
-            lines = child.stderr or ()
-            for line in lines:
+            file = Path()
+            for line in child.stderr or ():
                 moment = time.monotonic()
                 if line.startswith("I: Sending Store Request"):
-                    self.begun[self.files[len(self.begun)]] = moment
+                    file = self.files[len(self.transfers)]
+                    self.transfers[file] = Transfer(begun=moment)
                 elif "Received Store Response" in line:
-                    self.answered[self.files[len(self.answered)]] = moment
-                    self.statuses.append(line.partition("(")[2].rstrip(")\n"))
+                    status = line.partition("(")[2].rstrip(")\n")
+                    self.transfers[file] = replace(self.transfers[file], answered=moment, status=status)

@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: the shared folder, outside programs, and full-size radiographs with fresh UIDs."""
+"""What the benchmarks have in common: the shared folder, outside programs, full-size radiographs with fresh UIDs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
 
 from dicom_io.errors import CxrdError
+from dicom_io.objects.common import encode
+from worker.demo.phantom import draw, radiograph
 
 SHARED = Path(os.environ.get("CXRD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 ROWS, COLUMNS = 2500, 2048
@@ -40,6 +44,11 @@ def shared(*parts: str) -> Path:
     return path
 
 
+def is_shared(*parts: str) -> bool:
+    """Return whether a path below the shared folder is there."""
+    return SHARED.joinpath(*parts).exists()
+
+
 def program(name: str, package: str) -> str:
     """Return the path of an outside program.
 
@@ -54,14 +63,29 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def radiographs(folder: Path, count: int) -> list[Path]:
-    """Make `count` DX objects of 2500×2048, 12 bits in 16, from full-size radiographs; return their files."""
-    maker = [sys.executable, str(shared("bench", "make_dicoms.py")), str(shared("data", "kermany_full"))]
-    size = ["--count", str(count), "--rows", str(ROWS), "--cols", str(COLUMNS)]
-    done = subprocess.run([*maker, "--out", str(folder), *size], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Missing(f"make_dicoms.py failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return sorted(folder.glob("*.dcm"))
+@dataclass(frozen=True)
+class Radiographs:
+    """DX objects of 2500×2048, 12 bits in 16, uncompressed; `source` says in two words where they come from."""
+
+    files: list[Path]
+    source: str
+
+
+def radiographs(folder: Path, count: int) -> Radiographs:
+    """Make so many objects from the shared folder's full-size radiographs; drawn ones where it is absent."""
+    folder.mkdir()
+    if is_shared("bench", "make_dicoms.py") and is_shared("data", "kermany_full"):
+        maker = [sys.executable, str(shared("bench", "make_dicoms.py")), str(shared("data", "kermany_full"))]
+        size = ["--count", str(count), "--rows", str(ROWS), "--cols", str(COLUMNS)]
+        done = subprocess.run([*maker, "--out", str(folder), *size], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Missing(f"make_dicoms.py failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        return Radiographs(sorted(folder.glob("*.dcm")), "real radiographs")
+    for number in range(count):
+        pixels = draw(seed=number, rows=ROWS, cols=COLUMNS, opacity=bool(number % 2)).astype(np.uint16) * 16
+        seed = f"benchmark-{secrets.token_hex(8)}"
+        (folder / f"{number:04d}.dcm").write_bytes(encode(radiograph(pixels, uid_seed=seed, modality="DX")))
+    return Radiographs(sorted(folder.glob("*.dcm")), "drawn radiographs")
 
 
 def refresh(file: Path) -> str:
