@@ -51,8 +51,8 @@ format: $(VENV)/.stamp-test ## Put the code into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.stamp-test ## Run the benchmark beside a plain worker (see benchmarks/)
-	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
+bench: $(VENV)/.stamp-test ## Measure cxrd beside a plain worker, ten minutes (see benchmarks/)
+	@$(BIN)/python -m benchmarks.side_by_side --out build/benchmark.json $(ARGS)
 
 $(VIEWER_FILES)/index.html:
 	@command -v npm >/dev/null || { echo 'fetching the viewer needs npm (Debian: apt install npm)' >&2; exit 1; }

@@ -58,8 +58,8 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it in one flat object."""
-        raw = asdict(self)
-        return {name: value for name, value in raw.items() if name != "counts"} | raw["counts"]
+        own = {name: value for name, value in asdict(self).items() if name != "counts"}
+        return own | asdict(self.counts)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ratio(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], measure: Measure) -> float:
-    ratios = [ours[measure.name] / theirs[measure.name] for theirs, ours in pairs]
+    ratios: list[float] = [ours[measure.name] / theirs[measure.name] for theirs, ours in pairs]
     return statistics.median(ratio if measure.more_is_better else 1 / ratio for ratio in ratios)
 
 
