@@ -16,7 +16,8 @@ import pydicom
 
 from dicom_io.errors import CxrdError
 from dicom_io.objects.common import encode
-from worker.demo.phantom import draw, radiograph
+from dicom_io.objects.radiograph import radiograph
+from worker.demo.phantom import draw
 
 SHARED = Path(os.environ.get("CXRD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 ROWS, COLUMNS = 2500, 2048
