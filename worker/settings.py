@@ -8,33 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicom_io.errors import InvalidSettings
 from dicom_io.header.rules import Rules
+from worker import destination_settings
+from worker.destination_settings import AeTitle, Destination, Kind, Name, Part
 
-AeTitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
-"""Application entity title: 1–16 characters of the default repertoire without backslash (PS3.5 6.2, VR AE)."""
 Port = Annotated[int, Field(ge=0, le=65535)]
-Kind = Literal[
-    "secondary-capture",
-    "structured-report",
-    "presentation-state",
-    "key-objects",
-    "parametric-map",
-    "encapsulated-pdf",
-    "multi-frame-capture",
-]
-"""A kind of result, as `results.kinds` and a destination's `kinds` name it."""
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Scp(_Part):
+class Scp(Part):
     """The node that images are sent to."""
 
     ae_title: AeTitle = "CXRD"
@@ -47,21 +32,21 @@ class Scp(_Part):
     network_timeout: float = Field(60.0, gt=0)
 
 
-class Storage(_Part):
+class Storage(Part):
     """Where received and produced objects lie."""
 
     folder: Path = Path("data")
     min_free_mb: int = Field(500, ge=0)
 
 
-class LedgerSettings(_Part):
+class LedgerSettings(Part):
     """The database."""
 
     url: str = ""
     busy_timeout: float = Field(5.0, gt=0, description="seconds")
 
 
-class RulesSettings(_Part):
+class RulesSettings(Part):
     """Which images are analysed."""
 
     modalities: tuple[str, ...] = Rules.modalities
@@ -76,13 +61,13 @@ class RulesSettings(_Part):
     absent_age: Literal["analyse", "skip"] = Rules.absent_age
 
 
-class Pixels(_Part):
+class Pixels(Part):
     """Limits on what is decoded."""
 
     max_pixels: int = Field(60_000_000, ge=1)
 
 
-class ModelSettings(_Part):
+class ModelSettings(Part):
     """Which model answers, and on what."""
 
     folder: Path | None = None
@@ -98,7 +83,7 @@ class ModelSettings(_Part):
     batch_wait_ms: float = Field(4.0, ge=0, le=1000)
 
 
-class Results(_Part):
+class Results(Part):
     """Which objects are returned, and what they look like."""
 
     kinds: tuple[Kind, ...] = Field(("secondary-capture", "structured-report", "presentation-state"), min_length=1)
@@ -118,62 +103,7 @@ class Results(_Part):
         return self
 
 
-class Destination(_Part):
-    """Where results go: a DICOM node by host, port and AE title; a DICOMweb server by its URL; or a webhook; or HL7."""
-
-    name: Name
-    host: str = ""
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    ae_title: AeTitle | None = None
-    calling_ae: AeTitle | None = None
-    url: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
-    username: str = ""
-    password: SecretStr = SecretStr("")
-    webhook: Annotated[str, StringConstraints(pattern=r"^(https?://\S+)?$")] = ""
-    secret: SecretStr = SecretStr("")
-    hl7: Annotated[str, StringConstraints(pattern=r"^(\S+:\d{1,5})?$")] = ""
-    hl7_application: Annotated[str, StringConstraints(max_length=180)] = ""
-    hl7_facility: Annotated[str, StringConstraints(max_length=180)] = ""
-    tls: bool = False
-    ca_file: Path | None = None
-    for_calling: tuple[AeTitle, ...] = ()
-    kinds: tuple[Kind, ...] = ()
-    compression: Literal["auto", "lossless", "none", "rle", "jpeg-2000"] = "auto"
-    timeout: float = Field(30.0, gt=0)
-
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> Destination:
-        node = (self.host, self.port, self.ae_title)
-        if bool(self.url) + bool(self.webhook) + bool(self.hl7) + any(node) > 1:
-            raise ValueError("give either url, or webhook, or hl7, or host, port and ae_title")
-        if not self.url and not self.notified and not all(node):
-            missing = [name for name, value in zip(("host", "port", "ae_title"), node, strict=True) if not value]
-            raise ValueError(f"{', '.join(missing)} missing (or url, for DICOMweb)")
-        if self.notified and self.kinds:
-            raise ValueError("a webhook or an HL7 receiver gets notifications: it has no kinds")
-        if self.hl7 and not 0 < self.hl7_address[1] < 65536:
-            raise ValueError("hl7: the port must be 1 to 65535")
-        if self.tls and not self.hl7:
-            raise ValueError("tls is for hl7; a url or a webhook says https, and a DICOM node has no TLS here")
-        if self.ca_file is not None and not self.tls:
-            raise ValueError("ca_file needs tls: true")
-        if self.compression not in ("auto", "none") and not all(node):
-            raise ValueError("compression is negotiated with a DICOM node (host, port and ae_title)")
-        return self
-
-    @property
-    def notified(self) -> bool:
-        """Whether it gets notifications of findings, and no result objects."""
-        return bool(self.webhook or self.hl7)
-
-    @property
-    def hl7_address(self) -> tuple[str, int]:
-        """Host and port of `hl7`; an IPv6 address stands in brackets there."""
-        host, _, port = self.hl7.rpartition(":")
-        return host.strip("[]"), int(port or 0)
-
-
-class OutboxSettings(_Part):
+class OutboxSettings(Part):
     """How patiently results are delivered."""
 
     retry_first: float = Field(5.0, gt=0)
@@ -182,13 +112,13 @@ class OutboxSettings(_Part):
     per_association: int = Field(50, ge=1)
 
 
-class Audit(_Part):
+class Audit(Part):
     """What the audit database may hold of a patient."""
 
     patient_id: Literal["hash", "plain", "none"] = "hash"
 
 
-class WorkerSettings(_Part):
+class WorkerSettings(Part):
     """How much is done at once, and how often something is tried."""
 
     threads: int = Field(0, ge=0)
@@ -198,7 +128,7 @@ class WorkerSettings(_Part):
     reanalysis_pause: float = Field(1.0, ge=0)
 
 
-class Logging(_Part):
+class Logging(Part):
     """How the daemon speaks."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -223,13 +153,14 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     logging: Logging = Logging()
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Settings:
-        names = [destination.name for destination in self.destinations]
+    @field_validator("destinations")
+    @classmethod
+    def _names_are_unique(cls, destinations: tuple[Destination, ...]) -> tuple[Destination, ...]:
+        names = [destination.name for destination in destinations]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"destinations: the name {twice[0]} is used twice")
-        return self
+            raise ValueError(f"the name {twice[0]} is used twice")
+        return destinations
 
     @property
     def ledger_url(self) -> str:
@@ -274,7 +205,7 @@ def load(path: Path | None = None) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(_explain(error, source, lines))) from error
+        raise InvalidSettings("; ".join(_explain(error, source, values, lines))) from error
     except SettingsError as error:
         raise InvalidSettings(f"environment: {error}") from error
     return _anchored(settings, found.resolve().parent if found else Path.cwd())
@@ -285,10 +216,7 @@ def _anchored(settings: Settings, base: Path) -> Settings:
     model = settings.model
     if model.folder is not None:
         model = model.model_copy(update={"folder": base / model.folder})
-    destinations = tuple(
-        each if each.ca_file is None else each.model_copy(update={"ca_file": base / each.ca_file})
-        for each in settings.destinations
-    )
+    destinations = tuple(each.anchored(base) for each in settings.destinations)
     return settings.model_copy(update={"storage": storage, "model": model, "destinations": destinations})
 
 
@@ -340,19 +268,42 @@ def _reject_duplicates(node: yaml.Node | None, source: Path) -> None:
             _reject_duplicates(value, source)
 
 
-def _explain(error: ValidationError, source: Path, lines: dict[tuple[str | int, ...], int]) -> Iterator[str]:
+def _explain(
+    error: ValidationError, source: Path, values: dict[str, Any], lines: dict[tuple[str | int, ...], int]
+) -> Iterator[str]:
     for problem in error.errors():
-        at = tuple(problem["loc"])
-        key = ".".join(str(part) for part in at)
-        name = "CXRD_" + "__".join(str(part).upper() for part in at)
-        in_environment = any(known.upper() in (name, name.rsplit("__", 1)[0]) for known in os.environ)
+        at, what = tuple(problem["loc"]), problem["msg"]
+        if at[:1] == ("destinations",):
+            at, what = destination_settings.explain(at, problem["type"], what)
+        elif problem["type"] == "extra_forbidden":
+            what = "unknown setting"
+        name = _variable(at)
         line = next((lines[at[:end]] for end in range(len(at), 0, -1) if at[:end] in lines), None)
-        if in_environment:
-            where = f"environment {name}"
+        if name:
+            where = f"environment {name}: {_key(at, {})}" if at[:1] == ("destinations",) else f"environment {name}"
         else:
-            where = f"{source}:{line}: {key}" if line else f"{source}: {key}".removesuffix(": ")
-        what = "unknown setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        yield f"{where}: {what.removeprefix('Value error, ')}"
+            where = f"{source}:{line}: {_key(at, values)}" if line else f"{source}: {_key(at, values)}"
+        yield f"{where.removesuffix(': ')}: {what.removeprefix('Value error, ')}"
+
+
+def _variable(at: tuple[str | int, ...]) -> str:
+    """Return the environment variable that states a setting, or nothing."""
+    path = [str(part).upper() for part in at]
+    ends = {len(path), len(path) - 1} | ({1} if path[:1] == ["DESTINATIONS"] else set())
+    names = {"CXRD_" + "__".join(path[:end]) for end in ends if end > 0}
+    return max((known for known in os.environ if known.upper() in names), key=len, default="")
+
+
+def _key(at: tuple[str | int, ...], values: dict[str, Any]) -> str:
+    """Return how a setting is called: a destination by its name, or by its number in the list where it has none."""
+    if at[:1] != ("destinations",) or len(at) < 2:
+        return ".".join(str(part) for part in at)
+    number = int(at[1])
+    try:
+        name = values["destinations"][number]["name"]
+    except (LookupError, TypeError):
+        name = number + 1
+    return ": ".join([f"destination {name}", ".".join(str(part) for part in at[2:])]).removesuffix(": ")
 
 
 # Not settings: which file to read, and where the tests find their peers and data.

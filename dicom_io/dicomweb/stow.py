@@ -11,7 +11,7 @@ from pydicom import dcmread
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
 from dicom_io.header.attributes import integer, items
-from dicom_io.network.status import Outcome, outcome
+from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.objects.jpeg import decompress, is_jpeg_picture
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class WebDelivery:
         """
         dataset = dcmread(path)
         status = self._send(dataset)
-        if outcome(status) is Outcome.REFUSED and is_jpeg_picture(dataset):
+        if verdict_of(status) is Verdict.REFUSED and is_jpeg_picture(dataset):
             decompress(dataset)  # it may be the syntax that the server does not take
             status = self._send(dataset)
         return status

@@ -1,15 +1,11 @@
-"""Asks a destination what it offers: transfer syntaxes, storage commitment, query; and leaves a test object there."""
+"""What a node offers: transfer syntaxes, storage commitment, query and retrieval."""
 
 from __future__ import annotations
 
-import datetime as dt
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
@@ -19,12 +15,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from dicom_io.errors import PeerUnavailable
-from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.network.storage_scu import PLAIN, associate
 from dicom_io.objects.jpeg import LOSSY
-from dicom_io.objects.secondary_capture import secondary_capture
 from dicom_io.pixels.compression import LOSSLESS
-from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,7 +31,6 @@ _SERVICES = (
     StudyRootQueryRetrieveInformationModelMove,
     StudyRootQueryRetrieveInformationModelGet,
 )  # in the order of `Offer`
-TEST_PATIENT = "CXRD-CHECK"
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class Offer:
     get: bool
 
 
-def ask(peer: Peer, sop_classes: Collection[str]) -> Offer:
+def negotiate(peer: Peer, sop_classes: Collection[str]) -> Offer:
     """Negotiate, in one association, every class in every syntax on a context of its own (PS3.8 9.3.2.2).
 
     Raises
@@ -79,28 +71,8 @@ def ask(peer: Peer, sop_classes: Collection[str]) -> Offer:
     )
 
 
-def test_object(now: dt.datetime) -> Dataset:
-    """Return a small picture of a patient who does not exist, named so that anyone can see it and delete it."""
-    source = Dataset()
-    seed = str(uuid.uuid4())
-    source.PatientName, source.PatientID, source.PatientSex = "CXRD^CHECK", TEST_PATIENT, "O"
-    source.SOPClassUID, source.SOPInstanceUID = SecondaryCaptureImageStorage, derived_uid(seed, "check", "instance")
-    source.StudyInstanceUID = derived_uid(seed, "check", "study")
-    source.StudyDate, source.StudyTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    source.StudyDescription, source.AccessionNumber, source.BurnedInAnnotation = "cxrd check", "", "NO"
-    return secondary_capture(
-        source,
-        np.full((64, 64, 3), 128, np.uint8),
-        finding=Finding(0.0, "NORMAL", 1.0),
-        identity=ModelIdentity("cxrd-check", "0", "0" * 64),
-        series_number=9700,
-        series_description="cxrd check: please delete",
-        created=now,
-    )
-
-
-def find(peer: Peer, dataset: Dataset) -> bool:
-    """Tell whether the peer finds the study of an object by its Study Instance UID (PS3.4 C.6.2).
+def finds(peer: Peer, dataset: Dataset) -> bool:
+    """Tell whether the peer finds the study of an object, and its patient, by Study Instance UID (PS3.4 C.6.2).
 
     Raises
     ------
@@ -113,7 +85,7 @@ def find(peer: Peer, dataset: Dataset) -> bool:
         answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
     for status, _ in answers:
         _status(status, "C-FIND")
-    return any(found is not None and found.get("PatientID") == TEST_PATIENT for _, found in answers)
+    return any(match is not None and match.get("PatientID") == dataset.PatientID for _, match in answers)
 
 
 def _status(answer: Any, service: str) -> int:

@@ -14,10 +14,10 @@ CANNOT_UNDERSTAND = 0xC000
 """Error: the data set cannot be parsed."""
 
 
-class Outcome(Enum):
-    """What an outbox does with a peer's answer."""
+class Verdict(Enum):
+    """What a C-STORE status says of an object that was sent."""
 
-    DELIVERED = "delivered"  # success, or stored with a warning (0xB000, 0xB006, 0xB007)
+    SENT = "sent"  # success, or stored with a warning (0xB000, 0xB006, 0xB007)
     RETRY = "retry"  # may pass later: out of resources, processing failure, an answer we do not know
     REFUSED = "refused"  # will never pass: SOP class not supported, data set not understood
 
@@ -28,8 +28,8 @@ _WARNINGS = (0x0001, 0x0107, 0x0116)
 _PERMANENT = (0x0122, 0x0117, 0x0112, 0x0106, 0x0120, 0x0124)
 
 
-def outcome(status: int) -> Outcome:
-    """Sort a C-STORE response status into delivered, to be tried again, or refused for good.
+def verdict_of(status: int) -> Verdict:
+    """Sort a C-STORE response status into sent, to be tried again, or refused for good.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def outcome(status: int) -> Outcome:
         Status of the response, 0x0000–0xFFFF.
     """
     if status == SUCCESS or status in _WARNINGS or 0xB000 <= status <= 0xBFFF:
-        return Outcome.DELIVERED
+        return Verdict.SENT
     if status in _PERMANENT or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
-        return Outcome.REFUSED
-    return Outcome.RETRY
+        return Verdict.REFUSED
+    return Verdict.RETRY

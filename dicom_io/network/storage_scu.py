@@ -17,7 +17,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_io.errors import Declined, PeerUnavailable, RefusedByPeer
 from dicom_io.header.reading import read_dataset
 from dicom_io.network.address import address
-from dicom_io.network.status import Outcome, outcome
+from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.objects.jpeg import LOSSY, PICTURES, decompress, extend, is_jpeg_picture, lose
 from dicom_io.pixels.compression import compress
 
@@ -92,7 +92,7 @@ class Delivery:
                 continue
             status = self._send(dataset)
             self.sent_as = str(dataset.SOPInstanceUID) if dataset.SOPInstanceUID != known else ""
-            if outcome(status) is not Outcome.REFUSED:
+            if verdict_of(status) is not Verdict.REFUSED:
                 break
         if status is None:
             raise Declined(f"the peer accepts {UID(sop_class).name} in no transfer syntax that it can be sent in")

@@ -18,10 +18,10 @@ from tests.support.dcmtk import storescp
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, receiving, send, wait_for
 from tests.support.tools import tool
+from worker.destination_settings import Kind
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import story
 from worker.results.result_set import SOP_CLASSES
-from worker.settings import Kind
 
 KINDS = get_args(Kind)
 PICTURES = ("secondary-capture", "multi-frame-capture")

@@ -37,8 +37,8 @@ from tests.unit.worker.results.test_result_set import (
     eight_bits,
     source,
 )
+from worker.destination_settings import Kind
 from worker.results.result_set import SOP_CLASSES
-from worker.settings import Kind
 
 KINDS = get_args(Kind)
 NOTES = Path(__file__).resolve().parents[2] / "docs" / "conformance-notes.md"

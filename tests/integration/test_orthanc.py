@@ -17,10 +17,11 @@ from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, send, wait_for
 from tests.support.tools import tool
 from worker.cli.app import app
+from worker.destination_settings import DicomDestination, DicomwebDestination
 from worker.engines.daemon import Daemon
 from worker.health import check
 from worker.ledger.queries import Filter, findings
-from worker.settings import Destination, Settings
+from worker.settings import Settings
 
 
 @pytest.mark.parametrize("modality", ["CR", "DX"])
@@ -71,7 +72,7 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
     tool("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
-        there = Destination(
+        there = DicomDestination(
             name="orthanc", host="127.0.0.1", port=orthanc.dicom, ae_title="ORTHANC", compression="jpeg-2000"
         )
         seen = list(check.run(Settings(destinations=(there,)), "orthanc", store=True))
@@ -94,7 +95,7 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
     tool("Orthanc")
     orthanc = Orthanc(tmp_path / "orthanc", free_port())
     try:
-        web = Destination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
+        web = DicomwebDestination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
         seen = list(check.run(Settings(destinations=(web,)), "web", store=True))
         assert all(check.ok for check in seen), seen
         assert [check.seen for check in seen] == [

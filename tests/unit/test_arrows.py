@@ -20,7 +20,7 @@ ORDER = {
     "dicom_io": ["errors", "uids", "finding", "header", "pixels", "objects", "network", "dicomweb"],
     "modeltrain": ["model", "data", "network", "training", "evaluation", "export"],
     "worker": [
-        *("clock", "settings", "extras", "logs", "queue", "storage", "ledger"),
+        *("clock", "destination_settings", "settings", "extras", "logs", "queue", "storage", "ledger"),
         *("receive", "inference", "results", "deliver", "models", "health"),
         *("engines", "conformance", "demo", "cli"),
     ],

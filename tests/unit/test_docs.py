@@ -21,6 +21,7 @@ import yaml
 
 from dicom_io.finding import Finding, ModelIdentity
 from worker.cli.app import app
+from worker.destination_settings import KINDS, DicomDestination
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.receipts import Ledger, connect
@@ -149,7 +150,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_every_setting_of_a_destination_is_documented_with_its_default() -> None:
-    fields = Settings.model_fields["destinations"].annotation.__args__[0].model_fields  # type: ignore[union-attr]
+    fields = {name: field for each in KINDS.values() for name, field in each.model_fields.items()}
     defaults = {name: "required" if field.is_required() else field.default for name, field in fields.items()}
     defaults |= {"for_calling": [], "kinds": [], "password": "", "secret": ""}
     assert documented("| setting of a destination | default | meaning |") == defaults
@@ -302,6 +303,7 @@ def test_the_compose_file_fits_settings_and_orthanc() -> None:
     destinations = json.loads(services["cxrd"]["environment"]["CXRD_DESTINATIONS"])
     (destination,) = Settings(destinations=destinations).destinations
     orthanc = json.loads((ROOT / "docker" / "orthanc.json").read_text())
+    assert isinstance(destination, DicomDestination)
     assert (destination.ae_title, destination.port) == (orthanc["DicomAet"], orthanc["DicomPort"])
     assert destination.host in services
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydicom.uid import UID
 
-from dicom_io.network.status import Outcome, outcome
+from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.uids import derived_uid, digest
 from worker.queue.retry import backoff
 
@@ -21,23 +21,23 @@ def test_backoff_doubles_up_to_a_limit(attempts: int, jitter: float, seconds: fl
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (0x0000, Outcome.DELIVERED),
-        (0xB000, Outcome.DELIVERED),
-        (0xB006, Outcome.DELIVERED),
-        (0xB007, Outcome.DELIVERED),
-        (0xA700, Outcome.RETRY),
-        (0xA7FF, Outcome.RETRY),
-        (0x0110, Outcome.RETRY),
-        (0x0122, Outcome.REFUSED),
-        (0xA900, Outcome.REFUSED),
-        (0xA901, Outcome.REFUSED),
-        (0xC000, Outcome.REFUSED),
-        (0xC211, Outcome.REFUSED),
-        (0xFFFF, Outcome.RETRY),
+        (0x0000, Verdict.SENT),
+        (0xB000, Verdict.SENT),
+        (0xB006, Verdict.SENT),
+        (0xB007, Verdict.SENT),
+        (0xA700, Verdict.RETRY),
+        (0xA7FF, Verdict.RETRY),
+        (0x0110, Verdict.RETRY),
+        (0x0122, Verdict.REFUSED),
+        (0xA900, Verdict.REFUSED),
+        (0xA901, Verdict.REFUSED),
+        (0xC000, Verdict.REFUSED),
+        (0xC211, Verdict.REFUSED),
+        (0xFFFF, Verdict.RETRY),
     ],
 )
-def test_a_status_is_sorted(status: int, expected: Outcome) -> None:
-    assert outcome(status) is expected
+def test_a_status_is_sorted(status: int, expected: Verdict) -> None:
+    assert verdict_of(status) is expected
 
 
 def test_a_derived_uid_is_valid_and_depends_on_all_three() -> None:

@@ -17,8 +17,8 @@ from worker import settings
 
 if TYPE_CHECKING:
     from dicom_io.network.query_retrieve import Receipt, Wanted
+    from worker.destination_settings import Destination
     from worker.receive.backfill import Found, Open, Step
-    from worker.settings import Destination
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 _OPTIONS = "the options"  # what a search by them alone is called, beside the rows of a table
@@ -78,23 +78,23 @@ def pull(
 
 def _way(destination: Destination, loaded: settings.Settings, get: bool, receipt: Callable[[], Receipt]) -> Open:
     """Return what opens the archive, in the way that fits it."""
-    from dicom_io.dicomweb.stow import WebPeer
     from dicom_io.dicomweb.wado import web_archive
     from dicom_io.network.query_retrieve import Get, Move, archive
-    from dicom_io.network.storage_scu import Peer
-    from worker.deliver.destinations import peer_of
+    from worker.deliver.dicom import node_of
+    from worker.deliver.dicomweb import server_of
+    from worker.destination_settings import DicomDestination, DicomwebDestination
 
     name = destination.name
-    peer = peer_of(destination, loaded)
-    if isinstance(peer, WebPeer):
+    if isinstance(destination, DicomwebDestination):
         if get:
             raise InvalidSettings(f"{name}: --get is for DICOM nodes; a DICOMweb server is asked by WADO-RS anyhow")
-        received = receipt()
-        return lambda: web_archive(peer, received, sender=name)
-    if not isinstance(peer, Peer):
+        server, received = server_of(destination), receipt()
+        return lambda: web_archive(server, received, sender=name)
+    if not isinstance(destination, DicomDestination):
         raise InvalidSettings(f"{name}: is no archive; pull asks DICOM nodes and DICOMweb servers")
+    node = node_of(destination, loaded)
     by = Get(receipt(), loaded.rules.sop_classes) if get else Move(loaded.scp.ae_title)
-    return lambda: archive(peer, by)
+    return lambda: archive(node, by)
 
 
 def _search(opened: Open, wanted: list[tuple[str, Wanted]], modalities: tuple[str, ...]) -> Found:

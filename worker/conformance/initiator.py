@@ -17,9 +17,16 @@ from dicom_io.network.address import address
 from dicom_io.network.storage_scu import PLAIN, proposed, ways
 from dicom_io.objects.jpeg import LOSSY, PICTURES, QUALITY
 from worker.conformance.tables import contexts, table
-from worker.deliver.destinations import kinds_of, node_of
+from worker.deliver.dicom import node_of
+from worker.destination_settings import (
+    Destination,
+    DicomDestination,
+    DicomwebDestination,
+    Hl7Destination,
+    WebhookDestination,
+)
 from worker.results.result_set import SOP_CLASSES
-from worker.settings import Destination, Settings
+from worker.settings import Settings
 
 _STATUSES_TAKEN = (
     ("0x0000", "Success", "the delivery is *sent*"),
@@ -54,11 +61,6 @@ _QUERIES = (
     ("IMAGE", query_retrieve.instance_query(_SAMPLE)),
 )
 _MATCHING = {"DA": "single value or range", "UI": "single value", "CS": "single value"}
-_CALLED = {
-    "url": "DICOMweb (STOW-RS)",
-    "webhook": "webhook (no DICOM)",
-    "hl7": "HL7 v2.5.1 ORU^R01 over MLLP (no DICOM)",
-}
 
 
 def overview(settings: Settings) -> Iterator[str]:
@@ -89,27 +91,34 @@ def section(settings: Settings) -> Iterator[str]:
 
 
 def _destination(destination: Destination, settings: Settings) -> tuple[str, ...]:
-    called, node = destination.ae_title, destination.ae_title is not None
-    if called is None:
-        called = _CALLED["webhook" if destination.webhook else "hl7" if destination.hl7 else "url"]
-        called = called.replace("over MLLP", "over MLLP and TLS") if destination.tls else called
-    where = destination.url or destination.webhook or address(destination.host, destination.port)
-    return (
-        destination.name,
-        called,
-        address(*destination.hl7_address) if destination.hl7 else where,
-        (destination.calling_ae or settings.scp.ae_title) if node else "",
-        ", ".join(UID(SOP_CLASSES[kind]).name for kind in kinds_of(destination, settings)),
-        destination.compression if node else "",
-    )
+    """Return a destination's row: name, called, address, calling, SOP classes, compression."""
+    classes = ", ".join(UID(each).name for each in _sop_classes(destination, settings))
+    match destination:
+        case DicomDestination():
+            where = address(destination.host, destination.port)
+            calling = destination.calling_ae or settings.scp.ae_title
+            return destination.name, destination.ae_title, where, calling, classes, destination.compression
+        case DicomwebDestination():
+            called, where = "DICOMweb (STOW-RS)", destination.url
+        case WebhookDestination():
+            called, where = "webhook (no DICOM)", destination.webhook
+        case Hl7Destination():
+            tls = " and TLS" if destination.tls else ""
+            called, where = f"HL7 v2.5.1 ORU^R01 over MLLP{tls} (no DICOM)", address(*destination.address)
+    return destination.name, called, where, "", classes, ""
 
 
-def _nodes(settings: Settings) -> list[Destination]:
-    return [each for each in settings.destinations if each.ae_title is not None]
+def _sop_classes(destination: Destination, settings: Settings) -> list[str]:
+    """Return the SOP classes of the results that go to a destination."""
+    return [SOP_CLASSES[kind] for kind in destination.select(settings.results.kinds)]
 
 
-def _servers(settings: Settings) -> list[Destination]:
-    return [each for each in settings.destinations if each.url]
+def _nodes(settings: Settings) -> list[DicomDestination]:
+    return [each for each in settings.destinations if isinstance(each, DicomDestination)]
+
+
+def _servers(settings: Settings) -> list[DicomwebDestination]:
+    return [each for each in settings.destinations if isinstance(each, DicomwebDestination)]
 
 
 _LAST_RESORT = (
@@ -120,9 +129,9 @@ _LAST_RESORT = (
 )
 
 
-def offered(destination: Destination, settings: Settings) -> list[PresentationContext]:
+def offered(destination: DicomDestination, settings: Settings) -> list[PresentationContext]:
     """Return the presentation contexts that a node is offered when results of all its kinds are due."""
-    classes = [SOP_CLASSES[kind] for kind in kinds_of(destination, settings)]
+    classes = _sop_classes(destination, settings)
     kinds = {(each, str(ExplicitVRLittleEndian)) for each in classes}
     if settings.results.jpeg_quality is not None:
         kinds |= {(each, str(JPEGBaseline8Bit)) for each in classes if each in PICTURES}
@@ -131,10 +140,10 @@ def offered(destination: Destination, settings: Settings) -> list[PresentationCo
 
 def gets_pictures(destination: Destination, settings: Settings) -> bool:
     """Tell whether results that are pictures go to a destination."""
-    return any(SOP_CLASSES[kind] in PICTURES for kind in kinds_of(destination, settings))
+    return any(each in PICTURES for each in _sop_classes(destination, settings))
 
 
-def arriving(destination: Destination, settings: Settings) -> list[UID]:
+def arriving(destination: DicomDestination, settings: Settings) -> list[UID]:
     """Return the transfer syntaxes that pictures may arrive in at a node, the first that it accepts being taken."""
     (sop_class, *_), peer = PICTURES, node_of(destination, settings)
     own = ExplicitVRLittleEndian if settings.results.jpeg_quality is None else JPEGBaseline8Bit
@@ -311,19 +320,23 @@ def _commitment(settings: Settings) -> Iterator[str]:
 
 def security(settings: Settings) -> Iterator[str]:
     """Say of each way that is not DICOM's own whether it is encrypted, and whom it trusts."""
-    verified = "TLS 1.2 or later, with verification of the server's certificate and of its name against"
     for each in settings.destinations:
-        secret = "HTTP basic authentication" if each.username else "signed with HMAC-SHA-256" if _signed(each) else ""
-        if each.hl7:
-            trusted = "its `ca_file` alone" if each.ca_file else "the system's authorities"
-            way = f"{verified} {trusted}; no certificate of ours" if each.tls else "no TLS"
-            yield f"{each.name} (MLLP): {way}."
-        elif each.url or each.webhook:
-            secure = urlsplit(each.url or each.webhook).scheme == "https"
-            trusted = "the authorities of certifi, or `REQUESTS_CA_BUNDLE`" if each.url else "the system's authorities"
-            way = f"HTTPS: {verified} {trusted}" if secure else "HTTP without TLS"
-            yield f"{each.name}: {way}{'; ' if secret else ''}{secret}."
+        match each:
+            case DicomwebDestination():
+                secret = "HTTP basic authentication" if each.username else ""
+                yield _http(each.name, each.url, "the authorities of certifi, or `REQUESTS_CA_BUNDLE`", secret)
+            case WebhookDestination():
+                secret = "signed with HMAC-SHA-256" if each.secret.get_secret_value() else ""
+                yield _http(each.name, each.webhook, "the system's authorities", secret)
+            case Hl7Destination():
+                authorities = "its `ca_file` alone" if each.ca_file else "the system's authorities"
+                tls = f"{_VERIFIED} {authorities}; no certificate of ours"
+                yield f"{each.name} (MLLP): {tls if each.tls else 'no TLS'}."
 
 
-def _signed(destination: Destination) -> bool:
-    return bool(destination.webhook and destination.secret.get_secret_value())
+_VERIFIED = "TLS 1.2 or later, with verification of the server's certificate and of its name against"
+
+
+def _http(name: str, url: str, authorities: str, secret: str) -> str:
+    way = f"HTTPS: {_VERIFIED} {authorities}" if urlsplit(url).scheme == "https" else "HTTP without TLS"
+    return f"{name}: {way}{'; ' if secret else ''}{secret}."

@@ -15,6 +15,7 @@ from dicom_io.objects.presentation_state import LAYER
 from modeltrain.model.card import Card
 from worker.conformance.initiator import arriving, gets_pictures
 from worker.conformance.tables import table
+from worker.destination_settings import DicomDestination
 from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES
 from worker.settings import Settings
 
@@ -177,7 +178,7 @@ def _made(settings: Settings) -> str:
     for each in settings.destinations:
         if not gets_pictures(each, settings):
             continue
-        if each.ae_title is not None:
+        if isinstance(each, DicomDestination):
             made += (
                 f"; at {each.name} in {', '.join(uid.name for uid in arriving(each, settings))}, as it accepts (3.4.1)"
             )

@@ -15,7 +15,6 @@ from modeltrain.model.card import Card
 from worker import __version__
 from worker.conformance import initiator, objects
 from worker.conformance.tables import contexts, table
-from worker.deliver.destinations import kinds_of
 from worker.results.result_set import SOP_CLASSES
 from worker.settings import Settings
 
@@ -65,7 +64,11 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
         " study. For research use. Not for diagnosis."
     )
     yield ""
-    sent = {SOP_CLASSES[kind] for destination in settings.destinations for kind in kinds_of(destination, settings)}
+    sent = {
+        SOP_CLASSES[kind]
+        for destination in settings.destinations
+        for kind in destination.select(settings.results.kinds)
+    }
     rows = [("Verification", "yes", "yes")]
     rows += [(UID(each).name, "yes" if each in sent else "no", "yes") for each in sorted(SOP_CLASSES.values())]
     rows += [(UID(each).name, "no", "yes") for each in settings.rules.sop_classes if each not in SOP_CLASSES.values()]

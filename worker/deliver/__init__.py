@@ -1,4 +1,4 @@
 """Delivery of results to their destinations: DICOM, DICOMweb, webhook, HL7.
 
-Doors: `courier.Courier`, `destinations.peer_of`.
+Doors: `courier.Courier`, `destinations.sender_of`.
 """

@@ -1,212 +1,102 @@
-"""The HL7 v2 message that tells of a positive finding: ORU^R01, version 2.5.1, so that a worklist can be re-ordered.
-
-hl7apy (the extra `hl7`) knows the message's structure. Texts are escaped here: it leaves alone what looks escaped.
-"""
+"""Delivery of HL7 v2 messages to a receiver, and what `cxrd check` asks of it."""
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
-from typing import TYPE_CHECKING, Any
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from pydicom.valuerep import PersonName
-
-from dicom_io.errors import InvalidSettings, Unsuitable
-from dicom_io.header.attributes import text, values
-from dicom_io.objects.common import device_uid
-from dicom_io.objects.structured_report import PNEUMONIA, PROBABILITY, presence, procedure
-from dicom_io.uids import derived_uid
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
-
-    from pydicom.dataset import Dataset
-
-    from dicom_io.finding import Finding, ModelIdentity
-
-KIND = "oru"
-NOTICE = "For research use. Not for diagnosis."
-_VERSION = "2.5.1"
-_LOCAL = "99CXRD"
-_ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}  # HL7 2.5.1, 2.7.1
+from dicom_io.errors import Declined, InvalidSettings, NotNow
+from dicom_io.network.address import address
+from dicom_io.network.status import SUCCESS, Verdict
+from dicom_io.network.tls import client_context
+from worker.clock import now
+from worker.deliver import hl7_message
+from worker.deliver.mllp import Hl7Connection, Hl7Peer, connect
+from worker.deliver.port import Observation, Outcome, refused, retry
+from worker.deliver.trial import FINDING, IDENTITY, trial_object
+from worker.destination_settings import Hl7Destination
+from worker.ledger.records import DueDelivery
+from worker.settings import Settings
+from worker.storage.blobs import Blobs
 
 
-def require() -> None:
-    """Raise InvalidSettings where hl7apy is not installed."""
-    try:
-        import hl7apy  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InvalidSettings(f"an HL7 destination needs {error.name}: pip install 'cxrd[hl7]'") from error
-
-
-def control_id(uid: str) -> str:
-    """Return the Message Control ID (MSH-10, 20 characters) of the message with this UID: the same each time."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:20].upper()
-
-
-def message(
-    source: Dataset,
-    finding: Finding,
-    identity: ModelIdentity,
-    *,
-    created: datetime,
-    sender: str,
-    processing: str = "P",
-) -> tuple[str, bytes]:
-    """Return a finding's message: its UID, and its bytes in UTF-8, both the same each time.
-
-    MSH, PID, OBR, NTE and one OBX for each thing observed (HL7 2.5.1, 7.3.1). Unlike the webhook's notification it
-    names the patient: that is how a receiver finds the order.
-
-    Parameters
-    ----------
-    source
-        The radiograph; patient, accession number and study come from it.
-    created
-        Message time (MSH-7), aware.
-    sender
-        Sending application (MSH-3).
-    processing
-        MSH-11: P for production, T for a test.
+def receiver_of(destination: Hl7Destination) -> Hl7Peer:
+    """Return the receiver of a destination as the network knows it.
 
     Raises
     ------
-    Unsuitable
-        The source holds something that does not fit into the message.
+    InvalidSettings
+        hl7apy is not installed, or `ca_file` cannot be used.
     """
-    from hl7apy.consts import VALIDATION_LEVEL
-    from hl7apy.core import Message
-    from hl7apy.exceptions import HL7apyException
+    hl7_message.require()
+    host, port = destination.address
+    names = destination.hl7_application, destination.hl7_facility
+    return Hl7Peer(host, port, *names, timeout=destination.timeout, tls=_tls(destination))
 
-    uid = derived_uid(text(source, "SOPInstanceUID"), str(identity), KIND)
-    moment = created.strftime("%Y%m%d%H%M%S%z")
+
+def _tls(destination: Hl7Destination) -> ssl.SSLContext | None:
     try:
-        # Tolerant: a patient's name may be longer than HL7 foresees, and is better told than left out.
-        made = Message("ORU_R01", version=_VERSION, validation_level=VALIDATION_LEVEL.TOLERANT)
-        _header(made.msh, sender=sender, moment=moment, control=control_id(uid), processing=processing)
-        result = made.add_group("ORU_R01_PATIENT_RESULT")
-        _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), source)
-        order = result.add_group("ORU_R01_ORDER_OBSERVATION")
-        _order(order.add_segment("OBR"), source, moment)
-        _fill(order.add_segment("NTE"), {1: "1", 2: "L", 3: escaped(NOTICE)})
-        device = _composite(identity.label, "cxrd", device_uid(identity), "ISO")
-        for number, fields in enumerate(_observations(source, finding), start=1):
-            observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")
-            _fill(observation, {1: str(number), **fields, 11: "P", 14: moment, 18: device})
-        told = made.to_er7()
-    except HL7apyException as error:
-        raise Unsuitable(f"no HL7 message can be made of it ({type(error).__name__})") from error
-    return uid, (told.rstrip("\r") + "\r").encode("utf-8", "replace")
+        return client_context(destination.ca_file) if destination.tls else None
+    except InvalidSettings as error:
+        raise InvalidSettings(f"destination {destination.name}: {error}") from error
 
 
-def escaped(value: str) -> str:
-    """Return a text as it may stand in a field: separators escaped, control characters left out."""
-    plain = (each for each in value if unicodedata.category(each) != "Cc")
-    return "".join(_ESCAPES.get(each, each) for each in plain)
+class Hl7Session:
+    """A connection with a receiver."""
+
+    def __init__(self, connection: Hl7Connection, blobs: Blobs) -> None:
+        self._connection = connection
+        self._blobs = blobs
+
+    def carries(self, delivery: DueDelivery) -> bool:
+        """Tell that nothing is negotiated."""
+        del delivery
+        return True
+
+    def send(self, delivery: DueDelivery) -> Outcome:
+        """Send one message; see `worker.deliver.port.Session`. An acknowledgement counts as status 0x0000."""
+        try:
+            self._connection.send(self._blobs.path(delivery.sha256).read_bytes())
+        except Declined as error:
+            return refused(str(error))
+        except NotNow as error:
+            return retry(str(error))
+        return Outcome(Verdict.SENT, SUCCESS)
 
 
-def person_names(source: Dataset) -> list[str]:
-    """Return the patient's name as XPN, once for each way of writing it: alphabetic, ideographic, phonetic.
+class Hl7Sender:
+    """An HL7 receiver. Raises as `receiver_of` does."""
 
-    DICOM's order is family, given, middle, prefix, suffix (PS3.5 6.2); HL7's has the suffix before the prefix (2.A.88).
-    """
-    found = values(source, "PatientName")
-    if not found or not isinstance(found[0], PersonName):
-        return []
-    written = (found[0].alphabetic, found[0].ideographic, found[0].phonetic)
-    names = []
-    for group, representation in zip(written, "AIP", strict=True):
-        family, given, middle, prefix, suffix = (str(group or "").strip().split("^") + [""] * 5)[:5]
-        if any((family, given, middle, prefix, suffix)):
-            names.append(_composite(family, given, middle, suffix, prefix, "", "L", representation))
-    return names
+    def __init__(self, destination: Hl7Destination, settings: Settings) -> None:
+        self._receiver = receiver_of(destination)
+        self._name = settings.scp.ae_title
 
+    @contextmanager
+    def open(self, due: Sequence[DueDelivery], blobs: Blobs) -> Iterator[Hl7Session]:
+        """Open what sends to the receiver; it connects at the first message."""
+        del due
+        with connect(self._receiver) as connection:
+            yield Hl7Session(connection, blobs)
 
-def _composite(*components: str) -> str:
-    return "^".join(escaped(each.strip()) for each in components).rstrip("^")
+    def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
+        """Connect; with `store`, send a message of processing ID T about a patient who does not exist."""
+        del closely
+        receiver = self._receiver
+        tls = "TLS " if receiver.tls else ""
+        with connect(receiver) as connection:
+            connection.open()
+            where = address(receiver.host, receiver.port)
+            yield Observation(True, f"{where} takes {tls}connections; no message was sent")
+            if store:
+                yield self._try_sending(connection)
 
-
-def _fill(segment: Any, fields: dict[int, str | list[str]]) -> None:
-    """Set fields by their numbers; a list repeats the field."""
-    for number, value in fields.items():
-        for each in [value] if isinstance(value, str) else value:
-            if each:
-                segment.add_field(f"{segment.name}_{number}".lower()).value = each
-
-
-def _header(header: Any, *, sender: str, moment: str, control: str, processing: str) -> None:
-    header.msh_3, header.msh_7, header.msh_9 = escaped(sender), moment, "ORU^R01^ORU_R01"
-    header.msh_10, header.msh_11, header.msh_12, header.msh_18 = control, processing, _VERSION, "UNICODE UTF-8"
-
-
-def _patient(segment: Any, source: Dataset) -> None:
-    sex = text(source, "PatientSex").upper()
-    birth = text(source, "PatientBirthDate")
-    identifier = text(source, "PatientID")
-    _fill(
-        segment,
-        {
-            1: "1",
-            3: _composite(identifier, "", "", text(source, "IssuerOfPatientID"), "PI") if identifier else "",
-            5: person_names(source),
-            7: birth if birth.isdigit() and len(birth) == 8 else "",
-            8: sex if sex in ("M", "F", "O") else "U",
-        },
-    )
-
-
-def _order(segment: Any, source: Dataset, moment: str) -> None:
-    """Fill OBR: the accession number as filler's number and, as radiology has it (IHE RAD-28), as placer field 1."""
-    accession = escaped(text(source, "AccessionNumber"))
-    taken = text(source, "StudyDate") + text(source, "StudyTime").partition(".")[0]
-    code = procedure(source)
-    _fill(
-        segment,
-        {
-            1: "1",
-            2: escaped(text(source, "PlacerOrderNumberImagingServiceRequest")),
-            3: accession,
-            4: _composite(code.value, code.meaning, code.scheme_designator),
-            7: taken if taken.isdigit() and len(taken) in (8, 12, 14) else "",
-            18: accession,
-            19: escaped(text(source, "RequestedProcedureID")),
-            22: moment,
-            24: "RAD",
-            25: "P",
-        },
-    )
-
-
-def _observations(source: Dataset, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
-    """Yield OBX-2, 3, 5 and what belongs to them; the first two are the finding, the others what it is about."""
-    found, positive = presence(finding), finding.decision == "PNEUMONIA"
-    yield {
-        2: "CWE",
-        3: _composite(PNEUMONIA.value, PNEUMONIA.meaning, "SCT"),
-        5: _composite(found.value, found.meaning, "SCT"),
-        8: "A" if positive else "N",
-    }
-    yield {
-        2: "NM",
-        3: _composite(PROBABILITY.value, PROBABILITY.meaning, "DCM"),
-        5: f"{finding.probability:.4f}",
-        6: _composite("1", "no units", "UCUM"),
-        7: f"<{finding.threshold:.4f}",
-        8: "H" if positive else "",
-    }
-    told = {
-        ("110180", "Study Instance UID", "DCM"): text(source, "StudyInstanceUID"),
-        ("SOPInstanceUID", "SOP Instance UID", _LOCAL): text(source, "SOPInstanceUID"),
-        ("decision", "Decision", _LOCAL): finding.decision,
-        ("operating-point", "Operating point", _LOCAL): finding.operating_point,
-    }
-    if finding.prediction_set is not None:
-        told["prediction-set", "Conformal prediction set", _LOCAL] = " ".join(finding.prediction_set) or "empty"
-    if finding.out_of_distribution is not None:
-        told["out-of-distribution", "Outside the trained population", _LOCAL] = (
-            "yes" if finding.out_of_distribution else "no"
-        )
-    for code, value in told.items():
-        if value:
-            yield {2: "ST", 3: _composite(*code), 5: escaped(value)}
+    def _try_sending(self, connection: Hl7Connection) -> Observation:
+        moment = now().astimezone()
+        source = trial_object(moment)
+        about = f"a test message (processing ID T, patient {source.PatientID})"
+        _, body = hl7_message.message(source, FINDING, IDENTITY, created=moment, sender=self._name, processing="T")
+        try:
+            return Observation(True, f"{about} is answered with {connection.send(body)}")
+        except Declined as error:
+            return Observation(False, f"{about}: {error}")

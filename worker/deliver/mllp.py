@@ -10,12 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dicom_io.errors import Declined, NotNow, PeerUnavailable
 from dicom_io.network.storage_scu import CONNECT
 from dicom_io.network.tls import secured
-from worker.deliver.hl7 import escaped
+from worker.deliver.hl7_message import escaped
 
 _START, _END = b"\x0b", b"\x1c"
 _MOST = 1 << 16
@@ -39,21 +38,12 @@ class Hl7Peer:
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
 
-class Hl7Delivery:
-    """Sends messages on one connection, which is made when it is needed; it answers with the statuses of C-STORE."""
+class Hl7Connection:
+    """Sends messages on one connection, which is made when it is needed."""
 
     def __init__(self, peer: Hl7Peer) -> None:
         self._peer = peer
         self._socket: socket.socket | None = None
-
-    def accepts(self, sop_class_uid: str) -> bool:  # noqa: ARG002 - as `dicom_io.network.storage_scu.Delivery`
-        """Tell that nothing is negotiated."""
-        return True
-
-    def store(self, path: Path) -> int:
-        """Send one message and return 0x0000 when it is acknowledged. Raises as `send` does."""
-        self.send(path.read_bytes())
-        return 0x0000
 
     def send(self, message: bytes) -> str:
         """Send one message and return its acknowledgement code: AA or CA.
@@ -150,13 +140,13 @@ def _silent(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def deliver_hl7(peer: Hl7Peer) -> Iterator[Hl7Delivery]:
+def connect(peer: Hl7Peer) -> Iterator[Hl7Connection]:
     """Open what sends to a receiver, and close it at the end."""
-    delivery = Hl7Delivery(peer)
+    connection = Hl7Connection(peer)
     try:
-        yield delivery
+        yield connection
     finally:
-        delivery.close()
+        connection.close()
 
 
 def addressed(message: bytes, peer: Hl7Peer) -> bytes:
@@ -177,7 +167,7 @@ def judged(answer: str, control: str) -> str:
     Raises
     ------
     Declined, NotNow
-        As `Hl7Delivery.send` tells.
+        As `Hl7Connection.send` tells.
     """
     code = _field(answer, "MSA", 1)
     about = _field(answer, "MSA", 2)

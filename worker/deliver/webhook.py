@@ -1,32 +1,40 @@
-"""Tells another system of a positive finding, so that a worklist can be re-ordered: JSON, signed, over HTTP."""
+"""Delivery of notifications to a webhook: JSON, signed, over HTTP; and what `cxrd check` asks of it."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import json
+import socket
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydicom import Dataset
 
 from dicom_io.errors import PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.attributes import text
+from dicom_io.network.address import address
+from dicom_io.network.status import DATASET_MISMATCH, SUCCESS, Verdict
+from dicom_io.network.storage_scu import CONNECT
+from dicom_io.network.tls import client_context, secured
 from dicom_io.uids import derived_uid
 from worker import __version__
+from worker.deliver.port import Observation, Outcome, refused
+from worker.destination_settings import WebhookDestination
+from worker.ledger.records import DueDelivery
+from worker.settings import Settings
+from worker.storage.blobs import Blobs
 
 KIND = "notification"
 TEST = "cxrd.check"
 SIGNATURE = "X-Cxrd-Signature"
-_OURS = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, unprocessable: it will not pass later
-_REFUSED = 0xA900
+_NEVER = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, unprocessable: it will not pass later
 
 
 def notification(
@@ -67,57 +75,79 @@ def test_notification() -> bytes:
     return json.dumps({"id": derived_uid(str(uuid.uuid4()), "check", KIND), "type": TEST}, sort_keys=True).encode()
 
 
-@dataclass(frozen=True)
-class WebhookPeer:
-    """Where notifications go, the secret that signs them, and how long we wait (seconds)."""
+class WebhookSender:
+    """A webhook."""
 
-    url: str
-    secret: str = field(default="", repr=False)
-    timeout: float = 30.0
+    def __init__(self, destination: WebhookDestination, settings: Settings) -> None:
+        del settings
+        self._url = destination.webhook
+        self._secret = destination.secret.get_secret_value()
+        self._timeout = destination.timeout
 
+    @contextmanager
+    def open(self, due: Sequence[DueDelivery], blobs: Blobs) -> Iterator[WebhookSession]:
+        """Open what posts to the webhook."""
+        del due
+        yield WebhookSession(self, blobs)
 
-class WebhookDelivery:
-    """Posts notifications to one address; it answers with the statuses of C-STORE."""
-
-    def __init__(self, peer: WebhookPeer) -> None:
-        self._peer = peer
-
-    def accepts(self, sop_class_uid: str) -> bool:  # noqa: ARG002 - as `dicom_io.network.storage_scu.Delivery`
-        """Tell that nothing is negotiated."""
-        return True
-
-    def store(self, path: Path) -> int:
-        """Post one notification: 0x0000 for any HTTP 2xx, 0xA900 where it will never be taken.
+    def post(self, body: bytes) -> Outcome:
+        """Post one body. HTTP 2xx counts as status 0x0000, and what will never be taken as 0xA900.
 
         Raises
         ------
         PeerUnavailable
             Anything else: it is posted again later, so the receiver must know an `id` that it has seen.
         """
-        return self.post(path.read_bytes())
-
-    def post(self, body: bytes) -> int:
-        """Post one body. Returns and raises as `store` does."""
         headers = {"Content-Type": "application/json", "User-Agent": f"cxrd/{__version__}"}
-        if self._peer.secret:
-            headers[SIGNATURE] = signature(self._peer.secret, body)
+        if self._secret:
+            headers[SIGNATURE] = signature(self._secret, body)
         # The scheme is held to http and https by the settings.
-        request = urllib.request.Request(self._peer.url, body, headers, method="POST")  # noqa: S310
+        request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=self._peer.timeout):  # noqa: S310
-                return 0x0000
+            with urllib.request.urlopen(request, timeout=self._timeout):  # noqa: S310
+                return Outcome(Verdict.SENT, SUCCESS)
         except urllib.error.HTTPError as error:
-            if error.code in _OURS:
-                return _REFUSED
+            if error.code in _NEVER:
+                return refused(f"the webhook answers with HTTP status {error.code}", DATASET_MISMATCH)
             raise PeerUnavailable(f"the webhook answers with HTTP status {error.code}") from error
         except (OSError, ValueError) as error:
             raise PeerUnavailable(f"the webhook cannot be reached ({type(error).__name__})") from error
 
+    def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
+        """Connect, with TLS where the address says so: a call would set something off. With `store`, call it."""
+        del closely
+        url = urlsplit(self._url)
+        secure = url.scheme == "https"
+        host, port = url.hostname or "", url.port or (443 if secure else 80)
+        where = address(host, port)
+        try:
+            with socket.create_connection((host, port), timeout=min(self._timeout, CONNECT)) as connection:
+                if secure:
+                    secured(connection, host, client_context(None), where).close()
+        except OSError as error:
+            raise PeerUnavailable(f"{where} cannot be reached ({type(error).__name__})") from error
+        tls = "TLS " if secure else ""
+        yield Observation(True, f"{where} takes {tls}connections; the webhook itself was not called")
+        if store:
+            ok = self.post(test_notification()).verdict is Verdict.SENT
+            yield Observation(ok, f"a notification of type {TEST} is {'taken' if ok else 'refused'}")
 
-@contextmanager
-def deliver_hook(peer: WebhookPeer) -> Iterator[WebhookDelivery]:
-    """Open what posts to a webhook."""
-    yield WebhookDelivery(peer)
+
+class WebhookSession:
+    """What posts notifications from the store to a webhook."""
+
+    def __init__(self, webhook: WebhookSender, blobs: Blobs) -> None:
+        self._webhook = webhook
+        self._blobs = blobs
+
+    def carries(self, delivery: DueDelivery) -> bool:
+        """Tell that nothing is negotiated."""
+        del delivery
+        return True
+
+    def send(self, delivery: DueDelivery) -> Outcome:
+        """Post one notification; see `worker.deliver.port.Session`."""
+        return self._webhook.post(self._blobs.path(delivery.sha256).read_bytes())
 
 
 def signature(secret: str, body: bytes) -> str:

@@ -23,10 +23,11 @@ from dicom_io.objects.radiograph import radiograph
 from modeltrain.model.preprocess import read_picture
 from worker.demo.orthanc import LocalOrthanc
 from worker.demo.phantom import draw
+from worker.destination_settings import Destination, DicomDestination
 from worker.engines.daemon import Daemon
 from worker.engines.offline import PICTURES, find
 from worker.ledger.queries import Filter, findings
-from worker.settings import Destination, Settings
+from worker.settings import Settings
 from worker.storage.blobs import Blobs
 
 PHANTOMS = 6
@@ -118,7 +119,7 @@ def _save(dataset: Any, path: Path) -> Path:
 
 
 def _here(name: str, port: int, title: str) -> Destination:
-    return Destination(name=name, host="127.0.0.1", port=port, ae_title=title)
+    return DicomDestination(name=name, host="127.0.0.1", port=port, ae_title=title)
 
 
 def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...]) -> Settings:

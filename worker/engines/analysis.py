@@ -20,8 +20,8 @@ from dicom_io.header.rules import Rules
 from dicom_io.objects.structured_report import KIND as REPORT
 from modeltrain.model.outputs import CLASSES
 from worker.clock import now
-from worker.deliver import hl7, webhook
-from worker.deliver.destinations import destinations_for, wants
+from worker.deliver import hl7_message, webhook
+from worker.deliver.routing import destinations_for, takes
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.serving import Serving
 from worker.inference.shadow import Shadow
@@ -184,7 +184,7 @@ class Pipeline:
 
     def _takers(self, names: Iterable[str], kind: str) -> tuple[str, ...]:
         """Return which of these destinations take a kind of result."""
-        return tuple(name for name in names if wants(name, kind, self._settings.destinations))
+        return tuple(name for name in names if takes(name, kind, self._settings.destinations))
 
     def _keep(self, made: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
@@ -258,17 +258,19 @@ class Pipeline:
             return
         peers = self._settings.destinations
         made: list[tuple[str, tuple[str, bytes]]] = []
-        if any(peer.webhook for peer in peers):
+        if any(peer.takes(webhook.KIND) for peer in peers):
             uids = [entry.sop_instance_uid for entry in entries]
             before = earlier.decision if earlier else None
             made.append((webhook.KIND, webhook.notification(dataset, finding, identity, uids, before)))
-        if any(peer.hl7 for peer in peers):
+        if any(peer.takes(hl7_message.KIND) for peer in peers):
             try:
                 sender = self._settings.scp.ae_title
-                made.append((hl7.KIND, hl7.message(dataset, finding, identity, created=created, sender=sender)))
+                made.append(
+                    (hl7_message.KIND, hl7_message.message(dataset, finding, identity, created=created, sender=sender))
+                )
             except Unsuitable as error:
-                left_out[hl7.KIND] = str(error)
-                log.warning("result_left_out", kind=hl7.KIND, reason=str(error))
+                left_out[hl7_message.KIND] = str(error)
+                log.warning("result_left_out", kind=hl7_message.KIND, reason=str(error))
         for kind, (uid, told) in made:
             yield NewResult(kind, "", uid, "", self._blobs.put(told), len(told))
 

@@ -14,7 +14,7 @@ from dicom_io.network.address import address
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.clock import now
 from worker.deliver.courier import Courier
-from worker.deliver.destinations import peer_of
+from worker.deliver.destinations import sender_of
 from worker.engines.analysis import Pipeline
 from worker.engines.idle import IdleEngine
 from worker.engines.local import LocalEngine
@@ -59,7 +59,7 @@ class Daemon:
         self.deliveries = Deliveries(self.ledger)
         self.blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
         self.couriers = [
-            Courier(each.name, peer_of(each, settings), self.deliveries, self.blobs, settings.outbox, now)
+            Courier(each.name, sender_of(each, settings), self.deliveries, self.blobs, settings.outbox, now)
             for each in settings.destinations
         ]
         pipeline = Pipeline(settings, self.ledger, self.blobs, self.serving, self._ring, self.shadow)
@@ -142,7 +142,7 @@ class Daemon:
 
     def _ring(self) -> None:
         for courier in self.couriers:
-            courier.ring()
+            courier.wake()
 
 
 def _lock(folder: Path) -> IO[str]:

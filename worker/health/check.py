@@ -14,14 +14,14 @@ from dicom_io.network.address import address
 from dicom_io.network.storage_scu import Peer, echo
 from modeltrain.model.card import load_card
 from modeltrain.model.decision import Decider
-from worker.deliver.destinations import peer_of
+from worker.deliver.destinations import sender_of
+from worker.destination_settings import Destination
 from worker.extras import require_configured
-from worker.health.capabilities import reached
 from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
-from worker.settings import Destination, Settings
+from worker.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def _destination(destination: Destination, settings: Settings, *, closely: bool,
     """Ask a destination whether it answers; closely: what it takes of what we send, and what else it offers."""
     name = f"destination {destination.name}"
     try:
-        peer = peer_of(destination, settings)
-        for ok, seen in reached(peer, destination, settings, closely=closely, store=store):
-            yield Check(name, ok, seen)
+        sender = sender_of(destination, settings)
+        for ok, text in sender.check(closely=closely, store=store):
+            yield Check(name, ok, text)
     except CxrdError as error:
         yield Check(name, False, str(error))
 

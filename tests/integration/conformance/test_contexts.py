@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,22 +33,28 @@ from tests.unit.worker.results.test_result_set import FINDING, MODEL, answered, 
 from worker.conformance.initiator import arriving
 from worker.conformance.objects import CODES
 from worker.conformance.statement import statement
-from worker.deliver.courier import Courier
-from worker.deliver.destinations import kinds_of, peer_of
+from worker.deliver.dicom import DicomSender, node_of
+from worker.destination_settings import (
+    DicomDestination,
+    DicomwebDestination,
+    Hl7Destination,
+    Kind,
+    WebhookDestination,
+)
 from worker.health import check
 from worker.results.result_set import SOP_CLASSES
-from worker.settings import Destination, Kind, OutboxSettings, Results, Scp, Settings
+from worker.settings import Results, Scp, Settings
 
 KINDS = get_args(Kind)
 Context = tuple[str, tuple[str, ...]]
 
 
 def said(**parts: Any) -> str:
-    return statement(Settings(**parts), load_card(shipped_model()))
+    return statement(Settings.model_validate(parts), load_card(shipped_model()))
 
 
-def node(name: str = "pacs", port: int = 104, **more: Any) -> Destination:
-    return Destination(name=name, host="127.0.0.1", port=port, ae_title="PACS", **more)
+def node(name: str = "pacs", port: int = 104, **more: Any) -> DicomDestination:
+    return DicomDestination(name=name, host="127.0.0.1", port=port, ae_title="PACS", **more)
 
 
 def under(text: str, words: str) -> list[list[str]]:
@@ -128,15 +133,14 @@ def test_a_node_is_offered_what_is_stated(
     tmp_path: Path, compression: str, quality: int | None, kinds: tuple[Kind, ...]
 ) -> None:
     """The outbox opens its association for one result of each kind that goes there."""
-    blobs = SimpleNamespace(path=lambda name: tmp_path / name)
+    blobs: Any = SimpleNamespace(path=lambda name: tmp_path / name)
     (tmp_path / "picture").write_bytes(captured(quality))
     with listening() as there:
         destination = node(port=there.port, kinds=kinds, compression=compression)
         settings = Settings(results=Results(kinds=KINDS, jpeg_quality=quality), destinations=(destination,))
-        peer, sent = peer_of(destination, settings), kinds_of(destination, settings)
-        due = [SimpleNamespace(sop_class_uid=SOP_CLASSES[kind], sha256="picture") for kind in sent]
-        courier = Courier("pacs", peer, None, blobs, OutboxSettings(), lambda: dt.datetime.now(dt.UTC))  # type: ignore[arg-type]
-        with pytest.raises(RefusedByPeer), courier._open(due):  # type: ignore[arg-type]
+        sent = destination.select(settings.results.kinds)
+        due: Any = [SimpleNamespace(sop_class_uid=SOP_CLASSES[kind], sha256="picture") for kind in sent]
+        with pytest.raises(RefusedByPeer), DicomSender(destination, settings).open(due, blobs):
             pass
         offered = there.contexts
     text = statement(settings, load_card(shipped_model()))
@@ -154,8 +158,7 @@ def test_the_order_of_a_picture_s_syntaxes_is_the_one_of_the_code(compression: s
     destination = node(compression=compression)
     parts: dict[str, Any] = {"results": Results(jpeg_quality=quality), "destinations": (destination,)}
     settings = Settings(**parts)
-    peer, order = peer_of(destination, settings), arriving(destination, settings)
-    assert isinstance(peer, Peer)
+    peer, order = node_of(destination, settings), arriving(destination, settings)
     own = JPEGBaseline8Bit if quality else ExplicitVRLittleEndian
     for number, syntax in enumerate(order):
         assert ways(PICTURES[0], own, order[number:], peer)[0] == syntax
@@ -174,10 +177,10 @@ def test_each_destination_has_its_own_table_and_its_address_as_it_is_written() -
         scp=Scp(host="::1"),
         destinations=(
             node("first", kinds=("secondary-capture",), compression="jpeg-2000"),
-            Destination(name="second", host="fe80::1", port=104, ae_title="B", kinds=("structured-report",)),
-            Destination(name="ris", hl7="[::1]:2575", tls=True),
-            Destination(name="hook", webhook="http://h/x"),
-            Destination(name="web", url="https://h/dicom-web"),
+            DicomDestination(name="second", host="fe80::1", port=104, ae_title="B", kinds=("structured-report",)),
+            Hl7Destination(name="ris", hl7="[::1]:2575", tls=True),
+            WebhookDestination(name="hook", webhook="http://h/x"),
+            DicomwebDestination(name="web", url="https://h/dicom-web"),
         ),
     )
     assert "| second | B | [fe80::1]:104 | CXRD | Comprehensive 3D SR Storage | auto |" in text
@@ -231,7 +234,7 @@ def test_a_c_get_is_stated_with_its_roles(tmp_path: Path) -> None:
 
 
 def test_media_types_and_parameters_are_those_of_the_requests(tmp_path: Path) -> None:
-    text = said(destinations=(Destination(name="web", url="https://h/dicom-web"),))
+    text = said(destinations=(DicomwebDestination(name="web", url="https://h/dicom-web"),))
     image = chest("web")
     with dicomweb([image]) as server:
         uid = str(image.SOPInstanceUID)
@@ -256,7 +259,7 @@ def test_media_types_and_parameters_are_those_of_the_requests(tmp_path: Path) ->
 
 @pytest.mark.parametrize("web", [True, False])
 def test_what_is_not_configured_is_not_stated(web: bool) -> None:
-    text = said(destinations=(Destination(name="web", url="https://h/") if web else node(),))
+    text = said(destinations=(DicomwebDestination(name="web", url="https://h/") if web else node(),))
     assert ("QIDO-RS" in text) is web
     assert ("C-FIND" in text) is not web
     assert ("Storage commitment" in text) is not web
@@ -281,7 +284,7 @@ def test_what_is_not_configured_is_not_stated(web: bool) -> None:
     ],
 )
 def test_it_says_of_each_way_whether_it_is_encrypted(destination: dict[str, Any], expected: str) -> None:
-    text = said(destinations=(Destination(name="d", **destination),))
+    text = said(destinations=[{"name": "d", **destination}])
     assert expected in text
     assert "DICOM associations (DIMSE), accepted and initiated: no TLS" in text
 

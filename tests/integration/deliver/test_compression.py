@@ -37,9 +37,10 @@ from tests.support.peers import chest, receiving
 from tests.support.tools import tool
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
 from tests.unit.worker.results.test_result_set import FINDING, MODEL, NOW, PICTURE, source
-from worker.deliver.destinations import peer_of
+from worker.deliver.dicom import node_of
+from worker.destination_settings import DicomDestination
 from worker.results.result_set import SOP_CLASSES
-from worker.settings import Destination, Settings
+from worker.settings import Settings
 
 CAPTURE = SOP_CLASSES["secondary-capture"]
 REPORT = SOP_CLASSES["structured-report"]
@@ -48,10 +49,8 @@ IMPLICIT_ONLY = (ImplicitVRLittleEndian,)
 
 
 def node(compression: str, port: int = 104) -> Peer:
-    place = Destination(name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", compression=compression)
-    peer = peer_of(place, Settings())
-    assert isinstance(peer, Peer)
-    return peer
+    place = DicomDestination(name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", compression=compression)
+    return node_of(place, Settings())
 
 
 def captured(quality: int | None = None) -> bytes:

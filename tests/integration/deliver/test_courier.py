@@ -17,13 +17,15 @@ from dicom_io.objects.common import encode
 from tests.support.peers import Receiver, chest, receiving, wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
 from worker.deliver.courier import Courier
-from worker.deliver.destinations import destinations_for, peer_of
+from worker.deliver.dicom import DicomSender, node_of
+from worker.deliver.routing import destinations_for
+from worker.destination_settings import DicomDestination
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import NewResult
-from worker.settings import Destination, OutboxSettings, Settings
+from worker.settings import OutboxSettings, Settings
 from worker.storage.blobs import Blobs
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -55,15 +57,19 @@ class Office:
         self.ledger.answer(self.receipt, FINDING, self.results, now)
 
     def nudged(self, state: str) -> bool:
-        """Ring the bell, so that no test waits for the next look, and tell whether all deliveries are in a state."""
+        """Wake the couriers, so that no test waits for the next look; tell whether all deliveries are in a state."""
         for courier in self.couriers:
-            courier.ring()
+            courier.wake()
         return self.states() == {state}
 
     def courier(self, port: int, **settings: float) -> Courier:
-        peer = Peer("127.0.0.1", port, "RECEIVER", timeout=5)
+        place = DicomDestination(
+            name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", timeout=5, compression="none"
+        )
         options = OutboxSettings(**{"retry_first": 0.05, "retry_max": 0.2} | settings)
-        made = Courier("pacs", peer, self.outbox, self.blobs, options, lambda: dt.datetime.now(dt.UTC))
+        made = Courier(
+            "pacs", DicomSender(place, Settings()), self.outbox, self.blobs, options, lambda: dt.datetime.now(dt.UTC)
+        )
         self.couriers.append(made)
         made.start()
         return made
@@ -184,11 +190,11 @@ def test_a_peer_that_never_answers_is_unavailable() -> None:
 
 
 def test_destinations_may_depend_on_the_sender() -> None:
-    both = Destination(name="both", host="h", port=1, ae_title="A")
-    some = Destination(name="some", host="h", port=1, ae_title="A", for_calling=("CT1",), calling_ae="ME")
+    both = DicomDestination(name="both", host="h", port=1, ae_title="A")
+    some = DicomDestination(name="some", host="h", port=1, ae_title="A", for_calling=("CT1",), calling_ae="ME")
     assert destinations_for("CT1", (both, some)) == ["both", "some"]
     assert destinations_for("CR2", (both, some)) == ["both"]
-    assert [getattr(peer_of(each, Settings()), "calling_ae", "") for each in (some, both)] == ["ME", "CXRD"]
+    assert [node_of(each, Settings()).calling_ae for each in (some, both)] == ["ME", "CXRD"]
 
 
 def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Office) -> None:

@@ -18,12 +18,13 @@ from tests.support.mllp import acknowledgement, foreign_receiver, parsed, receiv
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
-from worker.deliver.destinations import wants
-from worker.deliver.hl7 import control_id, escaped, message
-from worker.deliver.mllp import Hl7Peer, addressed, deliver_hl7, judged
+from worker.deliver.hl7_message import control_id, escaped, message
+from worker.deliver.mllp import Hl7Peer, addressed, connect, judged
+from worker.deliver.routing import takes
+from worker.destination_settings import DicomDestination, Hl7Destination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, story
-from worker.settings import Destination, Settings, load
+from worker.settings import Settings, load
 
 NOON = dt.datetime(2026, 1, 31, 12, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
 KINDS = ("secondary-capture", "structured-report", "notification", "oru")
@@ -170,7 +171,7 @@ def test_a_header_without_anything_still_makes_a_message() -> None:
     ],
 )
 def test_an_answer_decides_whether_it_is_sent_again(answer: str, expected: type[Exception], words: str) -> None:
-    with receiver() as there, deliver_hl7(Hl7Peer("127.0.0.1", there.port, timeout=1)) as delivery:
+    with receiver() as there, connect(Hl7Peer("127.0.0.1", there.port, timeout=1)) as delivery:
         there.answers = [answer]
         begun = time.monotonic()
         with pytest.raises(expected, match=words) as told:
@@ -182,7 +183,7 @@ def test_an_answer_decides_whether_it_is_sent_again(answer: str, expected: type[
 
 
 def test_one_connection_carries_several_and_a_closed_one_is_made_anew() -> None:
-    with receiver() as there, deliver_hl7(Hl7Peer("127.0.0.1", there.port, timeout=5)) as delivery:
+    with receiver() as there, connect(Hl7Peer("127.0.0.1", there.port, timeout=5)) as delivery:
         for _ in range(3):
             delivery.send(made())
         assert there.connections == 1
@@ -198,7 +199,7 @@ def test_nobody_there() -> None:
     with receiver() as there:
         port = there.port
     with (
-        deliver_hl7(Hl7Peer("127.0.0.1", port, timeout=2)) as delivery,
+        connect(Hl7Peer("127.0.0.1", port, timeout=2)) as delivery,
         pytest.raises(PeerUnavailable, match="reached"),
     ):
         delivery.send(made())
@@ -221,7 +222,7 @@ def test_each_receiver_is_called_by_its_name() -> None:
 
 
 def test_a_receiver_that_others_wrote_takes_it() -> None:
-    with foreign_receiver() as (port, got), deliver_hl7(Hl7Peer("127.0.0.1", port, timeout=10)) as delivery:
+    with foreign_receiver() as (port, got), connect(Hl7Peer("127.0.0.1", port, timeout=10)) as delivery:
         assert delivery.send(made(PatientName="Müller^Jörg")) == "AA"
         assert delivery.send(made(PatientName="Müller^Jörg")) == "AA"
     assert [field(each, "PID", 5) for each in got] == ["Müller", "Müller"]
@@ -231,24 +232,27 @@ def test_a_receiver_that_others_wrote_takes_it() -> None:
 
 
 def test_each_kind_of_notification_goes_to_its_own_kind_of_destination() -> None:
-    hook, ris = Destination(name="hook", webhook="http://h/"), Destination(name="ris", hl7="[::1]:2575")
-    node = Destination(name="node", host="h", port=1, ae_title="A")
+    hook, ris = WebhookDestination(name="hook", webhook="http://h/"), Hl7Destination(name="ris", hl7="[::1]:2575")
+    node = DicomDestination(name="node", host="h", port=1, ae_title="A")
     every = (hook, ris, node)
-    taken = {(each.name, kind) for each in every for kind in KINDS if wants(each.name, kind, every)}
+    taken = {(each.name, kind) for each in every for kind in KINDS if takes(each.name, kind, every)}
     assert taken == {("hook", "notification"), ("ris", "oru"), ("node", KINDS[0]), ("node", KINDS[1])}
-    assert ris.hl7_address == ("::1", 2575)
+    assert ris.address == ("::1", 2575)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hl7: 'h:1', kinds: [secondary-capture]", "has no kinds"),
+        (
+            "hl7: 'h:1', kinds: [secondary-capture]",
+            "destination ris: kinds: only for a DICOM node or a DICOMweb server",
+        ),
         ("hl7: 'h:1', webhook: 'http://x/'", "either url, or webhook, or hl7"),
         ("hl7: 'h:99999'", "port must be"),
         ("hl7: 'h:0'", "port must be"),
-        ("hl7: h", "pattern"),
-        ("host: h, port: 1, ae_title: A, tls: true", "tls is for hl7; a url or a webhook says https"),
-        ("url: 'https://h/', tls: true", "tls is for hl7"),
+        ("hl7: h", "config.yaml:2: destination ris: hl7: must be host:port"),
+        ("host: h, port: 1, ae_title: A, tls: true", "tls: only for an HL7 receiver: a url or a webhook says https"),
+        ("url: 'https://h/', tls: true", "tls: only for an HL7 receiver"),
         ("hl7: 'h:1', ca_file: a.pem", "ca_file needs tls: true"),
     ],
 )

@@ -17,11 +17,12 @@ from tests.support.certificates import certificate, server_context
 from tests.support.mllp import receiver
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
-from worker.deliver.destinations import peer_of
-from worker.deliver.mllp import Hl7Peer, deliver_hl7
+from worker.deliver.hl7 import receiver_of
+from worker.deliver.mllp import Hl7Peer, connect
+from worker.destination_settings import Hl7Destination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.health import check
-from worker.settings import Destination, Settings, load
+from worker.settings import Settings, load
 
 Pair = tuple[Path, Path]
 
@@ -32,10 +33,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def peer(port: int, trusted: Path | None, *, host: str = "127.0.0.1", timeout: float = 5) -> Hl7Peer:
-    place = Destination(name="ris", hl7=f"{host}:{port}", tls=True, ca_file=trusted, timeout=timeout)
-    found = peer_of(place, Settings())
-    assert isinstance(found, Hl7Peer)
-    return found
+    place = Hl7Destination(name="ris", hl7=f"{host}:{port}", tls=True, ca_file=trusted, timeout=timeout)
+    return receiver_of(place)
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -43,7 +42,7 @@ def peer(port: int, trusted: Path | None, *, host: str = "127.0.0.1", timeout: f
 def test_messages_go_over_one_connection(pair: Pair, newest: ssl.TLSVersion, host: str) -> None:
     context = server_context(pair)
     context.maximum_version = newest
-    with receiver(context) as there, deliver_hl7(peer(there.port, pair[0], host=host)) as delivery:
+    with receiver(context) as there, connect(peer(there.port, pair[0], host=host)) as delivery:
         delivery.open()
         time.sleep(0.2)  # session tickets arrive, which are no answer
         for _ in range(3):
@@ -61,7 +60,7 @@ def test_messages_go_over_one_connection(pair: Pair, newest: ssl.TLSVersion, hos
 
 @pytest.mark.parametrize("answer", ["close", "cut", "silence"])
 def test_a_lost_answer_is_told_as_without_tls(pair: Pair, answer: str) -> None:
-    with receiver(server_context(pair)) as there, deliver_hl7(peer(there.port, pair[0], timeout=1)) as delivery:
+    with receiver(server_context(pair)) as there, connect(peer(there.port, pair[0], timeout=1)) as delivery:
         there.answers = [answer]
         with pytest.raises((NotNow, PeerUnavailable), match=r"without an answer|answer in time"):
             delivery.send(made())
@@ -80,20 +79,20 @@ def test_a_certificate_that_does_not_hold_is_named_and_nothing_is_sent(
     tmp_path: Path, names: str, days: int, trusted: bool, words: str
 ) -> None:
     own = certificate(tmp_path, names, days=days)
-    with receiver(server_context(own)) as there, deliver_hl7(peer(there.port, own[0] if trusted else None)) as delivery:
+    with receiver(server_context(own)) as there, connect(peer(there.port, own[0] if trusted else None)) as delivery:
         with pytest.raises(PeerUnavailable, match=f"^the HL7 receiver: {words}"):
             delivery.send(made())
         assert there.got == []
 
 
 def test_who_does_not_speak_tls_is_told_so(pair: Pair) -> None:
-    with receiver() as there, deliver_hl7(peer(there.port, pair[0], timeout=1)) as delivery:
+    with receiver() as there, connect(peer(there.port, pair[0], timeout=1)) as delivery:
         with pytest.raises(PeerUnavailable, match=r"no TLS (connection|handshake).*does it speak TLS on this port"):
             delivery.send(made())
         assert there.got == []
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
-        deliver_hl7(peer(mute.getsockname()[1], None, timeout=1)) as to,
+        connect(peer(mute.getsockname()[1], None, timeout=1)) as to,
         pytest.raises(PeerUnavailable, match="no TLS handshake in time"),
     ):
         to.send(made())
@@ -110,14 +109,14 @@ def test_who_wants_a_certificate_of_ours_says_so(pair: Pair, newest: ssl.TLSVers
     context = server_context(pair)
     context.maximum_version = newest
     context.verify_mode = ssl.CERT_REQUIRED
-    with receiver(context) as there, deliver_hl7(peer(there.port, pair[0])) as delivery:
+    with receiver(context) as there, connect(peer(there.port, pair[0])) as delivery:
         with pytest.raises((NotNow, PeerUnavailable), match=words):
             delivery.send(made())
         assert there.got == []
 
 
 def test_without_tls_nothing_is_said_to_one_who_speaks_it(pair: Pair) -> None:
-    with receiver(server_context(pair)) as there, deliver_hl7(Hl7Peer("127.0.0.1", there.port, timeout=2)) as delivery:
+    with receiver(server_context(pair)) as there, connect(Hl7Peer("127.0.0.1", there.port, timeout=2)) as delivery:
         with pytest.raises((NotNow, PeerUnavailable)):
             delivery.send(made())
         assert there.got == []
@@ -130,9 +129,9 @@ def test_cxrd_check_looks_at_the_certificate(pair: Pair) -> None:
             (pair[0], (True, f"{where} takes TLS connections; no message was sent")),
             (None, (False, "the HL7 receiver: its certificate does not hold: self-signed certificate")),
         ):
-            settings = Settings(destinations=(Destination(name="ris", hl7=where, tls=True, ca_file=trusted),))
+            settings = Settings(destinations=(Hl7Destination(name="ris", hl7=where, tls=True, ca_file=trusted),))
             assert [(check.ok, check.seen) for check in check.run(settings, "ris")] == [expected]
-        hook = Settings(destinations=(Destination(name="hook", webhook=f"https://{where}/"),))
+        hook = Settings(destinations=(WebhookDestination(name="hook", webhook=f"https://{where}/"),))
         (seen,) = check.run(hook, "hook")
         assert (seen.ok, seen.seen) == (False, f"{where}: its certificate does not hold: self-signed certificate")
 
@@ -167,9 +166,10 @@ def test_the_file_is_meant_from_where_the_settings_are(pair: Pair, tmp_path: Pat
     path = tmp_path / "config.yaml"
     path.write_text("destinations:\n  - {name: ris, hl7: 'h:1', tls: true, ca_file: ca.pem}\n")
     settings = load(path)
-    assert settings.destinations[0].ca_file == tmp_path / "ca.pem"
-    trusting = peer_of(settings.destinations[0], settings)
-    assert isinstance(trusting, Hl7Peer)
+    (ris,) = settings.destinations
+    assert isinstance(ris, Hl7Destination)
+    assert ris.ca_file == tmp_path / "ca.pem"
+    trusting = receiver_of(ris)
     assert trusting.tls is not None
     assert trusting.tls.cert_store_stats()["x509"] == 1  # and no others
 
@@ -178,9 +178,9 @@ def test_a_file_that_is_of_no_use_is_told_at_the_start(tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("no certificate")
     for path, words in ((empty, "holds no certificate in PEM form"), (tmp_path / "none.pem", "No such file")):
-        place = Destination(name="ris", hl7="h:1", tls=True, ca_file=path)
+        place = Hl7Destination(name="ris", hl7="h:1", tls=True, ca_file=path)
         with pytest.raises(InvalidSettings, match=f"^destination ris: ca_file {path}: {words}"):
-            peer_of(place, Settings())
+            receiver_of(place)
     context = client_context(None)
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2

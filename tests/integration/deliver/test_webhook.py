@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
+from dicom_io.network.status import verdict_of
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
-from worker.deliver.destinations import wants
-from worker.deliver.webhook import SIGNATURE, WebhookPeer, deliver_hook, notification
+from worker.deliver.routing import takes
+from worker.deliver.webhook import SIGNATURE, WebhookSender, notification
+from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, story
-from worker.settings import Destination, Settings, load
+from worker.settings import Settings, load
 
 KEY = "s3cret"
 
@@ -71,28 +74,33 @@ def test_it_names_the_study_and_no_person() -> None:
     assert notification(source, FINDING, replace(MODEL, version="2"), [])[0] != uid
 
 
+def posts(url: str, secret: str = "") -> WebhookSender:
+    return WebhookSender(WebhookDestination(name="hook", webhook=url, secret=SecretStr(secret)), Settings())
+
+
 @pytest.mark.parametrize(("status", "expected"), [(200, 0x0000), (204, 0x0000), (400, 0xA900), (410, 0xA900)])
-def test_answers_become_statuses(status: int, expected: int, listener: Listener, tmp_path: Path) -> None:
-    body = tmp_path / "body"
-    body.write_bytes(b'{"id": "1"}')
+def test_answers_become_statuses(status: int, expected: int, listener: Listener) -> None:
+    body = b'{"id": "1"}'
     listener.answers = [status]
-    with deliver_hook(WebhookPeer(listener.url, KEY)) as delivery:
-        assert delivery.store(body) == expected
+    outcome = posts(listener.url, KEY).post(body)
+    assert outcome.status == expected
+    assert outcome.verdict is verdict_of(expected)
+    assert outcome.reason == (f"the webhook answers with HTTP status {status}" if expected else "")
     headers, got = listener.got[0]
-    assert got == body.read_bytes()
+    assert got == body
     assert headers[SIGNATURE] == "sha256=" + hmac.new(KEY.encode(), got, hashlib.sha256).hexdigest()
     listener.answers = [503]
-    with deliver_hook(WebhookPeer(listener.url)) as delivery, pytest.raises(PeerUnavailable, match="503"):
-        delivery.store(body)
+    with pytest.raises(PeerUnavailable, match="503"):
+        posts(listener.url).post(body)
     assert SIGNATURE not in listener.got[1][0]
 
 
 def test_a_webhook_takes_notifications_and_nothing_else_does() -> None:
-    hook = Destination(name="hook", webhook="http://h/")
-    node = Destination(name="node", host="h", port=1, ae_title="A")
-    some = Destination(name="some", host="h", port=1, ae_title="A", kinds=("secondary-capture",))
+    hook = WebhookDestination(name="hook", webhook="http://h/")
+    node = DicomDestination(name="node", host="h", port=1, ae_title="A")
+    some = DicomDestination(name="some", host="h", port=1, ae_title="A", kinds=("secondary-capture",))
     every = (hook, node, some)
-    taken = {(name, kind) for name in ("hook", "node", "some") for kind in KINDS if wants(name, kind, every)}
+    taken = {(name, kind) for name in ("hook", "node", "some") for kind in KINDS if takes(name, kind, every)}
     assert taken == {
         ("hook", "notification"),
         ("node", "secondary-capture"),
@@ -108,7 +116,7 @@ KINDS = ("secondary-capture", "structured-report", "notification")
 def test_a_webhook_is_nothing_else(more: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"destinations:\n  - {{name: web, webhook: 'http://x/', {more}}}\n")
-    with pytest.raises(InvalidSettings, match=r"destinations\.0"):
+    with pytest.raises(InvalidSettings, match=r"destination web: "):
         load(path)
 
 

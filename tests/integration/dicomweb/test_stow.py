@@ -14,9 +14,10 @@ import pytest
 
 from dicom_io.dicomweb.stow import WebPeer, deliver_web, reach
 from dicom_io.errors import InvalidSettings, PeerUnavailable
-from dicom_io.network.status import Outcome, outcome
+from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.objects.common import encode
 from tests.support.peers import chest
+from worker.destination_settings import DicomwebDestination
 from worker.settings import load
 
 
@@ -72,23 +73,23 @@ def failed(reason: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        (200, {}, Outcome.DELIVERED),
-        (200, None, Outcome.DELIVERED),
-        (202, failed(0x0122), Outcome.REFUSED),
-        (202, failed(0xA700), Outcome.RETRY),
-        (409, failed(0xC122), Outcome.REFUSED),
-        (409, None, Outcome.REFUSED),
-        (415, None, Outcome.REFUSED),
+        (200, {}, Verdict.SENT),
+        (200, None, Verdict.SENT),
+        (202, failed(0x0122), Verdict.REFUSED),
+        (202, failed(0xA700), Verdict.RETRY),
+        (409, failed(0xC122), Verdict.REFUSED),
+        (409, None, Verdict.REFUSED),
+        (415, None, Verdict.REFUSED),
         (
             202,
             {"00081199": {"vr": "SQ", "Value": [{"00081196": {"vr": "US", "Value": [0xB006]}}]}},
-            Outcome.DELIVERED,
+            Verdict.SENT,
         ),
     ],
 )
-def test_an_answer_about_the_object_becomes_a_status(status: int, body: Any, expected: Outcome, object_: Path) -> None:
+def test_an_answer_about_the_object_becomes_a_status(status: int, body: Any, expected: Verdict, object_: Path) -> None:
     with serving(status, body) as (url, asked), deliver_web(WebPeer(url, "cxrd", "secret")) as delivery:
-        assert outcome(delivery.store(object_)) is expected
+        assert verdict_of(delivery.store(object_)) is expected
     assert asked[0]["path"] == "/dicom-web/studies"
     assert asked[0]["Authorization"].startswith("Basic ")
     assert len(asked) == 1  # the outbox repeats, at its own pace
@@ -116,8 +117,8 @@ def test_nobody_there(object_: Path) -> None:
     ("text", "words"),
     [
         ("url: http://x/dicom-web, host: y", "either url, or webhook, or hl7, or host"),
-        ("host: y", "port, ae_title missing"),
-        ("url: ftp://x", "pattern"),
+        ("host: y", "port: missing; .*ae_title: missing; a DICOM node needs host, port and ae_title"),
+        ("url: ftp://x", "url: must begin with http"),
     ],
 )
 def test_a_destination_is_one_or_the_other(text: str, words: str, tmp_path: Path) -> None:
@@ -132,4 +133,6 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
     path.write_text("destinations:\n  - {name: web, url: 'http://x/', username: u, password: geheim}\n")
     loaded = load(path)
     assert "geheim" not in repr(loaded)
-    assert loaded.destinations[0].password.get_secret_value() == "geheim"
+    (web,) = loaded.destinations
+    assert isinstance(web, DicomwebDestination)
+    assert web.password.get_secret_value() == "geheim"

@@ -13,13 +13,13 @@ from tests.support.dicomweb import dicomweb
 from tests.support.mllp import parsed, receiver
 from tests.support.peers import RESULT_CLASSES, receiving
 from worker.health import check
-from worker.settings import Destination, Settings
+from worker.settings import Settings
 
 __all__ = ["listener"]  # a fixture
 
 
 def seen(*, store: bool = False, **destination: Any) -> list[tuple[bool, str]]:
-    settings = Settings(destinations=(Destination(name="there", **destination),))
+    settings = Settings.model_validate({"destinations": [{"name": "there", **destination}]})
     return [(check.ok, check.seen) for check in check.run(settings, "there", store=store)]
 
 

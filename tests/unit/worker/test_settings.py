@@ -68,8 +68,8 @@ def test_every_setting_of_the_shipped_file_is_commented() -> None:
         ("scp:\n  port: 1\n  port: 2\n", "c.yaml:3: port: this key stands here twice"),
         ("scp: [\n", "c.yaml:2: not valid YAML"),
         ("- a\n", "c.yaml:1: expected settings"),
-        ("destinations:\n  - name: a\n    host: h\n    port: 0\n    ae_title: A\n", "c.yaml:4: destinations.0.port"),
-        ("destinations:\n  - name: a\n    host: h\n    port: 1\n", "c.yaml:2: destinations.0: ae_title missing"),
+        ("destinations:\n  - name: a\n    host: h\n    port: 0\n    ae_title: A\n", "c.yaml:4: destination a: port: "),
+        ("destinations:\n  - name: a\n    host: h\n    port: 1\n", "c.yaml:2: destination a: ae_title: missing"),
         (
             "destinations:\n" + "  - {name: a, host: h, port: 1, ae_title: A}\n" * 2,
             "destinations: the name a is used twice",

@@ -22,8 +22,9 @@ from dicom_io.objects.common import encode, names_of
 from dicom_io.objects.encoded import Element, Item, read
 from dicom_io.objects.validate import _representations, check
 from tests.unit.worker.results.test_result_set import answered, objects, source, tree
+from worker.destination_settings import Kind
 from worker.results.overlay import _COLOURS, _OPACITY, _blend, _overlaid
-from worker.settings import Kind, Results
+from worker.settings import Results
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "CR": {},

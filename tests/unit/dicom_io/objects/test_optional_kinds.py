@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8B
 
 from dicom_io.dicomweb.stow import WebPeer, deliver_web
 from dicom_io.errors import InvalidResult, Unsuitable
-from dicom_io.network.status import Outcome, outcome
+from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.network.storage_scu import Peer, deliver
 from dicom_io.objects.common import device_uid, encode
 from dicom_io.objects.encapsulated_pdf import encapsulated_pdf
@@ -29,9 +29,10 @@ from tests.support.peers import receiving
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
 from tests.unit.worker.results.test_result_set import CAM, FINDING, MODEL, NOW, PICTURE, answered, objects, source
 from worker.conformance.statement import statement
+from worker.destination_settings import DicomDestination, Kind
 from worker.results.pdf_report import report_page
 from worker.results.result_set import OFFSETS, SOP_CLASSES
-from worker.settings import Destination, Kind, Results, Settings
+from worker.settings import Results, Settings
 
 KINDS = get_args(Kind)
 OPTIONAL = tuple(kind for kind in KINDS if kind not in Results().kinds)
@@ -314,7 +315,7 @@ def test_a_server_that_takes_no_jpeg_is_offered_the_pixels(tmp_path: Path, quali
     path = tmp_path / "a.dcm"
     path.write_bytes(encode(made_from(source("DX"), rgb=PICTURE, jpeg_quality=quality)))
     with serving(415) as (url, asked), deliver_web(WebPeer(url)) as delivery:
-        assert outcome(delivery.store(path)) is Outcome.REFUSED
+        assert verdict_of(delivery.store(path)) is Verdict.REFUSED
     sizes = [int(each["Content-Length"]) for each in asked]
     assert len(sizes) == attempts
     assert sizes == sorted(sizes)
@@ -328,7 +329,7 @@ def test_the_conformance_statement_tells_of_them_where_they_are_asked_for() -> N
     from modeltrain.model.card import load_card, shipped_model
 
     card = load_card(shipped_model())
-    node = Destination(name="pacs", host="10.0.0.5", port=104, ae_title="PACS", kinds=("key-objects",))
+    node = DicomDestination(name="pacs", host="10.0.0.5", port=104, ae_title="PACS", kinds=("key-objects",))
     asked = Settings(results=Results(kinds=KINDS, jpeg_quality=90), destinations=(node,))
     said, unsaid = statement(asked, card), statement(Settings(), card)
     for words in (

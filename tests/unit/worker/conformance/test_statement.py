@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_io.network.status import Outcome, outcome
+from dicom_io.network.status import Verdict, verdict_of
 from modeltrain.model.card import load_card, shipped_model
 from worker.conformance.initiator import _STATUSES_TAKEN
 from worker.conformance.statement import statement
-from worker.settings import Destination, Results, RulesSettings, Scp, Settings
+from worker.destination_settings import DicomDestination
+from worker.settings import Results, RulesSettings, Scp, Settings
 
 
 def test_it_has_the_chapters_of_the_standard_and_the_installation_s_own_names() -> None:
@@ -16,7 +17,7 @@ def test_it_has_the_chapters_of_the_standard_and_the_installation_s_own_names() 
         scp=Scp(ae_title="CHEST1", port=4242, allowed_calling=("PACS1", "CR2"), require_called=True),
         rules=RulesSettings(min_age_years=1, max_age_years=5.9),
         destinations=(
-            Destination(name="pacs", host="10.0.0.5", port=104, ae_title="PACS", kinds=("secondary-capture",)),
+            DicomDestination(name="pacs", host="10.0.0.5", port=104, ae_title="PACS", kinds=("secondary-capture",)),
         ),
     )
     said = statement(settings, load_card(shipped_model()))
@@ -37,8 +38,8 @@ def test_without_a_destination_it_sends_nothing() -> None:
 
 @pytest.mark.parametrize(("codes", "follows"), [(codes, follows) for codes, _, follows in _STATUSES_TAKEN])
 def test_its_statuses_are_those_of_the_outbox(codes: str, follows: str) -> None:
-    expected = {"*sent*": Outcome.DELIVERED, "*failed*": Outcome.REFUSED}
-    verdict = next((value for word, value in expected.items() if word in follows), Outcome.RETRY)
+    expected = {"*sent*": Verdict.SENT, "*failed*": Verdict.REFUSED}
+    verdict = next((value for word, value in expected.items() if word in follows), Verdict.RETRY)
     for code in codes.replace(";", ",").split(","):
         if code.strip().startswith("0x"):
-            assert outcome(int(code.strip().replace("x", "", 1).replace("x", "1"), 16)) is verdict, code
+            assert verdict_of(int(code.strip().replace("x", "", 1).replace("x", "1"), 16)) is verdict, code

@@ -26,6 +26,7 @@ from tests.support.peers import chest, wait_for
 from tests.support.tools import tool
 from tests.unit.worker.ledger.test_receipts import NEW
 from worker.clock import now
+from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.analysis import Pipeline
 from worker.engines.local import LocalEngine
 from worker.inference.analyzer import Reader
@@ -36,7 +37,7 @@ from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import Claim
 from worker.logs import unexpected
 from worker.results.result_set import KINDS as EVERY
-from worker.settings import Destination, Results, RulesSettings, Settings
+from worker.settings import Results, RulesSettings, Settings
 from worker.storage.blobs import Blobs
 
 KINDS = [kind for kind in EVERY if kind in Results().kinds]  # in the order in which they are made
@@ -98,7 +99,7 @@ def test_done_twice_it_makes_the_same_object(bench: Bench) -> None:
 def test_what_could_not_be_made_is_said_in_the_audit_and_the_rest_is_due(
     bench: Bench, lacking: str, kinds: list[str]
 ) -> None:
-    bench.pipeline._settings = Settings(destinations=(Destination(name="pacs", host="x", port=1, ae_title="P"),))
+    bench.pipeline._settings = Settings(destinations=(DicomDestination(name="pacs", host="x", port=1, ae_title="P"),))
     dataset = chest()
     delattr(dataset, lacking)
     number = bench.put(dataset)
@@ -368,7 +369,7 @@ def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, st
 
 
 def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: Reader, sterner: Reader) -> None:
-    hooks: dict[str, Any] = {"destinations": (Destination(name="hook", webhook="http://127.0.0.1:9/x"),)}
+    hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
     number = bench.put(chest())
     Pipeline(Settings(**hooks), bench.ledger, bench.blobs, milder, lambda: None).process(number)
     again(bench, sterner, number, **hooks).process(number)

@@ -18,7 +18,6 @@ from pydicom.uid import UID
 
 from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
-from dicom_io.network.storage_scu import Peer
 from dicom_io.objects.common import encode
 from tests.support.peers import chest, receiving, wait_for
 from tests.support.tools import tool
@@ -28,6 +27,8 @@ from tests.unit.worker.results.test_result_set import MODEL, NOW, answered, code
 from worker.clock import now
 from worker.conformance.statement import statement
 from worker.deliver.courier import Courier
+from worker.deliver.dicom import DicomSender
+from worker.destination_settings import DicomDestination
 from worker.engines.analysis import Pipeline
 from worker.engines.offline import analyze
 from worker.health.drift import period
@@ -37,10 +38,10 @@ from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
 from worker.results.result_set import not_analysed
-from worker.settings import Destination, ModelSettings, OutboxSettings, Results, Settings
+from worker.settings import ModelSettings, OutboxSettings, Results, Settings
 
 ON = Results(report_not_analysed=True)
-PACS = Destination(name="pacs", host="127.0.0.1", port=104, ae_title="RECEIVER")
+PACS = DicomDestination(name="pacs", host="127.0.0.1", port=104, ae_title="RECEIVER")
 
 
 @pytest.fixture
@@ -311,9 +312,14 @@ def test_a_source_that_cannot_be_referred_to_is_said_in_the_audit(bench: Bench) 
 def test_a_peer_gets_it(bench: Bench) -> None:
     number = done(bench, chest(ViewPosition="LL"))
     with receiving() as receiver:
-        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5)
+        place = PACS.model_copy(update={"port": receiver.port})
         courier = Courier(
-            "pacs", peer, Deliveries(bench.ledger), bench.blobs, OutboxSettings(), lambda: dt.datetime.now(dt.UTC)
+            "pacs",
+            DicomSender(place, Settings()),
+            Deliveries(bench.ledger),
+            bench.blobs,
+            OutboxSettings(),
+            lambda: dt.datetime.now(dt.UTC),
         )
         courier.start()
         wait_for(lambda: told(bench, number)["deliveries"][0]["state"] == "sent")

@@ -25,10 +25,11 @@ from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render
 from tests.support.tools import tool
+from worker.destination_settings import Kind
 from worker.inference.analyzer import Reading
 from worker.results.pictures import Pictures
 from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, Predecessors, ResultSet, make
-from worker.settings import Kind, Results
+from worker.settings import Results
 
 MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.1.0", "ab12" * 16)
 REGION = Region((10, 20, 60, 90), ((10.0, 20.0), (60.0, 40.5), (42.25, 90.0)))

@@ -1,0 +1,107 @@
+"""The port of a destination: each kind opens a session, sends one delivery after the other, and says what became of it.
+
+`worker.deliver.destinations` holds the table of the kinds; each has a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from dicom_io.network.status import Verdict, verdict_of
+from worker.ledger.records import DueDelivery
+from worker.storage.blobs import Blobs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one attempt at a delivery.
+
+    Attributes
+    ----------
+    verdict
+        Sent, to be tried again, or refused for good.
+    status
+        The answer as a C-STORE status (PS3.4 B.2.3), where there was one.
+    reason
+        What the peer said, in words; empty where it was sent.
+    sent_as
+        SOP Instance UID of the lossy copy that went in the object's place; empty where the object itself went.
+    """
+
+    verdict: Verdict
+    status: int | None = None
+    reason: str = ""
+    sent_as: str = ""
+
+
+def refused(reason: str, status: int | None = None) -> Outcome:
+    """Return that a delivery will never be taken."""
+    return Outcome(Verdict.REFUSED, status, reason)
+
+
+def retry(reason: str, status: int | None = None) -> Outcome:
+    """Return that a delivery is to be tried again."""
+    return Outcome(Verdict.RETRY, status, reason)
+
+
+def answered(status: int, sent_as: str = "") -> Outcome:
+    """Return what a C-STORE status says of a delivery."""
+    verdict = verdict_of(status)
+    if verdict is Verdict.SENT:
+        return Outcome(verdict, status, sent_as=sent_as)
+    if verdict is Verdict.REFUSED:
+        return refused(f"the peer refuses it with status 0x{status:04X}", status)
+    return retry(f"the peer answers with status 0x{status:04X}", status)
+
+
+class Observation(NamedTuple):
+    """One line of `cxrd check`: whether it is well, and what was seen."""
+
+    ok: bool
+    text: str
+
+
+class Session(Protocol):
+    """An open association, connection or HTTP session with a destination."""
+
+    def carries(self, delivery: DueDelivery) -> bool:
+        """Tell whether a delivery can be tried without a new session."""
+
+    def send(self, delivery: DueDelivery) -> Outcome:
+        """Try one delivery.
+
+        Raises
+        ------
+        PeerUnavailable
+            Nobody answers, or not to us: it concerns all deliveries.
+        RefusedByPeer
+            The peer takes nothing of what the session was opened for.
+        Permanent
+            This delivery cannot be sent, as where its file is damaged.
+        """
+
+
+class Sender(Protocol):
+    """One destination."""
+
+    def open(self, due: Sequence[DueDelivery], blobs: Blobs) -> AbstractContextManager[Session]:
+        """Open a session for what is due; its bytes are in the store. Raises as `Session.send` does."""
+
+    def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
+        """Ask whether it answers, by the protocol that results travel by.
+
+        Parameters
+        ----------
+        closely
+            Ask what it takes and offers too.
+        store
+            Leave a test object or a test message there, of a patient who does not exist.
+
+        Raises
+        ------
+        CxrdError
+            It does not answer, or not as it should.
+        """
