@@ -9,7 +9,6 @@ last step can be a rename), and it keeps an error for the handler, which then an
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from typing import IO, Any
 
 import pynetdicom.dimse_messages
 from pynetdicom import _config
+
+from dicom_io.durable import sync_file
 
 _folders: dict[int, Path] = {}
 _lock = threading.Lock()
@@ -74,7 +75,7 @@ class SpoolFile:
         """
         self.flush_to_disk()
         if self._handle is not None:
-            os.fsync(self._handle.fileno())
+            sync_file(self._handle)
             self._handle.close()
             self._handle = None
 

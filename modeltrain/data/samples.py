@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dicom_io.durable import file_sha256
 from dicom_io.errors import InvalidData, UnreadableObject, UnsupportedPixels
 from modeltrain.model.outputs import AGENTS, CLASSES
 from modeltrain.model.preprocess import INPUT_SIZE, PICTURE_SUFFIXES, read_and_tell, to_input
@@ -247,8 +248,7 @@ def with_contents(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 def file_content(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal; raises as `with_contents` does."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InvalidData(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dicom_io import durable
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images, data_digest, read_sample, scan
@@ -219,10 +219,7 @@ def _make(
         mode = (building / CARD).stat().st_mode
         for path in building.iterdir():
             path.chmod(mode)  # as the site's umask says: safetensors makes its files for their owner alone
-            _sync(path)
-        _sync(building)
-        building.replace(folder)
-        _sync(models)
+        durable.place_folder(building, folder)
     except (OSError, SafetensorError) as error:
         raise OutOfResources(f"{folder}: cannot be written ({error})") from error
     finally:
@@ -250,11 +247,7 @@ def judge_on_test(folder: Path, data: Path) -> None:
 
 def set_current(models: Path, name: str) -> None:
     """Let `models/CURRENT` name a folder beside it, in one rename."""
-    temporary = models / f".{CURRENT}.new"
-    temporary.write_text(f"{name}\n", encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(models / CURRENT)
-    _sync(models)
+    durable.write_file(models / CURRENT, f"{name}\n".encode())
 
 
 def _write_network(
@@ -342,12 +335,3 @@ def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     answers = answers_of(onnx_predictor(card.folder / _served(card)), samples, decider=decider)
     evaluation = measure(answers, threshold=decider.threshold, model=card.label)
     return figures(evaluation) | key_figures(answers, evaluation, decider.points)
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries last."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

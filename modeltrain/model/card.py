@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dicom_io.durable import file_sha256
 from dicom_io.errors import InvalidModel
 from dicom_io.finding import ModelIdentity
 from modeltrain.model.outputs import CLASSES
@@ -138,8 +139,7 @@ def file_digest(path: Path) -> str:
         The file is missing or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InvalidModel(f"{path}: cannot be read ({error.strerror})") from error
 

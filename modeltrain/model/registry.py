@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from dicom_io import durable
 from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
 from modeltrain.model.card import (
     CARD,
@@ -154,10 +154,7 @@ class Registry:
                 for file in (CARD, *card.digests):
                     shutil.copyfile(folder / file, building / file)
                 (building / SEAL).write_text(f"{file_digest(building / CARD)}\n", encoding="utf-8")
-                for path in building.iterdir():
-                    _sync(path)
-                building.replace(target)
-                _sync(self.root)
+                durable.place_folder(building, target)
             except OSError as error:
                 shutil.rmtree(building, ignore_errors=True)
                 raise OutOfResources(f"{target}: cannot be written ({error.strerror})") from error
@@ -173,13 +170,9 @@ class Registry:
         """
         added = self._copied(version.card.folder)
         entry = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "to": added.name, **facts}
-        temporary = self.root / f".{CURRENT}.new"
         try:
             self._note(entry)
-            temporary.write_text(f"{added.name}\n", encoding="utf-8")
-            _sync(temporary)
-            temporary.replace(self.root / CURRENT)
-            _sync(self.root)
+            durable.write_file(self.root / CURRENT, f"{added.name}\n".encode())
         except OSError as error:
             raise OutOfResources(f"{self.root / CURRENT}: cannot be written ({error.strerror})") from error
 
@@ -230,8 +223,7 @@ class Registry:
             history.seek(0)
             history.truncate(history.read().rfind(b"\n") + 1)
             history.write(json.dumps(entry).encode() + b"\n")
-            history.flush()
-            os.fsync(history.fileno())
+            durable.sync_file(history)
 
 
 def prove(card: Card) -> None:
@@ -276,11 +268,3 @@ def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if not path.name.startswith(".") and (path / CARD).is_file())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

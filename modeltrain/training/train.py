@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
+from dicom_io import durable
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images
@@ -207,14 +207,8 @@ def _save(path: Path, tensors: dict[str, Tensor], progress: str) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"progress": progress})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.sync(temporary)
+        durable.place(temporary, path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise OutOfResources(f"{path}: cannot be written ({error})") from error

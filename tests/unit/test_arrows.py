@@ -17,7 +17,7 @@ PACKAGES = ("dicom_io", "modeltrain", "worker")
 # Each room may import the rooms that stand before it in its package, and modules that stand before it by name.
 # `conformance` and `demo` stand late, since they show what all the others do; `cli` is the last.
 ORDER = {
-    "dicom_io": ["errors", "uids", "finding", "header", "pixels", "objects", "network", "dicomweb"],
+    "dicom_io": ["errors", "durable", "uids", "finding", "header", "pixels", "objects", "network", "dicomweb"],
     "modeltrain": ["model", "data", "network", "training", "evaluation", "export"],
     "worker": [
         *("clock", "destination_settings", "settings", "extras", "logs", "queue", "storage", "ledger"),
@@ -25,10 +25,11 @@ ORDER = {
         *("engines", "conformance", "demo", "cli"),
     ],
 }
-# What a package may use of those below it; all else there is none of its business.
+# What a package may use of those below it; all else there is none of its business. `durable` is no DICOM, but files are
+# written in one way everywhere, and `dicom_io` is the lowest package.
 BELOW = {
     "dicom_io": (),
-    "modeltrain": ("dicom_io.errors", "dicom_io.finding", "dicom_io.pixels"),
+    "modeltrain": ("dicom_io.durable", "dicom_io.errors", "dicom_io.finding", "dicom_io.pixels"),
     "worker": ("dicom_io", "modeltrain"),
 }
 

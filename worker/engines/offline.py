@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from dicom_io.durable import file_sha256
 from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
@@ -187,7 +187,7 @@ class _Names:
 
 def _wrapped(values: np.ndarray[Any, np.dtype[np.float32]], file: Path) -> Dataset:
     """Wrap a picture that is not DICOM, so that its result has a study to stand in: anonymous, and its own."""
-    seed = hashlib.sha256(file.read_bytes()).hexdigest()
+    seed = file_sha256(file)
     return radiograph((values * 255).round().astype(np.uint8), uid_seed=seed, PatientName="", PatientID="")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from pathlib import Path
 
+from dicom_io import durable
 from dicom_io.errors import OutOfResources
 from dicom_io.network.spool import SpoolFile
 
@@ -60,11 +60,8 @@ class Blobs:
         sha256 = hashlib.sha256(data).hexdigest()
         part = self.incoming / f"{uuid.uuid4().hex}.part"
         try:
+            durable.write_part(part, data)
             try:
-                with part.open("wb") as handle:
-                    handle.write(data)
-                    handle.flush()
-                    os.fsync(handle.fileno())
                 self._place(part, sha256)
             finally:
                 part.unlink(missing_ok=True)
@@ -76,15 +73,5 @@ class Blobs:
         target = self.path(sha256)
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
-            _sync_folder(self.folder)
-        part.replace(target)
-        _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or a new folder survive a power cut: its parent's entry must reach the disk as well."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            durable.sync(self.folder)
+        durable.place(part, target)

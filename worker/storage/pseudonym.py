@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 from typing import Literal
 
+from dicom_io.durable import write_if_absent
 from dicom_io.errors import OutOfResources
 
 Keeping = Literal["hash", "plain", "none"]
@@ -42,18 +42,8 @@ def _secret(path: Path) -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}")
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(part, path)  # fails where another process was first: its key counts
-            except FileExistsError:
-                pass
-            finally:
-                part.unlink()
+            # Where another process is first, its key counts.
+            write_if_absent(path, secrets.token_bytes(32), mode=0o600)
         return path.read_bytes()
     except OSError as error:
         raise OutOfResources(f"{path}: {error.strerror}") from error

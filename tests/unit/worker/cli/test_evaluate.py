@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_no_hidden_file_and_names_the_one_that_was_wanted(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.storage.files.os.fsync", full)
+        patch.setattr("dicom_io.durable.os.fsync", full)
         (answer,) = analyze([tmp_path / "a.dcm"], out, reader, Settings())
     assert (answer.status, answer.reason) == ("failed", f"{out / 'a.png'}: cannot be written (No space left on device)")
     assert list(out.iterdir()) == []
