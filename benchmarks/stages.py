@@ -26,6 +26,7 @@ from benchmarks import common
 from benchmarks.processes import Sender
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset, read_header
+from dicom_io.header.source_image import source_image
 from dicom_io.network.spool import SpoolFile
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from dicom_io.network.storage_scu import Peer, deliver
@@ -43,6 +44,7 @@ from worker.inference.engine import OnnxEngine
 from worker.ledger import migrations
 from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
+from worker.results.kinds import KINDS
 from worker.results.overlay import compose
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
@@ -168,15 +170,8 @@ class Bench:
                 height=self.settings.results.height,
             )
         with watch.stage("secondary_capture"):
-            result = secondary_capture(
-                dataset,
-                picture,
-                finding=finding,
-                identity=self.identity,
-                series_number=self.settings.results.series_number,
-                series_description=self.settings.results.series_description,
-                created=created,
-            )
+            basis = KINDS[KIND.name].basis(source_image(dataset), self.identity, self.settings.results, created)
+            result = secondary_capture(basis, finding, picture)
         with watch.stage("encode"):
             data = encode(result)
         with watch.stage("blobs.put: SHA-256, write, fsync"):
@@ -184,7 +179,7 @@ class Bench:
         new = NewFinding(self.identity, finding, float(image.mean()), float(image.std()), created)
         uids = (str(result.SOPClassUID), str(result.SOPInstanceUID), str(result.SeriesInstanceUID))
         with watch.stage("ledger.answer"):
-            entry = NewResult(KIND, *uids, stored, len(data), ("orthanc",))
+            entry = NewResult(KIND.name, *uids, stored, len(data), ("orthanc",))
             self.ledger.answer(receipt_id, new, [entry], now())
         return self.blobs.path(stored)
 

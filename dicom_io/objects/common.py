@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pydicom import dcmwrite
-from pydicom.charset import convert_encodings, default_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.charset import default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -20,108 +19,51 @@ from pydicom.valuerep import STANDARD_VR
 
 from dicom_io.errors import UnreadableObject, Unsuitable
 from dicom_io.finding import MANUFACTURER
-from dicom_io.header.attributes import MALFORMED, integer, is_valid, items, text, values
+from dicom_io.header.source_image import SopInstance, SourceImage
 from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
-    from dicom_io.finding import ModelIdentity
+    from collections.abc import Iterable
 
-# Patient, General Study, Patient Study and Clinical Trial modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.1.3, C.7.2.3),
-# and of the rest what stays true of whatever is made from the source: whose request it answers and what it shows.
-COPIED = (
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "IssuerOfPatientIDQualifiersSequence",
-    "TypeOfPatientID",
-    "PatientBirthDate",
-    "PatientBirthTime",
-    "PatientSex",
-    "OtherPatientIDsSequence",
-    "OtherPatientNames",
-    "EthnicGroup",
-    "PatientComments",
-    "PatientSpeciesDescription",
-    "PatientSpeciesCodeSequence",
-    "PatientBreedDescription",
-    "PatientBreedCodeSequence",
-    "BreedRegistrationSequence",
-    "ResponsiblePerson",
-    "ResponsiblePersonRole",
-    "ResponsibleOrganization",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    "IssuerOfAccessionNumberSequence",
-    "StudyDescription",
-    "ProcedureCodeSequence",
-    "ReferencedStudySequence",
-    "PhysiciansOfRecord",
-    "NameOfPhysiciansReadingStudy",
-    "RequestingService",
-    "AdmittingDiagnosesDescription",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "Occupation",
-    "AdditionalPatientHistory",
-    "AdmissionID",
-    "PatientSexNeutered",
-    "PregnancyStatus",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription",
-    "RequestAttributesSequence",
-    "BodyPartExamined",
-    "InstitutionName",
-    "TimezoneOffsetFromUTC",
-    "LongitudinalTemporalInformationModified",
-)
+    from dicom_io.finding import ModelIdentity
 
 # Code Value, Coding Scheme Designator, Code Meaning: all that most items of a code sequence hold (PS3.3 8.8).
 _CODE = dict.fromkeys((0x00080100, 0x00080102, 0x00080104)).keys()
 
-# Attributes that must be there, if need be empty (type 2), and what names the study, right or wrong.
-_REQUIRED = (
-    "StudyInstanceUID",
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-)
 
-# Value representations in which a wrong value is an error for whoever reads it (PS3.5 6.2).
-_STRICT = ("AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI")
+@dataclass(frozen=True)
+class ObjectKind:
+    """A kind of result as DICOM knows it."""
+
+    name: str
+    sop_class: UID
+    modality: str
 
 
-def begin(
-    source: Dataset,
-    identity: ModelIdentity,
-    *,
-    kind: str,
-    sop_class: str,
-    modality: str,
-    series_number: int,
-    series_description: str,
-    created: datetime,
-) -> Dataset:
+@dataclass(frozen=True)
+class Basis:
+    """What every result object is based on, and the series that it goes into.
+
+    Parameters
+    ----------
+    source
+        The radiograph.
+    identity
+        The model.
+    created
+        When the result was made, aware. Written in the source's time zone if it states one, else in its own.
+    series_number, series_description
+        Of the new series, the same for every study.
+    """
+
+    source: SourceImage
+    identity: ModelIdentity
+    created: datetime
+    series_number: int
+    series_description: str
+
+
+def begin(basis: Basis, kind: ObjectKind, *, variant: str = "") -> Dataset:
     """Begin an object in a new series of the source's study: all modules but those of its own kind.
 
     Patient, study, series, equipment and SOP common (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.3.1, C.7.5.1, C.12.1), with
@@ -131,16 +73,12 @@ def begin(
 
     Parameters
     ----------
-    source
-        The radiograph as received; it is not changed.
+    basis
+        Source, model, time and series.
     kind
         What is made; its UIDs are derived from source, model and kind.
-    sop_class, modality
-        Of the new object.
-    series_number, series_description
-        Of the new series, the same for every study.
-    created
-        When it was made, aware. Written in the source's time zone if it states one, else in its own.
+    variant
+        Added to the kind's name where an object of that kind must have other UIDs.
 
     Raises
     ------
@@ -149,20 +87,25 @@ def begin(
     ValueError
         The time is naive.
     """
-    if created.tzinfo is None:
+    source, identity = basis.source, basis.identity
+    if basis.created.tzinfo is None:
         raise ValueError("the time of creation has no time zone")
-    for keyword in ("StudyInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        if not text(source, keyword):
+    for keyword, uid in (
+        ("StudyInstanceUID", source.study_uid),
+        ("SOPInstanceUID", source.sop_instance_uid),
+        ("SOPClassUID", source.sop_class_uid),
+    ):
+        if not uid:
             raise UnreadableObject(f"the source lacks {keyword}")
-    dataset = Dataset()
-    _copy_source(source, dataset)
-    when = _local(created, dataset)
-    uid, model = text(source, "SOPInstanceUID"), str(identity)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = UID(sop_class), derived_uid(uid, model, kind)
-    dataset.SeriesInstanceUID = derived_uid(uid, model, f"{kind}/series")
-    dataset.Modality = modality
-    dataset.SeriesNumber, dataset.InstanceNumber = series_number, 1
-    dataset.SeriesDescription = plain_text(series_description)[:64]
+    dataset = source.patient_and_study()
+    when = _local(basis.created, source.time_zone)
+    dataset.TimezoneOffsetFromUTC = when.strftime("%z")[:5]
+    uid, model, name = source.sop_instance_uid, str(identity), kind.name + variant
+    dataset.SOPClassUID, dataset.SOPInstanceUID = kind.sop_class, derived_uid(uid, model, name)
+    dataset.SeriesInstanceUID = derived_uid(uid, model, f"{name}/series")
+    dataset.Modality = kind.modality
+    dataset.SeriesNumber, dataset.InstanceNumber = basis.series_number, 1
+    dataset.SeriesDescription = plain_text(basis.series_description)[:64]
     day, time = when.strftime("%Y%m%d"), when.strftime("%H%M%S")
     dataset.InstanceCreationDate = dataset.SeriesDate = dataset.ContentDate = day
     dataset.InstanceCreationTime = dataset.SeriesTime = dataset.ContentTime = time
@@ -199,49 +142,58 @@ def versions_of(identity: ModelIdentity) -> list[str]:
     return [plain_text(identity.version)[:64], plain_text(identity.digest)[:64]]
 
 
-def reference(dataset: Dataset) -> Dataset:
+def reference(instance: SopInstance) -> Dataset:
     """Return an item that refers to a SOP instance (PS3.3 10.8)."""
     item = Dataset()
-    item.ReferencedSOPClassUID = UID(text(dataset, "SOPClassUID"))
-    item.ReferencedSOPInstanceUID = UID(text(dataset, "SOPInstanceUID"))
+    item.ReferencedSOPClassUID = UID(instance.sop_class_uid)
+    item.ReferencedSOPInstanceUID = UID(instance.sop_instance_uid)
     return item
 
 
-def source_image(source: Dataset) -> Dataset:
+def source_reference(source: SourceImage) -> Dataset:
     """Return an item that names the radiograph as what an object was made from (PS3.3 C.7.6.1.1.4)."""
     image = reference(source)
     image.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
     return image
 
 
-def burned_in(source: Dataset) -> str:
-    """Return Burned In Annotation of what shows the radiograph: NO only where the source says NO of itself."""
-    return "NO" if text(source, "BurnedInAnnotation").upper() == "NO" else "YES"
+def instance_references(instances: Iterable[SopInstance]) -> list[Dataset]:
+    """Group SOP instances by study and series (PS3.3 Table C.17-3, SOP Instance Reference Macro), each named once.
 
-
-def names_of(dataset: Dataset) -> Dataset:
-    """Return a data set with nothing but the four UIDs by which a SOP instance is found."""
-    item = Dataset()
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
-        setattr(item, keyword, UID(text(dataset, keyword)))
-    return item
-
-
-def stand_in(source: Dataset) -> Dataset:
-    """Return what highdicom must know of the source, without a text that it might not be able to read.
-
-    Raises
-    ------
-    Unsuitable
-        The source lacks its series or its size, without which no other object can refer to a place in it.
+    highdicom's `collect_evidence` makes the same items, but searches the whole tree for references twice before that,
+    which costs as much as making the tree; `validate` looks for them in the encoded bytes.
     """
-    rows, columns = integer(source, "Rows") or 0, integer(source, "Columns") or 0
-    if not text(source, "SeriesInstanceUID"):
+    studies: dict[str, dict[str, dict[str, Dataset]]] = {}
+    for instance in instances:
+        series = studies.setdefault(instance.study_uid, {}).setdefault(instance.series_uid, {})
+        series.setdefault(instance.sop_instance_uid, reference(instance))
+    references = []
+    for study, by_series in studies.items():
+        item = Dataset()
+        item.StudyInstanceUID, item.ReferencedSeriesSequence = UID(study), []
+        for uid, named in by_series.items():
+            series_item = Dataset()
+            series_item.SeriesInstanceUID, series_item.ReferencedSOPSequence = UID(uid), list(named.values())
+            item.ReferencedSeriesSequence.append(series_item)
+        references.append(item)
+    return references
+
+
+def require_place(source: SourceImage) -> None:
+    """Raise Unsuitable where the source lacks what another object needs to refer to a place in it: series and size."""
+    if not source.series_uid:
         raise Unsuitable("the source lacks SeriesInstanceUID")
-    if min(rows, columns) < 1:
+    if min(source.rows, source.columns) < 1:
         raise Unsuitable("the source lacks Rows or Columns")
-    item = names_of(source)
-    item.Rows, item.Columns = rows, columns
+
+
+def instance_dataset(instance: SopInstance) -> Dataset:
+    """Return a data set with the UIDs of a SOP instance, and the size of a source: what highdicom asks for."""
+    item = Dataset()
+    item.StudyInstanceUID, item.SeriesInstanceUID = UID(instance.study_uid), UID(instance.series_uid)
+    item.SOPClassUID, item.SOPInstanceUID = UID(instance.sop_class_uid), UID(instance.sop_instance_uid)
+    if isinstance(instance, SourceImage):
+        item.Rows, item.Columns = instance.rows, instance.columns
     return item
 
 
@@ -276,10 +228,10 @@ def _prepare(dataset: Dataset) -> None:
     """
     for element in dataset.elements():
         if element.VR == "SQ" and isinstance(element, DataElement):
-            written = _code_written(element)
-            if written is not None:
+            encoded = _encoded_code(element)
+            if encoded is not None:
                 dataset[element.tag] = RawDataElement(
-                    element.tag, "SQ", len(written), written, 0, is_implicit_VR=False, is_little_endian=True
+                    element.tag, "SQ", len(encoded), encoded, 0, is_implicit_VR=False, is_little_endian=True
                 )
             else:
                 for item in element.value:
@@ -288,14 +240,14 @@ def _prepare(dataset: Dataset) -> None:
         dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=default_encoding)
 
 
-def _code_written(element: DataElement) -> bytes | None:
+def _encoded_code(element: DataElement) -> bytes | None:
     """Return the value of a sequence as bytes where it is one code of the common form, else None."""
     if len(element.value) != 1 or element.value[0].keys() != _CODE:
         return None
-    found = [element.value[0].get_item(tag).value for tag in _CODE]
-    if not all(isinstance(each, str) and each.isascii() for each in found):
+    texts = [element.value[0].get_item(tag).value for tag in _CODE]
+    if not all(isinstance(each, str) and each.isascii() for each in texts):
         return None
-    return _code_bytes(*found)
+    return _code_bytes(*texts)
 
 
 @lru_cache(maxsize=1024)
@@ -306,71 +258,9 @@ def _code_bytes(value: str, scheme: str, meaning: str) -> bytes:
     return buffer.getvalue()
 
 
-def _copy_source(source: Dataset, dataset: Dataset) -> None:
-    """Copy what describes the patient, the study and the request, without reading a text that nobody asked for."""
-    if text(source, "SpecificCharacterSet") or len(values(source, "SpecificCharacterSet")) > 1:
-        dataset.SpecificCharacterSet = source.SpecificCharacterSet
-    # With this, pydicom writes elements that it has not decoded as they are.
-    encodings = (
-        convert_encodings(dataset.SpecificCharacterSet) if "SpecificCharacterSet" in dataset else default_encoding
-    )
-    dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=encodings)
-    for keyword in COPIED:
-        element = element_of(source, keyword)
-        if element is not None and _fits(source, keyword):
-            dataset[element.tag] = element
-    for keyword in _REQUIRED:
-        if keyword not in dataset:
-            setattr(dataset, keyword, None)
-    if not text(dataset, "BodyPartExamined"):
-        dataset.Laterality = None  # whether the part is one of a pair is not known (PS3.3 C.7.3.1, type 2C)
-
-
-def _fits(source: Dataset, keyword: str) -> bool:
-    """Whether a value that need not be there is one at all: an age of "62" has no unit, and archives refuse it.
-
-    Texts and what an object must have are copied as they are, right or wrong: by them it is found beside its source.
-    """
-    vr = dictionary_VR(keyword)
-    if keyword in _REQUIRED or vr not in _STRICT:
-        return True
-    return all(is_valid(vr, str(value)) for value in values(source, keyword))
-
-
-def element_of(source: Dataset, keyword: str) -> DataElement | RawDataElement | None:
-    """Return a copy of an element; a text that has not been decoded stays the bytes it is."""
-    tag, vr = tag_for_keyword(keyword), dictionary_VR(keyword)
-    if tag is None or tag not in source:
-        return None
-    try:
-        element = source.get_item(tag)
-        if isinstance(element, RawDataElement) and vr != "SQ" and isinstance(element.value, bytes | None):
-            value = element.value or b""
-            return element._replace(VR=vr, length=len(value), value=value, is_implicit_VR=False, is_little_endian=True)
-        element = source[tag]
-        if vr != "SQ":
-            return DataElement(tag, vr, element.value)
-        return DataElement(tag, vr, [plain_item(item) for item in items(source, keyword)])
-    except MALFORMED:
-        return None
-
-
-def plain_item(item: Dataset) -> Dataset:
-    """Copy a sequence's item, its own items included, decoded; private elements stay behind."""
-    copy = Dataset()
-    for element in item:
-        if not element.tag.is_private and element.tag.element != 0:
-            nested = [plain_item(each) for each in element.value] if element.VR == "SQ" else element.value
-            copy[element.tag] = DataElement(element.tag, element.VR, nested)
-    return copy
-
-
-def _local(created: datetime, dataset: Dataset) -> datetime:
-    """Bring a time into the time zone that holds for the whole object (PS3.3 C.12.1.1.8), and state that zone."""
-    stated = text(dataset, "TimezoneOffsetFromUTC")
-    when = created
-    if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", stated):
-        offset = timedelta(hours=int(stated[1:3]), minutes=int(stated[3:5]))
-        when = created.astimezone(timezone(-offset if stated[0] == "-" else offset))
-    dataset.TimezoneOffsetFromUTC = when.strftime("%z")[:5]
-    return when
+def _local(created: datetime, time_zone: str) -> datetime:
+    """Bring a time into the time zone that holds for the whole object (PS3.3 C.12.1.1.8)."""
+    if not time_zone:
+        return created
+    offset = timedelta(hours=int(time_zone[1:3]), minutes=int(time_zone[3:5]))
+    return created.astimezone(timezone(-offset if time_zone[0] == "-" else offset))

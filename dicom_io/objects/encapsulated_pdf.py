@@ -6,31 +6,21 @@ from typing import TYPE_CHECKING
 
 from pydicom.uid import EncapsulatedPDFStorage
 
-from dicom_io.objects.common import begin, burned_in, code, names_of, plain_text, source_image
-from dicom_io.objects.structured_report import instance_references
+from dicom_io.objects.common import ObjectKind, begin, code, instance_references, plain_text, source_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from pydicom.dataset import Dataset
 
-    from dicom_io.finding import ModelIdentity
+    from dicom_io.header.source_image import SopInstance
+    from dicom_io.objects.common import Basis
 
-KIND = "encapsulated-pdf"
+KIND = ObjectKind("encapsulated-pdf", EncapsulatedPDFStorage, "DOC")
 TITLE = "cxrd pneumonia report (research)"
 
 
-def encapsulated_pdf(
-    source: Dataset,
-    page: bytes,
-    *,
-    identity: ModelIdentity,
-    series_number: int,
-    series_description: str,
-    created: datetime,
-    predecessors: Sequence[Dataset] = (),
-) -> Dataset:
+def encapsulated_pdf(basis: Basis, page: bytes, predecessors: Sequence[SopInstance] = ()) -> Dataset:
     """Wrap a PDF file as a document in a new series of the source's study (Encapsulated PDF, PS3.3 A.45.1, C.24.2).
 
     Burned In Annotation is what it is for the Secondary Capture: the page shows the radiograph, which may have a name
@@ -38,14 +28,12 @@ def encapsulated_pdf(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
+    basis
+        Source, model, time and series.
     page
         The PDF file.
-    identity, series_number, series_description, created
-        As for the other kinds.
     predecessors
-        Earlier pages on the same image (any data sets with study, series, SOP class and instance UID).
+        Earlier pages on the same image.
 
     Raises
     ------
@@ -56,27 +44,18 @@ def encapsulated_pdf(
     """
     if not page.startswith(b"%PDF-"):
         raise ValueError("the page is no PDF file")
-    dataset = begin(
-        source,
-        identity,
-        kind=KIND,
-        sop_class=EncapsulatedPDFStorage,
-        modality="DOC",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
+    dataset = begin(basis, KIND)
     dataset.ConversionType = "WSD"
     dataset.AcquisitionDateTime = None
-    dataset.BurnedInAnnotation = burned_in(source)
+    dataset.BurnedInAnnotation = basis.source.burned_in
     dataset.RecognizableVisualFeatures = "NO"
-    dataset.SourceInstanceSequence = [source_image(source)]
+    dataset.SourceInstanceSequence = [source_reference(basis.source)]
     dataset.DocumentTitle = plain_text(TITLE)
     # LOINC's word for a report on an imaging study, of whatever kind (PS3.16 CID 7020).
     dataset.ConceptNameCodeSequence = [code("18748-4", "Diagnostic imaging report", "LN")]
     dataset.VerificationFlag = "UNVERIFIED"
     if predecessors:
-        dataset.PredecessorDocumentsSequence = instance_references([names_of(each) for each in predecessors])
+        dataset.PredecessorDocumentsSequence = instance_references(predecessors)
     dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     dataset.EncapsulatedDocumentLength = len(page)
     dataset.EncapsulatedDocument = page + b"\0" * (len(page) % 2)

@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from dicom_io.header.attributes import integer, items, numbers, values
+from dicom_io.header.source_image import sop_instance
 from dicom_io.objects.common import code, encode, reference
 from dicom_io.uids import derived_uid
 
@@ -41,9 +42,9 @@ _FARTHEST = 8  # mean difference of 255, seen from afar, where even noise is as 
 METHOD = "ISO_10918_1"  # PS3.3 C.7.6.1.1.5.1
 
 
-def kind_of(kind: str, quality: int | None) -> str:
-    """Return what the UIDs of a picture are derived from: other pixels must have another UID (PS3.3 C.7.6.1.1.5)."""
-    return kind if quality is None else f"{kind}/jpeg-{quality}"
+def variant(quality: int | None) -> str:
+    """Return what a picture's quality adds to its kind: other pixels must have another UID (PS3.3 C.7.6.1.1.5)."""
+    return "" if quality is None else f"/jpeg-{quality}"
 
 
 def jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
@@ -65,7 +66,7 @@ def compress(dataset: Dataset, frames: Sequence[NDArray[np.uint8]], quality: int
     Parameters
     ----------
     dataset
-        The object, whose UIDs must have been made with `kind_of`.
+        The object, whose UIDs must have been made with `variant`.
     frames
         uint8 [H,W,3] each.
     quality
@@ -115,7 +116,7 @@ def lose(dataset: Dataset, quality: int = QUALITY) -> None:
         The pixel data is not what the object says of it, or what was made of it does not show the picture.
     """
     pixels = dataset.pixel_array
-    predecessor = reference(dataset)
+    predecessor = reference(sop_instance(dataset))
     predecessor.PurposeOfReferenceCodeSequence = [code("121320", "Uncompressed predecessor")]
     compress(dataset, list(pixels) if pixels.ndim == 4 else [pixels], quality)
     dataset.SOPInstanceUID = derived_uid(dataset.SOPInstanceUID, "", f"jpeg-{quality}")

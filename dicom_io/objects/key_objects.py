@@ -9,31 +9,23 @@ from highdicom.sr.utils import collect_evidence
 from pydicom.sr.codedict import codes
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage, KeyObjectSelectionDocumentStorage
 
-from dicom_io.objects.common import begin, names_of, reference, stand_in
+from dicom_io.header.source_image import sop_instance
+from dicom_io.objects.common import ObjectKind, begin, instance_dataset, reference, require_place
 from dicom_io.objects.structured_report import as_document, device_observer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from pydicom.dataset import Dataset
 
-    from dicom_io.finding import ModelIdentity
+    from dicom_io.objects.common import Basis
 
-KIND = "key-objects"
+KIND = ObjectKind("key-objects", KeyObjectSelectionDocumentStorage, "KO")
 TITLE = codes.DCM.OfInterest
 _DESCRIPTION = "A chest radiograph and what cxrd made from it. For research use. Not for diagnosis."
 
 
-def key_objects(
-    source: Dataset,
-    *,
-    identity: ModelIdentity,
-    series_number: int,
-    series_description: str,
-    created: datetime,
-    others: Sequence[Dataset],
-) -> Dataset:
+def key_objects(basis: Basis, others: Sequence[Dataset]) -> Dataset:
     """Name the radiograph and its results (Key Object Selection Document, PS3.3 A.35.4; TID 2010, PS3.16).
 
     A presentation state is named with the radiograph it presents, as PS3.3 C.18.4 has it; images are IMAGE items, and
@@ -41,14 +33,8 @@ def key_objects(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
-    identity
-        The model, which observed.
-    series_number, series_description
-        Of the new series, the same for every study.
-    created
-        When the selection was made, aware.
+    basis
+        Source, model, time and series.
     others
         The other result objects for the same image.
 
@@ -59,41 +45,32 @@ def key_objects(
     Unsuitable
         The source lacks its series or its size, without which no document can refer to it.
     """
-    stand = stand_in(source)
-    selection = begin(
-        source,
-        identity,
-        kind=KIND,
-        sop_class=KeyObjectSelectionDocumentStorage,
-        modality="KO",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
+    require_place(basis.source)
+    selection = begin(basis, KIND)
     states = [each for each in others if each.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage]
-    named = [stand, *(_named(each) for each in others if each not in states)]
+    named = [instance_dataset(basis.source), *(_named(each) for each in others if each not in states)]
     content = KeyObjectSelection(
         document_title=TITLE,
         referenced_objects=named,
-        observer_device_context=device_observer(identity),
+        observer_device_context=device_observer(basis.identity),
         description=_DESCRIPTION,
     )
     if states:
         image = next(item for item in content[0].ContentSequence if item.ValueType == "IMAGE")
-        image.ReferencedSOPSequence[0].ReferencedSOPSequence = [reference(states[0])]
+        image.ReferencedSOPSequence[0].ReferencedSOPSequence = [reference(sop_instance(states[0]))]
     for element in content[0]:
         selection[element.tag] = element
-    evidence = [*named, *map(names_of, states)]
+    evidence = [*named, *(instance_dataset(sop_instance(each)) for each in states)]
     current, _ = collect_evidence(evidence, selection, study_instance_uid=selection.StudyInstanceUID)
     selection.CurrentRequestedProcedureEvidenceSequence = current
     selection.ReferencedPerformedProcedureStepSequence = []
-    as_document(selection)
+    as_document(selection, basis.source)
     return selection
 
 
 def _named(dataset: Dataset) -> Dataset:
-    """Return a result's names, with its size where it is an image, by which highdicom tells it from a document."""
-    item = names_of(dataset)
+    """Return a result's UIDs, with its size where it is an image, by which highdicom tells it from a document."""
+    item = instance_dataset(sop_instance(dataset))
     if "Rows" in dataset:
         item.Rows, item.Columns = dataset.Rows, dataset.Columns
     return item

@@ -8,32 +8,27 @@ import numpy as np
 from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from dicom_io.objects.common import begin, plain_text
-from dicom_io.objects.jpeg import compress, kind_of
+from dicom_io.objects.common import ObjectKind, begin, plain_text
+from dicom_io.objects.jpeg import compress, variant
 from dicom_io.objects.secondary_capture import describe_capture, describe_derivation, pass_on_loss, set_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
-    from dicom_io.finding import Finding, ModelIdentity
+    from dicom_io.finding import Finding
+    from dicom_io.objects.common import Basis
 
-KIND = "multi-frame-capture"
+KIND = ObjectKind("multi-frame-capture", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT")
 
 
 def multi_frame_capture(
-    source: Dataset,
+    basis: Basis,
+    finding: Finding,
     frames: NDArray[np.uint8],
     labels: Sequence[str],
-    *,
-    finding: Finding,
-    identity: ModelIdentity,
-    series_number: int,
-    series_description: str,
-    created: datetime,
     jpeg_quality: int | None = None,
 ) -> Dataset:
     """Wrap pictures of one size as the frames of a Multi-frame True Color Secondary Capture (PS3.3 A.8.5).
@@ -42,14 +37,12 @@ def multi_frame_capture(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
+    basis, finding, jpeg_quality
+        As for `dicom_io.objects.secondary_capture.secondary_capture`.
     frames
         uint8 [frames,H,W,3], two or more.
     labels
         One for each frame, at most 16 characters (VR SH).
-    finding, identity, series_number, series_description, created, jpeg_quality
-        As for `dicom_io.objects.secondary_capture.secondary_capture`.
 
     Raises
     ------
@@ -60,20 +53,11 @@ def multi_frame_capture(
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not 1 < len(frames) == len(labels):
         raise ValueError("the frames are not uint8 [frames,H,W,3] with a label each")
-    dataset = begin(
-        source,
-        identity,
-        kind=kind_of(KIND, jpeg_quality),
-        sop_class=MultiFrameTrueColorSecondaryCaptureImageStorage,
-        modality="OT",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
-    describe_capture(dataset, identity)
-    describe_derivation(dataset, source, finding, identity)
-    pass_on_loss(dataset, source)
-    set_picture(dataset, source, frames)
+    dataset = begin(basis, KIND, variant=variant(jpeg_quality))
+    describe_capture(dataset, basis.identity)
+    describe_derivation(dataset, basis, finding)
+    pass_on_loss(dataset, basis.source)
+    set_picture(dataset, basis.source, frames)
     dataset.NumberOfFrames = len(frames)
     dataset.FrameIncrementPointer = Tag("FrameLabelVector")
     dataset.FrameLabelVector = [plain_text(label)[:16] for label in labels]

@@ -11,22 +11,21 @@ from highdicom.pm import RealWorldValueMapping
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
-from pydicom.uid import ParametricMapStorage
+from pydicom.uid import UID, ParametricMapStorage
 
 from dicom_io.errors import Unsuitable
-from dicom_io.header.attributes import numbers, text, values
-from dicom_io.objects.common import begin, code, element_of, plain_text, reference, source_image, stand_in
+from dicom_io.header.copied import put
+from dicom_io.objects.common import ObjectKind, begin, code, plain_text, reference, require_place, source_reference
 from dicom_io.objects.secondary_capture import pass_on_loss
 from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from numpy.typing import NDArray
 
-    from dicom_io.finding import ModelIdentity
+    from dicom_io.header.source_image import SourceImage
+    from dicom_io.objects.common import Basis
 
-KIND = "parametric-map"
+KIND = ObjectKind("parametric-map", ParametricMapStorage, "OT")
 LABEL = "CXRD GRADCAM"  # CS: at most 16 capital letters, digits, spaces
 QUANTITY = codes.DCM.GradientWeightedClassActivation
 # Where the letters of Patient Orientation point to in the patient-based coordinate system (PS3.3 C.7.6.2.1.1).
@@ -34,15 +33,7 @@ _AXES = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "H": 
 _TYPE = ("DERIVED", "PRIMARY", "STATIC", "QUANTITY")
 
 
-def parametric_map(
-    source: Dataset,
-    cam: NDArray[np.float32],
-    *,
-    identity: ModelIdentity,
-    series_number: int,
-    series_description: str,
-    created: datetime,
-) -> Dataset:
+def parametric_map(basis: Basis, cam: NDArray[np.float32]) -> Dataset:
     """Store the heatmap as the network gave it (Parametric Map, PS3.3 A.75), one frame of Float Pixel Data.
 
     Real world values are the stored values: contributions to the logit of PNEUMONIA, negative ones too, without units.
@@ -55,12 +46,10 @@ def parametric_map(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
+    basis
+        Source, model, time and series.
     cam
         float32 [h,w], covering the whole field of view of the source.
-    identity, series_number, series_description, created
-        As for the other kinds.
 
     Raises
     ------
@@ -74,21 +63,13 @@ def parametric_map(
     """
     if cam.dtype != np.float32 or cam.ndim != 2 or not np.isfinite(cam).all():
         raise ValueError("the map is not float32 [h,w] of finite numbers")
-    stand = stand_in(source)
-    dataset = begin(
-        source,
-        identity,
-        kind=KIND,
-        sop_class=ParametricMapStorage,
-        modality="OT",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
-    plane = _plane(source, stand, cam)
+    source = basis.source
+    require_place(source)
+    dataset = begin(basis, KIND)
+    plane = _plane(source, cam)
     _image(dataset, cam)
-    dataset.DeviceSerialNumber = plain_text(identity.digest)[:64]
-    _relate(dataset, source, stand, cam)
+    dataset.DeviceSerialNumber = plain_text(basis.identity.digest)[:64]
+    _relate(dataset, source, cam)
     _group(dataset, source, plane, cam)
     return dataset
 
@@ -102,18 +83,14 @@ class _Plane:
     directions: NDArray[np.float64]  # [2,3], unit vectors
 
 
-def _plane(source: Dataset, stand: Dataset, cam: NDArray[np.float32]) -> _Plane:
+def _plane(source: SourceImage, cam: NDArray[np.float32]) -> _Plane:
     """Return where the map lies in the plane of its source's pixels (PS3.3 C.7.6.2.1.1, C.7.6.1.1.1)."""
-    down, across = stand.Rows / cam.shape[0], stand.Columns / cam.shape[1]
-    words = [str(each).strip()[:1] for each in values(source, "PatientOrientation")]
-    directions = np.array([_AXES.get(word, (0, 0, 0)) for word in words], np.float64)
+    down, across = source.rows / cam.shape[0], source.columns / cam.shape[1]
+    directions = np.array([_AXES.get(each[:1], (0, 0, 0)) for each in source.orientation], np.float64)
     if directions.shape != (2, 3) or not np.array_equal(directions @ directions.T, np.eye(2)):
         raise Unsuitable("the source lacks PatientOrientation")
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        spacing = numbers(source, keyword)
-        if len(spacing) == 2 and min(spacing) > 0:
-            break
-    else:
+    spacing = source.pixel_spacing
+    if spacing is None:
         raise Unsuitable("the source lacks PixelSpacing and ImagerPixelSpacing")
     middle = np.array([(across - 1) / 2 * spacing[1], (down - 1) / 2 * spacing[0]])
     return _Plane((spacing[0] * down, spacing[1] * across), middle @ directions, directions)
@@ -134,28 +111,27 @@ def _image(dataset: Dataset, cam: NDArray[np.float32]) -> None:
     dataset.FloatPixelData = np.ascontiguousarray(cam, "<f4").tobytes()
 
 
-def _relate(dataset: Dataset, source: Dataset, stand: Dataset, cam: NDArray[np.float32]) -> None:
+def _relate(dataset: Dataset, source: SourceImage, cam: NDArray[np.float32]) -> None:
     """Relate the map to its source: frame of reference, orientation, derivation (PS3.3 C.7.4.1, C.7.6.1, C.12.2)."""
     # Of the source alone: the maps of all models lie in one frame of reference.
-    dataset.FrameOfReferenceUID = derived_uid(text(source, "SOPInstanceUID"), "", "frame-of-reference")
+    dataset.FrameOfReferenceUID = derived_uid(source.sop_instance_uid, "", "frame-of-reference")
     dataset.PositionReferenceIndicator = None
-    orientation = element_of(source, "PatientOrientation")
-    if orientation is not None:
-        dataset[orientation.tag] = orientation
+    if source.orientation_element is not None:
+        put(dataset, [source.orientation_element])
     dataset.DerivationDescription = (
-        f"Grad-CAM, {cam.shape[0]} x {cam.shape[1]} cells from edge to edge of the source's {stand.Rows} x"
-        f" {stand.Columns} pixels. For research use. Not for diagnosis."
+        f"Grad-CAM, {cam.shape[0]} x {cam.shape[1]} cells from edge to edge of the source's {source.rows} x"
+        f" {source.columns} pixels. For research use. Not for diagnosis."
     )
     series = Dataset()
-    series.SeriesInstanceUID = stand.SeriesInstanceUID
+    series.SeriesInstanceUID = UID(source.series_uid)
     series.ReferencedInstanceSequence = [reference(source)]
     dataset.ReferencedSeriesSequence = [series]
     pass_on_loss(dataset, source)
 
 
-def _group(dataset: Dataset, source: Dataset, plane: _Plane, cam: NDArray[np.float32]) -> None:
+def _group(dataset: Dataset, source: SourceImage, plane: _Plane, cam: NDArray[np.float32]) -> None:
     """Set the functional groups of the one frame, and the one dimension (PS3.3 A.75.5, C.7.6.16, C.7.6.17)."""
-    organization = derived_uid(text(source, "SOPInstanceUID"), dataset.SOPInstanceUID, "dimension-organization")
+    organization = derived_uid(source.sop_instance_uid, dataset.SOPInstanceUID, "dimension-organization")
     item, index = Dataset(), Dataset()
     item.DimensionOrganizationUID = index.DimensionOrganizationUID = organization
     index.DimensionIndexPointer, index.FunctionalGroupPointer = Tag("FrameLabel"), Tag("FrameContentSequence")
@@ -206,9 +182,9 @@ def _mapping(cam: NDArray[np.float32]) -> RealWorldValueMapping:
     )
 
 
-def _derivation(source: Dataset) -> Dataset:
+def _derivation(source: SourceImage) -> Dataset:
     """Name the source and what was done (PS3.3 C.7.6.16.2.6)."""
-    image = source_image(source)
+    image = source_reference(source)
     image.SpatialLocationsPreserved = "NO"
     item = Dataset()
     item.SourceImageSequence = [image]

@@ -14,34 +14,27 @@ from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
 from pydicom.valuerep import DSfloat
 
 from dicom_io.header.attributes import is_valid, number, text
-from dicom_io.objects.common import begin, plain_text, reference, stand_in
+from dicom_io.objects.common import ObjectKind, begin, instance_dataset, plain_text, reference, require_place
 from dicom_io.objects.structured_report import tracking_uid
 from dicom_io.pixels.grayscale import lut_item, lut_words, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from numpy.typing import NDArray
 
-    from dicom_io.finding import Finding, ModelIdentity, Region
+    from dicom_io.finding import Finding, Region
+    from dicom_io.header.source_image import SourceImage
+    from dicom_io.objects.common import Basis
 
-KIND = "presentation-state"
+KIND = ObjectKind("presentation-state", GrayscaleSoftcopyPresentationStateStorage, "PR")
 LAYER = "CXRD FINDING"
 LABEL = "CXRD PNEUMONIA"  # CS: at most 16 capital letters, digits, spaces
 _AMBER = CIELabColor(l_star=78.0, a_star=15.0, b_star=70.0)
 
 
 def presentation_state(
-    source: Dataset,
-    *,
-    finding: Finding,
-    identity: ModelIdentity,
-    aspect: float,
-    window: tuple[float, float] | None,
-    series_number: int,
-    series_description: str,
-    created: datetime,
+    basis: Basis, finding: Finding, aspect: float, window: tuple[float, float] | None = None
 ) -> Dataset:
     """Show a finding on the radiograph it was made from (Grayscale Softcopy Presentation State, PS3.3 A.33.1).
 
@@ -50,17 +43,13 @@ def presentation_state(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
-    finding, identity
+    basis
+        Source, model, time and series.
+    finding
         What is written and drawn.
     aspect, window
         Of the radiograph as `pixels.render.render` showed it: row spacing / column spacing; centre and width where
         those were not the source's.
-    series_number, series_description
-        Of the new series, the same for every study.
-    created
-        When the state was made, aware.
 
     Raises
     ------
@@ -69,25 +58,17 @@ def presentation_state(
     Unsuitable
         The source lacks its series or its size, without which a presentation state cannot refer to it.
     """
-    stand = stand_in(source)
-    state = begin(
-        source,
-        identity,
-        kind=KIND,
-        sop_class=GrayscaleSoftcopyPresentationStateStorage,
-        modality="PR",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
+    source = basis.source
+    require_place(source)
+    state = begin(basis, KIND)
     _identify(state, source)
-    _annotate(state, stand, finding, tracking_uid(text(source, "SOPInstanceUID"), identity))
-    _area(state, stand.Rows, stand.Columns, aspect)
-    _grayscale(state, source, window)
+    _annotate(state, source, finding, tracking_uid(source, basis.identity))
+    _area(state, source, aspect)
+    _grayscale(state, source.grayscale, window)
     return state
 
 
-def _identify(state: Dataset, source: Dataset) -> None:
+def _identify(state: Dataset, source: SourceImage) -> None:
     """Say what is presented (PS3.3 C.11.10, C.11.11)."""
     state.ContentLabel = LABEL
     state.ContentDescription = "Where the model looked. Research only."
@@ -96,21 +77,23 @@ def _identify(state: Dataset, source: Dataset) -> None:
     for keyword in ("ContentDate", "ContentTime"):  # of images and documents
         delattr(state, keyword)
     series = Dataset()
-    series.SeriesInstanceUID = UID(text(source, "SeriesInstanceUID"))
+    series.SeriesInstanceUID = UID(source.series_uid)
     series.ReferencedImageSequence = [reference(source)]
     state.ReferencedSeriesSequence = [series]
 
 
-def _annotate(state: Dataset, stand: Dataset, finding: Finding, tracking: str) -> None:
+def _annotate(state: Dataset, source: SourceImage, finding: Finding, tracking: str) -> None:
     """Draw the region and write the line (PS3.3 C.10.5, C.10.7)."""
     layer = GraphicLayer(LAYER, order=1, description="cxrd pneumonia (research)", display_color=_AMBER)
     region = finding.region
     drawn = [
         GraphicObject("POLYLINE", points, units="PIXEL", tracking_id="cxrd pneumonia", tracking_uid=tracking)
-        for points in (_outlines(region, stand.Rows, stand.Columns) if region else ())
+        for points in (_outlines(region, source.rows, source.columns) if region else ())
     ]
     line = TextObject(_line(finding), units="DISPLAY", bounding_box=(0.02, 0.94, 0.98, 0.98), text_justification="LEFT")
-    annotation = GraphicAnnotation([stand], layer, graphic_objects=drawn or None, text_objects=[line])
+    annotation = GraphicAnnotation(
+        [instance_dataset(source)], layer, graphic_objects=drawn or None, text_objects=[line]
+    )
     state.GraphicAnnotationSequence = [annotation]
     state.GraphicLayerSequence = [layer]
 
@@ -133,60 +116,60 @@ def _line(finding: Finding) -> str:
     )
 
 
-def _area(state: Dataset, rows: int, columns: int, aspect: float) -> None:
+def _area(state: Dataset, source: SourceImage, aspect: float) -> None:
     """Display all of the image, its pixels as tall as they are (PS3.3 C.10.4)."""
     area = Dataset()
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
-    area.DisplayedAreaBottomRightHandCorner = [columns, rows]
+    area.DisplayedAreaBottomRightHandCorner = [source.columns, source.rows]
     area.PresentationSizeMode = "SCALE TO FIT"
     ratio = Fraction(aspect).limit_denominator(1000)
     area.PresentationPixelAspectRatio = [ratio.numerator, ratio.denominator]
     state.DisplayedAreaSelectionSequence = [area]
 
 
-def _grayscale(state: Dataset, source: Dataset, window: tuple[float, float] | None) -> None:
+def _grayscale(state: Dataset, grayscale: Dataset, window: tuple[float, float] | None) -> None:
     """Repeat the transformations that the model's input went through (PS3.3 C.11.1, C.11.8, C.11.6)."""
-    modality = _table(source, "ModalityLUTSequence")
+    modality = _table(grayscale, "ModalityLUTSequence")
     if modality is not None:
         kind = text(modality, "ModalityLUTType")
-        modality.ModalityLUTType = kind if _is_told(kind) else "US"
+        modality.ModalityLUTType = kind if _is_usable(kind) else "US"
         state.ModalityLUTSequence = [modality]
-    elif number(source, "RescaleSlope") is not None or number(source, "RescaleIntercept") is not None:
-        slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
+    elif number(grayscale, "RescaleSlope") is not None or number(grayscale, "RescaleIntercept") is not None:
+        slope, intercept = number(grayscale, "RescaleSlope"), number(grayscale, "RescaleIntercept")
         state.RescaleSlope, state.RescaleIntercept = _decimal(1.0 if slope is None else slope), _decimal(intercept or 0)
         state.RescaleType = "US"
-    voi = _voi(source, window)
+    voi = _voi(grayscale, window)
     if voi is not None:
         state.SoftcopyVOILUTSequence = [voi]
-    inverted = text(source, "PhotometricInterpretation").upper() == "MONOCHROME1"
+    inverted = text(grayscale, "PhotometricInterpretation").upper() == "MONOCHROME1"
     state.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
 
 
-def _voi(source: Dataset, window: tuple[float, float] | None) -> Dataset | None:
+def _voi(grayscale: Dataset, window: tuple[float, float] | None) -> Dataset | None:
     """Return the first VOI LUT or window of the source, or the one that was used instead."""
     item = Dataset()
     if window is not None:
         item.WindowCenter, item.WindowWidth = (_decimal(round(value, 3)) for value in window)
         return item
-    table = _table(source, "VOILUTSequence")
+    table = _table(grayscale, "VOILUTSequence")
     if table is not None:
         item.VOILUTSequence = [table]
         return item
-    given = window_of(source)
+    given = window_of(grayscale)
     if given is None:
         return None
     item.WindowCenter, item.WindowWidth = _decimal(given.centre), _decimal(given.width)
-    if text(source, "VOILUTFunction").upper() == given.function:
+    if text(grayscale, "VOILUTFunction").upper() == given.function:
         item.VOILUTFunction = given.function
     return item
 
 
-def _table(source: Dataset, keyword: str) -> Dataset | None:
+def _table(grayscale: Dataset, keyword: str) -> Dataset | None:
     """Return a copy of the source's first LUT with its data in our byte order; None where there is none.
 
     What only explains it is copied where it is valid, and otherwise left behind.
     """
-    item = lut_item(source, keyword)
+    item = lut_item(grayscale, keyword)
     if item is None or not {"LUTDescriptor", "LUTData"} <= set(item.dir()):
         return None
     copy = Dataset()
@@ -194,9 +177,9 @@ def _table(source: Dataset, keyword: str) -> Dataset | None:
     data = item["LUTData"]
     stored = lut_words(item).astype("<u2").tobytes() if isinstance(data.value, bytes) else data.value
     copy["LUTData"] = DataElement(data.tag, data.VR, stored)
-    for told in ("LUTExplanation", "ModalityLUTType"):
-        if told in item and _is_told(words := text(item, told)):
-            setattr(copy, told, words)
+    for name in ("LUTExplanation", "ModalityLUTType"):
+        if name in item and _is_usable(words := text(item, name)):
+            setattr(copy, name, words)
     return copy
 
 
@@ -205,6 +188,6 @@ def _decimal(value: float) -> DSfloat:
     return DSfloat(value, auto_format=True)
 
 
-def _is_told(words: str) -> bool:
+def _is_usable(words: str) -> bool:
     """Tell whether a long string is there and valid; what could not be decoded is not."""
     return bool(words) and is_valid("LO", words) and "\N{REPLACEMENT CHARACTER}" not in words

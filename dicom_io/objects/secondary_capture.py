@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from dicom_io.finding import MANUFACTURER, Finding, ModelIdentity
-from dicom_io.header.attributes import text
-from dicom_io.objects.common import (
-    begin,
-    burned_in,
-    code,
-    element_of,
-    plain_text,
-    source_image,
-    versions_of,
-)
-from dicom_io.objects.jpeg import compress, kind_of
+from dicom_io.finding import MANUFACTURER
+from dicom_io.header.copied import put
+from dicom_io.objects.common import ObjectKind, begin, code, plain_text, source_reference, versions_of
+from dicom_io.objects.jpeg import compress, variant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
-KIND = "secondary-capture"
+    from dicom_io.finding import Finding, ModelIdentity
+    from dicom_io.header.source_image import SourceImage
+    from dicom_io.objects.common import Basis
 
-# Transfer syntaxes that never are lossless, and the method they stand for (PS3.3 C.7.6.1.1.5.1).
-_LOSSY = {"1.2.840.10008.1.2.4.50": "ISO_10918_1", "1.2.840.10008.1.2.4.51": "ISO_10918_1"}
+# Not the source's modality: a viewer that hangs radiographs must not take this for one.
+KIND = ObjectKind("secondary-capture", SecondaryCaptureImageStorage, "OT")
 
 
 def secondary_capture(
-    source: Dataset,
-    rgb: NDArray[np.uint8],
-    *,
-    finding: Finding,
-    identity: ModelIdentity,
-    series_number: int,
-    series_description: str,
-    created: datetime,
-    jpeg_quality: int | None = None,
+    basis: Basis, finding: Finding, rgb: NDArray[np.uint8], jpeg_quality: int | None = None
 ) -> Dataset:
     """Wrap a picture as a Secondary Capture in a new series of the source's study (PS3.3 A.8.1).
 
@@ -53,16 +38,12 @@ def secondary_capture(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
+    basis
+        Source, model, time and series.
+    finding
+        Named in the derivation description.
     rgb
         The picture, uint8 [H,W,3].
-    finding, identity
-        Named in the derivation description and the contributing equipment.
-    series_number, series_description
-        Of the new series, the same for every study.
-    created
-        When the picture was made, aware. Written in the source's time zone if it states one, else in its own.
     jpeg_quality
         Makes it a JPEG of this quality, 1 to 100, with UIDs of its own; None leaves it uncompressed.
 
@@ -80,21 +61,11 @@ def secondary_capture(
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError("the picture is not uint8 [H,W,3]")
-    dataset = begin(
-        source,
-        identity,
-        kind=kind_of(KIND, jpeg_quality),
-        sop_class=SecondaryCaptureImageStorage,
-        # Not the source's modality: a viewer that hangs radiographs must not take this for one.
-        modality="OT",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
-    describe_capture(dataset, identity)
-    describe_derivation(dataset, source, finding, identity)
-    pass_on_loss(dataset, source)
-    set_picture(dataset, source, rgb)
+    dataset = begin(basis, KIND, variant=variant(jpeg_quality))
+    describe_capture(dataset, basis.identity)
+    describe_derivation(dataset, basis, finding)
+    pass_on_loss(dataset, basis.source)
+    set_picture(dataset, basis.source, rgb)
     if jpeg_quality is not None:
         compress(dataset, [rgb], jpeg_quality)
     return dataset
@@ -109,10 +80,11 @@ def describe_capture(dataset: Dataset, identity: ModelIdentity) -> None:
     dataset.ConversionType = "WSD"
 
 
-def describe_derivation(dataset: Dataset, source: Dataset, finding: Finding, identity: ModelIdentity) -> None:
+def describe_derivation(dataset: Dataset, basis: Basis, finding: Finding) -> None:
     """Say what the picture was made from, and how (PS3.3 C.7.6.1.1.3, C.7.6.1.1.4)."""
+    identity = basis.identity
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.SourceImageSequence = [source_image(source)]
+    dataset.SourceImageSequence = [source_reference(basis.source)]
     dataset.DerivationDescription = plain_text(
         f"Grad-CAM heatmap beside the radiograph, by {identity.name} {identity.version}: pneumonia probability"
         f" {finding.probability:.4f}, decision {finding.decision} at threshold {finding.threshold:.4f}."
@@ -122,32 +94,21 @@ def describe_derivation(dataset: Dataset, source: Dataset, finding: Finding, ide
         code("113085", "Spatial resampling"),
         code("113042", "Pixel by pixel addition"),
     ]
-    dataset.BurnedInAnnotation = burned_in(source)
+    dataset.BurnedInAnnotation = basis.source.burned_in
 
 
-def pass_on_loss(dataset: Dataset, source: Dataset) -> None:
+def pass_on_loss(dataset: Dataset, source: SourceImage) -> None:
     """Pass on that the source was once compressed with loss: the picture has that loss too (PS3.3 C.7.6.1.1.5)."""
-    syntax = text(getattr(source, "file_meta", None) or Dataset(), "TransferSyntaxUID")
-    stated = text(source, "LossyImageCompression")
-    if stated == "01" or syntax in _LOSSY:
-        dataset.LossyImageCompression = "01"
-        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            element = element_of(source, keyword)
-            if element is not None:
-                dataset[element.tag] = element
-        if syntax in _LOSSY and "LossyImageCompressionMethod" not in dataset:
-            dataset.LossyImageCompressionMethod = _LOSSY[syntax]
-    elif stated == "00":
-        dataset.LossyImageCompression = "00"
+    if source.lossy:
+        dataset.LossyImageCompression = source.lossy
+        put(dataset, source.loss)
 
 
-def set_picture(dataset: Dataset, source: Dataset, rgb: NDArray[np.uint8]) -> None:
+def set_picture(dataset: Dataset, source: SourceImage, rgb: NDArray[np.uint8]) -> None:
     """Set the pixels, uint8 [H,W,3] or [frames,H,W,3], and what describes them (PS3.3 C.7.6.1, C.7.6.3)."""
-    orientation = element_of(source, "PatientOrientation")
-    if orientation is None:
-        dataset.PatientOrientation = None
-    else:
-        dataset[orientation.tag] = orientation
+    dataset.PatientOrientation = None
+    if source.orientation_element is not None:
+        put(dataset, [source.orientation_element])
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = rgb.shape[-3:-1]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0

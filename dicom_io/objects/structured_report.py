@@ -29,23 +29,23 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
-from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, Comprehensive3DSRStorage
 
 from dicom_io.finding import MANUFACTURER
-from dicom_io.header.attributes import is_valid, items, numbers, text, values
-from dicom_io.objects.common import begin, device_uid, names_of, plain_text, reference, stand_in
+from dicom_io.header.source_image import sop_instance
+from dicom_io.objects.common import ObjectKind, begin, device_uid, instance_references, plain_text, require_place
 from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from dicom_io.finding import Finding, ModelIdentity
+    from dicom_io.header.source_image import Code, Request, SopInstance, SourceImage
+    from dicom_io.objects.common import Basis
 
-KIND = "structured-report"
+KIND = ObjectKind("structured-report", Comprehensive3DSRStorage, "SR")
 
 PNEUMONIA = CodedConcept("233604007", "SCT", "Pneumonia")
 PRESENCE = CodedConcept("705057003", "SCT", "Presence")
@@ -56,21 +56,14 @@ CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
 UNIT = CodedConcept("1", "UCUM", "no units")
 _PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
-_NOT_ANALYSED = f"{KIND}/not-analysed"
-_REQUEST = (
-    "AccessionNumber",
-    "PlacerOrderNumberImagingServiceRequest",
-    "FillerOrderNumberImagingServiceRequest",
-    "RequestedProcedureID",
-    "RequestedProcedureDescription",
-)
+_NOT_ANALYSED = "/not-analysed"
 _NOTICE = "For research use. Not for diagnosis."
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
 
-def tracking_uid(source_uid: str, identity: ModelIdentity) -> str:
+def tracking_uid(source: SourceImage, identity: ModelIdentity) -> str:
     """Return the Tracking UID that report and presentation state give to the same finding."""
-    return derived_uid(source_uid, str(identity), "tracking")
+    return derived_uid(source.sop_instance_uid, str(identity), "tracking")
 
 
 def presence(finding: Finding | None) -> CodedConcept:
@@ -85,15 +78,10 @@ def presence(finding: Finding | None) -> CodedConcept:
 
 
 def structured_report(
-    source: Dataset,
-    *,
+    basis: Basis,
     finding: Finding | None,
-    identity: ModelIdentity,
-    series_number: int,
-    series_description: str,
-    created: datetime,
     others: Sequence[Dataset] = (),
-    predecessors: Sequence[Dataset] = (),
+    predecessors: Sequence[SopInstance] = (),
     reason: str = "",
 ) -> Dataset:
     """Report a finding, or that and why an image was not analysed, in a new series of its study (PS3.3 A.35.13).
@@ -105,20 +93,14 @@ def structured_report(
 
     Parameters
     ----------
-    source
-        The radiograph as received; its pixel data is not needed. It is not changed.
+    basis
+        Source, model (as device and algorithm), time and series.
     finding
         None for an image that was not analysed, for `reason`.
-    identity
-        The model, as device and algorithm.
-    series_number, series_description
-        Of the new series, the same for every study.
-    created
-        When the report was made, aware.
     others
         The other result objects for the same image, named as evidence, so that the set is linked.
     predecessors
-        Earlier reports on the same image (any data sets with study, series, SOP class and instance UID).
+        Earlier reports on the same image.
     reason
         Why there is no finding: a few words without patient data.
 
@@ -129,36 +111,28 @@ def structured_report(
     Unsuitable
         The source lacks its series or its size, without which a report cannot refer to it.
     """
-    report = begin(
-        source,
-        identity,
-        kind=KIND if finding else _NOT_ANALYSED,
-        sop_class=Comprehensive3DSRStorage,
-        modality="SR",
-        series_number=series_number,
-        series_description=series_description,
-        created=created,
-    )
-    stand = stand_in(source)
+    source, identity = basis.source, basis.identity
+    report = begin(basis, KIND, variant="" if finding else _NOT_ANALYSED)
+    require_place(source)
     content = MeasurementReport(
         observation_context=_observer(identity),
         procedure_reported=procedure(source),
         title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=[_group(stand, finding, identity, reason)],
+        imaging_measurements=[_group(source, finding, identity, reason)],
     )
-    content[0].ContentSequence.insert(-1, _library(source, stand))
+    content[0].ContentSequence.insert(-1, _library(source))
     if finding is None:
         words = plain_text(f"Not analysed: {reason}")
         group = content[0].ContentSequence[-1].ContentSequence[0]
         group.ContentSequence.append(TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS))
     for element in content[0]:
         report[element.tag] = element
-    _document(report, [stand, *map(names_of, others)], [names_of(each) for each in predecessors])
-    as_document(report)
+    _document(report, [source, *map(sop_instance, others)], predecessors)
+    as_document(report, source)
     return report
 
 
-def _document(report: Dataset, evidence: list[Dataset], predecessors: list[Dataset]) -> None:
+def _document(report: Dataset, evidence: Sequence[SopInstance], predecessors: Sequence[SopInstance]) -> None:
     """Set the SR Document Series and SR Document General modules (PS3.3 C.17.1, C.17.2).
 
     highdicom's document class would do it too, but copies and parses the whole tree again, three times our cost.
@@ -172,59 +146,26 @@ def _document(report: Dataset, evidence: list[Dataset], predecessors: list[Datas
         report.PredecessorDocumentsSequence = instance_references(predecessors)
 
 
-def instance_references(instances: Sequence[Dataset]) -> list[Dataset]:
-    """Group SOP instances by study and series (PS3.3 Table C.17-3, SOP Instance Reference Macro), each named once.
-
-    highdicom's `collect_evidence` makes the same items, but searches the whole tree for references twice before that,
-    which costs as much as making the tree; `validate` looks for them in the written bytes.
-    """
-    studies: dict[str, dict[str, dict[str, Dataset]]] = {}
-    for instance in instances:
-        series = studies.setdefault(instance.StudyInstanceUID, {}).setdefault(instance.SeriesInstanceUID, {})
-        series.setdefault(instance.SOPInstanceUID, reference(instance))
-    return [
-        _with(
-            StudyInstanceUID=study,
-            ReferencedSeriesSequence=[
-                _with(SeriesInstanceUID=uid, ReferencedSOPSequence=list(named.values()))
-                for uid, named in series.items()
-            ],
-        )
-        for study, series in studies.items()
-    ]
-
-
-def as_document(dataset: Dataset) -> None:
+def as_document(dataset: Dataset, source: SourceImage) -> None:
     """Bring what only images have into the form that documents have, in place: requests, and else nothing of it.
 
     What the source answers is the order that its report is about (PS3.3 C.17.2, Referenced Request Sequence; type 1C).
     """
-    requests = [_request(dataset, item) for item in items(dataset, "RequestAttributesSequence")]
-    if requests:
-        dataset.ReferencedRequestSequence = requests
+    if source.requests:
+        dataset.ReferencedRequestSequence = [_request(source, each) for each in source.requests]
     for keyword in ("RequestAttributesSequence", "BodyPartExamined", "Laterality"):
         if keyword in dataset:
             delattr(dataset, keyword)
 
 
-def _request(dataset: Dataset, item: Dataset) -> Dataset:
-    """Return a request as a document names it: what is not known, or no value of its kind, is empty (type 2)."""
-    request = Dataset()
-    request.StudyInstanceUID = UID(text(dataset, "StudyInstanceUID"))
-    request.ReferencedStudySequence = []
-    for keyword in _REQUEST:
-        stated = text(item, keyword) or (text(dataset, keyword) if keyword == "AccessionNumber" else "")
-        told = is_valid(dictionary_VR(keyword), stated) and "\N{REPLACEMENT CHARACTER}" not in stated
-        setattr(request, keyword, stated if told else "")
-    codes_of = items(item, "RequestedProcedureCodeSequence")
-    request.RequestedProcedureCodeSequence = [each for each in map(_plain_code, codes_of) if each is not None]
-    return request
-
-
-def _with(**attributes: object) -> Dataset:
+def _request(source: SourceImage, order: Request) -> Dataset:
+    """Return an order as a document names it: what is not known is empty (type 2)."""
     item = Dataset()
-    for keyword, value in attributes.items():
+    item.StudyInstanceUID = UID(source.study_uid)
+    item.ReferencedStudySequence = []
+    for keyword, value in order.attributes.items():
         setattr(item, keyword, value)
+    item.RequestedProcedureCodeSequence = [_concept(each) for each in order.procedures]
     return item
 
 
@@ -244,41 +185,35 @@ def device_observer(identity: ModelIdentity) -> ObserverContext:
     return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 
 
-def procedure(source: Dataset) -> CodedConcept:
+def procedure(source: SourceImage) -> CodedConcept:
     """Return the imaging procedure by the code that the source gives it, else as what a chest radiograph is."""
-    stated = map(_plain_code, items(source, "ProcedureCodeSequence"))
-    return next((each for each in stated if each is not None), CHEST_RADIOGRAPHY)
+    return _concept(source.procedure) if source.procedure else CHEST_RADIOGRAPHY
 
 
-def _plain_code(item: Dataset) -> CodedConcept | None:
-    """Return a code that every character set can carry, as the report's own texts are in the source's; else None."""
-    value, scheme, meaning = (text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
-    for each, longest in ((value, 16), (scheme, 16), (meaning, 64)):
-        if not each or len(each) > longest or not each.isascii() or "\\" in each:
-            return None
-    return CodedConcept(value, scheme, meaning)
+def _concept(code: Code) -> CodedConcept:
+    return CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def _library(source: Dataset, stand: Dataset) -> ContainerContentItem:
+def _library(source: SourceImage) -> ContainerContentItem:
     """Describe the radiograph (TID 1600, 1601, 1602, 1603) by what its header holds."""
     image = ImageContentItem(
         name=codes.DCM.SourceImage,
-        referenced_sop_class_uid=stand.SOPClassUID,
-        referenced_sop_instance_uid=stand.SOPInstanceUID,
+        referenced_sop_class_uid=source.sop_class_uid,
+        referenced_sop_instance_uid=source.sop_instance_uid,
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
-    computed = text(source, "Modality").upper() == "CR"
+    computed = source.modality == "CR"
     modality = codes.cid29.ComputedRadiography if computed else codes.cid29.DigitalRadiography
     entries: list[ContentItem] = [CodeContentItem(codes.DCM.Modality, modality, _ACQUISITION)]
-    for name, size in ((codes.DCM.PixelDataRows, stand.Rows), (codes.DCM.PixelDataColumns, stand.Columns)):
+    for name, size in ((codes.DCM.PixelDataRows, source.rows), (codes.DCM.PixelDataColumns, source.columns)):
         entries.append(NumContentItem(name, size, _PIXELS, relationship_type=_ACQUISITION))
-    orientation = [str(each).strip() for each in values(source, "PatientOrientation")]
-    if len(orientation) == 2 and all(each.isascii() and each for each in orientation):
+    if len(source.orientation) == 2 and all(each.isascii() and each for each in source.orientation):
         names = (codes.DCM.PatientOrientationRow, codes.DCM.PatientOrientationColumn)
-        entries += [TextContentItem(name, each, _ACQUISITION) for name, each in zip(names, orientation, strict=True)]
-    spacing = numbers(source, "ImagerPixelSpacing")
-    if len(spacing) == 2 and min(spacing) > 0:
-        for name, each in zip((codes.DCM.VerticalPixelSpacing, codes.DCM.HorizontalPixelSpacing), spacing, strict=True):
+        pairs = zip(names, source.orientation, strict=True)
+        entries += [TextContentItem(name, each, _ACQUISITION) for name, each in pairs]
+    if source.imager_spacing:
+        names = (codes.DCM.VerticalPixelSpacing, codes.DCM.HorizontalPixelSpacing)
+        for name, each in zip(names, source.imager_spacing, strict=True):
             entries.append(NumContentItem(name, each, codes.UCUM.Millimeter, relationship_type=_ACQUISITION))
     image.ContentSequence = ContentSequence(entries)
     contains = RelationshipTypeValues.CONTAINS
@@ -290,7 +225,7 @@ def _library(source: Dataset, stand: Dataset) -> ContainerContentItem:
 
 
 def _group(
-    source: Dataset, finding: Finding | None, identity: ModelIdentity, reason: str
+    source: SourceImage, finding: Finding | None, identity: ModelIdentity, reason: str
 ) -> MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations:
     """Return the finding as a group: with its region where it has one, else with the image as a whole."""
     algorithm = AlgorithmIdentification(
@@ -299,7 +234,7 @@ def _group(
         parameters=[plain_text(each) for each in _parameters(finding, identity, reason)],
         manufacturer=MANUFACTURER,
     )
-    tracking = TrackingIdentifier(tracking_uid(source.SOPInstanceUID, identity), "cxrd pneumonia")
+    tracking = TrackingIdentifier(tracking_uid(source, identity), "cxrd pneumonia")
     evaluations = [QualitativeEvaluation(PRESENCE, presence(finding))]
     measurements = [Measurement(PROBABILITY, round(finding.probability, 4), UNIT)] if finding else []
     contour = finding.region.contour if finding and finding.region else ()
@@ -310,14 +245,14 @@ def _group(
             algorithm_id=algorithm,
             measurements=measurements,
             qualitative_evaluations=evaluations,
-            source_images=[SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)],
+            source_images=[SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
         )
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking,
         referenced_region=ImageRegion(
             graphic_type="POLYLINE",
             graphic_data=np.array([*contour, contour[0]], dtype=np.float64),
-            source_image=SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
+            source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
         ),
         finding_type=PNEUMONIA,
         algorithm_id=algorithm,
@@ -328,18 +263,18 @@ def _group(
 
 def _parameters(finding: Finding | None, identity: ModelIdentity, reason: str) -> list[str]:
     """Return what the answer depended on, and how sure it is (TID 4019, Algorithm Parameters)."""
-    told = [_NOTICE, f"weights sha256 {identity.digest}"]
+    parameters = [_NOTICE, f"weights sha256 {identity.digest}"]
     if finding is None:
-        return [*told, f"not analysed: {reason}"]
-    told += [
+        return [*parameters, f"not analysed: {reason}"]
+    parameters += [
         f"decision {finding.decision}",
         f"threshold {finding.threshold:.4f}",
         f"operating point {finding.operating_point}",
     ]
     if finding.prediction_set is not None:
-        told.append("conformal prediction set: " + (", ".join(finding.prediction_set) or "empty"))
+        parameters.append("conformal prediction set: " + (", ".join(finding.prediction_set) or "empty"))
     if finding.outlier is not None:
-        told.append(f"out of distribution score {finding.outlier:.2f} (limit 1)")
+        parameters.append(f"out of distribution score {finding.outlier:.2f} (limit 1)")
     if finding.beyond_normal:
-        told.append("region: where Grad-CAM exceeds the mean of normal radiographs")
-    return told
+        parameters.append("region: where Grad-CAM exceeds the mean of normal radiographs")
+    return parameters

@@ -21,7 +21,7 @@ from tests.support.tools import tool
 from worker.destination_settings import Kind
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import story
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS as TABLE
 
 KINDS = get_args(Kind)
 PICTURES = ("secondary-capture", "multi-frame-capture")
@@ -29,7 +29,7 @@ TITLES = ("SIXTEEN_LETTERS1", "SIXTEEN_LETTERS2", "SIXTEEN_LETTERS3")
 
 
 def by_kind(inbox: Path) -> dict[str, tuple[Path, Dataset]]:
-    kinds = {uid: kind for kind, uid in SOP_CLASSES.items()}
+    kinds = {kind.sop_class: name for name, kind in TABLE.items()}
     read = [(path, pydicom.dcmread(path)) for path in inbox.iterdir()]
     return {kinds[dataset.SOPClassUID]: (path, dataset) for path, dataset in read}
 
@@ -77,7 +77,7 @@ def test_all_kinds_reach_storescp_and_pictures_in_a_syntax_it_takes(
 
 
 def by_kind_of_blobs(worker: Daemon) -> dict[str, Dataset]:
-    kinds = {uid: kind for kind, uid in SOP_CLASSES.items()}
+    kinds = {kind.sop_class: name for name, kind in TABLE.items()}
     read = [pydicom.dcmread(path) for path in worker.blobs.folder.rglob("*.dcm")]
     return {kinds[dataset.SOPClassUID]: dataset for dataset in read if dataset.SOPClassUID in kinds}
 
@@ -86,8 +86,8 @@ def test_a_node_that_takes_jpeg_alone_gets_the_whole_set_and_the_audit_says_as_w
     daemon: Callable[..., Daemon],
 ) -> None:
     pictures, others = (
-        [SOP_CLASSES[kind] for kind in PICTURES],
-        [SOP_CLASSES[kind] for kind in KINDS if kind not in PICTURES],
+        [TABLE[kind].sop_class for kind in PICTURES],
+        [TABLE[kind].sop_class for kind in KINDS if kind not in PICTURES],
     )
     with receiving(others) as there:
         there.takes(pictures, JPEGBaseline8Bit)
@@ -100,12 +100,12 @@ def test_a_node_that_takes_jpeg_alone_gets_the_whole_set_and_the_audit_says_as_w
     made = {each["kind"]: each["sop_instance_uid"] for each in told["results"]}
     said = [json.loads(each["detail"]).get("sent_as") for each in told["events"] if each["kind"] == "delivered"]
     for kind in KINDS:
-        dataset = got[SOP_CLASSES[kind]]
+        dataset = got[TABLE[kind].sop_class]
         assert (dataset.SOPInstanceUID == made[kind]) is (kind not in PICTURES)
     assert sorted(filter(None, said)) == sorted(got[uid].SOPInstanceUID for uid in pictures)
     # The report's evidence leads to the lossy copy by what that was made from.
     predecessors = {each.ReferencedSOPInstanceUID for uid in pictures for each in got[uid].SourceImageSequence}
-    (study,) = got[SOP_CLASSES["structured-report"]].CurrentRequestedProcedureEvidenceSequence
+    (study,) = got[TABLE["structured-report"].sop_class].CurrentRequestedProcedureEvidenceSequence
     evidence = {
         each.ReferencedSOPInstanceUID
         for series in study.ReferencedSeriesSequence
@@ -129,7 +129,7 @@ def test_all_kinds_are_taken_by_orthanc(daemon: Callable[..., Daemon], tmp_path:
         send(worker.port, [chest(f"orthanc-{web}", rows=300, cols=260)])
         wait_for(lambda: worker.ledger.counts().get("delivery_sent") == len(KINDS), 30)
         tags = [orthanc.get(f"/instances/{each}/simplified-tags") for each in orthanc.get("/instances")]
-        assert {each["SOPClassUID"] for each in tags} == set(SOP_CLASSES.values())
+        assert {each["SOPClassUID"] for each in tags} == {kind.sop_class for kind in TABLE.values()}
         assert len({each["SeriesInstanceUID"] for each in tags}) == len(KINDS)
     finally:
         orthanc.stop()

@@ -38,7 +38,7 @@ from tests.unit.worker.results.test_result_set import (
     source,
 )
 from worker.destination_settings import Kind
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS as TABLE
 
 KINDS = get_args(Kind)
 NOTES = Path(__file__).resolve().parents[2] / "docs" / "conformance-notes.md"
@@ -190,7 +190,7 @@ def test_all_kinds_are_made(examined: dict[str, Examined], variant: str) -> None
     assert {kind for kind in found.files if "jpeg" not in kind} == set(KINDS) - set(found.left_out)
     assert sum("jpeg" in kind for kind in found.files) == 2
     for kind, file in found.files.items():
-        assert pydicom.dcmread(file).SOPClassUID == SOP_CLASSES[kind.removesuffix(" as jpeg")]
+        assert pydicom.dcmread(file).SOPClassUID == TABLE[kind.removesuffix(" as jpeg")].sop_class
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

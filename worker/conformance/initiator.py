@@ -25,7 +25,7 @@ from worker.destination_settings import (
     Hl7Destination,
     WebhookDestination,
 )
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS
 from worker.settings import Settings
 
 _STATUSES_TAKEN = (
@@ -110,7 +110,7 @@ def _destination(destination: Destination, settings: Settings) -> tuple[str, ...
 
 def _sop_classes(destination: Destination, settings: Settings) -> list[str]:
     """Return the SOP classes of the results that go to a destination."""
-    return [SOP_CLASSES[kind] for kind in destination.select(settings.results.kinds)]
+    return [KINDS[kind].sop_class for kind in destination.select(settings.results.kinds)]
 
 
 def _nodes(settings: Settings) -> list[DicomDestination]:

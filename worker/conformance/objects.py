@@ -16,7 +16,7 @@ from modeltrain.model.card import Card
 from worker.conformance.initiator import arriving, gets_pictures
 from worker.conformance.tables import table
 from worker.destination_settings import DicomDestination
-from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES
+from worker.results.kinds import KINDS
 from worker.settings import Settings
 
 
@@ -89,14 +89,14 @@ def _objects(settings: Settings) -> Iterator[str]:
         ("kind", "SOP class", "modality", "Series Number", "SOP class UID"),
         [
             (
-                kind,
-                UID(SOP_CLASSES[kind]).name,
-                MODALITIES[kind],
-                settings.results.series_number + OFFSETS[kind],
-                SOP_CLASSES[kind],
+                name,
+                UID(kind.sop_class).name,
+                kind.modality,
+                settings.results.series_number + kind.series_offset,
+                kind.sop_class,
             )
-            for kind in KINDS
-            if kind in settings.results.kinds
+            for name, kind in KINDS.items()
+            if name in settings.results.kinds
         ],
     )
     yield ""

@@ -15,7 +15,7 @@ from modeltrain.model.card import Card
 from worker import __version__
 from worker.conformance import initiator, objects
 from worker.conformance.tables import contexts, table
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS
 from worker.settings import Settings
 
 _STATUSES_GIVEN = (
@@ -65,13 +65,14 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
     )
     yield ""
     sent = {
-        SOP_CLASSES[kind]
+        KINDS[kind].sop_class
         for destination in settings.destinations
         for kind in destination.select(settings.results.kinds)
     }
     rows = [("Verification", "yes", "yes")]
-    rows += [(UID(each).name, "yes" if each in sent else "no", "yes") for each in sorted(SOP_CLASSES.values())]
-    rows += [(UID(each).name, "no", "yes") for each in settings.rules.sop_classes if each not in SOP_CLASSES.values()]
+    ours = sorted(kind.sop_class for kind in KINDS.values())
+    rows += [(UID(each).name, "yes" if each in sent else "no", "yes") for each in ours]
+    rows += [(UID(each).name, "no", "yes") for each in settings.rules.sop_classes if each not in ours]
     rows += [(f"all other of {len(AllStoragePresentationContexts)} storage SOP classes, retired, private", "no", "yes")]
     yield from table(("SOP class", "User of service (SCU)", "Provider of service (SCP)"), rows)
     yield ""

@@ -20,7 +20,7 @@ from worker.deliver.port import Observation, Outcome, answered, refused
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomDestination
 from worker.ledger.records import DueDelivery
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
 
@@ -77,7 +77,7 @@ class DicomSender:
     def __init__(self, destination: DicomDestination, settings: Settings) -> None:
         self._node = node_of(destination, settings)
         self._compression = destination.compression
-        self._sop_classes = [SOP_CLASSES[kind] for kind in destination.select(settings.results.kinds)]
+        self._sop_classes = [KINDS[kind].sop_class for kind in destination.select(settings.results.kinds)]
         self._jpeg = settings.results.jpeg_quality is not None
 
     @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dicom_io.errors import Declined, InvalidSettings, NotNow
+from dicom_io.header.source_image import source_image
 from dicom_io.network.address import address
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.network.tls import client_context
@@ -95,7 +96,9 @@ class Hl7Sender:
         moment = now().astimezone()
         source = trial_object(moment)
         about = f"a test message (processing ID T, patient {source.PatientID})"
-        _, body = hl7_message.message(source, FINDING, IDENTITY, created=moment, sender=self._name, processing="T")
+        _, body = hl7_message.message(
+            source_image(source), FINDING, IDENTITY, created=moment, sender=self._name, processing="T"
+        )
         try:
             return Observation(True, f"{about} is answered with {connection.send(body)}")
         except Declined as error:

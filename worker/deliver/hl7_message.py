@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from dicom_io.finding import Finding, ModelIdentity
+    from dicom_io.header.source_image import SourceImage
 
 KIND = "oru"
 NOTICE = "For research use. Not for diagnosis."
@@ -46,7 +47,7 @@ def control_id(uid: str) -> str:
 
 
 def message(
-    source: Dataset,
+    source: SourceImage,
     finding: Finding,
     identity: ModelIdentity,
     *,
@@ -79,16 +80,17 @@ def message(
     from hl7apy.core import Message
     from hl7apy.exceptions import HL7apyException
 
-    uid = derived_uid(text(source, "SOPInstanceUID"), str(identity), KIND)
+    uid = derived_uid(source.sop_instance_uid, str(identity), KIND)
+    header = source.patient_and_study()
     moment = created.strftime("%Y%m%d%H%M%S%z")
     try:
         # Tolerant: a patient's name may be longer than HL7 foresees, and is better told than left out.
         made = Message("ORU_R01", version=_VERSION, validation_level=VALIDATION_LEVEL.TOLERANT)
         _header(made.msh, sender=sender, moment=moment, control=control_id(uid), processing=processing)
         result = made.add_group("ORU_R01_PATIENT_RESULT")
-        _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), source)
+        _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), header)
         order = result.add_group("ORU_R01_ORDER_OBSERVATION")
-        _order(order.add_segment("OBR"), source, moment)
+        _order(order.add_segment("OBR"), source, header, moment)
         _fill(order.add_segment("NTE"), {1: "1", 2: "L", 3: escaped(NOTICE)})
         device = _composite(identity.label, "cxrd", device_uid(identity), "ISO")
         for number, fields in enumerate(_observations(source, finding), start=1):
@@ -106,12 +108,12 @@ def escaped(value: str) -> str:
     return "".join(_ESCAPES.get(each, each) for each in plain)
 
 
-def person_names(source: Dataset) -> list[str]:
+def person_names(header: Dataset) -> list[str]:
     """Return the patient's name as XPN, once for each way of writing it: alphabetic, ideographic, phonetic.
 
     DICOM's order is family, given, middle, prefix, suffix (PS3.5 6.2); HL7's has the suffix before the prefix (2.A.88).
     """
-    found = values(source, "PatientName")
+    found = values(header, "PatientName")
     if not found or not isinstance(found[0], PersonName):
         return []
     written = (found[0].alphabetic, found[0].ideographic, found[0].phonetic)
@@ -140,37 +142,37 @@ def _header(header: Any, *, sender: str, moment: str, control: str, processing: 
     header.msh_10, header.msh_11, header.msh_12, header.msh_18 = control, processing, _VERSION, "UNICODE UTF-8"
 
 
-def _patient(segment: Any, source: Dataset) -> None:
-    sex = text(source, "PatientSex").upper()
-    birth = text(source, "PatientBirthDate")
-    identifier = text(source, "PatientID")
+def _patient(segment: Any, header: Dataset) -> None:
+    sex = text(header, "PatientSex").upper()
+    birth = text(header, "PatientBirthDate")
+    identifier = text(header, "PatientID")
     _fill(
         segment,
         {
             1: "1",
-            3: _composite(identifier, "", "", text(source, "IssuerOfPatientID"), "PI") if identifier else "",
-            5: person_names(source),
+            3: _composite(identifier, "", "", text(header, "IssuerOfPatientID"), "PI") if identifier else "",
+            5: person_names(header),
             7: birth if birth.isdigit() and len(birth) == 8 else "",
             8: sex if sex in ("M", "F", "O") else "U",
         },
     )
 
 
-def _order(segment: Any, source: Dataset, moment: str) -> None:
+def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> None:
     """Fill OBR: the accession number as filler's number and, as radiology has it (IHE RAD-28), as placer field 1."""
-    accession = escaped(text(source, "AccessionNumber"))
-    taken = text(source, "StudyDate") + text(source, "StudyTime").partition(".")[0]
+    accession = escaped(text(header, "AccessionNumber"))
+    taken = text(header, "StudyDate") + text(header, "StudyTime").partition(".")[0]
     code = procedure(source)
     _fill(
         segment,
         {
             1: "1",
-            2: escaped(text(source, "PlacerOrderNumberImagingServiceRequest")),
+            2: escaped(source.placer_order),
             3: accession,
             4: _composite(code.value, code.meaning, code.scheme_designator),
             7: taken if taken.isdigit() and len(taken) in (8, 12, 14) else "",
             18: accession,
-            19: escaped(text(source, "RequestedProcedureID")),
+            19: escaped(source.requested_procedure),
             22: moment,
             24: "RAD",
             25: "P",
@@ -178,7 +180,7 @@ def _order(segment: Any, source: Dataset, moment: str) -> None:
     )
 
 
-def _observations(source: Dataset, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
+def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
     """Yield OBX-2, 3, 5 and what belongs to them; the first two are the finding, the others what it is about."""
     found, positive = presence(finding), finding.decision == "PNEUMONIA"
     yield {
@@ -196,8 +198,8 @@ def _observations(source: Dataset, finding: Finding) -> Iterator[dict[int, str |
         8: "H" if positive else "",
     }
     told = {
-        ("110180", "Study Instance UID", "DCM"): text(source, "StudyInstanceUID"),
-        ("SOPInstanceUID", "SOP Instance UID", _LOCAL): text(source, "SOPInstanceUID"),
+        ("110180", "Study Instance UID", "DCM"): source.study_uid,
+        ("SOPInstanceUID", "SOP Instance UID", _LOCAL): source.sop_instance_uid,
         ("decision", "Decision", _LOCAL): finding.decision,
         ("operating-point", "Operating point", _LOCAL): finding.operating_point,
     }

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_io.finding import Finding, ModelIdentity
-from dicom_io.objects.common import encode
+from dicom_io.header.source_image import source_image
+from dicom_io.objects.common import Basis, encode
 from dicom_io.objects.secondary_capture import secondary_capture
 from dicom_io.uids import derived_uid
 
@@ -21,6 +22,7 @@ PATIENT = "CXRD-CHECK"
 """Its Patient ID."""
 FINDING = Finding(0.0, "NORMAL", 1.0)
 IDENTITY = ModelIdentity("cxrd-check", "0", "0" * 64)
+_DESCRIPTION = "cxrd check: please delete"
 
 
 class Store(Protocol):
@@ -39,15 +41,8 @@ def trial_object(now: dt.datetime) -> Dataset:
     source.StudyInstanceUID = derived_uid(seed, "check", "study")
     source.StudyDate, source.StudyTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     source.StudyDescription, source.AccessionNumber, source.BurnedInAnnotation = "cxrd check", "", "NO"
-    return secondary_capture(
-        source,
-        np.full((64, 64, 3), 128, np.uint8),
-        finding=FINDING,
-        identity=IDENTITY,
-        series_number=9700,
-        series_description="cxrd check: please delete",
-        created=now,
-    )
+    basis = Basis(source_image(source), IDENTITY, now, series_number=9700, series_description=_DESCRIPTION)
+    return secondary_capture(basis, FINDING, np.full((64, 64, 3), 128, np.uint8))
 
 
 def stored(target: Store, dataset: Dataset) -> int:

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydicom import Dataset
-
 from dicom_io.errors import PeerUnavailable
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.attributes import text
+from dicom_io.header.source_image import SourceImage
 from dicom_io.network.address import address
 from dicom_io.network.status import DATASET_MISMATCH, SUCCESS, Verdict
 from dicom_io.network.storage_scu import CONNECT
@@ -38,7 +37,7 @@ _NEVER = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, 
 
 
 def notification(
-    source: Dataset,
+    source: SourceImage,
     finding: Finding,
     identity: ModelIdentity,
     results: list[str],
@@ -48,7 +47,7 @@ def notification(
 
     It names study, image and accession number, and no person: who may know more looks that up.
     """
-    uid = derived_uid(text(source, "SOPInstanceUID"), str(identity), KIND)
+    uid = derived_uid(source.sop_instance_uid, str(identity), KIND)
     told: dict[str, Any] = {
         "id": uid,
         "type": "cxrd.finding",
@@ -60,9 +59,9 @@ def notification(
         "operating_point": finding.operating_point,
         "prediction_set": finding.prediction_set,
         "out_of_distribution": finding.out_of_distribution,
-        "accession_number": text(source, "AccessionNumber"),
-        "study_instance_uid": text(source, "StudyInstanceUID"),
-        "sop_instance_uid": text(source, "SOPInstanceUID"),
+        "accession_number": text(source.patient_and_study(), "AccessionNumber"),
+        "study_instance_uid": source.study_uid,
+        "sop_instance_uid": source.sop_instance_uid,
         "result_sop_instance_uids": results,
         "model": identity.label,
         "notice": "For research use. Not for diagnosis.",

@@ -17,7 +17,7 @@ from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
 from dicom_io.header.rules import Rules
-from dicom_io.objects.structured_report import KIND as REPORT
+from dicom_io.header.source_image import SourceImage, source_image
 from modeltrain.model.outputs import CLASSES
 from worker.clock import now
 from worker.deliver import hl7_message, webhook
@@ -30,7 +30,8 @@ from worker.ledger.records import Claim, NewFinding, NewResult, PreviousAnswer
 from worker.ledger.tables import OUT_OF_DISTRIBUTION
 from worker.logs import unexpected
 from worker.queue.retry import backoff
-from worker.results.result_set import DOCUMENTS, SOP_CLASSES, ResultSet, make, not_analysed
+from worker.results.kinds import KINDS, REPORT
+from worker.results.result_set import ResultSet, make, not_analysed
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
 
@@ -155,24 +156,25 @@ class Pipeline:
         if reason == "own output" or not (verdict.analyse or told):
             self._tasks.leave_out(claim.id, reason, now())
             return _LEFT_OUT
+        source = source_image(dataset)
         with self._models.lease() as reader:
             if not verdict.analyse:
-                return self._report(claim, dataset, reason, reader.identity)
+                return self._report(claim, source, reason, reader.identity)
             if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since it was found to be due
                 self._tasks.put_back(claim.id, now())
                 return "put back: another model serves"
-            return self._analyse(claim, dataset, reader)
+            return self._analyse(claim, dataset, source, reader)
 
     def _report(
         self,
         claim: Claim,
-        dataset: Dataset,
+        source: SourceImage,
         reason: str,
         identity: ModelIdentity,
         stopped: NewFinding | None = None,
     ) -> str:
         """Enter that a radiograph is not analysed, with the report that says so."""
-        made = not_analysed(dataset, reason, identity, self._settings.results, claim.dated_at.astimezone())
+        made = not_analysed(source, reason, identity, self._settings.results, claim.dated_at.astimezone())
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         results = self._keep(made, names)
         self._ledger.leave_out(
@@ -202,7 +204,7 @@ class Pipeline:
             for result in made.results
         ]
 
-    def _analyse(self, claim: Claim, dataset: Dataset, reader: Reader) -> str:
+    def _analyse(self, claim: Claim, dataset: Dataset, source: SourceImage, reader: Reader) -> str:
         # The time of receipt or of the wish, so that the same work always gives the same bytes; in the site's zone.
         created = claim.dated_at.astimezone()
         reading = reader.read(dataset)
@@ -210,24 +212,24 @@ class Pipeline:
         if reading.finding.out_of_distribution and self._settings.model.out_of_distribution == "skip":
             stopped, reason = new_finding(reading, reader.identity, analysed_at), outside(reading.finding)
             if self._settings.results.report_not_analysed and not claim.model_sha256:
-                return self._report(claim, dataset, reason, reader.identity, stopped)
+                return self._report(claim, source, reason, reader.identity, stopped)
             self._tasks.leave_out(claim.id, reason, now(), out_of_distribution=stopped)
             return _LEFT_OUT
         before = {
-            kind: self._ledger.previous_answer(claim.id, reader.identity.digest, SOP_CLASSES[kind])
-            for kind in DOCUMENTS
-            if kind == REPORT or kind in self._settings.results.kinds
+            name: self._ledger.previous_answer(claim.id, reader.identity.digest, kind.sop_class)
+            for name, kind in KINDS.items()
+            if kind.names_predecessor and (kind is REPORT or name in self._settings.results.kinds)
         }
-        earlier = before[REPORT]
+        earlier = before[REPORT.name]
         predecessors = {kind: each.report for kind, each in before.items() if each and each.report}
-        made = make(dataset, reading, reader.identity, self._settings.results, created, predecessors)
+        made = make(source, reading, reader.identity, self._settings.results, created, predecessors)
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         entries = self._keep(made, names)
         left_out = dict(made.left_out)
         told = [
             replace(each, destinations=self._takers(names, each.kind))
             for each in self._notifications(
-                dataset, reading.finding, reader.identity, created, entries, earlier, left_out
+                source, reading.finding, reader.identity, created, entries, earlier, left_out
             )
         ]
         self._tasks.answer(
@@ -245,7 +247,7 @@ class Pipeline:
 
     def _notifications(
         self,
-        dataset: Dataset,
+        source: SourceImage,
         finding: Finding,
         identity: ModelIdentity,
         created: dt.datetime,
@@ -261,12 +263,12 @@ class Pipeline:
         if any(peer.takes(webhook.KIND) for peer in peers):
             uids = [entry.sop_instance_uid for entry in entries]
             before = earlier.decision if earlier else None
-            made.append((webhook.KIND, webhook.notification(dataset, finding, identity, uids, before)))
+            made.append((webhook.KIND, webhook.notification(source, finding, identity, uids, before)))
         if any(peer.takes(hl7_message.KIND) for peer in peers):
             try:
                 sender = self._settings.scp.ae_title
                 made.append(
-                    (hl7_message.KIND, hl7_message.message(dataset, finding, identity, created=created, sender=sender))
+                    (hl7_message.KIND, hl7_message.message(source, finding, identity, created=created, sender=sender))
                 )
             except Unsuitable as error:
                 left_out[hl7_message.KIND] = str(error)

@@ -15,6 +15,7 @@ from dicom_io.durable import file_sha256
 from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
+from dicom_io.header.source_image import source_image
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import Rendered
 from modeltrain.model.preprocess import read_picture
@@ -113,7 +114,7 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
                 continue
             created = _when()
             pictures = Pictures(reading, reader.identity, created, settings.results)
-            made = make(dataset, reading, reader.identity, settings.results, created, pictures=pictures)
+            made = make(source_image(dataset), reading, reader.identity, settings.results, created, pictures=pictures)
             stem = names.unique(file.stem)
             write_png(out / f"{stem}.png", pictures.main)
             written = (str(out / f"{stem}.png"), *_write(made.results, out / stem))
@@ -129,7 +130,7 @@ def _told_why(dataset: Dataset, reason: str, reader: Reader, settings: Settings)
     """Return the report that an image was not analysed, where the settings ask for one."""
     if not settings.results.report_not_analysed:
         return _NOTHING
-    return not_analysed(dataset, reason, reader.identity, settings.results, _when())
+    return not_analysed(source_image(dataset), reason, reader.identity, settings.results, _when())
 
 
 def _with(answer: Answer, made: ResultSet, names: _Names, out: Path, file: Path) -> Answer:

@@ -42,7 +42,7 @@ from worker.destination_settings import (
     WebhookDestination,
 )
 from worker.health import check
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS as TABLE
 from worker.settings import Results, Scp, Settings
 
 KINDS = get_args(Kind)
@@ -139,7 +139,7 @@ def test_a_node_is_offered_what_is_stated(
         destination = node(port=there.port, kinds=kinds, compression=compression)
         settings = Settings(results=Results(kinds=KINDS, jpeg_quality=quality), destinations=(destination,))
         sent = destination.select(settings.results.kinds)
-        due: Any = [SimpleNamespace(sop_class_uid=SOP_CLASSES[kind], sha256="picture") for kind in sent]
+        due: Any = [SimpleNamespace(sop_class_uid=TABLE[kind].sop_class, sha256="picture") for kind in sent]
         with pytest.raises(RefusedByPeer), DicomSender(destination, settings).open(due, blobs):
             pass
         offered = there.contexts

@@ -36,14 +36,14 @@ from dicom_io.pixels.compression import LOSSLESS, compress
 from tests.support.peers import chest, receiving
 from tests.support.tools import tool
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
-from tests.unit.worker.results.test_result_set import FINDING, MODEL, NOW, PICTURE, source
+from tests.unit.worker.results.test_result_set import FINDING, PICTURE, basis, source
 from worker.deliver.dicom import node_of
 from worker.destination_settings import DicomDestination
-from worker.results.result_set import SOP_CLASSES
+from worker.results.kinds import KINDS
 from worker.settings import Settings
 
-CAPTURE = SOP_CLASSES["secondary-capture"]
-REPORT = SOP_CLASSES["structured-report"]
+CAPTURE = KINDS["secondary-capture"].sop_class
+REPORT = KINDS["structured-report"].sop_class
 EVERYTHING = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, *LOSSY, *LOSSLESS)
 IMPLICIT_ONLY = (ImplicitVRLittleEndian,)
 
@@ -60,8 +60,7 @@ def captured(quality: int | None = None) -> bytes:
 def framed() -> bytes:
     """Return two frames that differ."""
     frames = np.stack([PICTURE, PICTURE[::-1]])
-    about: dict[str, Any] = {"identity": MODEL, "series_number": 9, "series_description": "test", "created": NOW}
-    return encode(multi_frame_capture(source("DX"), frames, ("a", "b"), finding=FINDING, **about))
+    return encode(multi_frame_capture(basis(source("DX")), FINDING, frames, ("a", "b")))
 
 
 # ---- what a node insists on ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
 from dicom_io.errors import Declined, InvalidSettings, NotNow, PeerUnavailable
+from dicom_io.header.source_image import source_image
 from tests.support.mllp import acknowledgement, foreign_receiver, parsed, receiver
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
@@ -31,7 +32,7 @@ KINDS = ("secondary-capture", "structured-report", "notification", "oru")
 
 
 def made(**attributes: Any) -> bytes:
-    return message(chest("hl7", **attributes), FINDING, MODEL, created=NOON, sender="CXRD")[1]
+    return message(source_image(chest("hl7", **attributes)), FINDING, MODEL, created=NOON, sender="CXRD")[1]
 
 
 def field(told: Any, segment: str, number: int, component: int = 1, repetition: int = 1) -> str:
@@ -45,7 +46,7 @@ def field(told: Any, segment: str, number: int, component: int = 1, repetition: 
 def test_it_says_what_was_found_of_whom_and_where() -> None:
     source = chest("hl7", PatientName="Geheimnis^Gerda", PatientID="P-1", AccessionNumber="A77", PatientSex="F")
     source.IssuerOfPatientID = "CLINIC"
-    uid, body = message(source, FINDING, MODEL, created=NOON, sender="CXRD")
+    uid, body = message(source_image(source), FINDING, MODEL, created=NOON, sender="CXRD")
     told = parsed(body)
     assert [str(segment[0]) for segment in told][:4] == ["MSH", "PID", "OBR", "NTE"]
     assert (field(told, "MSH", 3), str(told["MSH"][0][9]), field(told, "MSH", 12)) == (
@@ -75,8 +76,8 @@ def test_hl7apy_finds_it_valid_and_it_is_the_same_each_time() -> None:
     body = made(PatientName="Doe^Jane")
     assert parse_message(body.decode(), validation_level=VALIDATION_LEVEL.STRICT).validate()
     assert made(PatientName="Doe^Jane") == body
-    one, _ = message(chest("hl7"), FINDING, MODEL, created=NOON, sender="CXRD")
-    other, _ = message(chest("hl7"), FINDING, replace(MODEL, version="2"), created=NOON, sender="CXRD")
+    one, _ = message(source_image(chest("hl7")), FINDING, MODEL, created=NOON, sender="CXRD")
+    other, _ = message(source_image(chest("hl7")), FINDING, replace(MODEL, version="2"), created=NOON, sender="CXRD")
     assert one != other
     assert len({control_id(one), control_id(other)}) == 2
     assert len(control_id(one)) == 20
@@ -99,7 +100,7 @@ def test_hl7apy_finds_it_valid_and_it_is_the_same_each_time() -> None:
 def test_names_arrive_as_they_were_written(name: str, charset: Any, expected: list[tuple[str, ...]]) -> None:
     source = chest("hl7", PatientName=name)
     source.SpecificCharacterSet = charset
-    body = message(source, FINDING, MODEL, created=NOON, sender="CXRD")[1]
+    body = message(source_image(source), FINDING, MODEL, created=NOON, sender="CXRD")[1]
     told = parsed(body)
     assert len(told["PID"][0][5]) == len(expected)
     for number, (family, given, suffix, prefix, way) in enumerate(expected, start=1):
@@ -129,7 +130,7 @@ def test_what_looks_escaped_passes_hl7apy_unchanged() -> None:
     body = made(IssuerOfPatientID="x", AccessionNumber="A")
     source = chest("hl7")
     source.RequestedProcedureID = "a&b|c"
-    told = parsed(message(source, FINDING, MODEL, created=NOON, sender="C\\F\\X")[1])
+    told = parsed(message(source_image(source), FINDING, MODEL, created=NOON, sender="C\\F\\X")[1])
     assert (field(told, "MSH", 3), field(told, "OBR", 19)) == ("C\\F\\X", "a&b|c")
     assert body.endswith(b"\r")
 
@@ -139,7 +140,7 @@ def test_a_header_without_anything_still_makes_a_message() -> None:
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate"):
         if keyword in source:
             delattr(source, keyword)
-    told = parsed(message(source, FINDING, MODEL, created=NOON, sender="CXRD")[1])
+    told = parsed(message(source_image(source), FINDING, MODEL, created=NOON, sender="CXRD")[1])
     assert field(told, "PID", 8) == "U"
 
 

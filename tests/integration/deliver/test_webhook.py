@@ -16,6 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
+from dicom_io.header.source_image import source_image
 from dicom_io.network.status import verdict_of
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
@@ -64,14 +65,14 @@ def listener() -> Iterator[Listener]:
 
 def test_it_names_the_study_and_no_person() -> None:
     source = chest("hook", PatientName="Geheimnis^Gerda", PatientID="SECRET-1", AccessionNumber="A77")
-    uid, body = notification(source, FINDING, MODEL, ["2.25.1"])
+    uid, body = notification(source_image(source), FINDING, MODEL, ["2.25.1"])
     told = json.loads(body)
     assert (told["id"], told["accession_number"], told["finding"]) == (uid, "A77", "PNEUMONIA")
     assert told["study_instance_uid"] == source.StudyInstanceUID
     assert b"Gerda" not in body
     assert b"SECRET-1" not in body
-    assert notification(source, FINDING, MODEL, ["2.25.1"]) == (uid, body)
-    assert notification(source, FINDING, replace(MODEL, version="2"), [])[0] != uid
+    assert notification(source_image(source), FINDING, MODEL, ["2.25.1"]) == (uid, body)
+    assert notification(source_image(source), FINDING, replace(MODEL, version="2"), [])[0] != uid
 
 
 def posts(url: str, secret: str = "") -> WebhookSender:

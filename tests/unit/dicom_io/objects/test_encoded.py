@@ -17,11 +17,12 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filewriter import dcmwrite
 
 from dicom_io.errors import InvalidResult
+from dicom_io.header.source_image import sop_instance
 from dicom_io.objects import common, presentation_state, structured_report
-from dicom_io.objects.common import encode, names_of
+from dicom_io.objects.common import encode, instance_references
 from dicom_io.objects.encoded import Element, Item, read
-from dicom_io.objects.validate import _representations, check
-from tests.unit.worker.results.test_result_set import answered, objects, source, tree
+from dicom_io.objects.validate import _representations
+from tests.unit.worker.results.test_result_set import answered, checked, objects, source, tree
 from worker.destination_settings import Kind
 from worker.results.overlay import _COLOURS, _OPACITY, _blend, _overlaid
 from worker.settings import Results
@@ -79,10 +80,10 @@ def test_long_pixel_data_counts_by_its_length() -> None:
     dataset = objects(answered(original))["secondary-capture"]
     dataset.Rows, dataset.Columns = 256, 256
     dataset.PixelData = bytes(256 * 256 * 3)
-    check(encode(dataset), "secondary-capture", original)
+    checked(encode(dataset), "secondary-capture", original)
     dataset.PixelData = bytes(256 * 256 * 3 - 2)
     with pytest.raises(InvalidResult, match="another length"):
-        check(encode(dataset), "secondary-capture", original)
+        checked(encode(dataset), "secondary-capture", original)
 
 
 @pytest.mark.parametrize("kind", Results().kinds)
@@ -91,7 +92,7 @@ def test_an_object_that_was_cut_off_is_found(kind: str) -> None:
     data = {each.kind: each.data for each in answered(original).results}[kind]
     for end in (len(data) - 1, len(data) - 2, len(data) // 2, 200, 100, 0):
         with pytest.raises(InvalidResult):
-            check(data[:end], kind, original)
+            checked(data[:end], kind, original)
 
 
 def damaged(data: bytes, tag: int, length: int) -> bytes:
@@ -106,7 +107,7 @@ def test_an_item_with_a_wrong_length_is_found(length: int) -> None:
     original = source()
     data = {each.kind: each.data for each in answered(original).results}["structured-report"]
     with pytest.raises(InvalidResult):
-        check(damaged(data, 0x0040A730, length), "structured-report", original)
+        checked(damaged(data, 0x0040A730, length), "structured-report", original)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_a_value_that_does_not_fit_its_representation_is_found_at_any_depth(
             each[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
             each.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding="iso8859")
     with pytest.raises(InvalidResult, match=f"{keyword} is no {vr}"):
-        check(encode(report), "structured-report", original)
+        checked(encode(report), "structured-report", original)
 
 
 @pytest.mark.parametrize(("vr", "size"), [("FL", 6), ("FD", 4), ("US", 1), ("SL", 3)])
@@ -186,7 +187,7 @@ def test_a_lut_from_an_item_of_undefined_length_is_repeated(syntax: str) -> None
     dcmwrite(buffer, original, implicit_vr=syntax == pydicom.uid.ImplicitVRLittleEndian, little_endian=True)
     made = answered(pydicom.dcmread(BytesIO(buffer.getvalue())))
     assert made.left_out == {}
-    state = objects(made)[presentation_state.KIND]
+    state = objects(made)[presentation_state.KIND.name]
     repeated = state.SoftcopyVOILUTSequence[0].VOILUTSequence[0]
     assert (list(repeated.LUTDescriptor), bytes(repeated.LUTData)) == ([4096, 0, 12], lut().LUTData)
 
@@ -200,11 +201,11 @@ def test_a_source_is_named_as_it_is_called(keyword: str) -> None:
     made = answered(original, kinds=get_args(Kind))
     assert made.left_out == {}
     for each in made.results:
-        assert b"1.2.03.4" in each.data or each.kind not in (presentation_state.KIND, structured_report.KIND)
-    spoilt = objects(made)[presentation_state.KIND]
+        assert b"1.2.03.4" in each.data or each.kind not in (presentation_state.KIND.name, structured_report.KIND.name)
+    spoilt = objects(made)[presentation_state.KIND.name]
     spoilt.DeviceUID = "1.2.03.5"
     with pytest.raises(InvalidResult, match="DeviceUID is no UI"):
-        check(encode(spoilt), presentation_state.KIND, original)
+        checked(encode(spoilt), presentation_state.KIND.name, original)
 
 
 # ---- evidence ------------------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ def test_evidence_is_grouped_as_highdicom_groups_it(numbers: list[tuple[int, int
     tree_.ContentSequence = []
     current, other = collect_evidence(instances, tree_, study_instance_uid="1.2.1")
     assert not other
-    assert structured_report.instance_references(list(map(names_of, instances))) == current
+    assert instance_references(map(sop_instance, instances)) == current
 
 
 # ---- the overlay ---------------------------------------------------------------------------------------------------

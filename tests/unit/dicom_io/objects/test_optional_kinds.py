@@ -23,21 +23,30 @@ from dicom_io.objects.jpeg import jpeg
 from dicom_io.objects.key_objects import key_objects
 from dicom_io.objects.multi_frame_capture import multi_frame_capture
 from dicom_io.objects.parametric_map import parametric_map
-from dicom_io.objects.validate import check
 from tests.integration.dicomweb.test_stow import serving
 from tests.support.peers import receiving
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
-from tests.unit.worker.results.test_result_set import CAM, FINDING, MODEL, NOW, PICTURE, answered, objects, source
+from tests.unit.worker.results.test_result_set import (
+    CAM,
+    FINDING,
+    MODEL,
+    NOW,
+    PICTURE,
+    answered,
+    basis,
+    checked,
+    objects,
+    source,
+)
 from worker.conformance.statement import statement
 from worker.destination_settings import DicomDestination, Kind
+from worker.results.kinds import KINDS as TABLE
 from worker.results.pdf_report import report_page
-from worker.results.result_set import OFFSETS, SOP_CLASSES
 from worker.settings import Results, Settings
 
 KINDS = get_args(Kind)
 OPTIONAL = tuple(kind for kind in KINDS if kind not in Results().kinds)
-CAPTURE = SOP_CLASSES["secondary-capture"]
-SERIES: dict[str, Any] = {"identity": MODEL, "series_number": 9, "series_description": "test", "created": NOW}
+CAPTURE = TABLE["secondary-capture"].sop_class
 
 
 def named(document: Dataset) -> set[str]:
@@ -55,7 +64,7 @@ def test_each_kind_is_a_series_of_its_own_made_by_the_same_device() -> None:
     made = objects(answered(original, kinds=KINDS))
     assert set(made) == set(KINDS)
     assert len({each.SeriesInstanceUID for each in made.values()} | {original.SeriesInstanceUID}) == len(KINDS) + 1
-    assert {int(made[kind].SeriesNumber) - 9701 for kind in KINDS} == set(OFFSETS.values())
+    assert {int(made[kind].SeriesNumber) - 9701 for kind in KINDS} == {kind.series_offset for kind in TABLE.values()}
     for each in made.values():
         assert each.StudyInstanceUID == original.StudyInstanceUID
         equipment = each.ContributingEquipmentSequence[0]
@@ -119,7 +128,7 @@ def test_key_objects_alone_name_the_radiograph() -> None:
 def test_a_map_that_cannot_be_laid_over_its_source_is_left_out(attributes: dict[str, Any], words: str) -> None:
     original = source(**attributes)
     with pytest.raises(Unsuitable, match=words):
-        parametric_map(original, CAM, **SERIES)
+        parametric_map(basis(original), CAM)
     made = answered(original, kinds=("secondary-capture", "parametric-map"))
     assert [each.kind for each in made.results] == ["secondary-capture"]
     assert words in made.left_out["parametric-map"]
@@ -136,7 +145,7 @@ def test_a_map_that_cannot_be_laid_over_its_source_is_left_out(attributes: dict[
     ],
 )
 def test_a_map_lies_as_its_source_does(orientation: list[str], expected: list[float]) -> None:
-    made = parametric_map(source(PatientOrientation=orientation, PixelSpacing=[0.5, 0.25]), CAM, **SERIES)
+    made = parametric_map(basis(source(PatientOrientation=orientation, PixelSpacing=[0.5, 0.25])), CAM)
     shared = made.SharedFunctionalGroupsSequence[0]
     directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
     assert list(directions) == expected
@@ -150,8 +159,8 @@ def test_a_map_lies_as_its_source_does(orientation: list[str], expected: list[fl
 
 def test_maps_of_two_models_share_a_frame_of_reference_and_no_other_object_has_it() -> None:
     original = source()
-    one = parametric_map(original, CAM, **SERIES)
-    other = parametric_map(original, CAM, **SERIES | {"identity": replace(MODEL, version="9")})
+    one = parametric_map(basis(original), CAM)
+    other = parametric_map(basis(original, replace(MODEL, version="9")), CAM)
     assert one.FrameOfReferenceUID == other.FrameOfReferenceUID != original.get("FrameOfReferenceUID")
     assert one.SOPInstanceUID != other.SOPInstanceUID
 
@@ -159,11 +168,11 @@ def test_maps_of_two_models_share_a_frame_of_reference_and_no_other_object_has_i
 @pytest.mark.parametrize("cam", [CAM.astype(np.float64), CAM[0], np.full((7, 7), np.nan, np.float32)])
 def test_a_map_of_something_else_is_refused(cam: Any) -> None:
     with pytest.raises(ValueError, match="map"):
-        parametric_map(source(), cam, **SERIES)
+        parametric_map(basis(source()), cam)
 
 
 def test_a_map_without_anything_positive_is_shown_black() -> None:
-    made = parametric_map(source(), np.full((7, 7), -1, np.float32), **SERIES)
+    made = parametric_map(basis(source()), np.full((7, 7), -1, np.float32))
     window = made.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0]
     assert float(window.WindowCenter) - float(window.WindowWidth) / 2 >= 0
     assert float(window.WindowWidth) > 0
@@ -171,11 +180,11 @@ def test_a_map_without_anything_positive_is_shown_black() -> None:
 
 def test_wrong_frames_and_pages_are_refused() -> None:
     with pytest.raises(ValueError, match="frames"):
-        multi_frame_capture(source(), PICTURE[None], ["one"], finding=FINDING, **SERIES)
+        multi_frame_capture(basis(source()), FINDING, PICTURE[None], ["one"])
     with pytest.raises(ValueError, match="frames"):
-        multi_frame_capture(source(), np.stack([PICTURE] * 2), ["one"], finding=FINDING, **SERIES)
+        multi_frame_capture(basis(source()), FINDING, np.stack([PICTURE] * 2), ["one"])
     with pytest.raises(ValueError, match="PDF"):
-        encapsulated_pdf(source(), b"<html>", **SERIES)
+        encapsulated_pdf(basis(source()), b"<html>")
 
 
 @pytest.mark.parametrize(
@@ -212,19 +221,19 @@ def test_wrong_frames_and_pages_are_refused() -> None:
 def test_a_spoilt_object_is_found(kind: str, spoil: Any, words: str) -> None:
     original = source()
     dataset = objects(answered(original, kinds=KINDS))[kind]
-    check(encode(dataset), kind, original)
+    checked(encode(dataset), kind, original)
     spoil(dataset)
     with pytest.raises(InvalidResult, match=words):
-        check(encode(dataset), kind, original)
+        checked(encode(dataset), kind, original)
 
 
 def test_a_selection_that_lost_its_radiograph_is_found() -> None:
     others = [objects(answered(source()))["secondary-capture"]]
-    selection = key_objects(source(), others=others, **SERIES)
+    selection = key_objects(basis(source()), others)
     stranger = source()
     stranger.SOPInstanceUID = "1.2.3"
     with pytest.raises(InvalidResult, match="refer to the source"):
-        check(encode(selection), "key-objects", stranger)
+        checked(encode(selection), "key-objects", stranger)
 
 
 def test_the_page_is_the_same_twice_and_tells_what_is_doubtful() -> None:

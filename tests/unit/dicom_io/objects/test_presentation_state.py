@@ -39,7 +39,7 @@ def table(bits: int = 12, data: DataElement | None = None, **attributes: bytes) 
 def state_of(original: Dataset) -> Dataset:
     made = answered(original)
     assert made.left_out == {}
-    return objects(made)[presentation_state.KIND]
+    return objects(made)[presentation_state.KIND.name]
 
 
 def big_endian(path: Path, keyword: str, vr: str) -> Path:

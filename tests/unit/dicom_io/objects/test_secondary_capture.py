@@ -20,7 +20,8 @@ from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_header
 from dicom_io.header.rules import Rules
-from dicom_io.objects.common import encode
+from dicom_io.header.source_image import source_image
+from dicom_io.objects.common import Basis, encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.secondary_capture import secondary_capture
 from tests.support.shared import shared
@@ -51,14 +52,9 @@ def source(modality: str = "CR", **attributes: Any) -> Dataset:
 
 
 def made_from(original: Dataset, **changes: Any) -> Dataset:
-    arguments: dict[str, Any] = {
-        "finding": FINDING,
-        "identity": MODEL,
-        "series_number": 9901,
-        "series_description": "Pneumonia heatmap (cxrd)",
-        "created": NOW,
-    }
-    return secondary_capture(original, changes.pop("rgb", RGB), **(arguments | changes))
+    rgb, finding, quality = changes.pop("rgb", RGB), changes.pop("finding", FINDING), changes.pop("jpeg_quality", None)
+    about = {"identity": MODEL, "created": NOW, "series_description": "Pneumonia heatmap (cxrd)", **changes}
+    return secondary_capture(Basis(source_image(original), series_number=9901, **about), finding, rgb, quality)
 
 
 def reread(dataset: Dataset) -> Dataset:

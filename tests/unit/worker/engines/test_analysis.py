@@ -36,7 +36,7 @@ from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import Claim
 from worker.logs import unexpected
-from worker.results.result_set import KINDS as EVERY
+from worker.results.kinds import KINDS as EVERY
 from worker.settings import Results, RulesSettings, Settings
 from worker.storage.blobs import Blobs
 

@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
+from dicom_io.header.source_image import source_image
 from dicom_io.objects.common import encode
 from tests.support.peers import chest, receiving, wait_for
 from tests.support.tools import tool
@@ -149,7 +150,7 @@ def test_an_image_that_failed_is_not_reported(bench: Bench) -> None:
 
 
 def report_of(original: Dataset, reason: str = "view LL is not frontal (rules.views)") -> Any:
-    made = not_analysed(original, reason, MODEL, ON, NOW)
+    made = not_analysed(source_image(original), reason, MODEL, ON, NOW)
     assert made.left_out == {}
     (result,) = made.results
     return result

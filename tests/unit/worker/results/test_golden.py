@@ -12,6 +12,7 @@ from io import BytesIO
 import pydicom
 import pytest
 
+from dicom_io.header.source_image import source_image
 from tests.unit.worker.results.test_result_set import FINDING, MODEL, NORMAL, NOW, answered, source
 from worker.results.result_set import not_analysed
 from worker.settings import Results
@@ -43,7 +44,7 @@ def made() -> dict[str, str]:
         for each in (FINDING, NORMAL)
         for result in answered(source(), each).results
     }
-    (report,) = not_analysed(source(), "modality MR", MODEL, Results(), NOW).results
+    (report,) = not_analysed(source_image(source()), "modality MR", MODEL, Results(), NOW).results
     found[f"not analysed {report.kind}"] = body(report.data)
     further = ("multi-frame-capture", "parametric-map", "key-objects")
     every = answered(source(), kinds=("secondary-capture", "structured-report", "presentation-state", *further))

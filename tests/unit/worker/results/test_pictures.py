@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dicom_io.header.source_image import source_image
 from dicom_io.pixels.render import render
 from tests.unit.worker.results.test_result_set import CAM, FINDING, MODEL, NOW, source
 from worker.inference.analyzer import Reading
@@ -38,7 +39,7 @@ def test_no_picture_is_drawn_twice(layout: str, kinds: list[str], drawn: int, mo
     image = np.zeros((1, 224, 224), np.float32)
     reading = Reading(FINDING, np.full((7, 7), 0.5, np.float32), render(source()), image, CAM)
     mine = Pictures(reading, MODEL, NOW, settings)
-    made = make(source(), reading, MODEL, settings, NOW, pictures=mine)
+    made = make(source_image(source()), reading, MODEL, settings, NOW, pictures=mine)
     assert made.left_out == {}
     assert len(layouts) == len(set(layouts)) == drawn
     if "multi-frame-capture" in kinds:

@@ -19,16 +19,19 @@ from pydicom.dataelem import RawDataElement
 
 from dicom_io.errors import InvalidResult, UnreadableObject
 from dicom_io.finding import Finding, ModelIdentity, Region
+from dicom_io.header.source_image import sop_instance, source_image
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
-from dicom_io.objects.common import device_uid, encode
+from dicom_io.objects.common import Basis, device_uid, encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
+from dicom_io.objects.validate_kinds import RULES
 from dicom_io.pixels.render import Rendered, render
 from tests.support.tools import tool
 from worker.destination_settings import Kind
 from worker.inference.analyzer import Reading
+from worker.results.kinds import KINDS
 from worker.results.pictures import Pictures
-from worker.results.result_set import KINDS, MODALITIES, OFFSETS, SOP_CLASSES, Predecessors, ResultSet, make
+from worker.results.result_set import Predecessors, ResultSet, make
 from worker.settings import Results
 
 MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.1.0", "ab12" * 16)
@@ -78,7 +81,16 @@ def answered(
     shown = render(original) if "PixelData" in original else Rendered(np.zeros((2, 2), np.float32), 1.0)
     zeros = np.zeros((7, 7), np.float32)
     reading = Reading(finding, zeros, shown, zeros, CAM)
-    return make(original, reading, model, Results(**settings), NOW, before, Drawn())
+    return make(source_image(original), reading, model, Results(**settings), NOW, before, Drawn())
+
+
+def checked(data: bytes, kind: str, original: Dataset) -> None:
+    """Hold an object to the standard and to its source."""
+    check(data, KINDS[kind].dicom, source_image(original))
+
+
+def basis(original: Dataset, identity: ModelIdentity = MODEL) -> Basis:
+    return Basis(source_image(original), identity, NOW, series_number=9, series_description="test")
 
 
 def objects(made: ResultSet) -> dict[str, Dataset]:
@@ -178,31 +190,15 @@ def test_the_region_is_on_the_source_image_in_both() -> None:
 
 
 def test_an_image_that_was_not_analysed_can_be_reported() -> None:
-    report = structured_report.structured_report(
-        source(),
-        finding=None,
-        identity=MODEL,
-        series_number=9702,
-        series_description="report",
-        created=NOW,
-        reason="lateral view",
-    )
-    check(encode(report), structured_report.KIND, source())
+    report = structured_report.structured_report(basis(source()), None, reason="lateral view")
+    checked(encode(report), "structured-report", source())
     assert coded(report)["Presence"] == "Indeterminate"
     assert any("lateral view" in item.get("TextValue", "") for item in tree(report))
 
 
 def test_a_newer_report_points_to_its_predecessor() -> None:
     older = objects(answered(source(), model=replace(MODEL, version="1.0.0")))["structured-report"]
-    newer = structured_report.structured_report(
-        source(),
-        finding=NORMAL,
-        identity=MODEL,
-        series_number=9702,
-        series_description="report",
-        created=NOW,
-        predecessors=[older],
-    )
+    newer = structured_report.structured_report(basis(source()), NORMAL, predecessors=[sop_instance(older)])
     series = newer.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == older.SOPInstanceUID
     assert newer.SOPInstanceUID != older.SOPInstanceUID
@@ -326,7 +322,9 @@ def test_what_a_source_lacks_leaves_out_just_what_needs_it(spoil: Any, left_out:
     rendered = render(original)
     spoil(original)
     zeros = np.zeros((7, 7), np.float32)
-    made = make(original, Reading(FINDING, zeros, rendered, zeros, CAM), MODEL, Results(), NOW, pictures=Drawn())
+    made = make(
+        source_image(original), Reading(FINDING, zeros, rendered, zeros, CAM), MODEL, Results(), NOW, pictures=Drawn()
+    )
     assert set(made.left_out) == left_out
     assert {each.kind for each in made.results} == set(Results().kinds) - left_out
     assert all(made.left_out.values())
@@ -334,7 +332,7 @@ def test_what_a_source_lacks_leaves_out_just_what_needs_it(spoil: Any, left_out:
 
 @pytest.mark.parametrize("broken", Results().kinds)
 def test_a_kind_that_cannot_be_made_does_not_keep_the_others(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = {each.KIND: each for each in (secondary_capture, presentation_state, structured_report)}[broken]
+    module = {each.KIND.name: each for each in (secondary_capture, presentation_state, structured_report)}[broken]
 
     def fail(*_: object, **__: object) -> Dataset:
         raise ValueError("Doe^Jane")
@@ -347,7 +345,7 @@ def test_a_kind_that_cannot_be_made_does_not_keep_the_others(broken: str, monkey
     assert "unexpected ValueError at" in made.left_out[broken]
     assert "Jane" not in made.left_out[broken]
     for result in made.results:
-        check(result.data, result.kind, source())
+        checked(result.data, result.kind, source())
 
 
 def test_only_the_kinds_that_are_asked_for() -> None:
@@ -376,10 +374,10 @@ def test_only_the_kinds_that_are_asked_for() -> None:
 def test_a_spoilt_object_is_found(kind: str, spoil: Any, words: str) -> None:
     original = source()
     dataset = objects(answered(original))[kind]
-    check(encode(dataset), kind, original)
+    checked(encode(dataset), kind, original)
     spoil(dataset)
     with pytest.raises(InvalidResult, match=words):
-        check(encode(dataset), kind, original)
+        checked(encode(dataset), kind, original)
 
 
 def test_an_object_that_fails_its_check_is_not_sent_and_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +419,7 @@ SHOWN: dict[str, dict[str, Any]] = {
 def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: str, tmp_path: Path) -> None:
     original = source(**SHOWN[variant])
     made = answered(original)
-    state = next(each for each in made.results if each.kind == presentation_state.KIND)
+    state = next(each for each in made.results if each.kind == presentation_state.KIND.name)
     (tmp_path / "state.dcm").write_bytes(state.data)
     (tmp_path / "source.dcm").write_bytes(encode(original))
     shown = tmp_path / "shown.pgm"
@@ -438,6 +436,8 @@ def test_dcmtk_shows_through_the_presentation_state_what_the_model_saw(variant: 
 
 
 def test_kinds_are_what_the_settings_name() -> None:
-    assert set(get_args(Kind)) == set(KINDS) == set(SOP_CLASSES) == set(MODALITIES) == set(OFFSETS)
-    assert set(Results().kinds) == {secondary_capture.KIND, presentation_state.KIND, structured_report.KIND}
-    assert sorted(OFFSETS.values()) == list(range(len(KINDS)))
+    assert set(get_args(Kind)) == set(KINDS) == {kind.name for kind in KINDS.values()} == set(RULES)
+    assert set(Results().kinds) == {"secondary-capture", "presentation-state", "structured-report"}
+    assert sorted(kind.series_offset for kind in KINDS.values()) == list(range(len(KINDS)))
+    for different in ("sop_class", "suffix", "description"):
+        assert len({getattr(kind, different) for kind in KINDS.values()}) == len(KINDS)

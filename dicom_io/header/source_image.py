@@ -1,0 +1,227 @@
+"""The radiograph that results are made from: its header, read and checked once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from dicom_io.header.attributes import MALFORMED, integer, is_valid, items, numbers, text, values
+from dicom_io.header.copied import Element, copied_elements, element_of, put
+
+# Transfer syntaxes that never are lossless, and the method they stand for (PS3.3 C.7.6.1.1.5.1).
+_LOSSY = {"1.2.840.10008.1.2.4.50": "ISO_10918_1", "1.2.840.10008.1.2.4.51": "ISO_10918_1"}
+_REQUEST = (
+    "AccessionNumber",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+)
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_GRAYSCALE = (
+    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth"),
+    *("VOILUTFunction", "PhotometricInterpretation"),
+)
+
+
+class Code(NamedTuple):
+    """A coded concept in characters that every character set has (PS3.3 8.8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SopInstance:
+    """What a SOP instance is found by; a UID that is absent or cannot be read is empty."""
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """An order that the image answers: texts by keyword, empty where unknown, and codes of what was ordered."""
+
+    attributes: Mapping[str, str]
+    procedures: tuple[Code, ...]
+
+
+@dataclass(frozen=True)
+class SourceImage(SopInstance):
+    """What results need of a radiograph's header. What is absent or malformed is empty, 0 or None.
+
+    Parameters
+    ----------
+    rows, columns
+        Size in pixels.
+    modality
+        In capital letters.
+    orientation
+        Values of Patient Orientation.
+    pixel_spacing, imager_spacing
+        Between rows and between columns, mm, each above 0. The first is the best that the header has.
+    time_zone
+        Timezone Offset From UTC, such as ``+0100``.
+    burned_in
+        NO only where the header says NO: whoever removes identities must look at everything else.
+    lossy
+        Lossy Image Compression: ``01`` also where the transfer syntax says so.
+    procedure
+        The first code of what was done.
+    placer_order, requested_procedure
+        Order number and ID in the image itself, outside of its requests.
+    requests
+        The orders that it answers.
+    grayscale
+        The elements of modality LUT, VOI LUT, window and polarity.
+    copied
+        The elements that every result takes over, see `patient_and_study`.
+    loss, orientation_element
+        Further elements that some results take over: ratio and method of lossy compression; Patient Orientation.
+    """
+
+    rows: int
+    columns: int
+    modality: str
+    orientation: tuple[str, ...]
+    pixel_spacing: tuple[float, float] | None
+    imager_spacing: tuple[float, float] | None
+    time_zone: str
+    burned_in: str
+    lossy: str
+    procedure: Code | None
+    placer_order: str
+    requested_procedure: str
+    requests: tuple[Request, ...]
+    grayscale: Dataset
+    copied: tuple[Element, ...]
+    loss: tuple[Element, ...]
+    orientation_element: Element | None
+
+    def patient_and_study(self) -> Dataset:
+        """Return a new data set of patient, study and request, with texts in the bytes that they came in."""
+        dataset = Dataset()
+        put(dataset, self.copied)
+        # With this, pydicom writes elements that it has not decoded as they are.
+        stated = "SpecificCharacterSet" in dataset
+        encodings = convert_encodings(dataset.SpecificCharacterSet) if stated else default_encoding
+        dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=encodings)
+        return dataset
+
+
+def sop_instance(dataset: Dataset) -> SopInstance:
+    """Return what a data set is found by."""
+    return SopInstance(*_uids(dataset))
+
+
+def source_image(header: Dataset) -> SourceImage:
+    """Read what results need of a radiograph's header; it is not changed, and nothing is raised.
+
+    Parameters
+    ----------
+    header
+        The radiograph as received; its pixel data is not needed.
+    """
+    # Elements first: once a value has been decoded, its bytes are gone.
+    copied = copied_elements(header)
+    orientation = element_of(header, "PatientOrientation")
+    lossy, loss = _loss(header)
+    spacings = [_spacing(header, keyword) for keyword in _SPACINGS]
+    zone = text(header, "TimezoneOffsetFromUTC")
+    return SourceImage(
+        *_uids(header),
+        rows=integer(header, "Rows") or 0,
+        columns=integer(header, "Columns") or 0,
+        modality=text(header, "Modality").upper(),
+        orientation=tuple(str(each).strip() for each in values(header, "PatientOrientation")),
+        pixel_spacing=next((each for each in spacings if each), None),
+        imager_spacing=spacings[1],
+        time_zone=zone if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", zone) else "",
+        burned_in="NO" if text(header, "BurnedInAnnotation").upper() == "NO" else "YES",
+        lossy=lossy,
+        procedure=next(iter(_codes(header, "ProcedureCodeSequence")), None),
+        placer_order=text(header, "PlacerOrderNumberImagingServiceRequest"),
+        requested_procedure=text(header, "RequestedProcedureID"),
+        requests=_requests(copied),
+        grayscale=_grayscale(header),
+        copied=copied,
+        loss=loss,
+        orientation_element=orientation,
+    )
+
+
+def _uids(dataset: Dataset) -> tuple[str, str, str, str]:
+    study, series = text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID")
+    return study, series, text(dataset, "SOPClassUID"), text(dataset, "SOPInstanceUID")
+
+
+def _spacing(header: Dataset, keyword: str) -> tuple[float, float] | None:
+    found = numbers(header, keyword)
+    return (found[0], found[1]) if len(found) == 2 and min(found) > 0 else None
+
+
+def _loss(header: Dataset) -> tuple[str, tuple[Element, ...]]:
+    """Return Lossy Image Compression, and what else says how the image was compressed (PS3.3 C.7.6.1.1.5)."""
+    syntax = text(getattr(header, "file_meta", None) or Dataset(), "TransferSyntaxUID")
+    stated = text(header, "LossyImageCompression")
+    if stated != "01" and syntax not in _LOSSY:
+        return ("00" if stated == "00" else "", ())
+    ratio, method = (element_of(header, f"LossyImageCompression{each}") for each in ("Ratio", "Method"))
+    if method is None and syntax in _LOSSY:
+        method = DataElement("LossyImageCompressionMethod", "CS", _LOSSY[syntax])
+    return "01", tuple(each for each in (ratio, method) if each is not None)
+
+
+def _codes(dataset: Dataset, keyword: str) -> list[Code]:
+    """Return the codes of a sequence that every character set can carry: results' texts are in the source's."""
+    named = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+    found = (Code(*(text(item, each) for each in named)) for item in items(dataset, keyword))
+    return [code for code in found if _is_plain(code)]
+
+
+def _is_plain(code: Code) -> bool:
+    """Tell whether a code is whole, no longer than DICOM allows, and of plain characters."""
+    return all(
+        each and len(each) <= longest and each.isascii() and "\\" not in each
+        for each, longest in zip(code, (16, 16, 64), strict=True)
+    )
+
+
+def _requests(copied: tuple[Element, ...]) -> tuple[Request, ...]:
+    """Return the orders that an image answers."""
+    dataset = Dataset()
+    put(dataset, copied)
+    return tuple(_request(dataset, item) for item in items(dataset, "RequestAttributesSequence"))
+
+
+def _request(dataset: Dataset, item: Dataset) -> Request:
+    """Return one order: what is not known, or no value of its kind, is empty."""
+    attributes = {}
+    for keyword in _REQUEST:
+        stated = text(item, keyword) or (text(dataset, keyword) if keyword == "AccessionNumber" else "")
+        usable = is_valid(dictionary_VR(keyword), stated) and "\N{REPLACEMENT CHARACTER}" not in stated
+        attributes[keyword] = stated if usable else ""
+    return Request(attributes, tuple(_codes(item, "RequestedProcedureCodeSequence")))
+
+
+def _grayscale(header: Dataset) -> Dataset:
+    """Return the elements that say how stored values become grey, those that can be read."""
+    dataset = Dataset()
+    for keyword in _GRAYSCALE:
+        if keyword in header:
+            try:
+                dataset[keyword] = header[keyword]
+            except MALFORMED:
+                continue  # counts as absent
+    return dataset
