@@ -1,7 +1,8 @@
-"""The documentation, held to the program: what it names must exist, and what it says to type must run."""
+"""The documentation, compared with the program: what it names exists, and what exists is documented."""
 
 from __future__ import annotations
 
+import ast
 import datetime as dt
 import json
 import re
@@ -10,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -30,16 +32,17 @@ from worker.ledger.tables import State
 from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 NOW = dt.datetime.now(dt.UTC)
 
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _AT_COMMAND = re.compile(r"^(?:ExecStart=)?(?:\w+=\S* )*(?:sudo (?:-u \w+ )?)?(?:\S*/)?cxrd (.+)$")
 
 
 def fences(page: Path, *languages: str) -> list[str]:
     """Return the code blocks of a page in these languages."""
-    return [body for language, body in _FENCE.findall(page.read_text()) if language in languages]
+    return [textwrap.dedent(body) for language, body in _FENCE.findall(page.read_text()) if language in languages]
 
 
 def spans(page: Path) -> list[str]:
@@ -118,6 +121,38 @@ def test_commands_are_found_at_all() -> None:
     assert found >= {"serve", "check", "analyze", "audit", "redeliver", "retry", "train", "evaluate"}
 
 
+def documented_commands() -> dict[str, set[str]]:
+    """Return the commands of commands.md, each with the options in the table below its heading."""
+    parts = re.split(r"^#+ (.*)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {
+        heading.removeprefix("cxrd "): set(re.findall(r"`(--?[a-z][a-z-]*)`", " ".join(_first_cells(text))))
+        for heading, text in sections.items()
+        if heading.startswith("cxrd ")
+    }
+
+
+def _first_cells(text: str) -> list[str]:
+    return re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE)
+
+
+def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each command that does something, with the words that call it."""
+    if not hasattr(command, "commands"):
+        yield path, command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from leaves(each, f"{path} {name}".strip())
+
+
+def test_every_command_is_documented_with_all_its_options() -> None:
+    everywhere = {"--config", "-c"}  # explained once, at the top of the page
+    program_has = {
+        path: {name for each in command.params for name in each.opts if name.startswith("-")} - everywhere
+        for path, command in leaves(program())
+    }
+    assert documented_commands() == program_has
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_named_alone_is_one_of_ours(page: Path) -> None:
     known = options(program())
@@ -138,7 +173,7 @@ def flat(values: dict[str, Any], at: str = "") -> dict[str, Any]:
 def documented(header: str) -> dict[str, Any]:
     """Return settings and defaults as a table of configuration.md states them; `required` stands for itself."""
     found = {}
-    for name, default, *_ in rows(ROOT / "docs" / "configuration.md", header):
+    for name, default, *_ in rows(DOCS / "configuration.md", header):
         assert name.strip("`") not in found
         found[name.strip("`")] = yaml.safe_load(default.strip("`"))
     return found
@@ -217,22 +252,26 @@ def test_every_query_runs(database: Path, page: str, query: str) -> None:
     assert isinstance(ask(database, query), list)
 
 
-@pytest.mark.parametrize("page", ["README.md", "audit.md"])
-def test_which_studies_were_above_and_were_they_delivered(database: Path, page: str) -> None:
-    (query,) = [query for name, query in queries() if name == page and "probability > 0.9" in query]
+def test_which_studies_were_above_and_were_they_delivered(database: Path) -> None:
+    (query,) = [query for name, query in queries() if name == "audit.md" and "probability > 0.9" in query]
     (answer,) = ask(database, query)
     assert (answer["accession_number"], answer["probability"], answer["delivered"]) == ("A1", 0.95, "yes")
+
+
+def test_every_view_is_documented(database: Path) -> None:
+    views = {row["name"] for row in ask(database, "SELECT name FROM sqlite_master WHERE type = 'view'")}
+    assert views == {"findings", "answers", "deliveries", "refusals"}
 
 
 @pytest.mark.parametrize("view", ["findings", "answers", "deliveries", "refusals"])
 def test_every_column_of_a_view_is_explained(database: Path, view: str) -> None:
     columns = [row["name"] for row in ask(database, f"SELECT name FROM pragma_table_info('{view}')")]  # noqa: S608
-    assert first_column(section(ROOT / "docs" / "audit.md", f"### {view}")) == columns
+    assert first_column(section(DOCS / "audit.md", f"### {view}")) == columns
 
 
 def test_every_table_is_explained(database: Path) -> None:
     tables = ask(database, "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'alembic_version'")
-    assert set(first_column(section(ROOT / "docs" / "audit.md", "## Tables"))) == {row["name"] for row in tables}
+    assert set(first_column(section(DOCS / "audit.md", "## Tables"))) == {row["name"] for row in tables}
 
 
 def source(*folders: str) -> str:
@@ -247,12 +286,69 @@ def test_every_kind_of_event_is_explained() -> None:
     )
     appended = rf'(?:{callers})"([a-z_]+)"'
     kinds = set(re.findall(appended, source("worker"))) | {State.ANALYSED, State.NOT_ANALYSED, State.FAILED}
-    assert set(first_column(section(ROOT / "docs" / "audit.md", "## Events"))) == kinds
+    assert set(first_column(section(DOCS / "audit.md", "## Events"))) == kinds
 
 
 def test_every_line_of_the_log_is_explained() -> None:
     events = set(re.findall(r'log\.(?:debug|info|warning|error)\(\s*"([a-z_]+)"', source("worker", "dicom_io")))
-    assert set(first_column(section(ROOT / "docs" / "operations.md", "## The log"))) == events
+    assert set(first_column(section(DOCS / "log.md", "## Events of the log"))) == events
+
+
+# ---- messages ---------------------------------------------------------------------------------------------------
+
+
+# What errors.md quotes of the operating system, of TLS and of PACS, whose words no module of ours holds.
+_OF_OTHERS = re.compile(r"Permission denied|Address already in use|No space left on device|certificate|mismatch")
+_LEAST = 8  # characters of its own that a text needs, so that "{name}: {reason}" does not stand for everything
+
+
+@cache
+def texts() -> frozenset[tuple[str, ...]]:
+    """Return every text of the program, each as its constant parts, between which values are put in."""
+    folders = ("dicom_io", "modeltrain", "worker")
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return frozenset(_parts(node) for path in paths for node in ast.walk(ast.parse(path.read_text())))
+
+
+def _parts(node: ast.AST) -> tuple[str, ...]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return (node.value,)
+    if not isinstance(node, ast.JoinedStr):
+        return ()
+    return tuple(
+        "".join(str(each.value) if isinstance(each, ast.Constant) else "\n" for each in node.values).split("\n")
+    )
+
+
+@cache
+def messages() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Return the texts that may be messages: as they are, and as patterns of what they become."""
+    long_enough = [parts for parts in texts() if sum(map(len, parts)) >= _LEAST]
+    return tuple(("\n".join(parts), re.compile(".+?".join(map(re.escape, parts)))) for parts in long_enough)
+
+
+def quoted_messages() -> list[str]:
+    """Return the messages that errors.md quotes in the columns that are for them."""
+    found = []
+    for line in (DOCS / "errors.md").read_text().splitlines():
+        cells = line.strip("|").split(" | ")
+        if line.startswith("|") and len(cells) > 1:
+            column = 1 if "0xA" in cells[0] or "0xC" in cells[0] else 0
+            found += [span for span in re.findall(r"`([^`]+)`", cells[column]) if " " in span]
+    return [message for message in found if not message.startswith("cxrd ")]
+
+
+def test_messages_are_quoted_at_all() -> None:
+    assert len(quoted_messages()) > 40
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_every_quoted_message_is_one_of_the_program(message: str) -> None:
+    shortened = ".*".join(re.escape(piece) for piece in re.split(r"\.\.\.|\d+", message))
+    as_written = re.compile(shortened, re.DOTALL)
+    assert _OF_OTHERS.search(message) or any(
+        form.search(message) or as_written.search(text) for text, form in messages()
+    )
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
@@ -265,6 +361,19 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_wrap(page: Path) -> None:
+    text = page.read_text()
+    longest = [line for line in text.splitlines() if len(line) > 120 and not line.lstrip().startswith("|")]
+    assert [line for line in longest if not re.fullmatch(r"\s*(?:[-*] )?\S+", line)] == []  # a link can't be broken
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda page: page.parent.name + page.name
+)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", _FENCE.sub("", page.read_text())):
         if not link.startswith("https://"):
