@@ -212,7 +212,7 @@ def _the_report_is_shown(page: Any, said: dict[str, Any], reports: list[Dataset]
 
 
 def _the_presentation_state_is_listed_and_not_applied(page: Any) -> None:
-    """What README.md says of it: a viewer that comes to apply it makes this fail."""
+    """As docs/results.md says: a viewer that comes to apply it makes this fail."""
     before = canvas(page)
     page.get_by_text("cxrd pneumonia region").first.dblclick()
     page.wait_for_timeout(3000)

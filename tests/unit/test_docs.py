@@ -384,6 +384,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_of_the_repository_exists(page: Path) -> None:
+    paths = re.findall(r"\b(?:dicom_io|modeltrain|worker|tests|benchmarks|docker|docs)/[\w/.-]*\w", page.read_text())
+    assert [each for each in paths if not (ROOT / each).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_make_target_and_variable_exists(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
