@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -203,6 +204,12 @@ def test_every_environment_variable_names_a_setting(page: Path) -> None:
     named = set(re.findall(r"\bCXRD_[A-Z_]+", page.read_text()))
     wrong_on_purpose = {"CXRD_", "CXRD_SCP__PRT"}  # the prefix itself, and the example of a misspelt variable
     assert named <= known | wrong_on_purpose
+
+
+def test_every_extra_is_documented() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = [cells[0].strip("`") for cells in rows(DOCS / "operations.md", "| extra | for |")]
+    assert sorted(listed) == sorted(extras.keys() - {"dev"})
 
 
 # ---- the audit database ------------------------------------------------------------------------------------------
