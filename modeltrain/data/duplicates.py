@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIDE, _LOW = 32, 8
+COMPARED = "the set and what may be learnt from beside it"
 CLOSE = 4  # bits of 64: a second JPEG compression changes one or two
 
 
@@ -27,15 +29,27 @@ class Pair(NamedTuple):
     distance: int
 
 
-def pairs_to_dict(pairs: Sequence[Pair] | None, compared: str, unread: int = 0) -> dict[str, Any] | None:
-    """Return pairs as plain values for JSON, by the images' paths; None where there was nothing to compare.
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """The near-duplicates between two sets of radiographs.
 
-    `unread` counts what could not be read to be compared with.
+    Attributes
+    ----------
+    pairs
+        The closest first.
+    unread
+        The images of either set that cannot be read, and so were not compared.
     """
-    if pairs is None:
-        return None
-    rows = [{"first": str(one.path), "second": str(other.path), "distance": bits} for one, other, bits in pairs]
-    return {"compared": compared, "n": len(rows), "unread": unread, "pairs": rows}
+
+    pairs: tuple[Pair, ...]
+    unread: tuple[Sample, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; images are named by their paths."""
+        rows = [
+            {"first": str(one.path), "second": str(other.path), "distance": bits} for one, other, bits in self.pairs
+        ]
+        return {"compared": COMPARED, "n": len(rows), "unread": len(self.unread), "pairs": rows}
 
 
 def perceptual_hash(grey: NDArray[np.float32]) -> int:
@@ -49,13 +63,8 @@ def perceptual_hash(grey: NDArray[np.float32]) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def near_duplicates(
-    first: Sequence[Sample], second: Sequence[Sample], limit: int = CLOSE
-) -> tuple[list[Pair], list[Sample]]:
-    """Return the pairs of one image of each set whose hashes differ by at most `limit` bits, the closest first.
-
-    Beside them, the images of either set that cannot be read: they are not compared.
-    """
+def near_duplicates(first: Sequence[Sample], second: Sequence[Sample], limit: int = CLOSE) -> Duplicates:
+    """Return the pairs of one image of each set whose hashes differ by at most `limit` bits."""
     comparable: list[list[Sample]] = []
     hashes: list[NDArray[np.uint64]] = []
     unread: list[Sample] = []
@@ -77,4 +86,4 @@ def near_duplicates(
             Pair(sample, comparable[1][int(other)], int(distances[other]))
             for other in np.flatnonzero(distances <= limit)
         ]
-    return sorted(pairs, key=lambda pair: pair.distance), unread
+    return Duplicates(tuple(sorted(pairs, key=lambda pair: pair.distance)), tuple(unread))

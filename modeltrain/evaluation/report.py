@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import math
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,13 @@ from jinja2 import Environment, StrictUndefined
 
 from dicom_io.errors import OutOfResources
 from dicom_io.pixels.radiograph import ATTRIBUTES
+from modeltrain.data.duplicates import COMPARED
 from modeltrain.evaluation.subgroups import PREVALENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from modeltrain.data.duplicates import Pair
+    from modeltrain.data.duplicates import Duplicates
     from modeltrain.evaluation.evaluate import Evaluation
     from modeltrain.model.card import Card
 
@@ -26,36 +27,36 @@ REPORT = "report.html"
 _MOST_PAIRS = 20
 
 
-def write_report(
-    out: Path,
-    evaluation: Evaluation,
-    further: dict[str, Any],
-    figures: Sequence[Path],
-    *,
-    card: Card,
-    engine: str,
-    duplicates: Sequence[Pair] | None = None,
-    compared: str = "",
-    unread: int = 0,
-    data: str = "",
-    learnt_from: int | None = None,
-) -> Path:
-    """Write `report.html` into a folder and return its path.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What stands in the report.
 
-    Parameters
+    Attributes
     ----------
-    further
+    details
         What `modeltrain.evaluation.subgroups.details` returned.
     figures
         PNG files, which the page carries within itself.
-    duplicates, compared
-        Near-duplicates and the two sets that were compared; None where there was no second set.
-    unread
-        How many images of the second set cannot be read.
     data
-        What the radiographs are called.
+        The name of the set of radiographs.
     learnt_from
-        How many of them the model has learnt from; None where that is not known.
+        How many of its images the model has learnt from; None where that is not known.
+    duplicates
+        Near-duplicates between the set and another; None where there was no other set.
+    """
+
+    evaluation: Evaluation
+    details: dict[str, Any]
+    figures: tuple[Path, ...]
+    card: Card
+    engine: str
+    data: str = ""
+    learnt_from: int | None = None
+    duplicates: Duplicates | None = None
+
+
+def write_report(report: Report, out: Path) -> Path:
+    """Write `report.html` into a folder and return its path.
 
     Raises
     ------
@@ -66,21 +67,21 @@ def write_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value: "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
-    template = environment.from_string((files("modeltrain") / "report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string((files("modeltrain.evaluation") / "report.html.j2").read_text(encoding="utf-8"))
+    evaluation = report.evaluation
     page = template.render(
         made=dt.datetime.now(dt.UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
         evaluation=evaluation,
-        more=further,
-        card=card,
-        engine=engine,
-        pictures={path.stem: _inline(path) for path in figures},
+        more=report.details,
+        card=report.card,
+        engine=report.engine,
+        pictures={path.stem: _inline(path) for path in report.figures},
         prevalences=(*PREVALENCES, round(evaluation.pneumonia / evaluation.n, 4)),
-        duplicates=None if duplicates is None else list(duplicates)[:_MOST_PAIRS],
-        duplicate_count=len(duplicates or ()),
-        compared=compared,
-        unread=unread,
-        data=data,
-        learnt_from=learnt_from,
+        duplicates=report.duplicates,
+        compared=COMPARED,
+        most_pairs=_MOST_PAIRS,
+        data=report.data,
+        learnt_from=report.learnt_from,
         attributes=ATTRIBUTES,
     )
     path = out / REPORT

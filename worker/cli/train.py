@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,9 +15,6 @@ from rich.table import Table
 
 from dicom_io.errors import InvalidSettings, OutOfResources
 from worker import settings
-
-if TYPE_CHECKING:
-    from modeltrain.data.duplicates import Pair
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
 
@@ -94,7 +91,7 @@ def evaluate(
     one page that holds everything, and the figures as PNG.
     """
     try:
-        from modeltrain.data.duplicates import near_duplicates, pairs_to_dict
+        from modeltrain.data.duplicates import near_duplicates
         from modeltrain.data.seen_images import INCOMPLETE, seen_by, seen_images_of
         from modeltrain.evaluation import evaluate as judging
         from modeltrain.evaluation import figures, report
@@ -130,25 +127,18 @@ def evaluate(
     points = {reader.decider.operating_point: reader.threshold} | reader.decider.points
     further = details(answers, evaluation, points)
     written = figures.write_figures(answers, evaluation, out, points)
-    pairs: list[Pair] | None = None
-    unread = 0
-    if judged.others:
-        pairs, broken = near_duplicates(judged.source.samples, judged.others)
-        unread = len(broken)
-    compared = "the set and what may be learnt from beside it"
-    page = report.write_report(
-        out,
+    duplicates = near_duplicates(judged.source.samples, judged.others) if judged.others else None
+    contents = report.Report(
         evaluation,
         further,
         written,
-        card=reader.card,
-        engine=reader.engine.name,
-        duplicates=pairs,
-        compared=compared,
-        unread=unread,
+        reader.card,
+        reader.engine.name,
         data=judged.source.name,
         learnt_from=learnt_from,
+        duplicates=duplicates,
     )
+    page = report.write_report(contents, out)
     if learnt_from:
         sys.stderr.write(f"{reader.card.label} has learnt from {learnt_from} of these images: they flatter it\n")
     own = seen_images_of(reader.card)
@@ -156,7 +146,7 @@ def evaluate(
         sys.stderr.write(f"{reader.card.label}: {INCOMPLETE}\n")
     if as_json:
         told = {"data": {"name": judged.source.name, "sha256": judged.source.digest, "learnt_from": learnt_from}}
-        told |= further | {"near_duplicates": pairs_to_dict(pairs, compared, unread)}
+        told |= further | {"near_duplicates": duplicates.to_dict() if duplicates else None}
         sys.stdout.write(json.dumps(evaluation.to_dict() | told, indent=2) + "\n")
         return
     table = Table("measure", "value")

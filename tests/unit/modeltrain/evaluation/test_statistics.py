@@ -13,12 +13,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
-from modeltrain.data.duplicates import near_duplicates, pairs_to_dict, perceptual_hash
+from modeltrain.data.duplicates import COMPARED, Duplicates, near_duplicates, perceptual_hash
 from modeltrain.data.samples import Sample, scan
 from modeltrain.evaluation import statistics
 from modeltrain.evaluation.evaluate import Answers, answers_of, measure
 from modeltrain.evaluation.figures import write_figures
-from modeltrain.evaluation.report import write_report
+from modeltrain.evaluation.report import Report, write_report
 from modeltrain.evaluation.statistics import (
     Resamples,
     border_share,
@@ -156,8 +156,9 @@ def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
     other = np.flipud(texture).copy()
     assert cv2.imwrite(str(tmp_path / "b" / "NORMAL" / "other.png"), other)
     (tmp_path / "b" / "NORMAL" / "broken.png").write_bytes(b"\x89PNG broken")
-    pairs, unread = near_duplicates(scan(tmp_path / "a"), scan(tmp_path / "b"))
-    assert [sample.path.name for sample in unread] == ["broken.png"], "it is not in the way of the others"
+    duplicates = near_duplicates(scan(tmp_path / "a"), scan(tmp_path / "b"))
+    pairs = duplicates.pairs
+    assert [sample.path.name for sample in duplicates.unread] == ["broken.png"], "it is not in the way of the others"
     found = {(pair.first.path.stem, pair.second.path.stem) for pair in pairs}
     assert ("original", "copy") in found
     assert ("original", "other") not in found
@@ -234,14 +235,13 @@ def test_a_predictive_value_of_nothing_is_none(answers: Answers) -> None:
 
 def test_pairs_are_told_by_their_paths(answers: Answers) -> None:
     one = answers.samples[0]
-    told = pairs_to_dict(near_duplicates([one], [one])[0], "a and b", 3)
+    told = Duplicates(near_duplicates([one], [one]).pairs, (one, one, one)).to_dict()
     assert told == {
-        "compared": "a and b",
+        "compared": COMPARED,
         "n": 1,
         "unread": 3,
         "pairs": [{"first": str(one.path), "second": str(one.path), "distance": 0}],
     }
-    assert pairs_to_dict(None, "") is None
 
 
 def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: Path) -> None:
@@ -250,17 +250,16 @@ def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: P
     figures = write_figures(answers, evaluation, out, {"screening": 0.5, "balanced": 0.7})
     card = load_card(shipped_model())
     further = details(answers, evaluation, {"screening": 0.5})
-    pairs, _ = near_duplicates(answers.samples[:1], answers.samples[:1])
-    page = write_report(
-        out, evaluation, further, figures, card=card, engine="e", duplicates=pairs, compared="a and b", unread=2
-    )
+    pairs = near_duplicates(answers.samples[:1], answers.samples[:1]).pairs
+    duplicates = Duplicates(pairs, answers.samples[:2])
+    page = write_report(Report(evaluation, further, figures, card, "e", duplicates=duplicates), out)
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "toy &lt;script&gt;" in text
     assert text.count("data:image/png;base64,") == len(figures) == 8
     assert not any(outside in text for outside in ('src="http', "href=", "url(http"))
-    assert "1 pairs of images" in text
-    assert "2 images beside it cannot be read" in text
+    assert "<td>pairs that look alike</td><td>1</td>" in text
+    assert "<td>images that cannot be read, not compared</td><td>2</td>" in text
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(answers: Answers, tmp_path: Path) -> None:

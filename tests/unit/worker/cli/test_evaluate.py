@@ -18,6 +18,7 @@ from dicom_io.header import reading
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
+from modeltrain.data.duplicates import Duplicates
 from modeltrain.data.sources import Source, csv_source, evaluation_set
 from modeltrain.model.registry import Registry
 from tests.support.models import variant
@@ -133,7 +134,7 @@ def test_each_file_is_parsed_once_to_be_listed_and_once_to_be_judged(
 
     read = reading._read
     monkeypatch.setattr(reading, "_read", counted)
-    monkeypatch.setattr("modeltrain.data.duplicates.near_duplicates", lambda *_: ([], []))
+    monkeypatch.setattr("modeltrain.data.duplicates.near_duplicates", lambda *_: Duplicates(()))
     monkeypatch.setattr("modeltrain.evaluation.figures.write_figures", lambda *_: ())
     monkeypatch.setattr("modeltrain.evaluation.report.write_report", lambda *_, **__: tmp_path)
     evaluate(str(listed), tmp_path / "out", as_json=True, config=config)
@@ -204,7 +205,7 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
     said = capsys.readouterr()
     assert json.loads(said.out)["data"]["learnt_from"] == 4
     assert "has learnt from 4 of these images" in said.err
-    assert "the figures flatter it" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "These figures are too good" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_comparison_lists_nothing_that_it_does_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
