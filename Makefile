@@ -22,6 +22,7 @@ VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Variables: CONFIG= (serve, demo), IMAGES=, OUT= and VIEWER=1 (demo), ARGS= (test, test-fast, bench),'
+	@echo '           WORKERS= (test, test-fast: how many tests run at once; 0 runs them in one process),'
 	@echo '           PIP_ARGS= (what pip needs, such as another index), PYTHON= (3.11 or newer)'
 
 install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command: what serving needs, no extras
@@ -34,11 +35,15 @@ demo: install $(if $(VIEWER),viewer) ## Set up, then send radiographs (IMAGES=fo
 
 viewer: $(VIEWER_FILES)/index.html ## Fetch the OHIF viewer from npm (48 MB): demo VIEWER=1 shows the studies in it
 
+# Test modules run side by side; those that begin first take longest, so they keep their order.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 test: $(VENV)/.stamp-test ## Set up what the tests need (torch too), then run all of them
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/.stamp-test ## Run the unit tests that take less than ten seconds each
-	@$(BIN)/pytest tests/unit -m 'not slow' $(ARGS)
+	@$(PYTEST) tests/unit -m 'not slow' $(ARGS)
 
 lint: $(VENV)/.stamp-test ## Check style, types, YAML and, where hadolint is there, the Dockerfiles
 	$(BIN)/ruff check .
