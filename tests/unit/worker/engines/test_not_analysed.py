@@ -20,26 +20,23 @@ from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import source_image
 from dicom_io.objects.common import encode
-from tests.support.peers import chest, receiving, wait_for
+from tests.support.peers import chest
 from tests.support.tools import tool
 from tests.unit.dicom_io.header.test_eligibility import FOR_PROCESSING, SECONDARY_CAPTURE, equipment, header
 from tests.unit.worker.engines.test_analysis import Bench
 from tests.unit.worker.results.test_result_set import MODEL, NOW, answered, coded, source, tree
 from worker.clock import now
 from worker.conformance.statement import statement
-from worker.deliver.courier import Courier
-from worker.deliver.dicom import DicomSender
 from worker.destination_settings import DicomDestination
 from worker.engines.analysis import Pipeline
 from worker.engines.offline import analyze
 from worker.health.drift import period
 from worker.inference.analyzer import Reader
 from worker.ledger import event_chain
-from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
 from worker.results.result_set import not_analysed
-from worker.settings import ModelSettings, OutboxSettings, Results, Settings
+from worker.settings import ModelSettings, Results, Settings
 
 ON = Results(report_not_analysed=True)
 PACS = DicomDestination(name="pacs", host="127.0.0.1", port=104, ae_title="RECEIVER")
@@ -308,27 +305,6 @@ def test_a_source_that_cannot_be_referred_to_is_said_in_the_audit(bench: Bench) 
     assert (found["finding"]["status"], found["results"]) == ("not_analysed", [])
     (event,) = [each for each in found["events"] if each["kind"] == "not_analysed"]
     assert "SeriesInstanceUID" in json.dumps(event["detail"])
-
-
-def test_a_peer_gets_it(bench: Bench) -> None:
-    number = done(bench, chest(ViewPosition="LL"))
-    with receiving() as receiver:
-        place = PACS.model_copy(update={"port": receiver.port})
-        courier = Courier(
-            "pacs",
-            DicomSender(place, Settings()),
-            Deliveries(bench.ledger),
-            bench.blobs,
-            OutboxSettings(),
-            lambda: dt.datetime.now(dt.UTC),
-        )
-        courier.start()
-        wait_for(lambda: told(bench, number)["deliveries"][0]["state"] == "sent")
-        courier.stop()
-        courier.join()
-    (report,) = receiver.got
-    assert (report.Modality, coded(report)["Presence"]) == ("SR", "Indeterminate")
-    assert report.SOPInstanceUID == told(bench, number)["results"][0]["sop_instance_uid"]
 
 
 def test_a_destination_without_reports_gets_none(bench: Bench) -> None:
