@@ -58,7 +58,7 @@ class Hl7Session:
     def send(self, delivery: DueDelivery) -> Outcome:
         """Send one message; see `worker.deliver.port.Session`. An acknowledgement counts as status 0x0000."""
         try:
-            self._connection.send(self._blobs.path(delivery.sha256).read_bytes())
+            self._connection.send(self._blobs.read(delivery.sha256, hl7_message.SUFFIX))
         except Declined as error:
             return refused(str(error))
         except NotNow as error:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dicom_io.header.source_image import SourceImage
 
 KIND = "oru"
+SUFFIX = ".hl7"
+"""Of a message's file in the store."""
 NOTICE = "For research use. Not for diagnosis."
 _VERSION = "2.5.1"
 _LOCAL = "99CXRD"

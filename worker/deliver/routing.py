@@ -12,6 +12,12 @@ def destinations_for(calling_ae: str, destinations: Iterable[Destination]) -> li
     return [each.name for each in destinations if not each.for_calling or calling_ae in each.for_calling]
 
 
-def takes(name: str, kind: str, destinations: Iterable[Destination]) -> bool:
-    """Tell whether a kind of result or notification goes to the destination of this name."""
-    return any(each.takes(kind) for each in destinations if each.name == name)
+def takers(kind: str, names: Iterable[str], destinations: Iterable[Destination]) -> tuple[str, ...]:
+    """Return which of the destinations of these names take a kind of result or notification."""
+    taking = {each.name for each in destinations if each.takes(kind)}
+    return tuple(name for name in names if name in taking)
+
+
+def notification_kinds(destinations: Iterable[Destination]) -> set[str]:
+    """Return the kinds of notification that any destination takes."""
+    return {each.notification for each in destinations if each.notification}

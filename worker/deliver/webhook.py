@@ -31,6 +31,8 @@ from worker.settings import Settings
 from worker.storage.blobs import Blobs
 
 KIND = "notification"
+SUFFIX = ".json"
+"""Of a notification's file in the store."""
 TEST = "cxrd.check"
 SIGNATURE = "X-Cxrd-Signature"
 _NEVER = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, unprocessable: it will not pass later
@@ -146,7 +148,7 @@ class WebhookSession:
 
     def send(self, delivery: DueDelivery) -> Outcome:
         """Post one notification; see `worker.deliver.port.Session`."""
-        return self._webhook.post(self._blobs.path(delivery.sha256).read_bytes())
+        return self._webhook.post(self._blobs.read(delivery.sha256, SUFFIX))
 
 
 def signature(secret: str, body: bytes) -> str:

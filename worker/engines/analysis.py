@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
 from pydicom import Dataset
 
-from dicom_io.errors import Permanent, Retryable, Unsuitable
+from dicom_io.errors import Permanent, Retryable
 from dicom_io.finding import Finding, ModelIdentity
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
@@ -20,13 +19,13 @@ from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import SourceImage, source_image
 from modeltrain.model.outputs import CLASSES
 from worker.clock import now
-from worker.deliver import hl7_message, webhook
-from worker.deliver.routing import destinations_for, takes
+from worker.deliver.notifications import PositiveFinding, make_notifications
+from worker.deliver.routing import destinations_for, notification_kinds, takers
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.serving import Serving
 from worker.inference.shadow import Shadow
 from worker.ledger.receipts import Ledger
-from worker.ledger.records import Claim, NewFinding, NewResult, PreviousAnswer
+from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult, PreviousAnswer
 from worker.ledger.tables import OUT_OF_DISTRIBUTION
 from worker.logs import unexpected
 from worker.queue.retry import backoff
@@ -54,6 +53,11 @@ def outside(finding: Finding) -> str:
 def new_finding(reading: Reading, identity: ModelIdentity, analysed_at: dt.datetime) -> NewFinding:
     """Return a reading as the ledger takes it."""
     return NewFinding(identity, reading.finding, reading.input_mean, reading.input_std, analysed_at)
+
+
+def is_news(finding: Finding, earlier: PreviousAnswer | None) -> bool:
+    """Tell whether others are notified: of a positive finding, unless the earlier one was positive too."""
+    return finding.decision == CLASSES[1] and (earlier is None or earlier.decision != finding.decision)
 
 
 class Work(Protocol):
@@ -88,9 +92,10 @@ class Work(Protocol):
         results: Sequence[NewResult],
         now: dt.datetime,
         *,
+        notifications: Sequence[NewNotification],
         left_out: Mapping[str, str] | None,
     ) -> None:
-        """Enter finding, results and deliveries."""
+        """Enter finding, results, notifications and deliveries."""
         ...
 
 
@@ -184,10 +189,6 @@ class Pipeline:
             self._delivered()
         return _LEFT_OUT
 
-    def _takers(self, names: Iterable[str], kind: str) -> tuple[str, ...]:
-        """Return which of these destinations take a kind of result."""
-        return tuple(name for name in names if takes(name, kind, self._settings.destinations))
-
     def _keep(self, made: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
         self._blobs.check_space(sum(len(result.data) for result in made.results))
@@ -199,7 +200,7 @@ class Pipeline:
                 series_instance_uid=str(result.dataset.SeriesInstanceUID),
                 sha256=self._blobs.put(result.data),
                 size_bytes=len(result.data),
-                destinations=self._takers(names, result.kind),
+                destinations=takers(result.kind, names, self._settings.destinations),
             )
             for result in made.results
         ]
@@ -226,17 +227,24 @@ class Pipeline:
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         entries = self._keep(made, names)
         left_out = dict(made.left_out)
-        told = [
-            replace(each, destinations=self._takers(names, each.kind))
-            for each in self._notifications(
-                source, reading.finding, reader.identity, created, entries, earlier, left_out
+        notifications: list[NewNotification] = []
+        if is_news(reading.finding, earlier):
+            positive = PositiveFinding(
+                source=source,
+                finding=reading.finding,
+                identity=reader.identity,
+                results=tuple(entry.sop_instance_uid for entry in entries),
+                earlier_decision=earlier.decision if earlier else None,
+                created=created,
+                sender=self._settings.scp.ae_title,
             )
-        ]
+            notifications = self._notify(positive, names, left_out)
         self._tasks.answer(
             claim.id,
             new_finding(reading, reader.identity, analysed_at),
-            [*entries, *told],
+            entries,
             now(),
+            notifications=notifications,
             left_out=left_out,
         )
         if self._shadow:
@@ -245,36 +253,25 @@ class Pipeline:
             self._delivered()
         return "analysed"
 
-    def _notifications(
-        self,
-        source: SourceImage,
-        finding: Finding,
-        identity: ModelIdentity,
-        created: dt.datetime,
-        entries: list[NewResult],
-        earlier: PreviousAnswer | None,
-        left_out: dict[str, str],
-    ) -> Iterator[NewResult]:
-        """Yield what tells other systems of a positive finding, unless the earlier one was positive too."""
-        if finding.decision != CLASSES[1] or (earlier is not None and earlier.decision == finding.decision):
-            return
-        peers = self._settings.destinations
-        made: list[tuple[str, tuple[str, bytes]]] = []
-        if any(peer.takes(webhook.KIND) for peer in peers):
-            uids = [entry.sop_instance_uid for entry in entries]
-            before = earlier.decision if earlier else None
-            made.append((webhook.KIND, webhook.notification(source, finding, identity, uids, before)))
-        if any(peer.takes(hl7_message.KIND) for peer in peers):
-            try:
-                sender = self._settings.scp.ae_title
-                made.append(
-                    (hl7_message.KIND, hl7_message.message(source, finding, identity, created=created, sender=sender))
-                )
-            except Unsuitable as error:
-                left_out[hl7_message.KIND] = str(error)
-                log.warning("result_left_out", kind=hl7_message.KIND, reason=str(error))
-        for kind, (uid, told) in made:
-            yield NewResult(kind, "", uid, "", self._blobs.put(told), len(told))
+    def _notify(
+        self, positive: PositiveFinding, names: Sequence[str], left_out: dict[str, str]
+    ) -> list[NewNotification]:
+        """Make notifications durable, and return them as the ledger takes them; what cannot be made is left out."""
+        destinations = self._settings.destinations
+        notifications, faults = make_notifications(positive, notification_kinds(destinations))
+        for kind, reason in faults.items():
+            left_out[kind] = reason
+            log.warning("result_left_out", kind=kind, reason=reason)
+        return [
+            NewNotification(
+                kind=each.kind,
+                uid=each.uid,
+                sha256=self._blobs.put(each.body, each.suffix),
+                size_bytes=len(each.body),
+                destinations=takers(each.kind, names, destinations),
+            )
+            for each in notifications
+        ]
 
     def _postpone(self, claim: Claim, reason: str) -> None:
         wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, func, insert, select, update
 
 from dicom_io.finding import Finding, ModelIdentity
 from worker.ledger import event_chain
-from worker.ledger.records import NewFinding, NewResult, PreviousAnswer
+from worker.ledger.records import NewFinding, NewNotification, NewResult, PreviousAnswer
 from worker.ledger.tables import DeliveryRow, FindingRow, OutOfDistributionRow, ReceiptRow, ResultRow, ShadowRow
 
 
@@ -36,9 +36,12 @@ def finding_facts(new: NewFinding) -> dict[str, Any]:
     return answer_values(new.model, new.finding) | _input_values(new)
 
 
-def result_facts(results: Sequence[NewResult], left_out: Mapping[str, str]) -> dict[str, Any]:
-    """Return what an event tells about results: their UIDs, and which kinds were left out and why."""
-    uids: dict[str, Any] = {"results": [result.sop_instance_uid for result in results]}
+def result_facts(
+    results: Sequence[NewResult], left_out: Mapping[str, str], notifications: Sequence[NewNotification] = ()
+) -> dict[str, Any]:
+    """Return what an event tells about results and notifications: UIDs, and which kinds were left out and why."""
+    every: list[NewResult | NewNotification] = [*results, *notifications]
+    uids: dict[str, Any] = {"results": [_uid(new) for new in every]}
     return uids | ({"left_out": dict(left_out)} if left_out else {})
 
 
@@ -57,21 +60,22 @@ def record_answer(
     results: Sequence[NewResult],
     now: dt.datetime,
     *,
+    notifications: Sequence[NewNotification] = (),
     priority: int = 0,
 ) -> None:
-    """Enter a finding, its results and their deliveries, in the caller's transaction.
+    """Enter a finding, its results and notifications, and their deliveries, in the caller's transaction.
 
     The same model has one finding of an object, however often the work is done; other models' findings stay.
     """
     finding_id = _record_finding(connection, receipt_id, finding)
-    record_results(connection, receipt_id, finding_id, results, now, priority=priority)
+    record_results(connection, receipt_id, finding_id, [*results, *notifications], now, priority=priority)
 
 
 def record_results(
     connection: Connection,
     receipt_id: int,
     finding_id: int | None,
-    results: Sequence[NewResult],
+    results: Sequence[NewResult | NewNotification],
     now: dt.datetime,
     *,
     priority: int = 0,
@@ -164,24 +168,31 @@ def _record_finding(connection: Connection, receipt_id: int, new: NewFinding) ->
     return int(connection.execute(row.returning(FindingRow.id)).scalar_one())
 
 
+def _uid(new: NewResult | NewNotification) -> str:
+    return new.uid if isinstance(new, NewNotification) else new.sop_instance_uid
+
+
 def _record_result(
-    connection: Connection, receipt_id: int, finding_id: int | None, result: NewResult, now: dt.datetime
+    connection: Connection, receipt_id: int, finding_id: int | None, new: NewResult | NewNotification, now: dt.datetime
 ) -> int:
-    """Insert a result, or update the row of an earlier attempt at the same work."""
-    result_id = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == result.sop_instance_uid))
+    """Insert a result or a notification, or update the row of an earlier attempt at the same work.
+
+    The table holds both, since both are delivered; a notification has neither SOP class nor series.
+    """
+    result_id = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == _uid(new)))
     if result_id is not None:
-        stored = {"sha256": result.sha256, "size_bytes": result.size_bytes}
+        stored = {"sha256": new.sha256, "size_bytes": new.size_bytes}
         connection.execute(update(ResultRow).where(ResultRow.id == result_id).values(**stored))
         return int(result_id)
     row = insert(ResultRow).values(
         receipt_id=receipt_id,
         finding_id=finding_id,
-        kind=result.kind,
-        sop_class_uid=result.sop_class_uid,
-        sop_instance_uid=result.sop_instance_uid,
-        series_instance_uid=result.series_instance_uid,
-        sha256=result.sha256,
-        size_bytes=result.size_bytes,
+        kind=new.kind,
+        sop_class_uid=new.sop_class_uid if isinstance(new, NewResult) else "",
+        sop_instance_uid=_uid(new),
+        series_instance_uid=new.series_instance_uid if isinstance(new, NewResult) else "",
+        sha256=new.sha256,
+        size_bytes=new.size_bytes,
         created_at=now,
     )
     return int(connection.execute(row.returning(ResultRow.id)).scalar_one())

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, 
 from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
 from worker.ledger.receipts import BATCH_SIZE, PAUSE, Ledger, in_batches
-from worker.ledger.records import Claim, NewFinding, NewResult
+from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult
 from worker.ledger.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, standing
 
 PRIORITY = 1
@@ -254,17 +254,20 @@ class Reanalyses:
         results: Sequence[NewResult],
         now: dt.datetime,
         *,
+        notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
     ) -> None:
         """Enter the newer finding beside the earlier ones; see `worker.ledger.receipts.Ledger.answer`."""
-        facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {})
+        facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.DONE, "", now)
             before = (ReceiptRow.id == receipt_id, ReceiptRow.state == State.NOT_ANALYSED)
             analysed = {"state": State.ANALYSED, "reason": "", "finished_at": now}
             connection.execute(update(ReceiptRow).where(*before).values(**analysed))
             event_chain.append(connection, "reanalysed", now, receipt_id, **facts)
-            findings.record_answer(connection, receipt_id, finding, results, now, priority=PRIORITY)
+            findings.record_answer(
+                connection, receipt_id, finding, results, now, notifications=notifications, priority=PRIORITY
+            )
 
 
 def _conditions(connection: Connection, criteria: Criteria) -> list[Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
 from worker.ledger.outage import outage
-from worker.ledger.records import Claim, NewFinding, NewReceipt, NewResult, PreviousAnswer
+from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousAnswer
 from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
 
 BATCH_SIZE = 100
@@ -239,19 +239,20 @@ class Ledger:
         results: Sequence[NewResult],
         now: dt.datetime,
         *,
+        notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Enter a finding, its results, and one delivery for each result and destination.
+        """Enter a finding, its results and notifications, and a delivery of each to each of its destinations.
 
         Parameters
         ----------
         left_out
             The kinds of result that could not be made, and why.
         """
-        facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {})
+        facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.ANALYSED, now, "", facts)
-            findings.record_answer(connection, receipt_id, finding, results, now)
+            findings.record_answer(connection, receipt_id, finding, results, now, notifications=notifications)
 
     def previous_answer(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousAnswer | None:
         """Return what other models answered before this one; None where none has. See `findings.previous_answer`."""

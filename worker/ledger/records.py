@@ -74,6 +74,17 @@ class NewResult:
 
 
 @dataclass(frozen=True)
+class NewNotification:
+    """A message about a finding, already durable in the store, and the names of the destinations that take it."""
+
+    kind: str
+    uid: str
+    sha256: str
+    size_bytes: int
+    destinations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DueDelivery:
     """One result or notification that is due at one destination."""
 

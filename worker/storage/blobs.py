@@ -11,6 +11,9 @@ from dicom_io import durable
 from dicom_io.errors import OutOfResources
 from dicom_io.network.spool import SpoolFile
 
+DICOM = ".dcm"
+"""Suffix of received and produced objects; notifications have their own."""
+
 
 class Blobs:
     """A folder of immutable files.
@@ -31,9 +34,14 @@ class Blobs:
         self._min_free = min_free
         self.incoming.mkdir(parents=True, exist_ok=True)
 
-    def path(self, sha256: str) -> Path:
-        """Return where the object with this digest lies, or would lie."""
-        return self.folder / sha256[:2] / f"{sha256[2:]}.dcm"
+    def path(self, sha256: str, suffix: str = DICOM) -> Path:
+        """Return where the file with this digest lies, or would lie."""
+        return self.folder / sha256[:2] / f"{sha256[2:]}{suffix}"
+
+    def read(self, sha256: str, suffix: str) -> bytes:
+        """Return the bytes of a notification: cxrd up to 1.7 gave its file the suffix of DICOM objects."""
+        path = self.path(sha256, suffix)
+        return (path if path.exists() else self.path(sha256)).read_bytes()
 
     def check_space(self, needed: int = 0) -> None:
         """Raise `OutOfResources` where `needed` bytes would leave too little free space."""
@@ -50,27 +58,26 @@ class Blobs:
         """
         try:
             file.seal()
-            self._place(file.path, file.sha256)
+            self._place(file.path, self.path(file.sha256))
         except OSError as error:
             raise OutOfResources(f"cannot write to the storage folder: {error.strerror}") from error
         return file.sha256
 
-    def put(self, data: bytes) -> str:
+    def put(self, data: bytes, suffix: str = DICOM) -> str:
         """Store bytes durably; return their SHA-256. Raises as `adopt` does."""
         sha256 = hashlib.sha256(data).hexdigest()
         part = self.incoming / f"{uuid.uuid4().hex}.part"
         try:
             durable.write_part(part, data)
             try:
-                self._place(part, sha256)
+                self._place(part, self.path(sha256, suffix))
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
             raise OutOfResources(f"cannot write to the storage folder: {error.strerror}") from error
         return sha256
 
-    def _place(self, part: Path, sha256: str) -> None:
-        target = self.path(sha256)
+    def _place(self, part: Path, target: Path) -> None:
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
             durable.sync(self.folder)

@@ -21,7 +21,7 @@ from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
 from worker.deliver.hl7_message import control_id, escaped, message
 from worker.deliver.mllp import Hl7Peer, addressed, connect, judged
-from worker.deliver.routing import takes
+from worker.deliver.routing import takers
 from worker.destination_settings import DicomDestination, Hl7Destination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, story
@@ -236,7 +236,7 @@ def test_each_kind_of_notification_goes_to_its_own_kind_of_destination() -> None
     hook, ris = WebhookDestination(name="hook", webhook="http://h/"), Hl7Destination(name="ris", hl7="[::1]:2575")
     node = DicomDestination(name="node", host="h", port=1, ae_title="A")
     every = (hook, ris, node)
-    taken = {(each.name, kind) for each in every for kind in KINDS if takes(each.name, kind, every)}
+    taken = {(name, kind) for kind in KINDS for name in takers(kind, ["hook", "ris", "node"], every)}
     assert taken == {("hook", "notification"), ("ris", "oru"), ("node", KINDS[0]), ("node", KINDS[1])}
     assert ris.address == ("::1", 2575)
 
@@ -298,6 +298,7 @@ def test_a_daemon_tells_a_receiver_until_it_takes_it(tmp_path: Path, capsys: pyt
         assert history is not None
         assert [(each["kind"], each["state"]) for each in history["deliveries"]] == [("oru", "sent")]
         assert findings(daemon.ledger, Filter())[0]["delivered"] == 1
+        assert len(list((tmp_path / "data" / "objects").glob("*/*.hl7"))) == 1
         said = "".join(capsys.readouterr()) + json.dumps(history, default=str)
         for word in ("Geheimnis", "Gerda", "S-1"):
             assert word not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -17,16 +18,18 @@ from pydantic import SecretStr
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
 from dicom_io.header.source_image import source_image
-from dicom_io.network.status import verdict_of
+from dicom_io.network.status import Verdict, verdict_of
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
-from worker.deliver.routing import takes
+from worker.deliver.routing import takers
 from worker.deliver.webhook import SIGNATURE, WebhookSender, notification
 from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, story
+from worker.ledger.records import DueDelivery
 from worker.settings import Settings, load
+from worker.storage.blobs import Blobs
 
 KEY = "s3cret"
 
@@ -96,12 +99,22 @@ def test_answers_become_statuses(status: int, expected: int, listener: Listener)
     assert SIGNATURE not in listener.got[1][0]
 
 
+def test_a_notification_that_an_earlier_version_stored_is_delivered(listener: Listener, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    sha256 = blobs.put(b'{"id": "old"}', ".dcm")
+    due = DueDelivery(1, 1, "", "2.25.1", sha256, 0, dt.datetime.now(dt.UTC))
+    with posts(listener.url).open([due], blobs) as session:
+        assert session.carries(due)
+        assert session.send(due).verdict is Verdict.SENT
+    assert [body for _, body in listener.got] == [b'{"id": "old"}']
+
+
 def test_a_webhook_takes_notifications_and_nothing_else_does() -> None:
     hook = WebhookDestination(name="hook", webhook="http://h/")
     node = DicomDestination(name="node", host="h", port=1, ae_title="A")
     some = DicomDestination(name="some", host="h", port=1, ae_title="A", kinds=("secondary-capture",))
     every = (hook, node, some)
-    taken = {(name, kind) for name in ("hook", "node", "some") for kind in KINDS if takes(name, kind, every)}
+    taken = {(name, kind) for kind in KINDS for name in takers(kind, ["hook", "node", "some"], every)}
     assert taken == {
         ("hook", "notification"),
         ("node", "secondary-capture"),
@@ -151,3 +164,5 @@ def test_a_daemon_tells_of_positive_findings_only(
         assert told is not None
         assert [each["kind"] for each in told["deliveries"]] == ["notification"]
         assert findings(daemon.ledger, Filter())[0]["delivered"] == 1
+        (stored,) = (tmp_path / "data" / "objects").glob("*/*.json")
+        assert stored.read_bytes() == listener.got[1][1]

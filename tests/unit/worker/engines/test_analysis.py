@@ -376,7 +376,7 @@ def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: 
     found = story(bench.ledger, str(number))
     assert found is not None
     (told,) = [each for each in found["results"] if each["kind"] == "notification"]
-    said = json.loads(bench.blobs.path(told["sha256"]).read_bytes())
+    said = json.loads(bench.blobs.path(told["sha256"], ".json").read_bytes())
     assert (said["decision"], said["earlier_decision"]) == ("PNEUMONIA", "NORMAL")
     assert [each["destination"] for each in found["deliveries"]] == ["hook"]
     # The other way round, or positive as before: no news.

@@ -1,0 +1,82 @@
+"""Notifications: messages about a positive finding, of each kind that a destination takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from dicom_io.errors import Unsuitable
+from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.header.source_image import SourceImage
+from worker.deliver import hl7_message, webhook
+
+
+@dataclass(frozen=True)
+class PositiveFinding:
+    """What a notification tells.
+
+    Attributes
+    ----------
+    source
+        The radiograph.
+    results
+        SOP Instance UIDs of the result objects.
+    earlier_decision
+        What another model decided before; None where there was none.
+    created
+        When the image was received, or when it was to be read again; aware.
+    sender
+        Our AE title.
+    """
+
+    source: SourceImage
+    finding: Finding
+    identity: ModelIdentity
+    results: tuple[str, ...]
+    earlier_decision: str | None
+    created: dt.datetime
+    sender: str
+
+
+@dataclass(frozen=True)
+class Notification:
+    """A notification as it goes over the network: its kind, the suffix of its file, its UID, and its bytes."""
+
+    kind: str
+    suffix: str
+    uid: str
+    body: bytes
+
+
+def _json(positive: PositiveFinding) -> Notification:
+    uid, body = webhook.notification(
+        positive.source, positive.finding, positive.identity, list(positive.results), positive.earlier_decision
+    )
+    return Notification(webhook.KIND, webhook.SUFFIX, uid, body)
+
+
+def _hl7(positive: PositiveFinding) -> Notification:
+    uid, body = hl7_message.message(
+        positive.source, positive.finding, positive.identity, created=positive.created, sender=positive.sender
+    )
+    return Notification(hl7_message.KIND, hl7_message.SUFFIX, uid, body)
+
+
+_MAKERS: dict[str, Callable[[PositiveFinding], Notification]] = {webhook.KIND: _json, hl7_message.KIND: _hl7}
+
+
+def make_notifications(positive: PositiveFinding, kinds: Iterable[str]) -> tuple[list[Notification], dict[str, str]]:
+    """Return the notifications of these kinds; and the kinds that could not be made, with the reason.
+
+    Made twice, they have the same UIDs and the same bytes.
+    """
+    made: list[Notification] = []
+    left_out: dict[str, str] = {}
+    for kind, make in _MAKERS.items():
+        if kind in kinds:
+            try:
+                made.append(make(positive))
+            except Unsuitable as error:
+                left_out[kind] = str(error)
+    return made, left_out
