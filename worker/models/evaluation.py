@@ -1,0 +1,138 @@
+"""What the serving model is worth on labelled radiographs: metrics, figures and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_io.errors import OutOfResources
+from modeltrain.data.duplicates import near_duplicates, pairs_told
+from modeltrain.data.seen_images import INCOMPLETE, seen_by, seen_images_of
+from modeltrain.evaluation import evaluate as judging
+from modeltrain.evaluation import figures, report
+from modeltrain.evaluation.subgroups import details
+from worker.inference.analyzer import Reader
+from worker.inference.serving import model_folder
+from worker.models.training_data import judged_data
+
+if TYPE_CHECKING:
+    from modeltrain.data.duplicates import Pair
+    from modeltrain.data.sources import Source
+    from modeltrain.evaluation.evaluate import Evaluation
+    from worker.settings import Settings
+
+_COMPARED = "the set and what may be learnt from beside it"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """Which labelled radiographs, see `worker.models.training_data`, and the folder for the report and its figures."""
+
+    data: str
+    out: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What came of an evaluation.
+
+    Attributes
+    ----------
+    seen
+        How many of the images the model has learnt from; None where that is not known.
+    details
+        Subgroups, thresholds and the like, see `modeltrain.evaluation.subgroups.details`.
+    duplicates, unread
+        Images that look alike in the set and in the training data beside it, and how many could not be compared; None
+        where there is no such data.
+    files
+        The report's page, then the figures.
+    notes
+        What a person must know of the figures, one line each.
+    """
+
+    evaluation: Evaluation
+    source: Source
+    seen: int | None
+    details: dict[str, Any]
+    duplicates: tuple[Pair, ...] | None
+    unread: int
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        data = {"name": self.source.name, "sha256": self.source.digest, "learnt_from": self.seen}
+        pairs = pairs_told(self.duplicates, _COMPARED, self.unread)
+        return self.evaluation.to_dict() | {"data": data} | self.details | {"near_duplicates": pairs}
+
+
+def evaluate(
+    settings: Settings, request: EvaluationRequest, advance: Callable[[int, int], None] = lambda _done, _total: None
+) -> EvaluationResult:
+    """Judge the serving model, and write the report and its figures.
+
+    Parameters
+    ----------
+    advance
+        Called with the number of images read, and of all.
+
+    Raises
+    ------
+    InvalidData, InvalidModel, OutOfResources
+        The images or the model cannot be used, or the folder cannot be written to.
+    """
+    judged = judged_data(settings, request.data)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)  # before all images are read, not after
+    except OSError as error:
+        raise OutOfResources(f"{request.out}: cannot be written ({error.strerror})") from error
+    reader = Reader(settings, model_folder(settings))
+    evaluation, answers = judging.evaluate(
+        reader.engine.predict,
+        judged.source.samples,
+        threshold=reader.threshold,
+        model=reader.card.label,
+        decider=reader.decider,
+        size=reader.card.input_size,
+        advance=advance,
+    )
+    reader.close()
+    flags = seen_by(reader.card, judged.source)
+    seen = None if flags is None else int(flags.sum())
+    points = {reader.decider.operating_point: reader.threshold} | reader.decider.points
+    further = details(answers, evaluation, points)
+    pictures = figures.write_figures(answers, evaluation, request.out, points)
+    duplicates: tuple[Pair, ...] | None = None
+    unread = 0
+    if judged.learnt:
+        pairs, broken = near_duplicates(judged.source.samples, judged.learnt)
+        duplicates, unread = tuple(pairs), len(broken)
+    page = report.write_report(
+        request.out,
+        evaluation,
+        further,
+        pictures,
+        card=reader.card,
+        engine=reader.engine.name,
+        duplicates=duplicates,
+        compared=_COMPARED,
+        unread=unread,
+        data=judged.source.name,
+        learnt_from=seen,
+    )
+    files = (page, *pictures)
+    notes = tuple(_notes(reader, seen))
+    return EvaluationResult(evaluation, judged.source, seen, further, duplicates, unread, files, notes)
+
+
+def _notes(reader: Reader, seen: int | None) -> list[str]:
+    notes = []
+    if seen:
+        notes.append(f"{reader.card.label} was trained on images of this set: the figures are too good. Images: {seen}")
+    seen_images = seen_images_of(reader.card)
+    if seen_images and not seen_images.complete:
+        notes.append(f"{reader.card.label}: {INCOMPLETE}")
+    return notes
