@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dicom_io.errors import CxrdError
-from worker import settings
-
-if TYPE_CHECKING:
-    from worker.ledger.receipts import Ledger
+from worker.cli import options, output
 
 audit = typer.Typer(help="Ask the audit database.", no_args_is_help=True, rich_markup_mode="markdown")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
-Since = Annotated[str | None, typer.Option(help="Received since: 7d, 12h, 2026-01-31, 2026-01-31T08:00")]
-Until = Annotated[str | None, typer.Option(help="Received before, as --since")]
 Status = Annotated[
     Literal["received", "working", "analysed", "not_analysed", "failed"] | None, typer.Option(help="Only this status")
 ]
 Decision = Annotated[Literal["PNEUMONIA", "NORMAL"] | None, typer.Option(help="Only this decision")]
-AtLeast = Annotated[float | None, typer.Option("--min", help="Probability of at least")]
+AtLeast = Annotated[float | None, typer.Option("--min", help="Only this probability or a higher one")]
 Study = Annotated[str | None, typer.Option(help="Study Instance UID")]
-Accession = Annotated[str | None, typer.Option(help="Accession number")]
 Calling = Annotated[str | None, typer.Option("--from", help="Calling AE title")]
-Undelivered = Annotated[bool, typer.Option("--undelivered", help="Only where a delivery has not succeeded")]
-History = Annotated[
-    bool, typer.Option("--history", help="The answers of all models, not only the one that stands for each image")
-]
-Limit = Annotated[int | None, typer.Option(help="At most so many, newest first")]
+Undelivered = Annotated[bool, typer.Option("--undelivered", help="Only images with a result that is not delivered")]
+History = Annotated[bool, typer.Option("--history", help="The answers of all models, not only the current answer")]
 
 _SHOWN = (
     "receipt_id",
@@ -51,26 +37,26 @@ _SHOWN = (
 
 @audit.command("list")
 def list_(
-    since: Since = None,
-    until: Until = None,
+    since: options.Since = None,
+    until: options.Until = None,
     status: Status = None,
     decision: Decision = None,
     at_least: AtLeast = None,
     study: Study = None,
-    accession: Accession = None,
+    accession: options.Accession = None,
     calling: Calling = None,
     undelivered: Undelivered = False,
     history: History = False,
-    limit: Limit = 50,
-    style: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Form of the answer")] = "table",
-    config: ConfigOption = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many images, the newest")] = 50,
+    form: options.Format = "table",
+    config: options.Config = None,
 ) -> None:
     """List received images with their findings and deliveries, newest first."""
-    from worker.ledger.queries import Filter, findings, moment, write
+    from worker.ledger.queries import Filter, findings
 
-    wanted = Filter(
-        since=moment(since) if since else None,
-        until=moment(until) if until else None,
+    criteria = Filter(
+        since=since,
+        until=until,
         status=status,
         decision=decision,
         at_least=at_least,
@@ -81,57 +67,54 @@ def list_(
         history=history,
         limit=limit,
     )
-    rows = findings(_ledger(config), wanted)
-    if style != "table":
-        write(rows, style, sys.stdout)
-        return
-    columns = (*_SHOWN, "model") if history else _SHOWN
-    table = Table(*columns)
-    for row in rows:
-        shown = row | {
-            "received_at": row["received_at"][:19],
-            "probability": "" if row["probability"] is None else f"{row['probability']:.3f}",
-            "delivered": f"{row['delivered']}/{row['deliveries']}",
-        }
-        table.add_row(*("" if shown[name] is None else str(shown[name]) for name in columns))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    rows = findings(options.ledger_of(config), criteria)
+    if form == "table":
+        rows = [_shown(row) for row in rows]
+    output.rows(rows, form, (*_SHOWN, "model") if history else _SHOWN, width=200)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as the table shows it: times to the second, deliveries as a share."""
+    return row | {
+        "received_at": row["received_at"][:19],
+        "probability": None if row["probability"] is None else f"{row['probability']:.3f}",
+        "delivered": f"{row['delivered']}/{row['deliveries']}",
+    }
 
 
 @audit.command()
 def show(
-    key: Annotated[str, typer.Argument(help="A receipt's number, or a SOP Instance UID, received or produced")],
-    config: ConfigOption = None,
+    key: Annotated[str, typer.Argument(help="A receipt number, or the SOP Instance UID of an image or a result")],
+    config: options.Config = None,
 ) -> None:
-    """Show all that is known of one image: finding, all models' answers, results, deliveries and steps (JSON)."""
+    """Show everything on one image as JSON: finding, answers of all models, results, deliveries, events."""
     from worker.ledger.queries import story
 
-    found = story(_ledger(config), key)
-    if found is None:
-        raise CxrdError(f"{key}: nothing of that number or UID was received")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    record = story(options.ledger_of(config), key)
+    if record is None:
+        raise CxrdError(f"{key}: no received image has this number or UID")
+    output.json_value(record)
 
 
 @audit.command()
 def export(
     out: Annotated[Path, typer.Argument(help="File to write: NAME.csv or NAME.json")],
-    since: Since = None,
-    until: Until = None,
+    since: options.Since = None,
+    until: options.Until = None,
     status: Status = None,
     decision: Decision = None,
     at_least: AtLeast = None,
     calling: Calling = None,
     undelivered: Undelivered = False,
     history: History = False,
-    config: ConfigOption = None,
+    config: options.Config = None,
 ) -> None:
-    """Write findings to a CSV or JSON file, all columns."""
-    from worker.ledger.queries import Filter, findings, moment, write
+    """Write findings with all columns to a CSV or JSON file."""
+    from worker.ledger.queries import Filter, export
 
-    if out.suffix not in (".csv", ".json"):
-        raise CxrdError(f"{out}: name a file that ends in .csv or .json")
-    wanted = Filter(
-        since=moment(since) if since else None,
-        until=moment(until) if until else None,
+    criteria = Filter(
+        since=since,
+        until=until,
         status=status,
         decision=decision,
         at_least=at_least,
@@ -139,43 +122,34 @@ def export(
         undelivered=undelivered,
         history=history,
     )
-    rows = findings(_ledger(config), wanted)
-    try:
-        with out.open("w", newline="", encoding="utf-8") as target:
-            write(rows, out.suffix[1:], target)
-    except OSError as error:
-        raise CxrdError(f"{out}: {error.strerror}") from error
-    sys.stdout.write(f"{len(rows)} findings in {out}\n")
-
-
-@audit.command("refusals")
-def refusals_(
-    limit: Annotated[int, typer.Option(help="At most so many, newest first")] = 50, config: ConfigOption = None
-) -> None:
-    """Show objects that were refused with 0xA900 or 0xC000, and why (JSON, newest first).
-
-    What was refused for want of space (0xA700) is in the log only; its sender tries again.
-    """
-    from worker.ledger.queries import refusals, write
-
-    write(refusals(_ledger(config), limit), "json", sys.stdout)
+    output.counts([("Findings written", export(options.ledger_of(config), criteria, out)), ("File", out)])
 
 
 @audit.command()
-def verify(config: ConfigOption = None) -> None:
-    """Recompute the hash chain over all events and hold the findings to it; exit code 2 if anything was altered."""
+def refusals(
+    limit: Annotated[int, typer.Option(help="Only so many, the newest")] = 50, config: options.Config = None
+) -> None:
+    """Show objects that were refused with status 0xA900 or 0xC000, and why, as JSON.
+
+    Refusals for lack of space (0xA700) stand in the log only; the sender tries again.
+    """
+    from worker.ledger.queries import refusals as ask
+
+    output.json_value(ask(options.ledger_of(config), limit))
+
+
+@audit.command()
+def verify(config: options.Config = None) -> None:
+    """Check that nobody has altered the audit: recompute the hash chain and compare the findings with it.
+
+    Exit code 2 means that something was altered.
+    """
     from worker.ledger import event_chain
 
-    with _ledger(config).reading() as connection:
+    with options.ledger_of(config).reading() as connection:
         count, problems = event_chain.verify(connection)
     for problem in problems:
-        sys.stdout.write(problem + "\n")
-    sys.stdout.write(f"{count} events, {len(problems)} problems\n")
+        output.line(problem)
+    output.counts([("Events checked", count), ("Problems", len(problems))])
     if problems:
         raise typer.Exit(2)
-
-
-def _ledger(config: Path | None) -> Ledger:
-    from worker.ledger.database import open_ledger
-
-    return open_ledger(settings.load(config))

@@ -1,71 +1,72 @@
-"""`cxrd drift`: do the live images still look like those on which the model was judged?"""
+"""`cxrd drift`: do recent images still look like those that the model was validated on?"""
 
 from __future__ import annotations
 
-import json
+import datetime as dt
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from dicom_io.errors import InvalidSettings, OutOfResources
-from worker import settings
+from worker.cli import options, output
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
+if TYPE_CHECKING:
+    from worker.health.drift import Drift
 
 
 def drift(
-    since: Annotated[str, typer.Option(help="Received since: 30d, 12h, 2026-01-31")] = "30d",
-    until: Annotated[str | None, typer.Option(help="Received before, as --since")] = None,
+    since: options.Since = None,
+    until: options.Until = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw the distributions into this PNG file")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output")] = False,
-    as_metrics: Annotated[bool, typer.Option("--metrics", help="Prometheus text on standard output")] = False,
-    config: ConfigOption = None,
+    as_json: options.Json = False,
+    as_metrics: Annotated[bool, typer.Option("--metrics", help="Print Prometheus metrics on standard output")] = False,
+    config: options.Config = None,
 ) -> None:
-    """Hold a period's scores and images to the reference of the current model; exit code 3 where they drifted.
+    """Compare recent scores and images with the model's validation set. Without --since: of the last 30 days.
 
-    PSI below 0.1 is stable, up to 0.25 to be watched, above it drift; fewer than 50 images get no verdict.
+    The population stability index (PSI) says how far they are apart: below 0.1 stable, up to 0.25 to be watched, above
+    that drift. Fewer than 50 images get no verdict.
+
+    Exit code 3 means drift.
     """
-    try:
-        from worker.health import drift as drifting
-    except ModuleNotFoundError as error:
-        raise InvalidSettings(f"drift needs {error.name}: pip install 'cxrd[evaluate]'") from error
-    from modeltrain.model.card import load_card
-    from worker.inference.serving import model_folder
-    from worker.ledger.database import open_ledger
-    from worker.ledger.queries import moment
+    from worker.extras import require
 
-    loaded = settings.load(config)
-    card = load_card(model_folder(loaded))
-    seen = drifting.period(open_ledger(loaded), card, moment(since), moment(until) if until else None)
-    found = drifting.drift(seen, card)
-    if out:
-        try:
-            drifting.figure(seen, found, card).savefig(out, dpi=120, facecolor="white")
-        except (OSError, ValueError) as error:
-            raise OutOfResources(f"{out}: cannot be written ({error})") from error
+    require("evaluate", "cxrd drift")
+    from worker.health.drift import DriftRequest, drift_of, metrics
+
+    begin = since or dt.datetime.now(dt.UTC) - dt.timedelta(days=30)
+    result = drift_of(options.load(config), DriftRequest(begin, until, out))
     if as_json:
-        sys.stdout.write(json.dumps(_without_nan(found.to_dict()), indent=2) + "\n")
+        output.json_value(_without_nan(result.to_dict()))
     elif as_metrics:
-        sys.stdout.write(drifting.metrics(found))
+        sys.stdout.write(metrics(result))
     else:
-        table = Table("measure", "PSI", "KS", "p", "verdict")
-        for each in found.measures:
-            numbers = ("–" if math.isnan(x) else f"{x:.4g}" for x in (each.psi, each.ks, each.p_value))
-            table.add_row(drifting.MEASURES[each.name], *numbers, each.verdict)
-        Console(width=None if sys.stdout.isatty() else 100).print(table)
-        rates = ("–" if x is None else f"{100 * x:.1f} %" for x in (found.ood_rate, found.reference_ood_rate))
-        sys.stdout.write("outside the population: {} (reference {}): {}\n".format(*rates, found.ood_verdict))
-        stopped = f"{found.left_out} of them left out by the gate, " if found.left_out else ""
-        sys.stdout.write(
-            f"{found.model}: {found.n} images ({stopped}{found.others} of other models not counted): {found.verdict}\n"
-        )
-    if found.verdict == "drift":
+        _show(result)
+    if result.verdict == "drift":
         raise typer.Exit(3)
+
+
+def _show(result: Drift) -> None:
+    from worker.health.drift import MEASURES
+
+    rows = []
+    for each in result.measures:
+        numbers = ("–" if math.isnan(x) else f"{x:.4g}" for x in (each.psi, each.ks, each.p_value))
+        rows.append((MEASURES[each.name], *numbers, each.verdict))
+    output.table(("measure", "PSI", "KS", "p", "verdict"), rows, 100)
+    rates = ("–" if x is None else f"{100 * x:.1f} %" for x in (result.ood_rate, result.reference_ood_rate))
+    output.table(("out of distribution", "validation set", "verdict"), [(*rates, result.ood_verdict)], 100)
+    output.counts(
+        [
+            ("Model", result.model),
+            ("Images", result.n),
+            ("Of these left out as out of distribution", result.left_out),
+            ("Images of other models, not counted", result.others),
+            ("Verdict", result.verdict),
+        ]
+    )
 
 
 def _without_nan(value: Any) -> Any:

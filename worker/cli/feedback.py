@@ -2,87 +2,61 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from dicom_io.errors import InvalidData
-from worker import settings
-
-if TYPE_CHECKING:
-    from worker.ledger.receipts import Ledger
+from worker.cli import options, output
 
 feedback = typer.Typer(help="Enter and list readers' verdicts.", no_args_is_help=True, rich_markup_mode="markdown")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
+_SHOWN = ("receipt_id", "accession_number", "verdict", "decision", "probability", "reader", "at")
 
 
 @feedback.command()
 def add(
-    verdict: Annotated[Literal["NORMAL", "PNEUMONIA"], typer.Option(help="What the reader says")],
-    reader: Annotated[str, typer.Option(help="Who says so: a user name of the site")],
+    verdict: Annotated[Literal["NORMAL", "PNEUMONIA"], typer.Option(help="What the image shows")],
+    reader: Annotated[str, typer.Option(help="The reader's user name")],
     sop: Annotated[str, typer.Option(help="SOP Instance UID of the radiograph")] = "",
     accession: Annotated[str, typer.Option(help="Or the accession number, for all its analysed images")] = "",
-    agent: Annotated[Literal["bacteria", "virus", ""], typer.Option(help="With PNEUMONIA, where it is known")] = "",
-    config: ConfigOption = None,
+    agent: Annotated[Literal["bacteria", "virus", ""], typer.Option(help="Cause of the pneumonia, if known")] = "",
+    config: options.Config = None,
 ) -> None:
-    """Enter one verdict. A later one on the same image counts instead; the audit keeps both."""
+    """Enter one verdict. It replaces an earlier one on the same image; the audit keeps both."""
     from worker.clock import now
-    from worker.ledger import feedback as said
+    from worker.ledger.feedback import Verdict, check, enter
 
-    one = said.check(said.Verdict(verdict, reader, sop, accession, agent))
-    count = said.enter(_ledger(config), [one], "command line", now())
-    sys.stdout.write(f"{count} image(s)\n")
+    entry = check(Verdict(verdict, reader, sop, accession, agent))
+    images = enter(options.ledger_of(config), [entry], "command line", now())
+    output.line(f"Images with this verdict: {images}")
 
 
 @feedback.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="CSV: verdict, reader, sop_instance_uid or accession_number, agent")],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave faulty rows out instead of refusing all")] = False,
-    config: ConfigOption = None,
+    config: options.Config = None,
 ) -> None:
-    """Enter the verdicts of a CSV file: all of them, or none where a row is faulty."""
+    """Enter the verdicts of a CSV file. If a row is faulty, nothing is entered."""
     from worker.clock import now
-    from worker.ledger import feedback as said
+    from worker.ledger.feedback import import_file
 
-    ledger = _ledger(config)
-    rows = said.check_images(ledger, said.read_file(file))
-    wrong = said.faults(file, rows)
-    if wrong and not skip_bad:
-        raise InvalidData(f"{wrong} (nothing was entered)")
-    good = [verdict for _, verdict in rows if isinstance(verdict, said.Verdict)]
-    count = said.enter(ledger, good, file.name[:128], now())
-    sys.stdout.write(f"{len(good)} verdicts on {count} image(s); {len(rows) - len(good)} rows left out\n")
-    if wrong:
-        sys.stderr.write(f"{wrong}\n")
+    result = import_file(options.ledger_of(config), file, now(), skip_bad=skip_bad)
+    output.counts(
+        [("Verdicts entered", result.verdicts), ("Images", result.images), ("Rows left out", result.left_out)]
+    )
+    if result.faults:
+        output.note(result.faults)
 
 
 @feedback.command("list")
 def list_(
     disagree: Annotated[bool, typer.Option("--disagree", help="Only where the model decided otherwise")] = False,
-    style: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Form of the answer")] = "table",
-    config: ConfigOption = None,
+    form: options.Format = "table",
+    config: options.Config = None,
 ) -> None:
     """List the last verdict on each image beside the model's decision."""
     from worker.ledger.feedback import verdicts
-    from worker.ledger.queries import write
 
-    rows = verdicts(_ledger(config), disagree=disagree)
-    if style != "table":
-        write(rows, style, sys.stdout)
-        return
-    shown = ("receipt_id", "accession_number", "verdict", "decision", "probability", "reader", "at")
-    table = Table(*shown)
-    for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in shown))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def _ledger(config: Path | None) -> Ledger:
-    from worker.ledger.database import open_ledger
-
-    return open_ledger(settings.load(config))
+    output.rows(verdicts(options.ledger_of(config), disagree=disagree), form, _SHOWN)

@@ -3,85 +3,77 @@
 from __future__ import annotations
 
 import getpass
-import sys
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_io.errors import InvalidSettings
-from worker import settings
+from worker.cli import options, output
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", envvar="CXRD_CONFIG", help="Settings file")]
+if TYPE_CHECKING:
+    from worker.models.reanalysis import ReanalysisResult
 
 
 def reanalyze(
-    since: Annotated[str | None, typer.Option(help="Received since: 7d, 12h, 2026-01-31, 2026-01-31T08:00")] = None,
-    until: Annotated[str | None, typer.Option(help="Received before, as --since")] = None,
-    accession: Annotated[str | None, typer.Option(help="Accession number")] = None,
-    receipt: Annotated[list[int] | None, typer.Option("--receipt", help="This receipt; may be repeated")] = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    accession: options.Accession = None,
+    receipt: options.Receipts = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Images whose answer is of this model: its name, or the beginning")
+        str | None, typer.Option(help="Images whose answer is of this model: its name, or the beginning")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All analysed images")] = False,
     not_analysed: Annotated[
         bool,
-        typer.Option("--include-not-analysed", help="Also images of these that the gate of a model left out"),
+        typer.Option("--include-not-analysed", help="Also images that a model left out as out of distribution"),
     ] = False,
     reason: Annotated[
-        str | None,
-        typer.Option("--reason", help="Only images that were not analysed, for a reason that begins so"),
+        str | None, typer.Option(help="Only images that were not analysed, for a reason that begins so")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many images that would be")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Say how many wait, and what became of the others")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Take back all that still wait")] = False,
-    config: ConfigOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the images")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show what was requested and what became of it")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel all requests that still wait")] = False,
+    config: options.Config = None,
 ) -> None:
-    """Have received images read again by the model that serves now; the earlier answers stay in the audit.
+    """Read received images again with the serving model. Earlier answers stay in the audit.
 
-    The worker does it, whenever no new image waits, newest first; while none is running, they wait for it. What the
-    model has answered already is left out, so that the command may be given again. New reports point to their
-    predecessors.
+    The worker reads them, newest first, when no new image waits. Images that this model has answered are left out, so
+    the command may be repeated. New reports refer to the earlier ones.
     """
-    from modeltrain.model.card import load_card
-    from worker.clock import now
-    from worker.inference.serving import model_folder
-    from worker.ledger.database import open_ledger
-    from worker.ledger.queries import moment
-    from worker.ledger.reanalyses import Criteria, Reanalyses
-    from worker.ledger.tables import OUT_OF_DISTRIBUTION
+    from worker.models import reanalysis
 
-    named = since or until or accession or receipt or model or reason
-    if status + cancel + bool(named or everything) != 1:
-        raise InvalidSettings(
-            "name the images by --since, --until, --accession, --receipt, --model or --reason, or say --all, --status"
-            " or --cancel"
-        )
-    if everything and named:
-        raise InvalidSettings("--all goes with none of the options that name images")
-    if model and (reason or not_analysed):
-        raise InvalidSettings("--model names images by their answer, and those that were not analysed have none")
-    loaded = settings.load(config)
-    reanalyses = Reanalyses(open_ledger(loaded))
-    if status:
-        for name, state, count in reanalyses.counts():
-            sys.stdout.write(f"{name}: {count} {state.replace('_', ' ')}\n")
-        return
-    if cancel:
-        sys.stdout.write(f"{reanalyses.cancel(getpass.getuser(), now())} images will not be read again\n")
-        return
-    begun, ended = (moment(each) if each else None for each in (since, until))
-    also = OUT_OF_DISTRIBUTION if not_analysed else None
-    wanted = Criteria(begun, ended, accession, receipt or (), model, reason, also)
-    card = load_card(model_folder(loaded))
-    chosen = reanalyses.choose(wanted, card.sha256)
-    superseded = f" (another model's later answer stands for {chosen.superseded})" if chosen.superseded else ""
-    rest = (
-        f"{chosen.answered} it has answered{superseded}, {chosen.left_out} it has left out, "
-        f"{chosen.waiting} wait already"
+    request = reanalysis.ReanalysisRequest(
+        by=getpass.getuser(),
+        since=since,
+        until=until,
+        accession=accession,
+        receipt_ids=tuple(receipt or ()),
+        model=model,
+        everything=everything,
+        include_not_analysed=not_analysed,
+        reason=reason,
     )
-    if dry_run:
-        sys.stdout.write(f"{len(chosen.receipt_ids)} images would be read again by {card.label}; {rest}\n")
-        return
-    entered = reanalyses.request(chosen.receipt_ids, card.label, card.sha256, getpass.getuser(), now())
-    sys.stdout.write(f"{entered} images will be read again by {card.label}; {rest}\n")
+    if status + cancel + (request.restricts or everything) > 1:
+        raise InvalidSettings("give either --status, or --cancel, or the options that name images")
+    settings = options.load(config)
+    if status:
+        rows = [(name, state.replace("_", " "), str(count)) for name, state, count in reanalysis.counts(settings)]
+        output.table(("model", "state", "images"), rows)
+    elif cancel:
+        output.line(f"Cancelled {reanalysis.cancel(settings, request.by)} waiting re-reads.")
+    else:
+        _show(reanalysis.reanalyze(settings, request, dry_run=dry_run), dry_run=dry_run)
+
+
+def _show(result: ReanalysisResult, *, dry_run: bool) -> None:
+    selection = result.selection
+    output.counts(
+        [
+            ("Model", result.model),
+            ("Would be read again" if dry_run else "Will be read again", result.requested),
+            ("Already answered by this model", selection.answered),
+            ("  of these, another model answered later", selection.superseded),
+            ("Left out by this model before", selection.left_out),
+            ("Already waiting", selection.waiting),
+        ]
+    )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import entropy, kstest
 from sqlalchemy import ColumnElement, distinct, exists, func, literal, select, union_all
 
-from dicom_io.errors import InvalidModel
-from modeltrain.model.card import Card
+from dicom_io.errors import InvalidModel, OutOfResources
+from modeltrain.model.card import Card, load_card
+from worker.inference.serving import model_folder
+from worker.ledger.database import open_ledger
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import FindingRow, OutOfDistributionRow, ReceiptRow
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from worker.settings import Settings
 
 MEASURES = {"probability": "probability", "input_mean": "mean of the input", "input_std": "contrast of the input"}
 OUTSIDE = "outside the population"
@@ -79,6 +84,36 @@ class Period:
     n: int
     left_out: int
     others: int
+
+
+@dataclass(frozen=True)
+class DriftRequest:
+    """Images received from `since` on and before `until`; a PNG file for their distributions where one is wanted."""
+
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    picture: Path | None = None
+
+
+def drift_of(settings: Settings, request: DriftRequest) -> Drift:
+    """Compare the images of a period with the serving model's reference, and draw them where a picture is asked for.
+
+    Raises
+    ------
+    InvalidModel
+        The model's card has no reference.
+    OutOfResources
+        The picture cannot be written.
+    """
+    card = load_card(model_folder(settings))
+    images = period(open_ledger(settings), card, request.since, request.until)
+    result = drift(images, card)
+    if request.picture:
+        try:
+            figure(images, result, card).savefig(request.picture, dpi=120, facecolor="white")
+        except (OSError, ValueError) as error:
+            raise OutOfResources(f"{request.picture}: cannot be written ({error})") from error
+    return result
 
 
 def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.datetime | None) -> Period:

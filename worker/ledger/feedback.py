@@ -172,6 +172,38 @@ def faults(path: Path, rows: list[tuple[int, Verdict | str]]) -> str:
     return f"{path}: {'; '.join(bad[:_SHOWN])}{more}"
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What came of a file: verdicts entered and on how many images, rows left out, and what is wrong with these."""
+
+    verdicts: int
+    images: int
+    left_out: int
+    faults: str
+
+
+def import_file(ledger: Ledger, path: Path, at: dt.datetime, *, skip_bad: bool = False) -> Imported:
+    """Enter the verdicts of a CSV file: all of them, or none where a row is faulty.
+
+    Parameters
+    ----------
+    skip_bad
+        Leave faulty rows out instead.
+
+    Raises
+    ------
+    InvalidData
+        The file cannot be read, or a row is faulty.
+    """
+    rows = check_images(ledger, read_file(path))
+    wrong = faults(path, rows)
+    if wrong and not skip_bad:
+        raise InvalidData(f"{wrong}; nothing was entered")
+    good = [verdict for _, verdict in rows if isinstance(verdict, Verdict)]
+    images = enter(ledger, good, path.name[:128], at)
+    return Imported(len(good), images, len(rows) - len(good), wrong)
+
+
 def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
     """Return the last verdict on each image beside the decision that stands, the newest image first."""
     last = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.receipt_id)

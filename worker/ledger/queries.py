@@ -7,11 +7,12 @@ import datetime as dt
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import RowMapping, text
 
-from dicom_io.errors import InvalidSettings
+from dicom_io.errors import InvalidSettings, OutOfResources
 from worker.ledger.receipts import Ledger
 
 
@@ -118,6 +119,27 @@ def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:
         writer = csv.DictWriter(target, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def export(ledger: Ledger, criteria: Filter, path: Path) -> int:
+    """Write findings with all columns to a file whose name ends in .csv or .json; return how many.
+
+    Raises
+    ------
+    InvalidSettings
+        The name ends otherwise.
+    OutOfResources
+        The file cannot be written.
+    """
+    if path.suffix not in (".csv", ".json"):
+        raise InvalidSettings(f"{path}: name a file that ends in .csv or .json")
+    rows = findings(ledger, criteria)
+    try:
+        with path.open("w", newline="", encoding="utf-8") as target:
+            write(rows, path.suffix[1:], target)
+    except OSError as error:
+        raise OutOfResources(f"{path}: {error.strerror}") from error
+    return len(rows)
 
 
 def moment(when: str) -> dt.datetime:

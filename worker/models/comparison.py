@@ -1,15 +1,14 @@
-"""Two models on the same images: on labelled radiographs that neither was trained on, or beside each other in service."""
+"""Two models on the same labelled radiographs, of which neither was trained on any."""
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dicom_io.errors import InvalidData
 from modeltrain.data.seen_images import UnseenImages, unseen_images
 from modeltrain.evaluation.compare import Comparison, compare
-from modeltrain.evaluation.evaluate import ask
+from modeltrain.evaluation.evaluate import answers_of
 from modeltrain.model.decision import Decider
 from worker.inference.engine import open_engine
 from worker.models.training_data import judged_data
@@ -55,7 +54,7 @@ def compare_cards(settings: Settings, old: Card, new: Card, data: str) -> Paired
     deciders = [Decider(card, settings.model.operating_point, settings.model.threshold) for card in (old, new)]
     for card, decider in zip((old, new), deciders, strict=True):
         engine = open_engine(card, settings.model)
-        answers.append(ask(engine.predict, images.samples, decider=decider, size=card.input_size))
+        answers.append(answers_of(engine.predict, images.samples, decider=decider, size=card.input_size))
     try:
         comparison = compare(answers[0], answers[1], (deciders[0].threshold, deciders[1].threshold))
     except InvalidData as error:

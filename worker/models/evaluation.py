@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_io.errors import OutOfResources
-from modeltrain.data.duplicates import near_duplicates, pairs_told
+from modeltrain.data.duplicates import near_duplicates, pairs_to_dict
 from modeltrain.data.seen_images import INCOMPLETE, seen_by, seen_images_of
 from modeltrain.evaluation import evaluate as judging
 from modeltrain.evaluation import figures, report
@@ -65,7 +65,7 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         data = {"name": self.source.name, "sha256": self.source.digest, "learnt_from": self.seen}
-        pairs = pairs_told(self.duplicates, _COMPARED, self.unread)
+        pairs = pairs_to_dict(self.duplicates, _COMPARED, self.unread)
         return self.evaluation.to_dict() | {"data": data} | self.details | {"near_duplicates": pairs}
 
 
@@ -107,8 +107,8 @@ def evaluate(
     pictures = figures.write_figures(answers, evaluation, request.out, points)
     duplicates: tuple[Pair, ...] | None = None
     unread = 0
-    if judged.learnt:
-        pairs, broken = near_duplicates(judged.source.samples, judged.learnt)
+    if judged.others:
+        pairs, broken = near_duplicates(judged.source.samples, judged.others)
         duplicates, unread = tuple(pairs), len(broken)
     page = report.write_report(
         request.out,

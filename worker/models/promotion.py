@@ -206,7 +206,7 @@ def _exchange(settings: Settings, version: Version, by: str, kind: str, facts: d
     facts = {"kind": kind, "from": _serving_name(settings), "by": by, **facts}
     entry = {key: value for key, value in facts.items() if key != "kind"}
     entry |= {"to": version.name, "to_sha256": version.card.sha256}
-    open_ledger(settings).note(kind, now(), entry)
+    open_ledger(settings).record_event(kind, now(), entry)
     registry_of(settings).promote(version, facts)
     return str(facts["from"])
 

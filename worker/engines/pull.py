@@ -1,0 +1,171 @@
+"""Back-fill from a configured archive: which way it is asked, what is searched for, and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_io.dicomweb.wado import web_archive
+from dicom_io.errors import InvalidSettings
+from dicom_io.network.query_retrieve import Get, Move, Wanted, archive
+from worker.deliver.dicom import node_of
+from worker.deliver.dicomweb import server_of
+from worker.destination_settings import DicomDestination, DicomwebDestination
+from worker.ledger.database import open_ledger
+from worker.receive.backfill import Step, are_dates, direct_receipt, fetch, find, wanted_of
+
+if TYPE_CHECKING:
+    from dicom_io.network.query_retrieve import Receipt
+    from worker.receive.backfill import Found, Open
+    from worker.destination_settings import Destination
+    from worker.settings import Settings
+
+_OPTIONS = "the options"  # what a search by them alone is called, beside the rows of a table
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """What is to be fetched from where.
+
+    Attributes
+    ----------
+    archive
+        A destination's name in the settings.
+    dates
+        A study date or a range, as DICOM writes them.
+    table
+        A CSV file of searches, see `worker.receive.backfill.wanted_of`.
+    most_waiting
+        Wait while so many images are unanswered.
+    get
+        Ask a DICOM node by C-GET instead of C-MOVE.
+    """
+
+    archive: str
+    dates: str = ""
+    patient: str = ""
+    accession: str = ""
+    table: Path | None = None
+    most_waiting: int = 20
+    get: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PullWatch:
+    """Who is told how a back-fill gets on.
+
+    Attributes
+    ----------
+    searched
+        Gets the number of searches done, and of all.
+    unmatched
+        Gets the name of each search that matched nothing, where there were several.
+    fetched
+        Gets what became of each series.
+    """
+
+    searched: Callable[[int, int], None] = lambda _done, _total: None
+    unmatched: Callable[[str], None] = lambda _: None
+    fetched: Callable[[Step], None] = lambda _: None
+
+
+def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch()) -> int:
+    """Search an archive and fetch what the ledger does not know yet; return the number of series that match.
+
+    Raises
+    ------
+    InvalidSettings
+        The archive is not configured or is none, or the request names nothing.
+    InvalidData
+        The table cannot be used.
+    PeerUnavailable, RefusedByPeer, OutOfResources
+        As `worker.receive.backfill.fetch`.
+    """
+    destination = _destination(settings, request.archive)
+    searches = _searches(request)
+    ledger = open_ledger(settings)
+    with ExitStack() as stack:
+        opened = _way(destination, settings, request.get, lambda: stack.enter_context(direct_receipt(settings, ledger)))
+        series = _search(opened, searches, settings.rules.modalities, watch).series
+        if not request.dry_run:
+            for step in fetch(opened, series, ledger, most_waiting=request.most_waiting):
+                watch.fetched(step)
+    return len(series)
+
+
+def _destination(settings: Settings, name: str) -> Destination:
+    by_name = {each.name: each for each in settings.destinations}
+    if name not in by_name:
+        raise InvalidSettings(f"{name}: no such destination in the settings; there are: {', '.join(by_name) or 'none'}")
+    return by_name[name]
+
+
+def _searches(request: PullRequest) -> list[tuple[str, Wanted]]:
+    """Return each search with what it is called."""
+    if request.dates and not are_dates(request.dates):
+        raise InvalidSettings(f"--date {request.dates}: write it as 20260131, 20260101-20260131 or 20260101-")
+    searches = []
+    if request.table:
+        searches = [(f"{request.table}:{line}", row) for line, row in wanted_of(request.table)]
+    if request.dates or request.patient or request.accession:
+        searches.append((_OPTIONS, Wanted(request.dates, request.patient, request.accession)))
+    if not searches:
+        raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
+    return searches
+
+
+def _way(destination: Destination, settings: Settings, get: bool, receipt: Callable[[], Receipt]) -> Open:
+    """Return what opens the archive, in the way that fits it."""
+    name = destination.name
+    if isinstance(destination, DicomwebDestination):
+        if get:
+            raise InvalidSettings(f"{name}: --get is for DICOM nodes; a DICOMweb server is always asked by WADO-RS")
+        server, received = server_of(destination), receipt()
+        return lambda: web_archive(server, received, sender=name)
+    if not isinstance(destination, DicomDestination):
+        raise InvalidSettings(f"{name}: not an archive; pull asks DICOM nodes and DICOMweb servers")
+    node = node_of(destination, settings)
+    by = Get(receipt(), settings.rules.sop_classes) if get else Move(settings.scp.ae_title)
+    return lambda: archive(node, by)
+
+
+def _searches(request: PullRequest) -> list[tuple[str, Wanted]]:
+    """Return each search with what it is called."""
+    if request.dates and not are_dates(request.dates):
+        raise InvalidSettings(f"--date {request.dates}: write it as 20260131, 20260101-20260131 or 20260101-")
+    searches = []
+    if request.table:
+        searches = [(f"{request.table}:{line}", row) for line, row in wanted_of(request.table)]
+    if request.dates or request.patient or request.accession:
+        searches.append((_OPTIONS, Wanted(request.dates, request.patient, request.accession)))
+    if not searches:
+        raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
+    return searches
+
+
+def _way(destination: Destination, settings: Settings, get: bool, receipt: Callable[[], Receipt]) -> Open:
+    """Return what opens the archive, in the way that fits it."""
+    name = destination.name
+    peer = peer_of(destination, settings)
+    if isinstance(peer, WebPeer):
+        if get:
+            raise InvalidSettings(f"{name}: --get is for DICOM nodes; a DICOMweb server is always asked by WADO-RS")
+        received = receipt()
+        return lambda: web_archive(peer, received, sender=name)
+    if not isinstance(peer, Peer):
+        raise InvalidSettings(f"{name}: not an archive; pull asks DICOM nodes and DICOMweb servers")
+    by = Get(receipt(), settings.rules.sop_classes) if get else Move(settings.scp.ae_title)
+    return lambda: archive(peer, by)
+
+
+def _search(opened: Open, searches: list[tuple[str, Wanted]], modalities: tuple[str, ...], watch: PullWatch) -> Found:
+    criteria = [each for _, each in searches]
+    found = find(opened, criteria, modalities, lambda done: watch.searched(done, len(searches)))
+    # Of a search by options alone the number of series says enough.
+    for place in found.unmatched if len(searches) > 1 or searches[0][0] != _OPTIONS else ():
+        watch.unmatched(searches[place][0])
+    return found

@@ -1,0 +1,52 @@
+"""Requests to the worker that go through the ledger: deliver again, analyse again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worker.clock import now
+from worker.ledger.database import open_ledger
+from worker.ledger.deliveries import Deliveries
+from worker.ledger.queries import Filter, findings
+from worker.queue.wake import WakeSignal
+
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RedeliveryRequest:
+    """Which results are to be sent again; what is None or empty does not restrict.
+
+    `include_sent`: also those that were delivered.
+    """
+
+    destination: str | None = None
+    receipt_ids: tuple[int, ...] = ()
+    include_sent: bool = False
+
+
+def redeliver(settings: Settings, request: RedeliveryRequest) -> int:
+    """Make deliveries due now, with all their attempts before them; return how many."""
+    return Deliveries(open_ledger(settings)).redeliver(
+        now(),
+        destination=request.destination,
+        receipt_ids=request.receipt_ids,
+        include_sent=request.include_sent,
+    )
+
+
+def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
+    """Give failed images to the worker once more; return how many.
+
+    Parameters
+    ----------
+    receipt_ids
+        Only these; all failed images where empty.
+    """
+    ledger = open_ledger(settings)
+    failed = receipt_ids or tuple(row["receipt_id"] for row in findings(ledger, Filter(status="failed")))
+    count = ledger.requeue(failed, now())
+    WakeSignal(settings.storage.folder).send()
+    return count
