@@ -149,7 +149,7 @@ def test_both_engines_answer_alike(tmp_path: Path, engine: str) -> None:
         (["serve", "-c", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
         (["serve", "-c", "broken.yaml"], "broken.yaml:2: scp.prt: unknown setting"),
         (["check", "-c", "binary.yaml"], "binary.yaml: not a text file in UTF-8"),
-        (["audit", "show", "17"], "17: nothing of that number or UID was received"),
+        (["audit", "show", "17"], "17: no received image has this number or UID"),
         (["audit", "list", "--since", "yesterday"], "yesterday: not a time"),
         (["audit", "export", "x.txt"], "x.txt: name a file that ends in .csv or .json"),
         (["evaluate", "--data", "empty", "--out", "o"], "empty"),
@@ -249,8 +249,8 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
         assert [row["accession_number"] for row in service.findings("--status", "not_analysed")] == ["A2"]
         assert [row["accession_number"] for row in service.findings("--from", "CR2", "--since", "1h")] == ["A2"]
         assert service.findings("--until", "1h") == []
-        assert invoke("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "0 deliveries are pending\n"
-        assert invoke("redeliver", "-c", service.config).stdout == "1 deliveries are pending\n"
+        assert invoke("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "Deliveries due now: 0\n"
+        assert invoke("redeliver", "-c", service.config).stdout == "Deliveries due now: 1\n"
         wait_for(lambda: len(receiver.got) == 1, 30)
         service.stop()
     shown = json.loads(run("audit", "show", "1", "-c", service.config).stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from tests.acceptance.program import Service, invoke, run
 from tests.acceptance.test_survival import distinct, source_of
 from tests.support.models import variant
 from tests.support.peers import chest, receiving, send, wait_for
+from tests.support.printed import labelled
 
 pytestmark = pytest.mark.slow
 COUNT = 12
@@ -44,10 +46,15 @@ def promote(service: Service, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def told(service: Service, *options: str) -> str:
+def printed(service: Service, *options: str) -> str:
     done = invoke("reanalyze", *options, "-c", service.config)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def requested(service: Service, *options: str) -> str:
+    """Return how many images are said to be read again."""
+    return labelled(printed(service, *options))["Will be read again"]
 
 
 def predecessor(report: pydicom.Dataset) -> str:
@@ -65,17 +72,18 @@ def test_each_image_has_one_answer_of_each_model(tmp_path: Path, serve: Callable
         service.start()
         send(service.port, [chest(f"again-{number}", rows=500, cols=420) for number in range(COUNT)])
         wait_for(lambda: len(receiver.got) == 3 * COUNT, 120)
-        assert "0 images will be read again" in told(service, "--all")  # the model has answered all of them
+        assert requested(service, "--all") == "0"  # the model has answered all of them
         promote(service, tmp_path / "candidate")
-        wanted = f"{COUNT} images would be read again by {candidate.label}; 0 it has answered"
-        assert told(service, "--all", "--dry-run").startswith(wanted)
-        assert told(service, "--model", shipped.label, "--since", "1h").startswith(f"{COUNT} images will be")
+        counts = labelled(printed(service, "--all", "--dry-run"))
+        assert (counts["Model"], counts["Would be read again"]) == (candidate.label, str(COUNT))
+        assert counts["Already answered by this model"] == "0"
+        assert requested(service, "--model", shipped.label, "--since", "1h") == str(COUNT)
 
         # Killed with some done and some to do, twice; the second time nobody is there while a wish is given again.
         kill_in_hand(service, 2)
         service.start()
         kill_in_hand(service, 5)
-        assert "0 images will be read again" in told(service, "--all")
+        assert requested(service, "--all") == "0"
         service.start()
         assert send(service.port, [chest("new")]) == [0x0000]
         wait_for(lambda: states(service)["done"] == COUNT, 120)
@@ -113,7 +121,7 @@ def _the_audit_knows_both(service: Service, old: str, new: str) -> None:
     assert verified.returncode == 0, verified.stdout
     drift = json.loads(invoke("drift", "--since", "1h", "--json", "-c", service.config).stdout)
     assert (drift["n"], drift["others"]) == (COUNT + 1, 0)
-    assert f"{COUNT} done" in told(service, "--status")
+    assert re.search(rf"│ done +│ {COUNT} ", printed(service, "--status"))
 
 
 def test_they_wait_for_their_model_and_can_be_taken_back(tmp_path: Path, serve: Callable[..., Service]) -> None:
@@ -128,12 +136,12 @@ def test_they_wait_for_their_model_and_can_be_taken_back(tmp_path: Path, serve: 
         assert len(refused.stderr.splitlines()) == 1
     variant(tmp_path / "candidate", bias=3.0)
     promote(service, tmp_path / "candidate")
-    assert told(service, "--receipt", "1", "--receipt", "2").startswith("2 images will be read again")
+    assert requested(service, "--receipt", "1", "--receipt", "2") == "2"
     invoke("models", "rollback", "-c", service.config)
     service.start()
     time.sleep(2.5)
     assert states(service) == {"waiting": 2}  # another model serves
-    assert told(service, "--cancel") == "2 images will not be read again\n"
+    assert printed(service, "--cancel") == "Cancelled 2 waiting re-reads.\n"
     assert states(service) == {"withdrawn": 2}
     assert service.stop() == 0
     assert invoke("audit", "verify", "-c", service.config).returncode == 0

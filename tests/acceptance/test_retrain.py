@@ -12,6 +12,7 @@ import pytest
 from modeltrain.model.card import load_card, shipped_model
 from tests.acceptance.program import Service, invoke, run
 from tests.support.peers import chest, send, wait_for
+from tests.support.printed import labelled
 from tests.unit.modeltrain.toys import write_class
 
 pytestmark = pytest.mark.slow
@@ -42,17 +43,17 @@ def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> No
     assert refused.returncode == 2
     assert f"row {COUNT + 2}: no image was received: 1.2.3.4 (nothing was entered)" in refused.stderr
     entered = invoke("feedback", "import", table, "--skip-bad", "-c", service.config)
-    assert entered.stdout.startswith(f"{COUNT} verdicts on {COUNT} image(s); 1 rows left out"), entered.stderr
+    assert list(labelled(entered.stdout).values()) == [str(COUNT), str(COUNT), "1"], entered.stderr
     listed = invoke("feedback", "list", "--format", "json", "-c", service.config)
     assert len(json.loads(listed.stdout)) == COUNT
     names = ("--sop", images[0].SOPInstanceUID, "--verdict", "NORMAL", "--reader", "x")
     added = invoke("feedback", "add", *names, "-c", service.config)
-    assert added.stdout == "1 image(s)\n"
+    assert added.stdout == "Images with this verdict: 1\n"
 
     trained = run("retrain", "--data", "AUDIT", "--out", tmp_path / "run", "--epochs", 1, "-c", service.config)
     assert trained.returncode == 0, trained.stderr[-2000:]
     folder = tmp_path / "run" / "cxr-pneumonia-site-0.0.0"
-    assert trained.stdout == f"model: {folder}\n"
+    assert trained.stdout == f"Model: {folder}\n"
     card = load_card(folder)
     assert card.raw["data"]["layout"] == "the audit's confirmed findings"
     assert card.raw["training"]["began_with"] is not None
@@ -80,7 +81,7 @@ def test_what_cannot_be_trained_on_is_said_in_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
     other = invoke("retrain", "--data", tmp_path / "one", "--arch", "resnet34", "--out", tmp_path / "run")
-    assert "another architecture begins from scratch" in other.stderr
+    assert "--arch resnet34: cxr-pneumonia" in other.stderr
     assert load_card(shipped_model()).arch == "resnet18"
     assert not (tmp_path / "run").exists()
     assert np.isfinite(load_card(shipped_model()).threshold)
@@ -93,7 +94,7 @@ def test_a_recipe_or_a_teacher_that_will_not_do_is_named_before_an_image_is_read
     for options, said in (
         (("--recipe", "standardized"), "recipe standardized: needs a teacher (cxrd retrain --teacher)"),
         (("--teacher", tmp_path / "none"), "recipe robust: takes no teacher (--recipe standardized does)"),
-        (("--recipe", "teacher"), "recipe teacher: begins with published weights, not with a model's: --from scratch"),
+        (("--recipe", "teacher"), "recipe teacher begins with published weights: use --from scratch"),
         (
             ("--recipe", "standardized", "--teacher", tmp_path / "none"),
             f"{tmp_path / 'none'}: not a file of a training run",

@@ -15,6 +15,7 @@ from pydicom.uid import RLELossless
 from dicom_io.objects.common import encode
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, send, wait_for
+from tests.support.printed import labelled
 from tests.support.tools import tool
 from worker.cli.app import app
 from worker.destination_settings import DicomDestination, DicomwebDestination
@@ -143,28 +144,29 @@ def test_pull_fetches_what_the_archive_holds_once(
             f"destinations: [{there}]\n"
         )
 
-        def pull(*arguments: str) -> str:
+        def pull(*arguments: str) -> list[int]:
+            """Return what is printed: series, and of their images those that came, were there, failed."""
             capsys.readouterr()
             more = ["--get"] if way == "get" else []
             app(["pull", "pacs", *arguments, *more, "--config", str(config)], standalone_mode=False)
-            return capsys.readouterr().out
+            return [int(number) for number in labelled(capsys.readouterr().out).values()]
 
-        assert pull("--date", "20260101-20260102", "--dry-run") == "2 series\n"
-        assert pull("--date", "20260101-20260102") == "2 series: 2 images came, 0 were known, 0 failed\n"
+        assert pull("--date", "20260101-20260102", "--dry-run") == [2]
+        assert pull("--date", "20260101-20260102") == [2, 2, 0, 0]
         wait_for(lambda: worker.ledger.counts().get("analysed") == 2, 30)  # long before the next sweep
         table = tmp_path / "table.csv"
         table.write_text("accession_number\nP1\nP2\nP9\n")
-        assert pull("--csv", str(table)) == "2 series: 1 images came, 1 were known, 0 failed\n"
+        assert pull("--csv", str(table)) == [2, 1, 1, 0]
         wait_for(lambda: worker.ledger.counts().get("analysed") == 3, 30)
-        one = "1 series: 1 images came, 0 were known, 0 failed\n"
+        one = [1, 1, 0, 0]
         assert pull("--accession", "P3") == one
         assert pull("--patient", "PULL4") == one
-        assert pull("--patient", "PULL4", "--accession", "P5") == "0 series\n"  # both must match
+        assert pull("--patient", "PULL4", "--accession", "P5") == [0]  # both must match
         table.write_text(
             "patient_id,study_instance_uid,dates\nPULL4,,\n,"
             f"{sent['P5'].StudyInstanceUID},\n,,20260101-20260102\n,,20270101-\n"
         )
-        assert pull("--csv", str(table)) == "4 series: 1 images came, 3 were known, 0 failed\n"
+        assert pull("--csv", str(table)) == [4, 1, 3, 0]
         wait_for(lambda: worker.ledger.counts().get("analysed") == 6, 60)
         rows = {row["accession_number"]: row for row in findings(worker.ledger, Filter())}
         assert set(rows) == set(sent)

@@ -19,8 +19,8 @@ from worker.receive.backfill import Step, are_dates, direct_receipt, fetch, find
 
 if TYPE_CHECKING:
     from dicom_io.network.query_retrieve import Receipt
-    from worker.receive.backfill import Found, Open
     from worker.destination_settings import Destination
+    from worker.receive.backfill import Found, Open
     from worker.settings import Settings
 
 _OPTIONS = "the options"  # what a search by them alone is called, beside the rows of a table
@@ -131,35 +131,6 @@ def _way(destination: Destination, settings: Settings, get: bool, receipt: Calla
     node = node_of(destination, settings)
     by = Get(receipt(), settings.rules.sop_classes) if get else Move(settings.scp.ae_title)
     return lambda: archive(node, by)
-
-
-def _searches(request: PullRequest) -> list[tuple[str, Wanted]]:
-    """Return each search with what it is called."""
-    if request.dates and not are_dates(request.dates):
-        raise InvalidSettings(f"--date {request.dates}: write it as 20260131, 20260101-20260131 or 20260101-")
-    searches = []
-    if request.table:
-        searches = [(f"{request.table}:{line}", row) for line, row in wanted_of(request.table)]
-    if request.dates or request.patient or request.accession:
-        searches.append((_OPTIONS, Wanted(request.dates, request.patient, request.accession)))
-    if not searches:
-        raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
-    return searches
-
-
-def _way(destination: Destination, settings: Settings, get: bool, receipt: Callable[[], Receipt]) -> Open:
-    """Return what opens the archive, in the way that fits it."""
-    name = destination.name
-    peer = peer_of(destination, settings)
-    if isinstance(peer, WebPeer):
-        if get:
-            raise InvalidSettings(f"{name}: --get is for DICOM nodes; a DICOMweb server is always asked by WADO-RS")
-        received = receipt()
-        return lambda: web_archive(peer, received, sender=name)
-    if not isinstance(peer, Peer):
-        raise InvalidSettings(f"{name}: not an archive; pull asks DICOM nodes and DICOMweb servers")
-    by = Get(receipt(), settings.rules.sop_classes) if get else Move(settings.scp.ae_title)
-    return lambda: archive(peer, by)
 
 
 def _search(opened: Open, searches: list[tuple[str, Wanted]], modalities: tuple[str, ...], watch: PullWatch) -> Found:

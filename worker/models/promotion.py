@@ -158,7 +158,7 @@ def promote(settings: Settings, request: PromotionRequest) -> Exchange:
     if request.force and not reason:
         raise InvalidSettings("--force needs a --reason, which is recorded")
     if request.data is None and not request.force:
-        raise InvalidSettings("name locked radiographs by --data, or give --force and --reason")
+        raise InvalidSettings("name labelled radiographs by --data, or give --force and --reason")
     facts: dict[str, Any] = {"forced": request.force, "reason": reason}
     notes: tuple[str, ...] = ()
     if request.data is not None:

@@ -17,6 +17,7 @@ from dicom_io.objects.common import encode
 from tests.integration.dicomweb.test_stow import serving_bytes
 from tests.support.dicomweb import WebServer, dicomweb
 from tests.support.peers import chest
+from tests.support.printed import labelled
 from worker.cli.app import app
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings
@@ -215,10 +216,10 @@ def test_the_command_pulls_by_csv_and_says_what_came(
         app(command)
     assert left.value.code == 2
     said = capsys.readouterr()
-    assert "2 series: 1 images came, 0 were known, 1 failed\n" in said.out
+    assert list(labelled(said.out).values()) == ["2", "1", "0", "1"]
     assert "series 2 of 2: the server answers with HTTP status 404" in said.err
     with pytest.raises(InvalidSettings, match="--get is for DICOM nodes"):
         app([*command, "--get"], standalone_mode=False)
     server.faults.clear()
     app(command, standalone_mode=False)
-    assert capsys.readouterr().out == "2 series: 1 images came, 1 were known, 0 failed\n"
+    assert list(labelled(capsys.readouterr().out).values()) == ["2", "1", "1", "0"]

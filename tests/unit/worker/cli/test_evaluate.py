@@ -27,7 +27,7 @@ from tests.unit.modeltrain.toys import draw, kaggle_folder
 from tests.unit.worker.ledger.test_receipts import NEW, NOON
 from worker import settings
 from worker.cli.models import compare, promote
-from worker.cli.train import evaluate
+from worker.cli.training import evaluate
 from worker.engines.offline import analyze
 from worker.inference.analyzer import Reader
 from worker.ledger.database import open_ledger
@@ -134,7 +134,7 @@ def test_each_file_is_parsed_once_to_be_listed_and_once_to_be_judged(
 
     read = reading._read
     monkeypatch.setattr(reading, "_read", counted)
-    monkeypatch.setattr("modeltrain.data.duplicates.near_duplicates", lambda *_: Duplicates(()))
+    monkeypatch.setattr("worker.models.evaluation.near_duplicates", lambda *_: Duplicates(()))
     monkeypatch.setattr("modeltrain.evaluation.figures.write_figures", lambda *_: ())
     monkeypatch.setattr("modeltrain.evaluation.report.write_report", lambda *_, **__: tmp_path)
     evaluate(str(listed), tmp_path / "out", as_json=True, config=config)
@@ -170,7 +170,8 @@ def test_a_promotion_needs_enough_images_or_force(
         evaluate(str(listed), tmp_path / "file", config=config)
     capsys.readouterr()
     compare([name, name], str(listed), config=config)
-    assert "2 NORMAL and 2 PNEUMONIA images; AUC by DeLong" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert re.search(r"NORMAL images: +2\nPNEUMONIA images: +2\nIntervals: AUC by DeLong", shown)
 
 
 def test_a_model_is_not_compared_on_what_it_has_learnt_from(
@@ -204,7 +205,8 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
     evaluate(str(listed), tmp_path / "out", as_json=True, config=loaded)
     said = capsys.readouterr()
     assert json.loads(said.out)["data"]["learnt_from"] == 4
-    assert "has learnt from 4 of these images" in said.err
+    assert "was trained on images of this set" in said.err
+    assert "Images: 4" in said.err
     assert "These figures are too good" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from dicom_io.finding import Finding
 from modeltrain.model.card import load_card, shipped_model
 from tests.support.models import variant
 from tests.support.peers import chest
+from tests.support.printed import labelled
 from tests.unit.worker.engines.test_analysis import Bench
 from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL, NEWER, first, intact, kinds
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
@@ -159,10 +160,10 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def told(config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def counted(config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     capsys.readouterr()
     app(["reanalyze", *words, "--dry-run", "--config", str(config)], standalone_mode=False)
-    return capsys.readouterr().out
+    return labelled(capsys.readouterr().out)
 
 
 def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,15 +171,16 @@ def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str
     number = first(ledger, "1.1")
     left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20)")
     left_out(ledger, "1.3", "view position LL")
-    assert told(config, capsys, "--all").startswith("1 images would be")
-    assert told(config, capsys, "--all", "--include-not-analysed").startswith("2 images would be")
-    assert told(config, capsys, "--reason", "view").startswith("1 images would be")
-    assert "later answer" not in told(config, capsys, "--all")
+    assert counted(config, capsys, "--all")["Would be read again"] == "1"
+    assert counted(config, capsys, "--all", "--include-not-analysed")["Would be read again"] == "2"
+    assert counted(config, capsys, "--reason", "view")["Would be read again"] == "1"
+    assert counted(config, capsys, "--all")["of these, another model answered later"] == "0"
     # The shipped model answers, and after it another one, which is withdrawn.
     again = Reanalyses(ledger)
     for model in (load_card(shipped_model()).sha256, "d" * 64):
         again.answer(number, replace(NEWER, model=replace(NEWER.model, digest=model)), [], NOON)
-    assert "1 it has answered (another model's later answer stands for 1)" in told(config, capsys, "--all")
+    counts = counted(config, capsys, "--all")
+    assert (counts["Already answered by this model"], counts["of these, another model answered later"]) == ("1", "1")
 
 
 @pytest.mark.parametrize(
