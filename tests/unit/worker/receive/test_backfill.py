@@ -17,7 +17,7 @@ class Ledger:
     def __init__(self, known: set[str], waiting: list[int]) -> None:
         self.known, self.waiting = known, waiting
 
-    def knows(self, uid: str) -> bool:
+    def has_received(self, uid: str) -> bool:
         return uid in self.known
 
     def counts(self) -> dict[str, int]:
@@ -144,8 +144,8 @@ def test_a_table_that_would_fetch_everything_is_refused(text: str, words: str, t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere", "--date", "20260101"], "nowhere: not in the configuration"),
-        (["hook", "--date", "20260101"], "is no archive"),
+        (["nowhere", "--date", "20260101"], "nowhere: no such destination"),
+        (["hook", "--date", "20260101"], "not an archive"),
         (["pacs"], "name what to pull"),
         (["pacs", "--date", "yesterday"], "write it as 20260131"),
     ],
