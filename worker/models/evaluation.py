@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_io.errors import OutOfResources
-from modeltrain.data.duplicates import near_duplicates, pairs_to_dict
+from modeltrain.data.duplicates import near_duplicates
 from modeltrain.data.seen_images import INCOMPLETE, seen_by, seen_images_of
 from modeltrain.evaluation import evaluate as judging
 from modeltrain.evaluation import figures, report
@@ -18,12 +18,10 @@ from worker.inference.serving import model_folder
 from worker.models.training_data import judged_data
 
 if TYPE_CHECKING:
-    from modeltrain.data.duplicates import Pair
+    from modeltrain.data.duplicates import Duplicates
     from modeltrain.data.sources import Source
     from modeltrain.evaluation.evaluate import Evaluation
     from worker.settings import Settings
-
-_COMPARED = "the set and what may be learnt from beside it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,8 @@ class EvaluationResult:
         How many of the images the model has learnt from; None where that is not known.
     details
         Subgroups, thresholds and the like, see `modeltrain.evaluation.subgroups.details`.
-    duplicates, unread
-        Images that look alike in the set and in the training data beside it, and how many could not be compared; None
-        where there is no such data.
+    duplicates
+        Images that look alike in the set and in the training data beside it; None where there is no such data.
     files
         The report's page, then the figures.
     notes
@@ -57,16 +54,15 @@ class EvaluationResult:
     source: Source
     seen: int | None
     details: dict[str, Any]
-    duplicates: tuple[Pair, ...] | None
-    unread: int
+    duplicates: Duplicates | None
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         data = {"name": self.source.name, "sha256": self.source.digest, "learnt_from": self.seen}
-        pairs = pairs_to_dict(self.duplicates, _COMPARED, self.unread)
-        return self.evaluation.to_dict() | {"data": data} | self.details | {"near_duplicates": pairs}
+        duplicates = self.duplicates.to_dict() if self.duplicates else None
+        return self.evaluation.to_dict() | {"data": data} | self.details | {"near_duplicates": duplicates}
 
 
 def evaluate(
@@ -105,27 +101,21 @@ def evaluate(
     points = {reader.decider.operating_point: reader.threshold} | reader.decider.points
     further = details(answers, evaluation, points)
     pictures = figures.write_figures(answers, evaluation, request.out, points)
-    duplicates: tuple[Pair, ...] | None = None
-    unread = 0
-    if judged.others:
-        pairs, broken = near_duplicates(judged.source.samples, judged.others)
-        duplicates, unread = tuple(pairs), len(broken)
-    page = report.write_report(
-        request.out,
+    duplicates = near_duplicates(judged.source.samples, judged.others) if judged.others else None
+    contents = report.Report(
         evaluation,
         further,
         pictures,
-        card=reader.card,
-        engine=reader.engine.name,
-        duplicates=duplicates,
-        compared=_COMPARED,
-        unread=unread,
+        reader.card,
+        reader.engine.name,
         data=judged.source.name,
         learnt_from=seen,
+        duplicates=duplicates,
     )
+    page = report.write_report(contents, request.out)
     files = (page, *pictures)
     notes = tuple(_notes(reader, seen))
-    return EvaluationResult(evaluation, judged.source, seen, further, duplicates, unread, files, notes)
+    return EvaluationResult(evaluation, judged.source, seen, further, duplicates, files, notes)
 
 
 def _notes(reader: Reader, seen: int | None) -> list[str]:
