@@ -177,14 +177,26 @@ def examine(variant: str, folder: Path, pool: ThreadPoolExecutor) -> Examined:
     return Examined(made.left_out, files, tuple(job.result() for job in jobs))
 
 
+class Examinations(dict[str, Examined]):
+    """The variants by name, each examined when it is first looked at."""
+
+    def __init__(self, folders: pytest.TempPathFactory, pool: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self._folders, self._pool = folders, pool
+
+    def __missing__(self, variant: str) -> Examined:
+        self[variant] = examine(variant, self._folders.mktemp("variant"), self._pool)
+        return self[variant]
+
+
 @pytest.fixture(scope="module")
-def examined(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Examined]:
+def examined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examinations]:
     with ThreadPoolExecutor(4) as pool:
-        return {variant: examine(variant, tmp_path_factory.mktemp("variant"), pool) for variant in VARIANTS}
+        yield Examinations(tmp_path_factory, pool)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_all_kinds_are_made(examined: dict[str, Examined], variant: str) -> None:
+def test_all_kinds_are_made(examined: Examinations, variant: str) -> None:
     found = examined[variant]
     assert set(found.left_out) == ({"parametric-map"} if variant in WITHOUT_MAP else set())
     assert {kind for kind in found.files if "jpeg" not in kind} == set(KINDS) - set(found.left_out)
@@ -194,7 +206,7 @@ def test_all_kinds_are_made(examined: dict[str, Examined], variant: str) -> None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_dciodvfy_finds_no_error(examined: dict[str, Examined], variant: str) -> None:
+def test_dciodvfy_finds_no_error(examined: Examinations, variant: str) -> None:
     verdicts = examined[variant].by("dciodvfy")
     assert len(verdicts) == len(examined[variant].files)
     assert [(each.kind, each.lines("Error")) for each in verdicts if each.lines("Error")] == []
@@ -208,10 +220,10 @@ def explained() -> list[str]:
     return [row.split("`")[1] for row in table.splitlines() if row.startswith("| `")]
 
 
-def test_every_warning_is_explained_and_every_explanation_is_needed(examined: dict[str, Examined]) -> None:
+def test_every_warning_is_explained_and_every_explanation_is_needed(examined: Examinations) -> None:
     given = {
         (each.kind, line)
-        for found in examined.values()
+        for found in (examined[variant] for variant in VARIANTS)
         for each in found.by("dciodvfy")
         for line in each.lines("Warning")
     }
@@ -223,7 +235,7 @@ def test_every_warning_is_explained_and_every_explanation_is_needed(examined: di
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_dcmtk_reads_what_is_in_them(examined: dict[str, Examined], variant: str) -> None:
+def test_dcmtk_reads_what_is_in_them(examined: Examinations, variant: str) -> None:
     found = examined[variant]
     for each in found.said:
         assert each.code == 0 or each.program == "dciodvfy", (each.kind, each.program, each.err)
@@ -250,7 +262,7 @@ def pixels(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("variant", ["CR MONOCHROME2 12 bits", "DX MONOCHROME1 8 bits", "lossy source"])
-def test_dcmtk_shows_the_pictures_that_went_in(examined: dict[str, Examined], variant: str) -> None:
+def test_dcmtk_shows_the_pictures_that_went_in(examined: Examinations, variant: str) -> None:
     files = examined[variant].files
     for kind, worst in (("multi-frame-capture", 0), ("multi-frame-capture as jpeg", 60)):
         dark, bright = (pixels(Path(f"{files[kind]}.{frame}.ppm")).astype(int) for frame in (1, 2))
@@ -260,7 +272,7 @@ def test_dcmtk_shows_the_pictures_that_went_in(examined: dict[str, Examined], va
 
 
 @pytest.mark.parametrize("variant", [each for each in VARIANTS if each not in WITHOUT_MAP])
-def test_highdicom_reads_the_map_and_where_it_lies(examined: dict[str, Examined], variant: str) -> None:
+def test_highdicom_reads_the_map_and_where_it_lies(examined: Examinations, variant: str) -> None:
     file = examined[variant].files["parametric-map"]
     read = highdicom.imread(file)
     assert np.array_equal(read.get_frames(apply_real_world_transform=True)[0].astype(np.float32), CAM)
@@ -280,7 +292,7 @@ def source_spacing(variant: str) -> Any:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_page_comes_out_whole_and_names_nobody(examined: dict[str, Examined], variant: str) -> None:
+def test_the_page_comes_out_whole_and_names_nobody(examined: Examinations, variant: str) -> None:
     file = examined[variant].files["encapsulated-pdf"]
     dataset = pydicom.dcmread(file)
     page = Path(f"{file}.pdf").read_bytes()
