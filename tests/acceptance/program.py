@@ -28,7 +28,7 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
         [str(CXRD), *(str(argument) for argument in arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
         cwd=cwd,
         env=os.environ | environment,
@@ -85,7 +85,7 @@ class Service:
         with self.log.open("ab") as log:
             process = subprocess.Popen([str(CXRD), "serve", "-c", str(self.config)], stdout=log, stderr=log)
         self._process = process
-        wait_for(lambda: len(self.events("listening")) > before or process.poll() is not None, 60)
+        wait_for(lambda: len(self.events("listening")) > before or process.poll() is not None, 180)
         assert process.poll() is None, self.log.read_text()[-2000:]
 
     def kill(self) -> None:
@@ -100,7 +100,7 @@ class Service:
         if self._process is None:
             return 0
         self._process.terminate()
-        code = self._process.wait(60)
+        code = self._process.wait(120)
         self._process = None
         return code
 

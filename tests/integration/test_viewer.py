@@ -147,7 +147,6 @@ def outline(page: Any) -> NDArray[np.float64]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(480)
 def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daemon], tmp_path: Path, page: Any) -> None:
     port = free_port()
     files = viewer_files()
