@@ -82,6 +82,6 @@ $(VENV)/.stamp-install: pyproject.toml | $(BIN)/python
 
 # What the tests need holds all that serving needs, so that `make install` has nothing left to do.
 $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
-	@echo 'Setting up $(VENV) for the tests, with torch: several gigabytes on Linux (README.md says how to take less)'
+	@echo 'Setting up $(VENV) for the tests, with torch: several gigabytes on Linux (CONTRIBUTING.md says how to take less)'
 	@$(PIP) $(PIP_ARGS) --editable '.[dev]'
 	@touch $@ $(VENV)/.stamp-install
