@@ -15,9 +15,9 @@ from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.clock import now
 from worker.deliver.courier import Courier
 from worker.deliver.destinations import sender_of
-from worker.engines.analysis import Pipeline
 from worker.engines.idle import IdleEngine
 from worker.engines.local import LocalEngine
+from worker.engines.pipeline import Pipeline
 from worker.extras import require_configured
 from worker.inference.serving import Serving
 from worker.inference.shadow import open_shadow
@@ -62,7 +62,9 @@ class Daemon:
             Courier(each.name, sender_of(each, settings), self.deliveries, self.blobs, settings.outbox, now)
             for each in settings.destinations
         ]
-        pipeline = Pipeline(settings, self.ledger, self.blobs, self.serving, self._ring, self.shadow)
+        pipeline = Pipeline(
+            settings, self.ledger, self.blobs, self.serving.lease, self._wake_couriers, shadow=self.shadow
+        )
         self._engine = LocalEngine(
             pipeline.process,
             lambda: self.ledger.unfinished(now()),
@@ -73,10 +75,12 @@ class Daemon:
         )
         self.reanalyses = Reanalyses(self.ledger)
         # Without the shadow: it is there for live images, and a back-fill would fill its queue.
-        again = Pipeline(settings, self.ledger, self.blobs, self.serving, self._ring, work=self.reanalyses)
+        second_readings = Pipeline(
+            settings, self.ledger, self.blobs, self.serving.lease, self._wake_couriers, tasks=self.reanalyses
+        )
         self._idle = IdleEngine(
             self._reanalysis,
-            again.process,
+            second_readings.process,
             lambda receipt_id: self.reanalyses.put_back(receipt_id, now()),
             pause=settings.worker.reanalysis_pause,
         )
@@ -140,7 +144,7 @@ class Daemon:
         with self.serving.lease() as reader:  # this also takes up a model that was promoted
             return self.reanalyses.next_receipt(reader.identity.digest, moment)
 
-    def _ring(self) -> None:
+    def _wake_couriers(self) -> None:
         for courier in self.couriers:
             courier.wake()
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +12,69 @@ from pydicom import Dataset
 
 from dicom_io.durable import file_sha256
 from dicom_io.errors import CxrdError, InvalidSettings
-from dicom_io.header.eligibility import judge
+from dicom_io.finding import Finding
 from dicom_io.header.reading import read_dataset
-from dicom_io.header.source_image import source_image
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import Rendered
 from modeltrain.model.preprocess import read_picture
-from worker.engines.analysis import outside, rules_of
-from worker.inference.analyzer import Reader, Reading
+from worker.clock import now
+from worker.engines import analysis
+from worker.engines.analysis import Analysed, Image, NotAnalysed
+from worker.inference.analyzer import Reader
 from worker.logs import unexpected
 from worker.results.overlay import write_png
-from worker.results.pictures import Pictures
-from worker.results.result_set import Result, ResultSet, make, not_analysed
+from worker.results.result_set import Result
 from worker.settings import Settings
 from worker.storage.files import write_whole
 
 PICTURES = (".jpg", ".jpeg", ".png")
-_NOTHING = ResultSet((), {})
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one file; `left_out` names the kinds of result that it has not, each with the reason."""
+class FileOutcome:
+    """What became of one file.
+
+    Attributes
+    ----------
+    status
+        `analysed`, `not_analysed` or `failed`; `reason` says why where it is not the first.
+    finding
+        None where the model did not look.
+    outputs
+        The files that were written.
+    left_out
+        The kinds of result that could not be made, each with the reason.
+    """
 
     file: str
+    model: str
     status: str
     reason: str = ""
-    probability: float | None = None
-    decision: str | None = None
-    threshold: float | None = None
-    model: str | None = None
-    operating_point: str | None = None
-    prediction_set: tuple[str, ...] | None = None
-    out_of_distribution: bool | None = None
-    outlier: float | None = None
-    agent: str | None = None
-    agent_probability: float | None = None
-    region: tuple[int, int, int, int] | None = None
+    finding: Finding | None = None
     outputs: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the answer as one JSON object."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return the outcome as one flat JSON object."""
+        values = dict.fromkeys(_ANSWER) if self.finding is None else _answer(self.finding)
+        about = {"file": self.file, "status": self.status, "reason": self.reason}
+        return about | values | {"model": self.model, "outputs": list(self.outputs), "left_out": self.left_out}
+
+
+_ANSWER = (
+    *("probability", "decision", "threshold", "model", "operating_point", "prediction_set", "out_of_distribution"),
+    *("outlier", "agent", "agent_probability", "region"),
+)
+
+
+def _answer(finding: Finding) -> dict[str, Any]:
+    """Return the values of a finding as JSON, by the names in `_ANSWER`."""
+    values: dict[str, Any] = {name: getattr(finding, name, None) for name in _ANSWER}
+    for name in ("probability", "outlier", "agent_probability"):
+        values[name] = None if values[name] is None else round(values[name], 6)
+    values["prediction_set"] = None if finding.prediction_set is None else list(finding.prediction_set)
+    values["region"] = list(finding.region.box) if finding.region else None
+    return values
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -79,8 +98,8 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings) -> Iterator[Answer]:
-    """Analyse files one after the other; what goes wrong with one is its answer, and the others go on.
+def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings) -> Iterator[FileOutcome]:
+    """Analyse files one after the other; what goes wrong with one is its outcome, and the others go on.
 
     Parameters
     ----------
@@ -89,86 +108,48 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
     out
         Where ``NAME.png``, ``NAME.dcm``, ``NAME.sr.dcm`` and ``NAME.pr.dcm`` are written.
     """
-    rules = rules_of(settings)
     names = _Names()
     for file in files:
-        model = reader.identity.label
-        answer = Answer(file=str(file), status="failed", model=model)
+        about = FileOutcome(str(file), reader.identity.label, "failed")
         try:
-            if file.suffix.lower() in PICTURES:
-                values = read_picture(file, max_pixels=settings.pixels.max_pixels)
-                dataset = _wrapped(values, file)
-                reading = reader.read_values(Rendered(values=values, aspect=1.0))
-            else:
-                dataset = read_dataset(file)
-                verdict = judge(dataset, rules)
-                if not verdict.analyse:
-                    answer = replace(answer, status="not_analysed", reason=verdict.reason)
-                    told = _told_why(dataset, verdict.reason, reader, settings) if verdict.radiograph else _NOTHING
-                    yield _with(answer, told, names, out, file)
-                    continue
-                reading = reader.read(dataset)
-            if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
-                answer = replace(_told(answer, reading), status="not_analysed", reason=outside(reading.finding))
-                yield _with(answer, _told_why(dataset, answer.reason, reader, settings), names, out, file)
-                continue
-            created = _when()
-            pictures = Pictures(reading, reader.identity, created, settings.results)
-            made = make(source_image(dataset), reading, reader.identity, settings.results, created, pictures=pictures)
-            stem = names.unique(file.stem)
-            write_png(out / f"{stem}.png", pictures.main)
-            written = (str(out / f"{stem}.png"), *_write(made.results, out / stem))
+            outcome = analysis.analyze(_image(file, settings), reader, settings)
+            about = _written(about, outcome, out, names, file.stem)
         except CxrdError as error:
-            yield replace(answer, reason=str(error))
+            about = replace(about, reason=str(error))
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
-            yield replace(answer, reason=unexpected(error))
-        else:
-            yield replace(_told(answer, reading), status="analysed", outputs=written, left_out=made.left_out)
+            about = replace(about, reason=unexpected(error))
+        yield about
 
 
-def _told_why(dataset: Dataset, reason: str, reader: Reader, settings: Settings) -> ResultSet:
-    """Return the report that an image was not analysed, where the settings ask for one."""
-    if not settings.results.report_not_analysed:
-        return _NOTHING
-    return not_analysed(source_image(dataset), reason, reader.identity, settings.results, _when())
+def _image(file: Path, settings: Settings) -> Image:
+    """Read a file as an image that is to be analysed."""
+    if file.suffix.lower() not in PICTURES:
+        return Image(read_dataset(file), now().astimezone())
+    values = read_picture(file, max_pixels=settings.pixels.max_pixels)
+    return Image(_wrapped(values, file), now().astimezone(), rendered=Rendered(values=values, aspect=1.0))
 
 
-def _with(answer: Answer, made: ResultSet, names: _Names, out: Path, file: Path) -> Answer:
-    """Write what tells that a file was not analysed, if anything does, and name it in the answer."""
-    written = _write(made.results, out / names.unique(file.stem)) if made.results else ()
-    return replace(answer, outputs=written, left_out=made.left_out)
+def _written(about: FileOutcome, outcome: Analysed | NotAnalysed, out: Path, names: _Names, stem: str) -> FileOutcome:
+    """Write what came of a file, under a name that no other file of this call has."""
+    results = outcome.results
+    if isinstance(outcome, NotAnalysed):
+        finding = outcome.reading.finding if outcome.reading else None
+        outputs = _write(results.results, out / names.unique(stem)) if results.results else ()
+        about = replace(about, status="not_analysed", reason=outcome.reason, finding=finding)
+    else:
+        name = names.unique(stem)
+        write_png(out / f"{name}.png", outcome.pictures.main)
+        outputs = (str(out / f"{name}.png"), *_write(results.results, out / name))
+        about = replace(about, status="analysed", finding=outcome.reading.finding)
+    return replace(about, outputs=outputs, left_out=results.left_out)
 
 
 def _write(results: tuple[Result, ...], stem: Path) -> tuple[str, ...]:
     """Write result objects to files whose names begin alike; return those names."""
-    written = []
-    for result in results:
-        file = stem.with_name(stem.name + result.suffix)
+    files = [stem.with_name(stem.name + result.suffix) for result in results]
+    for file, result in zip(files, results, strict=True):
         write_whole(file, result.data)
-        written.append(str(file))
-    return tuple(written)
-
-
-def _told(answer: Answer, reading: Reading) -> Answer:
-    """Return the answer with what the model found."""
-    finding = reading.finding
-    return replace(
-        answer,
-        probability=round(finding.probability, 6),
-        decision=finding.decision,
-        threshold=finding.threshold,
-        operating_point=finding.operating_point,
-        prediction_set=finding.prediction_set,
-        out_of_distribution=finding.out_of_distribution,
-        outlier=_rounded(finding.outlier),
-        agent=finding.agent,
-        agent_probability=_rounded(finding.agent_probability),
-        region=finding.region.box if finding.region else None,
-    )
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+    return tuple(str(file) for file in files)
 
 
 class _Names:
@@ -188,10 +169,5 @@ class _Names:
 
 def _wrapped(values: np.ndarray[Any, np.dtype[np.float32]], file: Path) -> Dataset:
     """Wrap a picture that is not DICOM, so that its result has a study to stand in: anonymous, and its own."""
-    seed = file_sha256(file)
-    return radiograph((values * 255).round().astype(np.uint8), uid_seed=seed, PatientName="", PatientID="")
-
-
-def _when() -> dt.datetime:
-    """Return the time in the zone of the site."""
-    return dt.datetime.now(dt.UTC).astimezone()
+    pixels = (values * 255).round().astype(np.uint8)
+    return radiograph(pixels, uid_seed=file_sha256(file), PatientName="", PatientID="")

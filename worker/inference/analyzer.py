@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,11 +73,6 @@ class Reader:
         self.threshold = self.decider.threshold
         self.engine = open_engine(self.card, settings.model)
         self._batcher = Batcher(self.engine, settings.model.batch_size, settings.model.batch_wait_ms / 1000)
-
-    @contextmanager
-    def lease(self) -> Iterator[Reader]:
-        """Lend itself, for a caller with one model only (see `worker.inference.serving.Serving`)."""
-        yield self
 
     def close(self) -> None:
         """End the batcher."""

@@ -69,7 +69,7 @@ class Reanalyses:
 
     A row's key is its receipt's. The receipt itself stays as it is all the while, and the earlier finding stands until
     the newer one is entered; an image that was not analysed becomes an analysed one then. For
-    `worker.engines.analysis.Pipeline` it does what the ledger does for new images.
+    `worker.engines.pipeline.Pipeline` it does what the ledger does for new images.
     """
 
     def __init__(self, ledger: Ledger) -> None:

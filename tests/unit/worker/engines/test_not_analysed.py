@@ -23,13 +23,13 @@ from dicom_io.objects.common import encode
 from tests.support.peers import chest
 from tests.support.tools import tool
 from tests.unit.dicom_io.header.test_eligibility import FOR_PROCESSING, SECONDARY_CAPTURE, equipment, header
-from tests.unit.worker.engines.test_analysis import Bench
+from tests.unit.worker.engines.test_pipeline import Bench, lent
 from tests.unit.worker.results.test_result_set import MODEL, NOW, answered, coded, source, tree
 from worker.clock import now
 from worker.conformance.statement import statement
 from worker.destination_settings import DicomDestination
-from worker.engines.analysis import Pipeline
 from worker.engines.offline import analyze
+from worker.engines.pipeline import Pipeline
 from worker.health.drift import period
 from worker.inference.analyzer import Reader
 from worker.ledger import event_chain
@@ -273,7 +273,7 @@ def test_a_second_look_that_is_left_out_is_kept_too(bench: Bench) -> None:
     with bench.ledger.writing() as connection:  # as though another model had answered first
         connection.exec_driver_sql("UPDATE finding SET model_sha256 = '0'")
     skip = Settings(model=ModelSettings(out_of_distribution="skip"))
-    Pipeline(skip, bench.ledger, bench.blobs, bench.reader, lambda: None, work=work).process(number)
+    Pipeline(skip, bench.ledger, bench.blobs, lent(bench.reader), lambda: None, tasks=work).process(number)
     found = told(bench, number)
     assert found["reanalysis"]["state"] == "left_out"
     assert len(found["answers"]) == len(found["outside"]) == 1

@@ -17,12 +17,13 @@ from modeltrain.model.card import load_card, shipped_model
 from tests.support.models import variant
 from tests.support.peers import chest
 from tests.support.printed import labelled
-from tests.unit.worker.engines.test_analysis import Bench
+from tests.unit.worker.engines.test_pipeline import Bench, lent
 from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL, NEWER, first, intact, kinds
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
 from worker.cli.app import app
 from worker.clock import now
-from worker.engines.analysis import Pipeline, outside
+from worker.engines.analysis import out_of_distribution_reason
+from worker.engines.pipeline import Pipeline
 from worker.inference.analyzer import Reader
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings, story
@@ -61,7 +62,9 @@ def test_what_a_gate_left_out_is_read_where_that_is_asked_for(ledger: Ledger) ->
 
 
 def test_the_reason_of_the_gate_begins_as_it_is_looked_for() -> None:
-    assert outside(Finding(0.9, "PNEUMONIA", 0.5, "screening", outlier=1.2)).startswith(OUT_OF_DISTRIBUTION)
+    assert out_of_distribution_reason(Finding(0.9, "PNEUMONIA", 0.5, "screening", outlier=1.2)).startswith(
+        OUT_OF_DISTRIBUTION
+    )
 
 
 def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
@@ -137,7 +140,7 @@ def test_the_new_report_takes_the_place_of_the_one_that_nothing_was_analysed(
     work = Reanalyses(bench.ledger)
     (chosen,) = work.choose(Criteria(also=OUT_OF_DISTRIBUTION), wider.identity.digest).receipt_ids
     work.request([chosen], wider.card.label, wider.identity.digest, "jd", now())
-    Pipeline(Settings(), bench.ledger, bench.blobs, wider, lambda: None, work=work).process(number)
+    Pipeline(Settings(), bench.ledger, bench.blobs, lent(wider), lambda: None, tasks=work).process(number)
     row = bench.row(number)
     assert (row["status"], row["decision"], row["reason"]) == ("analysed", "PNEUMONIA", "")
     found = story(bench.ledger, str(number))

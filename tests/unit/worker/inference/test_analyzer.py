@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dicom_io.pixels.render import render
 from modeltrain.model.outputs import Outputs
 from tests.support.peers import chest
-from tests.unit.worker.engines.test_analysis import Bench
+from tests.unit.worker.engines.test_pipeline import Bench
 from worker.inference.analyzer import Reader
 from worker.inference.engine import Batcher
 from worker.results.overlay import caption

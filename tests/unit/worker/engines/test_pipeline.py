@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from tests.support.tools import tool
 from tests.unit.worker.ledger.test_receipts import NEW
 from worker.clock import now
 from worker.destination_settings import DicomDestination, WebhookDestination
-from worker.engines.analysis import Pipeline
 from worker.engines.local import LocalEngine
+from worker.engines.pipeline import Pipeline
 from worker.inference.analyzer import Reader
 from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, story
@@ -43,6 +44,11 @@ from worker.storage.blobs import Blobs
 KINDS = [kind for kind in EVERY if kind in Results().kinds]  # in the order in which they are made
 
 
+def lent(reader: Reader) -> Callable[[], AbstractContextManager[Reader]]:
+    """Lend one reader, as the daemon lends that of the current model."""
+    return lambda: nullcontext(reader)
+
+
 class Bench:
     """A pipeline with its ledger and store, without a network."""
 
@@ -51,7 +57,7 @@ class Bench:
         engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
         migrations.upgrade(engine)
         self.ledger, self.blobs, self.reader = Ledger(engine), Blobs(folder / "objects"), reader
-        self.pipeline = Pipeline(Settings(), self.ledger, self.blobs, reader, lambda: None)
+        self.pipeline = Pipeline(Settings(), self.ledger, self.blobs, lent(reader), lambda: None)
 
     def put(self, dataset: Dataset) -> int:
         sha256 = self.blobs.put(encode(dataset))
@@ -291,7 +297,7 @@ def again(bench: Bench, reader: Reader, number: int, **settings: Any) -> Pipelin
     """Wish that a model reads an image again; return the pipeline that does it."""
     work = Reanalyses(bench.ledger)
     work.request([number], reader.card.label, reader.identity.digest, "jd", now())
-    return Pipeline(Settings(**settings), bench.ledger, bench.blobs, reader, lambda: None, work=work)
+    return Pipeline(Settings(**settings), bench.ledger, bench.blobs, lent(reader), lambda: None, tasks=work)
 
 
 def made_by(bench: Bench, reader: Reader) -> dict[str, Dataset]:
@@ -307,9 +313,9 @@ def test_a_newer_model_s_report_names_the_earlier_one(bench: Bench, sterner: Rea
     number = bench.put(chest())
     bench.pipeline.process(number)
     second = again(bench, sterner, number)
-    Pipeline(Settings(), bench.ledger, bench.blobs, bench.reader, lambda: None, work=Reanalyses(bench.ledger)).process(
-        number
-    )  # another model serves: it waits
+    Pipeline(
+        Settings(), bench.ledger, bench.blobs, lent(bench.reader), lambda: None, tasks=Reanalyses(bench.ledger)
+    ).process(number)  # another model serves: it waits
     assert bench.row(number)["reanalysis"] == "waiting"
     second.process(number)
     old, new = made_by(bench, bench.reader), made_by(bench, sterner)
@@ -345,7 +351,7 @@ def test_a_newer_model_s_report_names_the_earlier_one(bench: Bench, sterner: Rea
 def test_a_predecessor_that_was_never_made_is_not_named(bench: Bench, milder: Reader, sterner: Reader) -> None:
     number = bench.put(chest())
     Pipeline(
-        Settings(results=Results(kinds=("secondary-capture",))), bench.ledger, bench.blobs, milder, lambda: None
+        Settings(results=Results(kinds=("secondary-capture",))), bench.ledger, bench.blobs, lent(milder), lambda: None
     ).process(number)
     again(bench, sterner, number).process(number)
     assert "PredecessorDocumentsSequence" not in made_by(bench, sterner)["structured-report"]
@@ -371,7 +377,7 @@ def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, st
 def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: Reader, sterner: Reader) -> None:
     hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
     number = bench.put(chest())
-    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, milder, lambda: None).process(number)
+    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, lent(milder), lambda: None).process(number)
     again(bench, sterner, number, **hooks).process(number)
     found = story(bench.ledger, str(number))
     assert found is not None
@@ -381,7 +387,7 @@ def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: 
     assert [each["destination"] for each in found["deliveries"]] == ["hook"]
     # The other way round, or positive as before: no news.
     other = bench.put(chest("b"))
-    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, sterner, lambda: None).process(other)
+    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, lent(sterner), lambda: None).process(other)
     again(bench, milder, other, **hooks).process(other)
     found = story(bench.ledger, str(other))
     assert found is not None
