@@ -27,7 +27,17 @@ from modeltrain.export.card_contents import counts, figures, libraries, preproce
 from modeltrain.export.gate_limits import fit_gate, outlying
 from modeltrain.export.int8_comparison import compare_int8
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
-from modeltrain.model.card import CARD, CURRENT, INT8, ONNX, SAFETENSORS, SEEN_IMAGES, file_digest, load_card
+from modeltrain.model.card import (
+    CARD,
+    CURRENT,
+    INT8,
+    ONNX,
+    SAFETENSORS,
+    SEEN_IMAGES,
+    file_digest,
+    load_card,
+    weights_digest,
+)
 from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import CLASSES
 from modeltrain.model.preprocess import INPUT_SIZE
@@ -278,11 +288,13 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
         (folder / INT8).unlink()
     arch = progress.recipe.get("arch", "resnet18")
     parts: dict[str, Any] = {"train": counts(split.train), "validation": counts(split.validation)}
-    digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}
+    data_digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}
+    paths = [folder / name for name in (ONNX, INT8, SAFETENSORS, SEEN_IMAGES) if (folder / name).exists()]
+    digests = {path.name: file_digest(path) for path in paths}
     return {
-        "format": 2,
         "name": label.rpartition("-")[0],
         "version": label.rpartition("-")[2],
+        "digest": weights_digest(digests),
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
         "arch": arch,
         "mirror": bool(progress.recipe.get("mirror", False)),
@@ -292,17 +304,13 @@ def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: 
         **fitted,
         "data": {
             "layout": "Kaggle: train and val joined, then split by patient; test locked",
-            "sha256": digests,
+            "sha256": data_digests,
             "digest": "SHA-256 over the lines 'relative name, NUL, SHA-256 of the file', sorted by name",
             "split": parts,
         },
         "training": training(progress),
         "preprocessing": preprocessing(folder, arch),
-        "files": {
-            file: {"sha256": file_digest(folder / file), "bytes": (folder / file).stat().st_size}
-            for file in (ONNX, INT8, SAFETENSORS, SEEN_IMAGES)
-            if (folder / file).exists()
-        },
+        "files": {path.name: {"sha256": digests[path.name], "bytes": path.stat().st_size} for path in paths},
         "precision": "convolution and linear weights stored as float16, computed in float32",
         "libraries": libraries(arch),
     }

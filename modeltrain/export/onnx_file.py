@@ -1,4 +1,4 @@
-"""The model's ONNX files: written from a network, at half precision on disk, and as int8 for the CPU."""
+"""The model's weight files: safetensors at half precision, ONNX that reads them, and int8 for the CPU."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxscript import optimizer
 from safetensors.torch import save_file
 
+from modeltrain.export.external_weights import HALF, refer
 from modeltrain.model.card import ONNX, SAFETENSORS
-from modeltrain.model.outputs import Outputs, complete
+from modeltrain.model.outputs import Outputs
 from modeltrain.model.preprocess import INPUT_SIZE
 from modeltrain.network.architectures import ChestNet, bare_names, load_weights
 
@@ -41,12 +42,15 @@ _WHOLE = "gate."  # kept at single precision: small differences of large sums
 def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18", *, mirror: bool = False) -> None:
     """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision.
 
-    With `mirror` the ONNX file looks at the mirror image too and answers with the mean.
+    The ONNX file holds the network and small tensors; it refers to the others in the safetensors file (ONNX external
+    data). With `mirror` it looks at the mirror image too and answers with the mean.
     """
     save_file(bare_names(state), folder / SAFETENSORS)
     network = ChestNet(arch, mirror=mirror)
     load_weights(network, {key: value.float() for key, value in state.items()})
-    onnx.save_model(_onnx_model(network.eval()), folder / ONNX)
+    model = _onnx_model(network.eval())
+    refer(model, folder / SAFETENSORS)
+    (folder / ONNX).write_bytes(model.SerializeToString())
 
 
 def onnx_predictor(path: Path, threads: int = 0) -> Predict:
@@ -55,10 +59,8 @@ def onnx_predictor(path: Path, threads: int = 0) -> Predict:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    names = [output.name for output in session.get_outputs() if output.name in Outputs._fields]
-
     def predict(images: NDArray[np.float32]) -> Outputs:
-        return complete(dict(zip(names, session.run(names, {"image": images}), strict=True)), len(images))
+        return Outputs(*session.run(list(Outputs._fields), {"image": images}))
 
     return predict
 
@@ -121,8 +123,10 @@ def _halved(model: onnx.ModelProto, matrices: set[str]) -> onnx.ModelProto:
         half = values.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), values):
             raise ValueError(f"{name} is not at half precision")
-        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], f"cast.{name}", to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}{HALF}"))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}{HALF}"], [name], f"cast.{name}", to=onnx.TensorProto.FLOAT)
+        )
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -198,9 +202,10 @@ def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]]) 
     try:
         # The calibration prints its progress; standard output is for the command's own answer.
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            prepared = Path(folder) / "prepared.onnx"
+            whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
+            onnx.save_model(onnx.load_model(source), whole)  # with its weights in it
             # Folds norms into convolutions and casts into weights, which the quantizer wants as plain numbers.
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(prepared),
                 str(target),

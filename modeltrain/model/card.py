@@ -1,4 +1,13 @@
-"""Model folders: weights, their card, and the proof that they are the ones the card speaks of."""
+"""Model folders: weights, their card, and the check that the card was written for these weights.
+
+A folder holds
+
+    model.json         the card
+    model.safetensors  the weights; torch reads them
+    model.onnx         the network; ONNX Runtime reads its weights from model.safetensors (ONNX external data)
+    model.int8.onnx    network and weights as integers, where export found that it decides like the other
+    seen_images.npy    which images it has learnt from (modeltrain/data/seen_images.py)
+"""
 
 from __future__ import annotations
 
@@ -16,12 +25,16 @@ from modeltrain.model.outputs import CLASSES
 CARD, ONNX, SAFETENSORS, CURRENT = "model.json", "model.onnx", "model.safetensors", "CURRENT"
 INT8 = "model.int8.onnx"
 SEAL = "model.json.sha256"  # beside a card that was added to a site's models: it is never changed there
-SEEN_IMAGES = "seen_images.npy"  # modeltrain/data/seen_images.py
+SEEN_IMAGES = "seen_images.npy"
+
+# 1.7.0 was first published with its weights inside model.onnx. Results bear the digest of that file, so it stays.
+_WEIGHTS_OF_1_7_0 = "54a7ee6651563521958b1135577595c32f32761ced9fc9f1ba44840f94a2a153"
+_DIGEST_OF_1_7_0 = "e63268a0cd91ac88d006ccffb22892600c7693b44e89444c7029638514466eb9"
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model folder says of itself, after its files were found to be as they were written.
+    """What a model folder says of itself; its files were compared with the digests in it.
 
     Attributes
     ----------
@@ -31,8 +44,9 @@ class Card:
         The thresholds by name; `screening` is always there.
     input_size
         Side of the network's square input in pixels.
-    sha256, safetensors_sha256
-        Hexadecimal digests of `model.onnx`, which is what an audit names, and of `model.safetensors`.
+    sha256
+        The model's identity, hexadecimal: `digest` in `model.json`, which is `weights_digest` of its files. It is part
+        of the UIDs of every result, of the audit and of the model's name by content.
     raw
         All of `model.json`.
     """
@@ -45,13 +59,12 @@ class Card:
     classes: tuple[str, ...]
     input_size: int
     sha256: str
-    safetensors_sha256: str
     arch: str
     raw: dict[str, Any]
 
     @property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each weight file of the folder, by file name."""
+        """SHA-256 of each of the folder's files but the card, by file name."""
         return {name: _text(entry["sha256"]) for name, entry in self.raw["files"].items()}
 
     @property
@@ -71,13 +84,13 @@ class Card:
 
 
 def load_card(folder: Path) -> Card:
-    """Read a model's card and hold its files to the digests in it.
+    """Read a model's card and compare its files with the digests in it.
 
     Raises
     ------
     InvalidModel
         The folder or a file is missing, the card is not one or was changed after it was added to a site's models, or a
-        weight file is not the one the card was written for.
+        file is not the one the card was written for.
     """
     if not folder.is_dir():
         raise InvalidModel(f"{folder}: no such model folder")
@@ -93,11 +106,11 @@ def load_card(folder: Path) -> Card:
             | {name: float(point["threshold"]) for name, point in raw.get("operating_points", {}).items()},
             classes=tuple(raw["classes"]),
             input_size=int(raw["preprocessing"]["size"]),
-            sha256=_text(raw["files"][ONNX]["sha256"]),
-            safetensors_sha256=_text(raw["files"][SAFETENSORS]["sha256"]),
+            sha256=_text(raw["digest"]),
             arch=_text(raw["arch"]),
             raw=raw,
         )
+        identity = weights_digest(card.digests)
     except KeyError as error:
         raise InvalidModel(f"{path}: {error.args[0]} is missing") from error
     except (TypeError, ValueError) as error:
@@ -112,7 +125,26 @@ def load_card(folder: Path) -> Card:
     for name, digest in card.digests.items():
         if file_digest(folder / name) != digest:
             raise InvalidModel(f"{folder / name}: is not the file that {CARD} was written for (SHA-256 differs)")
+    if card.sha256 != identity:
+        raise InvalidModel(f"{path}: digest is not that of {ONNX} and {SAFETENSORS}")
     return card
+
+
+def weights_digest(digests: dict[str, str]) -> str:
+    """Return a model's identity, hexadecimal, from the digests of its files.
+
+    It is the SHA-256 over the lines 'file name, NUL, SHA-256 of the file' of `model.onnx` and `model.safetensors`: the
+    network and its weights. The int8 copy is made from these two. Version 1.7.0 keeps the digest that it was published
+    with: that of `model.onnx` with the weights in it.
+
+    Raises
+    ------
+    KeyError
+        One of the two is missing.
+    """
+    lines = "".join(f"{name}\0{digests[name]}\n" for name in (ONNX, SAFETENSORS))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return _DIGEST_OF_1_7_0 if digest == _WEIGHTS_OF_1_7_0 else digest
 
 
 def _read_card(path: Path) -> Any:

@@ -26,25 +26,15 @@ class Outputs(NamedTuple):
         linear layer the gradient is that layer's weights over h·w, and this is Grad-CAM itself (Selvaraju et al. 2017,
         section 3.1 and appendix A).
     subtype
-        float32 [N, 2], logits of `AGENTS`, which mean something only where there is a pneumonia; NaN from a model
-        without this answer.
+        float32 [N, 2], logits of `AGENTS`, which mean something only where there is a pneumonia.
     outlier
-        float32 [N], 0 and up: 1 and above is outside the trained population; NaN from a model without a gate.
+        float32 [N], 0 and up: 1 and above is outside the trained population. NaN where the gate was not fitted.
     """
 
     logits: NDArray[np.float32]
     cam: NDArray[np.float32]
     subtype: NDArray[np.float32]
     outlier: NDArray[np.float32]
-
-
-def complete(answers: dict[str, NDArray[np.float32]], images: int) -> Outputs:
-    """Return outputs by name as `Outputs`, with NaN for what a model of the first format does not answer."""
-    missing = {
-        "subtype": np.full((images, len(AGENTS)), np.nan, np.float32),
-        "outlier": np.full(images, np.nan, np.float32),
-    }
-    return Outputs(**(missing | answers))
 
 
 def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from modeltrain.model.card import (
     load_card,
     shipped_model,
 )
-from modeltrain.model.outputs import CLASSES
+from modeltrain.model.outputs import CLASSES, Outputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ class Version:
     Attributes
     ----------
     name
-        How it is called on the command line: name, version and the first twelve digits of its ONNX file's SHA-256.
+        How it is called on the command line: name, version and the first twelve digits of its digest.
     shipped
         Whether it came with cxrd.
     """
@@ -134,7 +134,7 @@ class Registry:
         OutOfResources
             It cannot be written.
         """
-        added = self._copied(folder)
+        added = self._copy(folder)
         if (added.card.folder / CARD).read_bytes() != (folder / CARD).read_bytes():
             raise InvalidModel(
                 f"{folder}: {added.name} is there with another card, and a model is never changed: "
@@ -142,22 +142,24 @@ class Registry:
             )
         return added
 
-    def _copied(self, folder: Path) -> Version:
+    def _copy(self, folder: Path) -> Version:
         card = load_card(folder)
         name = version_name(card)
         target, building = self.root / name, self.root / f".{name}.new"
         if not target.exists():
-            prove(card)
             try:
                 shutil.rmtree(building, ignore_errors=True)
                 building.mkdir(parents=True)
                 for file in (CARD, *card.digests):
                     shutil.copyfile(folder / file, building / file)
                 (building / SEAL).write_text(f"{file_digest(building / CARD)}\n", encoding="utf-8")
+                # The copy answers, not the original: it has only the files that the card names.
+                prove(replace(card, folder=building), shown_as=folder)
                 durable.place_folder(building, target)
             except OSError as error:
-                shutil.rmtree(building, ignore_errors=True)
                 raise OutOfResources(f"{target}: cannot be written ({error.strerror})") from error
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
         return Version(name, load_card(target), False)
 
     def promote(self, version: Version, facts: dict[str, Any]) -> None:
@@ -168,7 +170,7 @@ class Registry:
         OutOfResources
             The folder cannot be written; the model that served still does.
         """
-        added = self._copied(version.card.folder)
+        added = self._copy(version.card.folder)
         entry = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "to": added.name, **facts}
         try:
             self._note(entry)
@@ -226,8 +228,13 @@ class Registry:
             durable.sync_file(history)
 
 
-def prove(card: Card) -> None:
+def prove(card: Card, shown_as: Path | None = None) -> None:
     """Let each file that may serve on a CPU answer one empty image: a digest says that it is whole, not that it serves.
+
+    Parameters
+    ----------
+    shown_as
+        The folder that a message names; by default the card's own.
 
     Raises
     ------
@@ -235,17 +242,16 @@ def prove(card: Card) -> None:
         It cannot be loaded, or answers in another form than `modeltrain.model.outputs.Outputs`.
     """
     for file in (each for each in (ONNX, INT8) if each in card.digests):
-        path = card.folder / file
+        path = (shown_as or card.folder) / file
         try:
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            names = [output.name for output in session.get_outputs()]
+            session = onnxruntime.InferenceSession(str(card.folder / file), providers=["CPUExecutionProvider"])
             blank = np.zeros((1, 1, card.input_size, card.input_size), np.float32)
-            answers = dict(zip(names, session.run(names, {"image": blank}), strict=True))
+            outputs = Outputs(*session.run(list(Outputs._fields), {"image": blank}))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise InvalidModel(f"{path}: cannot answer ({type(error).__name__})") from error
-        shapes = {name: answers[name].shape for name in ("logits", "cam") if name in answers}
-        if shapes.get("logits") != (1, len(CLASSES)) or shapes.get("cam", ())[:2] != (1, len(CLASSES)):
-            raise InvalidModel(f"{path}: answers in another form than logits and cam of two classes")
+        pair = (1, len(CLASSES))
+        if (outputs.logits.shape, outputs.cam.shape[:2], outputs.outlier.shape) != (pair, pair, (1,)):
+            raise InvalidModel(f"{path}: answers in another form than {', '.join(Outputs._fields)} of two classes")
 
 
 def _served_before(history: list[dict[str, Any]], current: str) -> list[str]:

@@ -203,8 +203,7 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
 def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
     """Put saved weights into a network.
 
-    They are a network's own state, or a model folder's (`bare_names`). Those of the first format (cxrd 1.0, without the
-    second head) leave `subtype` and `gate` as they are.
+    They are a network's own state, or a model folder's (`bare_names`). Without a gate in it the network's own stays.
 
     Raises
     ------
@@ -212,7 +211,7 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
         The weights are of another architecture.
     """
     full = {key if key.startswith(_OWN) else f"net.{key}": value for key, value in state.items()}
-    own = {key: value for key, value in network.state_dict().items() if key.startswith(("subtype.", "gate."))}
+    own = {key: value for key, value in network.state_dict().items() if key.startswith("gate.")}
     full = own | full
     network.gate.fill({key.removeprefix("gate."): value for key, value in full.items() if key.startswith("gate.")})
     network.load_state_dict(full)
@@ -251,10 +250,7 @@ def load_network(card: Card) -> ChestNet:
     path = card.folder / SAFETENSORS
     try:
         network = ChestNet(card.arch, mirror=card.mirror)
-        state = load_file(path)
-        if "subtype.weight" not in state:  # the first format has no second answer, and says so
-            nn.init.constant_(network.subtype.bias, torch.nan)
-        load_weights(network, state)
+        load_weights(network, load_file(path))
     except (OSError, SafetensorError, RuntimeError, InvalidData) as error:
         raise InvalidModel(f"{path}: does not hold the weights of a {card.arch} with two classes") from error
     return network.float().eval()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 
 from modeltrain.data.seen_images import write_seen_images
 from modeltrain.data.sources import Sources
-from modeltrain.model.card import CARD, ONNX, SAFETENSORS, SEEN_IMAGES, shipped_model
+from modeltrain.export.external_weights import refer
+from modeltrain.model.card import CARD, ONNX, SAFETENSORS, SEEN_IMAGES, file_digest, shipped_model, weights_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +22,27 @@ if TYPE_CHECKING:
     from modeltrain.data.sources import Source
 
 
-def variant(
-    folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Source | None = None, **card: Any
-) -> Path:
+def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: Any) -> Path:
     """Write a copy of the shipped model whose logit of PNEUMONIA is higher by `bias`, and return its folder.
+
+    `card` has parts of the card to put in place of the shipped ones.
+    """
+    source = shipped_model()
+    folder.mkdir(parents=True)
+    shutil.copyfile(source / SAFETENSORS, folder / SAFETENSORS)
+    model = onnx.load_model(source / ONNX, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.name == "net.fc.bias":
+            values = numpy_helper.to_array(tensor) + np.array([0, bias], np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    (folder / ONNX).write_bytes(model.SerializeToString())
+    return _with_card(folder, version, card)
+
+
+def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Source | None = None, **card: Any) -> Path:
+    """Write a model of a few kilobytes in the form of a real one, for tests to which its answers do not matter.
+
+    Its logit of PNEUMONIA is the mean grey value and `bias`; its map is the mean of each tile of 32 pixels.
 
     Parameters
     ----------
@@ -32,24 +51,52 @@ def variant(
     card
         Parts of the card to put in place of the shipped ones.
     """
-    source = shipped_model()
     folder.mkdir(parents=True)
-    shutil.copyfile(source / SAFETENSORS, folder / SAFETENSORS)
-    model = onnx.load_model(source / ONNX)
-    for tensor in model.graph.initializer:
-        if tensor.name in ("fc.bias", "net.fc.bias"):
-            values = onnx.numpy_helper.to_array(tensor) + np.array([0, bias], np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    onnx.save_model(model, folder / ONNX)
-    raw = json.loads((source / CARD).read_text(encoding="utf-8"))
-    raw |= {"version": version} | card
-    written = [ONNX, SAFETENSORS]
+    weight = np.zeros((2, 1, 32, 32), np.float32)
+    weight[1] = 1 / weight[1].size
+    save_file({"weight": weight}, folder / SAFETENSORS)
+    constants = {
+        "weight": weight,
+        "bias": np.array([0, bias], np.float32),
+        "tile": np.array([2, 3]),
+        "second": np.array([1]),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "weight"], ["cam"], strides=[32, 32]),
+        helper.make_node("ReduceMean", ["cam", "tile"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["mean", "bias"], ["logits"]),
+        helper.make_node("Identity", ["logits"], ["subtype"]),
+        helper.make_node("ReduceMax", ["mean", "second"], ["outlier"], keepdims=0),
+    ]
+    outputs: dict[str, list[int | str]] = {
+        "logits": ["N", 2],
+        "cam": ["N", 2, 7, 7],
+        "subtype": ["N", 2],
+        "outlier": ["N"],
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 224, 224])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    refer(model, folder / SAFETENSORS)
+    (folder / ONNX).write_bytes(model.SerializeToString())
     if seen:
         write_seen_images(folder, Sources((seen,)))
+    return _with_card(folder, version, card)
+
+
+def _with_card(folder: Path, version: str, parts: dict[str, Any]) -> Path:
+    """Write the shipped model's card with other parts into a folder, and return the folder."""
+    raw = json.loads((shipped_model() / CARD).read_text(encoding="utf-8")) | {"version": version} | parts
+    if (folder / SEEN_IMAGES).exists():
         raw["data"]["seen_images"] = {"complete": True}
-        written.append(SEEN_IMAGES)
-    raw["files"] = {name: raw["files"].get(name, {}) for name in written}
-    for name in written:
-        raw["files"][name] = {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+    names = [name for name in (ONNX, SAFETENSORS, SEEN_IMAGES) if (folder / name).exists()]
+    digests = {name: file_digest(folder / name) for name in names}
+    raw |= {"files": {name: {"sha256": digest} for name, digest in digests.items()}}
+    raw |= {"digest": weights_digest(digests)}
     (folder / CARD).write_text(json.dumps(raw), encoding="utf-8")
     return folder

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dicom_io.errors import InvalidModel, InvalidSettings
 from modeltrain.model.card import INT8, ONNX, Card
-from modeltrain.model.outputs import Outputs, complete
+from modeltrain.model.outputs import Outputs
 from worker.settings import ModelSettings
 
 Image = NDArray[np.float32]
@@ -45,14 +45,11 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises its own, undocumented types
             raise InvalidModel(f"{path}: ONNX Runtime cannot load it ({type(error).__name__})") from error
-        # A model of the first format has fewer answers; what it lacks is NaN.
-        self._names = [output.name for output in self._session.get_outputs() if output.name in Outputs._fields]
         self.name = f"onnxruntime {onnxruntime.__version__}, cpu{', int8' if path.name == INT8 else ''}"
 
     def predict(self, images: Image) -> Outputs:
         """Run the network; see `Engine.predict`."""
-        answers = dict(zip(self._names, self._session.run(self._names, {"image": images}), strict=True))
-        return complete(answers, len(images))
+        return Outputs(*self._session.run(list(Outputs._fields), {"image": images}))
 
 
 class TorchEngine:

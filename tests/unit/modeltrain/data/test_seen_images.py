@@ -13,7 +13,7 @@ from modeltrain.data.samples import Sample, with_contents
 from modeltrain.data.seen_images import keys_of, seen_by, seen_images_of, unseen_images, write_seen_images
 from modeltrain.data.sources import Source, Sources
 from modeltrain.model.card import SEEN_IMAGES, load_card
-from tests.support.models import variant
+from tests.support.models import tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def numbers_seen(card: Card, source: Source) -> list[int]:
 
 def test_images_are_known_by_content_or_uid_and_their_patients_with_them(tmp_path: Path, source: Source) -> None:
     assert [len(keys) for keys in keys_of(source)] == [1] * 4 + [2] * 4
-    card = load_card(variant(tmp_path / "model", seen=part(source, 0, 6)))
+    card = load_card(tiny(tmp_path / "model", seen=part(source, 0, 6)))
     assert numbers_seen(card, source) == [0, 1, 6, 7]
     # An archive has rewritten the header of one, and a copy of a picture lies elsewhere under another name.
     (tmp_path / "6.bin").write_bytes(b"rewritten")
@@ -57,14 +57,14 @@ def test_images_are_known_by_content_or_uid_and_their_patients_with_them(tmp_pat
 
 
 def test_the_whole_of_what_was_learnt_from_is_known_by_any_card(tmp_path: Path, source: Source) -> None:
-    card = load_card(variant(tmp_path / "model", data={"sha256": {"training": "x", "parts": ["digest"]}}))
+    card = load_card(tiny(tmp_path / "model", data={"sha256": {"training": "x", "parts": ["digest"]}}))
     assert seen_images_of(card) is None
     assert numbers_seen(card, source) == list(range(8))
     assert seen_by(card, part(source, 0)) is None
 
 
 def test_what_an_earlier_model_learnt_from_stays_known(tmp_path: Path, source: Source) -> None:
-    first = seen_images_of(load_card(variant(tmp_path / "a", seen=part(source, 0))))
+    first = seen_images_of(load_card(tiny(tmp_path / "a", seen=part(source, 0))))
     assert first is not None
     assert first.complete
     write_seen_images(tmp_path, Sources((part(source, 5),)), first)
@@ -74,9 +74,9 @@ def test_what_an_earlier_model_learnt_from_stays_known(tmp_path: Path, source: S
 
 
 def test_unseen_images_are_those_that_no_model_has_learnt_from(tmp_path: Path, source: Source) -> None:
-    one = load_card(variant(tmp_path / "a", seen=part(source, 0)))
-    other = load_card(variant(tmp_path / "b", version="9.1.0", seen=part(source, 5)))
-    silent = load_card(variant(tmp_path / "c", version="9.2.0"))
+    one = load_card(tiny(tmp_path / "a", seen=part(source, 0)))
+    other = load_card(tiny(tmp_path / "b", version="9.1.0", seen=part(source, 5)))
+    silent = load_card(tiny(tmp_path / "c", version="9.2.0"))
     unseen = unseen_images(source, (one, other))
     assert [sample.path.stem for sample in unseen.samples] == ["2", "3", "6", "7"]
     assert list(unseen.left_out.values()) == [2, 2]
@@ -94,7 +94,7 @@ def test_unseen_images_are_those_that_no_model_has_learnt_from(tmp_path: Path, s
 
 
 def test_a_file_that_tells_nothing_is_an_error(tmp_path: Path, source: Source) -> None:
-    card = load_card(variant(tmp_path / "a", seen=part(source, 0)))
+    card = load_card(tiny(tmp_path / "a", seen=part(source, 0)))
     for content in (b"", b"nonsense"):
         (tmp_path / "a" / SEEN_IMAGES).write_bytes(content)
         with pytest.raises(InvalidModel, match="not a list of the images"):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 
 from dicom_io.errors import InvalidModel
-from modeltrain.model.card import INT8, current_model, file_digest, load_card, shipped_model
+from modeltrain.model.card import (
+    ONNX,
+    SAFETENSORS,
+    current_model,
+    file_digest,
+    load_card,
+    shipped_model,
+    weights_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +30,16 @@ def folder(tmp_path: Path) -> Path:
     """A model folder with stand-ins for weights."""
     (tmp_path / "model.onnx").write_bytes(b"onnx")
     (tmp_path / "model.safetensors").write_bytes(b"safetensors")
+    digests = {name: file_digest(tmp_path / name) for name in ("model.onnx", "model.safetensors")}
     card = {
         "name": "toy",
         "version": "1.0.0",
+        "digest": weights_digest(digests),
         "arch": "resnet18",
         "classes": ["NORMAL", "PNEUMONIA"],
         "threshold": {"value": 0.25},
         "preprocessing": {"size": 224},
-        "files": {name: {"sha256": file_digest(tmp_path / name)} for name in ("model.onnx", "model.safetensors")},
+        "files": {name: {"sha256": digest} for name, digest in digests.items()},
     }
     (tmp_path / "model.json").write_text(json.dumps(card))
     return tmp_path
@@ -43,7 +55,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_a_whole_folder_is_read(folder: Path) -> None:
     card = load_card(folder)
     assert (card.label, card.threshold, card.input_size) == ("toy-1.0.0", 0.25, 224)
-    assert card.sha256 == file_digest(folder / "model.onnx")
+    lines = "".join(f"{name}\0{file_digest(folder / name)}\n" for name in ("model.onnx", "model.safetensors"))
+    assert card.sha256 == hashlib.sha256(lines.encode()).hexdigest()
     assert card.raw["arch"] == card.arch == "resnet18"
 
 
@@ -71,6 +84,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     [
         (lambda card: card.pop("threshold"), "threshold is missing"),
         (lambda card: card["files"].pop("model.onnx"), "model.onnx is missing"),
+        (lambda card: card.pop("digest"), "digest is missing"),
+        (lambda card: card.update(digest="ab12" * 16), r"digest is not that of model\.onnx and model\.safetensors"),
         (lambda card: card.update(threshold={"value": "high"}), "not a model card"),
         (lambda card: card.update(threshold=0.5), "not a model card"),
         (lambda card: card.update(threshold={"value": 1.5}), "out of range"),
@@ -104,6 +119,17 @@ def test_the_shipped_model_is_whole() -> None:
     card = load_card(folder)
     assert folder.name == card.label
     assert card.raw["intended_use"] == "research and screening support, not for diagnosis"
-    # A repository must stay light: the weights twice at half precision, and once as int8 where that keeps its word.
-    assert sum(path.stat().st_size for path in folder.iterdir() if path.name != INT8) < 50_000_000
-    assert INT8 not in card.digests or (folder / INT8).stat().st_size < 15_000_000
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name], "one version is shipped"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 40_000_000, "a repository must stay light"
+    assert (folder / ONNX).stat().st_size < 100_000, "the weights are in the safetensors file alone"
+
+
+def test_the_shipped_digest_is_that_of_the_network_with_its_weights_in_it() -> None:
+    """Results bear it since before the weights moved out of the ONNX file."""
+    folder = shipped_model()
+    model = onnx.load_model(folder / ONNX)  # with all that it refers to
+    for tensor in model.graph.initializer:
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+    assert len(model.SerializeToString()) > (folder / SAFETENSORS).stat().st_size
+    assert hashlib.sha256(model.SerializeToString()).hexdigest() == load_card(folder).sha256

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -14,9 +15,9 @@ from dicom_io.errors import InvalidData, InvalidModel, InvalidSettings, OutOfRes
 from modeltrain.data.samples import Sample
 from modeltrain.evaluation.compare import compare, delong
 from modeltrain.evaluation.evaluate import Answers
-from modeltrain.model.card import CARD, INT8, ONNX, shipped_model
+from modeltrain.model.card import CARD, INT8, ONNX, SAFETENSORS, file_digest, shipped_model, weights_digest
 from modeltrain.model.registry import Registry
-from tests.support.models import variant
+from tests.support.models import tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,7 @@ def test_the_shipped_model_serves_until_another_is_promoted(tmp_path: Path) -> N
     registry = Registry(tmp_path / "site")
     assert registry.current() == shipped_model()
     assert registry.stamp() is None
-    added = registry.add(variant(tmp_path / "new", bias=0.5))
+    added = registry.add(tiny(tmp_path / "new", bias=0.5))
     assert added.name == f"{added.card.label}-{added.card.sha256[:12]}"
     assert registry.current() == shipped_model(), "adding is not promoting"
     assert [version.shipped for version in registry.all()].count(False) == 1
@@ -58,7 +59,7 @@ def test_the_shipped_model_serves_until_another_is_promoted(tmp_path: Path) -> N
 
 def test_models_are_found_by_the_beginning_of_their_name(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "site")
-    added = registry.add(variant(tmp_path / "new", version="9.9.9"))
+    added = registry.add(tiny(tmp_path / "new", version="9.9.9"))
     assert registry.find(added.name[:30]).name == added.name
     assert registry.add(tmp_path / "new").name == added.name, "added twice is there once"
     for wrong in ("cxr", "nothing"):
@@ -70,20 +71,23 @@ def test_models_are_found_by_the_beginning_of_their_name(tmp_path: Path) -> None
 
 def test_a_damaged_model_is_not_taken_in_and_not_served(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "site")
-    folder = variant(tmp_path / "new")
+    folder = tiny(tmp_path / "new")
     added = registry.add(folder)
-    (folder / ONNX).write_bytes(b"broken")
-    with pytest.raises(InvalidModel, match=r"model.onnx: is not the file that"):
-        registry.add(folder)
-    (tmp_path / "site" / added.name / ONNX).write_bytes(b"broken")
+    for file in (ONNX, SAFETENSORS):
+        (folder / file).write_bytes(b"broken")
+        with pytest.raises(InvalidModel, match=rf"{file}: is not the file that model\.json was written for") as caught:
+            registry.add(folder)
+        assert "\n" not in str(caught.value)
+        shutil.copyfile(tmp_path / "site" / added.name / file, folder / file)
+    (tmp_path / "site" / added.name / SAFETENSORS).write_bytes(b"broken")
     assert [version.shipped for version in registry.all()] == [True] * len(registry.all())
     (fault,) = registry.damaged()
-    assert "model.onnx: is not the file that" in fault
+    assert "model.safetensors: is not the file that" in fault
 
 
 def test_a_card_is_never_changed_once_it_was_added(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "models")
-    folder = variant(tmp_path / "a")
+    folder = tiny(tmp_path / "a")
     added = registry.add(folder)
     assert registry.add(folder).name == added.name
     for path, message in (
@@ -103,7 +107,7 @@ def test_a_folder_that_cannot_be_written_leaves_what_serves(tmp_path: Path) -> N
     (tmp_path / "site").write_text("in the way")
     registry = Registry(tmp_path / "site")
     with pytest.raises(OutOfResources, match="cannot be written"):
-        registry.add(variant(tmp_path / "new"))
+        registry.add(tiny(tmp_path / "new"))
     assert registry.current() == shipped_model()
 
 
@@ -155,7 +159,7 @@ def test_on_a_handful_of_images_nothing_can_be_told() -> None:
 def test_going_back_twice_goes_back_by_two(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "site")
     shipped = registry.find(registry.all()[0].name)
-    good, bad = (registry.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
+    good, bad = (registry.add(tiny(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
     serves = shipped.name
     for each in (good, bad):
         registry.promote(each, {"from": serves, "kind": "promoted"})
@@ -172,7 +176,7 @@ def test_going_back_twice_goes_back_by_two(tmp_path: Path) -> None:
 def test_a_model_that_is_gone_and_an_exchange_that_failed_are_passed_over(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "site")
     shipped = registry.all()[0]
-    good, bad = (registry.add(variant(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
+    good, bad = (registry.add(tiny(tmp_path / name, version=name)) for name in ("2.0.0", "3.0.0"))
     registry.promote(good, {"from": shipped.name, "kind": "promoted"})
     registry._note({"from": good.name, "to": "never-came-to-be", "kind": "promoted"})
     registry.promote(bad, {"from": good.name, "kind": "promoted"})
@@ -183,7 +187,7 @@ def test_a_model_that_is_gone_and_an_exchange_that_failed_are_passed_over(tmp_pa
 def test_a_torn_line_of_the_history_is_no_exchange(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "site")
     shipped = registry.all()[0]
-    added = registry.add(variant(tmp_path / "new"))
+    added = registry.add(tiny(tmp_path / "new"))
     registry.promote(added, {"from": shipped.name, "kind": "promoted"})
     history = tmp_path / "site" / "history.jsonl"
     with history.open("a") as file:
@@ -196,12 +200,33 @@ def test_a_torn_line_of_the_history_is_no_exchange(tmp_path: Path) -> None:
         registry.history()
 
 
+def write_digests(folder: Path, file: str) -> None:
+    """Let a card name a file as it is."""
+    card = json.loads((folder / CARD).read_text())
+    card["files"][file] = {"sha256": file_digest(folder / file)}
+    card["digest"] = weights_digest({name: entry["sha256"] for name, entry in card["files"].items()})
+    (folder / CARD).write_text(json.dumps(card))
+
+
 @pytest.mark.parametrize("file", [ONNX, INT8])
 def test_a_file_with_the_right_digest_that_cannot_answer_is_not_taken_in(file: str, tmp_path: Path) -> None:
-    folder = variant(tmp_path / "new")
+    folder = tiny(tmp_path / "new")
     (folder / file).write_bytes(b"no network")
-    card = json.loads((folder / CARD).read_text())
-    card["files"][file] = {"sha256": hashlib.sha256(b"no network").hexdigest(), "bytes": 10}
-    (folder / CARD).write_text(json.dumps(card))
-    with pytest.raises(InvalidModel, match=f"{file}: cannot answer"):
+    write_digests(folder, file)
+    with pytest.raises(InvalidModel, match=rf"new/{file}: cannot answer"):
+        Registry(tmp_path / "site").add(folder)
+    assert list((tmp_path / "site").iterdir()) == []
+
+
+def test_weights_that_the_card_does_not_name_are_not_taken_in(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "new")
+    shutil.copyfile(folder / SAFETENSORS, folder / "other.safetensors")
+    model = onnx.load_model(folder / ONNX, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "other.safetensors"
+    (folder / ONNX).write_bytes(model.SerializeToString())
+    write_digests(folder, ONNX)
+    with pytest.raises(InvalidModel, match=r"new/model\.onnx: cannot answer"):
         Registry(tmp_path / "site").add(folder)

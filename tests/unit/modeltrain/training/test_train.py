@@ -386,7 +386,7 @@ def test_weights_are_small_and_carry_no_path_of_this_machine(folder: Path) -> No
     assert b"/modeltrain/" not in (folder / "model.onnx").read_bytes()
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         assert file.get_tensor("conv1.weight").dtype == torch.float16
-    assert (folder / "model.onnx").stat().st_size < 23_000_000
+    assert (folder / "model.onnx").stat().st_size < 150_000, "its weights are in the other file"
 
 
 def test_the_card_says_what_was_done(folder: Path) -> None:

@@ -21,7 +21,7 @@ from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
 from modeltrain.data.duplicates import Duplicates
 from modeltrain.data.sources import Source, csv_source, evaluation_set
 from modeltrain.model.registry import Registry
-from tests.support.models import variant
+from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.unit.modeltrain.toys import draw, kaggle_folder
 from tests.unit.worker.ledger.test_receipts import NEW, NOON
@@ -153,7 +153,7 @@ def promoted(config: Path) -> list[dict[str, Any]]:
 def test_a_promotion_needs_enough_images_or_force(
     listed: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = Registry(tmp_path / "data" / "models").add(variant(tmp_path / "new")).name
+    name = Registry(tmp_path / "data" / "models").add(tiny(tmp_path / "new")).name
     few = r"is not promoted: 2 NORMAL and 2 PNEUMONIA images are too few to tell \(at least 30 of each\)"
     with pytest.raises(InvalidSettings, match=few):
         promote(name, str(listed), config=config)
@@ -180,9 +180,9 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
     source = evaluation_set(listed).source
     two = Source("two", source.samples[:2], "d")
     versions = Registry(tmp_path / "data" / "models")
-    some = versions.add(variant(tmp_path / "some", seen=two)).name
-    every = versions.add(variant(tmp_path / "all", version="9.1.0", seen=source)).name
-    other = versions.add(variant(tmp_path / "other", version="9.2.0", seen=csv_source(listed))).name
+    some = versions.add(tiny(tmp_path / "some", seen=two)).name
+    every = versions.add(tiny(tmp_path / "all", version="9.1.0", seen=source)).name
+    other = versions.add(tiny(tmp_path / "other", version="9.2.0", seen=csv_source(listed))).name
     with pytest.raises(InvalidData, match=rf"nothing is left .*4 of 4 images are left out: {every} has learnt"):
         promote(every, str(listed), least=2, margin=1, config=config)
     with pytest.raises(InvalidData, match=rf"1 NORMAL and 1 PNEUMONIA images.*2 of 4 images are left out: {some}"):
@@ -195,7 +195,7 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
     assert event["comparison"]["learnt_from"][other] == 0
     with pytest.raises(InvalidData, match="left out"):
         compare([some, every], str(listed), config=config)
-    silent = versions.add(variant(tmp_path / "silent", version="9.3.0")).name
+    silent = versions.add(tiny(tmp_path / "silent", version="9.3.0")).name
     compare([silent, other], str(listed), config=config)
     assert f"{silent} has no list of the images that it has learnt from" in capsys.readouterr().out
 
