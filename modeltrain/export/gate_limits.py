@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from modeltrain.data.samples import Sample, pictures, read_sample
 from modeltrain.data.shifted import shifted
-from modeltrain.network.gate import statistics
+from modeltrain.network.out_of_distribution import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

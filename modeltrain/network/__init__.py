@@ -1,4 +1,4 @@
 """The network: its architectures, the steps built into it, its heatmap.
 
-Doors: `architectures.build_network`, `architectures.load_network`.
+Doors: `architectures.build`, `architectures.load_network`.
 """

@@ -17,7 +17,7 @@ from modeltrain.model.card import SAFETENSORS
 from modeltrain.model.outputs import AGENTS, CLASSES
 from modeltrain.network.efficientnet_lite import LITE, lite_classifier, lite_weights
 from modeltrain.network.exposure import Exposure
-from modeltrain.network.gate import Gate
+from modeltrain.network.out_of_distribution import OutOfDistribution
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ class ChestNet(nn.Module):
         self.net = _classifier(arch)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
-        self.gate = Gate()
+        self.gate = OutOfDistribution()  # its name is that of its weights
         mean, std = (_LITE_MEAN, _LITE_STD) if arch == LITE else (_MEAN, _STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -89,17 +89,6 @@ class ChestNet(nn.Module):
         layer = self.net.fc if self.arch.startswith("resnet") else self.net.classifier
         while not isinstance(layer, nn.Linear):
             layer = layer[-1]
-        return layer
-
-    @property
-    def last_layer(self) -> nn.Module:
-        """The module whose output Grad-CAM looks at, for the reference with hooks."""
-        if self.arch.startswith("densenet"):
-            return self.rectify
-        if self.arch == LITE:
-            layer: nn.Module = self.net.bn2
-        else:
-            layer = self.net.layer4 if self.arch.startswith("resnet") else self.net.features
         return layer
 
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:

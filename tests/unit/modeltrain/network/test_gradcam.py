@@ -16,7 +16,7 @@ from torch import nn
 from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.outputs import Outputs, attention
 from modeltrain.network.architectures import ARCHITECTURES, ChestNet, load_network
-from modeltrain.network.gradcam import LayerTap, grad_cam
+from tests.support.gradcam import LayerTap, grad_cam, last_layer
 from tests.unit.modeltrain.toys import batch, lively_network
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def answers(network: ChestNet, images: Tensor) -> Outputs:
 
 @pytest.mark.parametrize("target", [0, 1])
 def test_the_closed_form_is_hook_based_grad_cam(network: ChestNet, images: Tensor, target: int) -> None:
-    reference = grad_cam(lambda x: network(x).logits, network.last_layer, images, target).numpy()
+    reference = grad_cam(lambda x: network(x).logits, last_layer(network), images, target).numpy()
     closed = np.maximum(answers(network, images).cam[:, target], 0)
     peak = reference.max(axis=(1, 2), keepdims=True)
     assert peak.max() > 0
@@ -78,13 +78,13 @@ def test_the_closed_form_holds_for_other_architectures(arch: str, images: Tensor
     nn.init.normal_(network.head.weight)
     small = images[:2, :, ::2, ::2].contiguous()
     for target in (0, 1):
-        reference = grad_cam(lambda x: network(x).logits, network.last_layer, small, target).numpy()
+        reference = grad_cam(lambda x: network(x).logits, last_layer(network), small, target).numpy()
         closed = np.maximum(answers(network, small).cam[:, target], 0)
         np.testing.assert_allclose(closed, reference, atol=1e-4 * max(float(reference.max()), 1e-12))
 
 
 def test_the_closed_form_is_what_the_grad_cam_package_shows(network: ChestNet, images: Tensor) -> None:
-    with GradCAM(model=Logits(network), target_layers=[network.last_layer]) as cam:
+    with GradCAM(model=Logits(network), target_layers=[last_layer(network)]) as cam:
         witness = cam(input_tensor=images, targets=[ClassifierOutputTarget(1)] * len(images))
     # The package enlarges its maps and scales each to its own range; the same is done to ours.
     ours = scale_cam_image(scale_cam_image(attention(answers(network, images).cam), (224, 224)))
@@ -96,11 +96,11 @@ def test_hooks_are_gone_however_the_block_is_left(images: Tensor) -> None:
     network = lively_network()
     with pytest.raises(ValueError, match="took no part"):
         grad_cam(lambda x: network(x).logits, nn.Conv2d(1, 1, 1), images[:1], 1)
-    with pytest.raises(RuntimeError, match="on purpose"), LayerTap(network.last_layer):
+    with pytest.raises(RuntimeError, match="on purpose"), LayerTap(last_layer(network)):
         raise RuntimeError("on purpose")
-    assert not network.last_layer._forward_hooks
+    assert not last_layer(network)._forward_hooks
 
 
 def test_frozen_weights_are_no_obstacle(images: Tensor) -> None:
     network = lively_network().requires_grad_(False)
-    assert grad_cam(lambda x: network(x).logits, network.last_layer, images[:1], 1).shape == (1, 7, 7)
+    assert grad_cam(lambda x: network(x).logits, last_layer(network), images[:1], 1).shape == (1, 7, 7)

@@ -1,6 +1,6 @@
-"""The gate: how far a radiograph's features lie from the population that a network was trained on.
+"""How far a radiograph's features lie from the population that a network was trained on.
 
-It is fitted after training (`export.gate_limits`) and travels with the weights, so one forward pass answers this too.
+The score is fitted after training (`export.gate_limits`) and travels with the weights: one forward pass gives it too.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_LARGEST = 5.0  # exponent: what is that far outside need not be told from what is farther
+_LARGEST = 5.0  # exponent: beyond it, farther makes no difference
 
 
-class Gate(nn.Module):
-    """Two looks at the statistics of the feature maps of one forward pass, of which the more alarmed one counts.
+class OutOfDistribution(nn.Module):
+    """Two scores of the feature maps' statistics, of which the higher one counts. Both are 1 at the limit.
 
-    `weight`, `bias`: the exponential of a linear score, fitted to tell the trained population from radiographs of
-    elsewhere and from distorted ones (outlier exposure, Hendrycks et al. 2019). `project`, `offset`, `scale`: the mean
-    square on the population's whitened principal axes, the Mahalanobis distance (Lee et al. 2018), for what no outlier
-    prepared it for. Both are 1 at the limit. An empty gate (a model without one) says NaN.
+    `weight`, `bias`: the exponential of a linear score. It was fitted to separate the population from radiographs of
+    other populations and from distorted ones (outlier exposure, Hendrycks et al. 2019). `project`, `offset`, `scale`:
+    the mean square on the population's whitened principal axes (Mahalanobis distance, Lee et al. 2018), for what no
+    outlier stands for. Without fitted values the score is NaN.
     """
 
     center: Tensor

@@ -1,4 +1,4 @@
-"""The gate: what it learns to tell apart, and that it says nothing where it was not fitted."""
+"""The out-of-distribution score: what it learns to tell apart, and that it says nothing where it was not fitted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from dicom_io.errors import InvalidData
 from modeltrain.data.samples import training_samples
 from modeltrain.export.gate_limits import _fit, _halfway, fit_gate
-from modeltrain.network.gate import Gate, statistics
+from modeltrain.network.out_of_distribution import OutOfDistribution, statistics
 from tests.unit.modeltrain.toys import draw, kaggle_folder, lively_network
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_an_empty_gate_says_nothing() -> None:
-    assert torch.isnan(Gate()([torch.ones(3, 4, 2, 2)], torch.ones(3, 4))).all()
+    assert torch.isnan(OutOfDistribution()([torch.ones(3, 4, 2, 2)], torch.ones(3, 4))).all()
 
 
 def test_statistics_are_mean_and_standard_deviation_of_each_channel() -> None:
@@ -36,7 +36,7 @@ def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
     own = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5))
     foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
     known = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
-    gate = Gate()
+    gate = OutOfDistribution()
     gate.fill(_fit(own, foreign[:500], known, foreign[500:]))
 
     def flagged(values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
@@ -56,7 +56,7 @@ def test_the_limit_lies_halfway_to_the_outliers_that_were_kept_back() -> None:
     assert _halfway(known, np.empty(0)) == pytest.approx(0.996), "no stranger is known"
 
 
-def _score(gate: Gate, x: torch.Tensor) -> torch.Tensor:
+def _score(gate: OutOfDistribution, x: torch.Tensor) -> torch.Tensor:
     centred = x - gate.center
     linear = (centred @ gate.weight + gate.bias).clamp(max=5).exp()
     return torch.maximum(linear, (centred @ gate.project - gate.offset).square().mean(dim=1) / gate.scale)

@@ -1,4 +1,4 @@
-"""General Grad-CAM by hooks and a backward pass: the reference for the closed form, and for other architectures."""
+"""Grad-CAM by hooks and a backward pass: the reference for the closed form of the forward pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
+
+    from modeltrain.network.architectures import ChestNet
 
 
 class LayerTap:
@@ -60,3 +62,14 @@ def grad_cam(forward: Callable[[Tensor], Tensor], layer: nn.Module, images: Tens
         raise ValueError("the layer took no part in the class's score")
     weights = tap.gradients.mean(dim=(2, 3), keepdim=True)
     return (weights * tap.activations).sum(dim=1).relu()
+
+
+def last_layer(network: ChestNet) -> nn.Module:
+    """Return the module whose output Grad-CAM looks at."""
+    if network.arch.startswith("densenet"):
+        return network.rectify
+    if network.arch == "efficientnet_lite0":
+        layer: nn.Module = network.net.bn2
+    else:
+        layer = network.net.layer4 if network.arch.startswith("resnet") else network.net.features
+    return layer
