@@ -44,9 +44,6 @@ app.add_typer(audit, name="audit", rich_help_panel="Run")
 app.add_typer(models, name="models", rich_help_panel="Models")
 app.add_typer(feedback, name="feedback", rich_help_panel="Models")
 
-QUIET = frozenset({"audit", "feedback"})
-"""Commands that only ask the ledger: nothing in them logs, so they need not wait for the log's library."""
-
 
 def main() -> None:
     """Run the command line; an error that we know is one line on standard error and exit code 2."""
@@ -68,17 +65,12 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def common(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version")
     ] = False,
 ) -> None:
-    """Prepare what every command needs."""
+    """Take the options that stand before a command."""
     del version
-    if context.invoked_subcommand not in QUIET:
-        from worker import logs
-
-        logs.configure("warning", "auto")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,6 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row as the table shows it: times to the second, deliveries as a share."""
     return row | {
         "received_at": row["received_at"][:19],
-        "probability": None if row["probability"] is None else f"{row['probability']:.3f}",
         "delivered": f"{row['delivered']}/{row['deliveries']}",
     }
 

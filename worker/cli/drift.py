@@ -24,7 +24,9 @@ def drift(
     as_metrics: Annotated[bool, typer.Option("--metrics", help="Print Prometheus metrics on standard output")] = False,
     config: options.Config = None,
 ) -> None:
-    """Compare recent scores and images with the model's validation set. Without --since: of the last 30 days.
+    """Compare recent scores and images with the model's validation set.
+
+    By default these are the images of the last 30 days.
 
     The population stability index (PSI) says how far they are apart: below 0.1 stable, up to 0.25 to be watched, above
     that drift. Fewer than 50 images get no verdict.

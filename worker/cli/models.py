@@ -72,7 +72,7 @@ def add(
     folder: Annotated[Path, typer.Argument(help="A model folder, as `cxrd train` and `cxrd retrain` make it")],
     config: options.Config = None,
 ) -> None:
-    """Copy a model into the site's models and print its name. It serves when it is promoted."""
+    """Copy a model into the site's models and print its name. It does not serve before it is promoted."""
     from worker.models.promotion import add as copy
 
     output.line(copy(options.load(config), folder))

@@ -60,14 +60,16 @@ Ages = Annotated[
 
 
 def load(config: Path | None) -> Settings:
-    """Return the settings of a command."""
-    from worker import settings
+    """Return the settings of a command; from now on warnings and errors are logged to standard error."""
+    from worker import logs, settings
 
+    logs.configure("warning", "auto")
     return settings.load(config)
 
 
 def ledger_of(config: Path | None) -> Ledger:
-    """Return the ledger that a command's settings name."""
+    """Return the ledger that a command's settings name. Nothing there logs, so the log's library is not waited for."""
+    from worker import settings
     from worker.ledger.database import open_ledger
 
-    return open_ledger(load(config))
+    return open_ledger(settings.load(config))

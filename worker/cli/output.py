@@ -58,18 +58,25 @@ def rows(records: list[dict[str, Any]], form: str, columns: Sequence[str], width
     from worker.ledger.queries import write
 
     if form == "table":
-        table(columns, (["" if row[name] is None else str(row[name]) for name in columns] for row in records), width)
+        table(columns, ([_cell(row[name]) for name in columns] for row in records), width)
     else:
         write(records, form, sys.stdout)
 
 
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else str(value)
+
+
 def progress() -> Progress:
-    """Return a progress display on standard error, to be entered as a context."""
+    """Return a progress display on standard error, to be entered as a context; without a terminal it shows nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager

@@ -47,9 +47,11 @@ def train(
     from worker.extras import require
 
     require("train", "cxrd train")
+    from worker import logs
     from worker.models.retraining import Changes, TrainingRequest
     from worker.models.retraining import train as run
 
+    logs.configure("warning", "auto")
     request = TrainingRequest(
         data=data,
         out=out,

@@ -129,7 +129,9 @@ def read_file(path: Path) -> list[tuple[int, Verdict | str]]:
                 missing += [] if names & {"sop_instance_uid", "accession_number"} else ["sop_instance_uid"]
                 raise InvalidData(f"{path}: has no column {' and '.join(missing)}")
             rows = [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise InvalidData(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path}: cannot be read as CSV ({error})") from error
     if not rows:
         raise InvalidData(f"{path}: holds no rows")
