@@ -364,7 +364,9 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda page: page.parent.name + page.name
+)
 def test_lines_wrap(page: Path) -> None:
     text = page.read_text()
     longest = [line for line in text.splitlines() if len(line) > 120 and not line.lstrip().startswith("|")]
@@ -391,6 +393,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_path_of_the_repository_exists(page: Path) -> None:
     paths = re.findall(r"\b(?:dicom_io|modeltrain|worker|tests|benchmarks|docker|docs)/[\w/.-]*\w", page.read_text())
     assert [each for each in paths if not (ROOT / each).exists()] == []
+
+
+def test_every_room_is_introduced() -> None:
+    rooms = {
+        each.parent.name
+        for package in ("dicom_io", "modeltrain", "worker")
+        for each in ROOT.glob(f"{package}/*/__init__.py")
+    }
+    assert rooms <= set(spans(ROOT / "CONTRIBUTING.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
