@@ -35,9 +35,9 @@ def _no_log_of_another_test() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def reader() -> Iterator[Reader]:
     """The shipped model with the shipped settings."""
-    made = Reader(Settings())
-    yield made
-    made.close()
+    shipped = Reader(Settings())
+    yield shipped
+    shipped.close()
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from tests.acceptance.program import Service
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Make services in this test's folder: `serve(**parts of the settings)`; they are not started yet."""
-    made: list[Service] = []
+    services: list[Service] = []
 
     def make(**parts: Any) -> Service:
-        made.append(Service(tmp_path, **parts))
-        return made[-1]
+        services.append(Service(tmp_path, **parts))
+        return services[-1]
 
     yield make
-    for each in made:
+    for each in services:
         each.kill()

@@ -113,6 +113,6 @@ class Service:
 
     def findings(self, *options: str) -> list[dict[str, Any]]:
         """Ask the audit by the command line."""
-        asked = invoke("audit", "list", "--format", "json", "--limit", 10000, *options, "-c", self.config)
-        assert asked.returncode == 0, asked.stderr
-        return list(json.loads(asked.stdout))
+        listing = invoke("audit", "list", "--format", "json", "--limit", 10000, *options, "-c", self.config)
+        assert listing.returncode == 0, listing.stderr
+        return list(json.loads(listing.stdout))

@@ -205,7 +205,7 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
             assert words in closely.stdout
         stored = invoke("check", "good", "--store", "-c", service.config)
         assert "a test object of patient CXRD-CHECK is answered with 0x0000" in stored.stdout
-        assert [str(each.PatientID) for each in receiver.got] == ["CXRD-CHECK"]
+        assert [str(each.PatientID) for each in receiver.objects] == ["CXRD-CHECK"]
         assert one_line(invoke("check", "--store", "-c", service.config).stderr).endswith(
             "needs the NAME of a destination"
         )
@@ -251,7 +251,7 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
         assert service.findings("--until", "1h") == []
         assert invoke("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "Deliveries due now: 0\n"
         assert invoke("redeliver", "-c", service.config).stdout == "Deliveries due now: 1\n"
-        wait_for(lambda: len(receiver.got) == 1, 30)
+        wait_for(lambda: len(receiver.objects) == 1, 30)
         service.stop()
     shown = json.loads(run("audit", "show", "1", "-c", service.config).stdout)
     assert [each["kind"] for each in shown["events"]] == [

@@ -46,7 +46,7 @@ def archive(way: str, images: list[Dataset], port: int) -> Iterator[Archive]:
             def forget() -> None:
                 server.faults.clear()
                 server.go.set()
-                server.asked.clear()
+                server.requests.clear()
 
             yield Archive(
                 {"name": "archive", "url": server.url},

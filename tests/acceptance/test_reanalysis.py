@@ -71,7 +71,7 @@ def test_each_image_has_one_answer_of_each_model(tmp_path: Path, serve: Callable
         service = serve(destinations=[pacs], worker={"reanalysis_pause": 0.5})
         service.start()
         send(service.port, [chest(f"again-{number}", rows=500, cols=420) for number in range(COUNT)])
-        wait_for(lambda: len(receiver.got) == 3 * COUNT, 120)
+        wait_for(lambda: len(receiver.objects) == 3 * COUNT, 120)
         assert requested(service, "--all") == "0"  # the model has answered all of them
         promote(service, tmp_path / "candidate")
         counts = labelled(printed(service, "--all", "--dry-run"))
@@ -87,13 +87,13 @@ def test_each_image_has_one_answer_of_each_model(tmp_path: Path, serve: Callable
         service.start()
         assert send(service.port, [chest("new")]) == [0x0000]
         wait_for(lambda: states(service)["done"] == COUNT, 120)
-        wait_for(lambda: len(distinct(receiver.got)) == 3 * (2 * COUNT + 1), 60)
+        wait_for(lambda: len(distinct(receiver.objects)) == 3 * (2 * COUNT + 1), 60)
         time.sleep(1)  # whatever should not come would come now
         assert service.stop() == 0
         objects: dict[str, str] = {}
-        for each in receiver.got:  # sent twice, perhaps, but the same to the last byte
+        for each in receiver.objects:  # sent twice, perhaps, but the same to the last byte
             assert objects.setdefault(str(each.SOPInstanceUID), each.to_json()) == each.to_json()
-    sent = distinct(receiver.got)
+    sent = distinct(receiver.objects)
     assert Counter(Counter(map(source_of, sent)).values()) == {6: COUNT, 3: 1}
     reports = [each for each in sent if each.SOPClassUID == SR]
     older = {source_of(each): each for each in reports if shipped.sha256 in each.SoftwareVersions}

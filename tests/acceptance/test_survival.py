@@ -75,10 +75,10 @@ def test_nothing_is_lost_and_nothing_is_answered_twice(tmp_path: Path, serve: Ca
         assert {row["sop_instance_uid"] for row in rows} == accepted
         # One set for each image, whatever was done twice: a result sent again is the same object to the last byte.
         objects: dict[UID, str] = {}
-        for each in receiver.got:
+        for each in receiver.objects:
             known = objects.setdefault(each.SOPInstanceUID, each.to_json())
             assert known == each.to_json()
-        answered = Counter(source_of(each) for each in distinct(receiver.got))
+        answered = Counter(source_of(each) for each in distinct(receiver.objects))
         assert answered == dict.fromkeys(accepted, 3)
         assert invoke("audit", "verify", "-c", service.config).returncode == 0
 
@@ -118,7 +118,7 @@ def test_the_outbox_survives(serve: Callable[..., Service]) -> None:
     service.kill()
     receiver.start(port)
     service.start()
-    wait_for(lambda: len(receiver.got) == 3, 30)
+    wait_for(lambda: len(receiver.objects) == 3, 30)
     assert service.stop() == 0
     receiver.stop()
     assert service.findings()[0]["delivered"] == 3

@@ -94,7 +94,7 @@ def test_a_node_that_takes_jpeg_alone_gets_the_whole_set_and_the_audit_says_as_w
         worker = daemon([("pacs", there.port, "RECEIVER")], results={"kinds": KINDS})
         send(worker.port, [chest("jpeg-alone", rows=300, cols=260)])
         wait_for(lambda: worker.ledger.counts().get("delivery_sent") == len(KINDS), 30)
-    got = {each.SOPClassUID: each for each in there.got}
+    got = {each.SOPClassUID: each for each in there.objects}
     told = story(worker.ledger, "1")
     assert told is not None
     made = {each["kind"]: each["sop_instance_uid"] for each in told["results"]}

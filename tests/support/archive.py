@@ -61,8 +61,8 @@ class Pacs:
         self._server.shutdown()
 
     def _matching(self, query: Dataset) -> list[Dataset]:
-        asked = {key: [str(query.get(key))] for key in _MATCHED if query.get(key)}
-        return [each for each in self.objects if fits(each, asked)]
+        conditions = {key: [str(query.get(key))] for key in _MATCHED if query.get(key)}
+        return [each for each in self.objects if fits(each, conditions)]
 
     def _find(self, event: Any) -> Iterator[Any]:
         query = event.identifier
@@ -76,18 +76,18 @@ class Pacs:
             yield 0xFF00, match
 
     def _get(self, event: Any) -> Iterator[Any]:
-        found = self._matching(event.identifier)
-        yield len(found)
-        for each in found:
+        matching = self._matching(event.identifier)
+        yield len(matching)
+        for each in matching:
             self._in_hand = str(each.SOPInstanceUID)
             self.sent.append(self._in_hand)
             yield 0xFF00, each
 
     def _move(self, event: Any) -> Iterator[Any]:
-        found = self._matching(event.identifier)
+        matching = self._matching(event.identifier)
         yield self._destination
-        yield len(found)
-        for each in found:
+        yield len(matching)
+        for each in matching:
             if str(each.SOPInstanceUID) == self.stall:
                 self.stalled.set()
                 self.go.wait(120)
@@ -106,8 +106,8 @@ class Pacs:
 @contextmanager
 def pacs(objects: list[Dataset], port: int = 0) -> Iterator[Pacs]:
     """Run a `Pacs` for the length of a block."""
-    made = Pacs(objects, port)
+    node = Pacs(objects, port)
     try:
-        yield made
+        yield node
     finally:
-        made.stop()
+        node.stop()

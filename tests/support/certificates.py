@@ -12,16 +12,16 @@ from tests.support.tools import tool
 def certificate(folder: Path, names: str = "DNS:localhost,IP:127.0.0.1,IP:::1", *, days: int = 1) -> tuple[Path, Path]:
     """Make a certificate for these names, and its key; with days below 0 one that has expired."""
     folder.mkdir(parents=True, exist_ok=True)
-    request, key, made = (folder / name for name in ("request.pem", "key.pem", "certificate.pem"))
+    request, key, certificate_file = (folder / name for name in ("request.pem", "key.pem", "certificate.pem"))
     openssl = [tool("openssl")]
     new = ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=test"]
     sign = ["x509", "-req", "-in", str(request), "-signkey", str(key), "-days", str(days), "-copy_extensions", "copy"]
     for command in (
         [*new, "-addext", f"subjectAltName={names}", "-keyout", str(key), "-out", str(request)],
-        [*sign, "-out", str(made)],
+        [*sign, "-out", str(certificate_file)],
     ):
         subprocess.run([*openssl, *command], check=True, capture_output=True, timeout=60)
-    return made, key
+    return certificate_file, key
 
 
 def server_context(certificate_and_key: tuple[Path, Path]) -> ssl.SSLContext:

@@ -32,16 +32,16 @@ class WebServer:
         self.login = ""
         self.page = 1000  # matches in an answer, at most
         self.knows_offset = True
-        self.asked: list[str] = []
-        self.accepted: list[str] = []
+        self.requests: list[str] = []
+        self.accept_headers: list[str] = []
         self.stalled, self.go = threading.Event(), threading.Event()
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_": self}))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/dicom-web"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def retrieved(self) -> list[str]:
-        """Return the SOP instances that were asked for, in order."""
-        return [path.rpartition("/")[2] for path in self.asked if "/instances/" in path]
+        """Return the SOP instances that were requested, in order."""
+        return [path.rpartition("/")[2] for path in self.requests if "/instances/" in path]
 
     def stop(self) -> None:
         """Stop serving."""
@@ -54,8 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
     server_: WebServer
 
     def do_GET(self) -> None:
-        self.server_.asked.append(self.path)
-        self.server_.accepted.append(self.headers["Accept"])
+        self.server_.requests.append(self.path)
+        self.server_.accept_headers.append(self.headers["Accept"])
         expected = "Basic " + base64.b64encode(self.server_.login.encode()).decode()
         if self.server_.login and self.headers.get("Authorization") != expected:
             self.give(401, "text/plain", b"")
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     def matches(self, parts: list[str], query: dict[str, list[str]]) -> None:
         level = {"studies": "StudyInstanceUID", "series": "SeriesInstanceUID", "instances": "SOPInstanceUID"}
         keyword = level[parts[-1]]
-        found: dict[str, dict[str, Any]] = {}
+        matching: dict[str, dict[str, Any]] = {}
         for each, _ in self.server_.objects.values():
             within = [each.StudyInstanceUID, each.SeriesInstanceUID][: len(parts) // 2]
             if parts[1::2] != within or not fits(each, query):
@@ -77,9 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
             match = Dataset()
             match.StudyInstanceUID, match.SeriesInstanceUID = each.StudyInstanceUID, each.SeriesInstanceUID
             match.SOPInstanceUID, match.Modality = each.SOPInstanceUID, each.Modality
-            found[each[keyword].value] = match.to_json_dict()
+            matching[each[keyword].value] = match.to_json_dict()
         first = int(query.get("offset", ["0"])[0]) if self.server_.knows_offset else 0
-        some = list(found.values())[first : first + min(self.server_.page, int(query.get("limit", ["9999"])[0]))]
+        some = list(matching.values())[first : first + min(self.server_.page, int(query.get("limit", ["9999"])[0]))]
         self.give(200, "application/dicom+json", json.dumps(some).encode())
 
     def instance(self, uid: str) -> None:

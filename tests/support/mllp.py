@@ -58,7 +58,7 @@ class Receiver:
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answers: list[str] = []
-        self.got: list[bytes] = []
+        self.messages: list[bytes] = []
         self.versions: list[str | None] = []
         self.connections = 0
         self.ending = threading.Event()
@@ -69,7 +69,7 @@ class Receiver:
                 outer.connections += 1
                 with contextlib.suppress(OSError):
                     while (message := self._read()) is not None:
-                        outer.got.append(message)
+                        outer.messages.append(message)
                         if not self._answer(message):
                             return
 
@@ -87,7 +87,7 @@ class Receiver:
                 answer, _, more = (outer.answers.pop(0) if outer.answers else "AA").partition(" ")
                 control = message.decode().split("|")[9]
                 good = acknowledgement("AA", control)
-                said: dict[str, bytes] = {
+                replies: dict[str, bytes] = {
                     "silence": b"",
                     "close": b"",
                     "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -98,7 +98,7 @@ class Receiver:
                     "chatty": good * 2,
                     "trickle": b"",
                 }
-                self.wfile.write(said.get(answer, acknowledgement(answer, control, more)))
+                self.wfile.write(replies.get(answer, acknowledgement(answer, control, more)))
                 if answer == "silence":
                     outer.ending.wait(20)
                 while answer == "trickle" and not outer.ending.wait(0.05):
@@ -121,24 +121,24 @@ class Receiver:
 @contextmanager
 def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """Run a `Receiver` for the length of a block, over TLS where there is a context."""
-    made = Receiver(context)
+    running = Receiver(context)
     try:
-        yield made
+        yield running
     finally:
-        made.stop()
+        running.stop()
 
 
 @contextmanager
 def foreign_receiver() -> Iterator[tuple[int, list[Any]]]:
     """Run python-hl7's own receiver, which parses what comes and acknowledges it; yield its port and the messages."""
-    got: list[Any] = []
+    messages: list[Any] = []
     loop = asyncio.new_event_loop()
 
     async def talk(reader: Any, writer: Any) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while not reader.at_eof():
                 message = await reader.readmessage()
-                got.append(message)
+                messages.append(message)
                 writer.writemessage(message.create_ack("AA"))
                 await writer.drain()
         writer.close()
@@ -150,7 +150,7 @@ def foreign_receiver() -> Iterator[tuple[int, list[Any]]]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        yield int(server.sockets[0].getsockname()[1]), got
+        yield int(server.sockets[0].getsockname()[1]), messages
     finally:
         loop.call_soon_threadsafe(server.close)
         time.sleep(0.1)

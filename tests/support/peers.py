@@ -69,11 +69,11 @@ RESULT_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", 
 
 
 class Receiver:
-    """A destination that keeps what it gets and answers as it is told (0x0000 where it is told nothing)."""
+    """A destination that keeps its `objects`. Each C-STORE gets the next of `answers`: 0x0000 where there is none."""
 
     def __init__(self, sop_classes: Sequence[str], further_syntaxes: Sequence[str] = (), *, plain: bool = True) -> None:
         self.answers: list[int] = []
-        self.got: list[Dataset] = []
+        self.objects: list[Dataset] = []
         self.associations = 0
         self._lock = threading.Lock()
         self._entity = AE("RECEIVER")
@@ -114,7 +114,7 @@ class Receiver:
                 # A node of ours in the same process makes pynetdicom stream what every node receives.
                 dataset = dcmread(event.dataset_path) if event.request._dataset_file else event.dataset
                 dataset.file_meta = event.file_meta
-                self.got.append(dataset)
+                self.objects.append(dataset)
             return status
 
 

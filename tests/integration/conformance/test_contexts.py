@@ -244,10 +244,10 @@ def test_media_types_and_parameters_are_those_of_the_requests(tmp_path: Path) ->
             list(source.series(Wanted("20260131", "P", "A", "1.2"), ("DX",)))
             source.instances(within)
             source.fetch(within, [uid])
-        assert len(set(server.accepted)) == 3
-        for each in server.accepted:
+        assert len(set(server.accept_headers)) == 3
+        for each in server.accept_headers:
             assert each in text
-        keys = {key for path in server.asked for key in parse_qs(urlsplit(path).query)}
+        keys = {key for path in server.requests for key in parse_qs(urlsplit(path).query)}
         assert {"StudyDate", "PatientID", "includefield", "limit"} <= keys
         assert all(key in text for key in keys)
     (tmp_path / "a.dcm").write_bytes(captured())

@@ -120,7 +120,7 @@ def arrives(folder: Path, accepted: tuple[UID, ...], compression: str, quality: 
     with receiving([CAPTURE], accepted, plain=False) as receiver:
         with deliver(node(compression, receiver.port), kinds) as delivery:
             assert delivery.store(path) == 0
-        (got,) = receiver.got
+        (got,) = receiver.objects
     assert got.SOPInstanceUID == expected.SOPInstanceUID
     assert got.LossyImageCompression == expected.LossyImageCompression
     assert np.array_equal(got.pixel_array, expected.pixel_array)
@@ -134,7 +134,7 @@ def test_where_one_syntax_fails_the_next_is_tried(tmp_path: Path, monkeypatch: p
         receiver.answers = [0xC000, 0xA900]
         with deliver(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             assert delivery.store(path) == 0
-            (got,) = receiver.got
+            (got,) = receiver.objects
             assert got.file_meta.TransferSyntaxUID == JPEGLSLossless  # after both of JPEG 2000
             assert delivery.sent_as == ""
             receiver.answers = [0xA700]  # which is no matter of the syntax
@@ -167,7 +167,7 @@ def test_a_node_that_takes_lossy_pictures_alone_gets_one_of_its_own_name(
     with receiving([before.SOPClassUID], accepted, plain=False) as receiver:
         with deliver(node(compression, receiver.port), {(before.SOPClassUID, ExplicitVRLittleEndian)}) as delivery:
             assert [delivery.store(path) for _ in range(2)] == [0, 0]
-        got, again = receiver.got
+        got, again = receiver.objects
     assert got.file_meta.TransferSyntaxUID == accepted[0]
     assert got.SOPInstanceUID == again.SOPInstanceUID == delivery.sent_as != before.SOPInstanceUID
     assert (got.SeriesInstanceUID, got.StudyInstanceUID) == (before.SeriesInstanceUID, before.StudyInstanceUID)
@@ -193,10 +193,10 @@ def test_a_lossy_copy_goes_where_no_whole_picture_can_be_made_but_not_where_one_
         with deliver(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             receiver.answers = [0xC000]
             assert delivery.store(path) == 0xC000
-            assert receiver.got == []
+            assert receiver.objects == []
             monkeypatch.setattr("dicom_io.network.storage_scu.compress", lambda *_: 1 / 0)
             assert delivery.store(path) == 0
-        (got,) = receiver.got
+        (got,) = receiver.objects
     assert got.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
     assert got.SOPInstanceUID == delivery.sent_as != pydicom.dcmread(path).SOPInstanceUID
 

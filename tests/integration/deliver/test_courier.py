@@ -98,7 +98,7 @@ def test_several_results_go_on_one_association(office: Office) -> None:
         office.courier(receiver.port)
         wait_for(lambda: office.states() == {"sent"})
         assert receiver.associations == 1
-        assert [each.SOPInstanceUID for each in receiver.got] == [each.sop_instance_uid for each in office.results]
+        assert [each.SOPInstanceUID for each in receiver.objects] == [each.sop_instance_uid for each in office.results]
         assert {each["status"] for each in office.deliveries()} == {"0x0000"}
 
 
@@ -154,7 +154,7 @@ def test_a_peer_that_comes_back_gets_everything(office: Office) -> None:
     receiver = Receiver([DX])
     receiver.start(port)
     wait_for(lambda: office.nudged("sent"))
-    assert len(receiver.got) == 2
+    assert len(receiver.objects) == 2
     receiver.stop()
 
 
@@ -203,7 +203,7 @@ def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Office
     with receiving([DX]) as receiver:
         office.courier(receiver.port)
         wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["failed", "sent", "sent"])
-        assert len(receiver.got) == 2
+        assert len(receiver.objects) == 2
 
 
 def test_a_result_that_nobody_foresaw_waits_its_turn(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,4 +245,4 @@ def test_a_picture_that_does_not_go_compressed_goes_as_it_is(
         peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=RLELossless)
         with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             assert delivery.store(path) == 0
-        assert not receiver.got[-1].file_meta.TransferSyntaxUID.is_compressed
+        assert not receiver.objects[-1].file_meta.TransferSyntaxUID.is_compressed

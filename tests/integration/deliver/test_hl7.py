@@ -180,7 +180,7 @@ def test_an_answer_decides_whether_it_is_sent_again(answer: str, expected: type[
         assert "Mustermann" not in str(told.value)
         assert time.monotonic() - begun < 5
         assert delivery.send(made()) == "AA"  # and afterwards all is well
-        assert there.got[0].split(b"|")[9] == there.got[1].split(b"|")[9]  # under the same name
+        assert there.messages[0].split(b"|")[9] == there.messages[1].split(b"|")[9]  # under the same name
 
 
 def test_one_connection_carries_several_and_a_closed_one_is_made_anew() -> None:
@@ -193,7 +193,7 @@ def test_one_connection_carries_several_and_a_closed_one_is_made_anew() -> None:
             delivery.send(made())
             time.sleep(0.2)
         assert there.connections == 3
-        assert len(there.got) == 6
+        assert len(there.messages) == 6
 
 
 def test_nobody_there() -> None:
@@ -290,9 +290,9 @@ def test_a_daemon_tells_a_receiver_until_it_takes_it(tmp_path: Path, capsys: pyt
         there.answers = ["close", "AR", "other"]
         image = chest("told", rows=200, cols=200, AccessionNumber="A9", PatientName="Geheimnis^Gerda", PatientID="S-1")
         daemon = run(tmp_path, there.port, [image])
-        assert len(there.got) == 4
-        assert len(set(there.got)) == 1
-        told = parsed(there.got[0])
+        assert len(there.messages) == 4
+        assert len(set(there.messages)) == 1
+        told = parsed(there.messages[0])
         assert (field(told, "MSH", 5), field(told, "OBR", 3), field(told, "PID", 3)) == ("RIS", "A9", "S-1")
         history = story(daemon.ledger, "1")
         assert history is not None
@@ -318,4 +318,4 @@ def test_a_message_that_is_refused_does_not_hold_up_the_next(tmp_path: Path) -> 
 def test_a_negative_finding_is_not_told(tmp_path: Path) -> None:
     with receiver() as there:
         run(tmp_path, there.port, [chest("negative", rows=200, cols=200)], bias=-60.0)
-        assert there.got == []
+        assert there.messages == []

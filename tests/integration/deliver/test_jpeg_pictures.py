@@ -42,7 +42,7 @@ def test_a_jpeg_picture_is_never_refused_for_its_syntax(
         peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=compression)
         with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian), (CAPTURE, JPEGBaseline8Bit)}) as delivery:
             assert delivery.store(path) == 0
-        (got,) = receiver.got
+        (got,) = receiver.objects
     syntax = got.file_meta.TransferSyntaxUID
     assert (syntax if syntax.is_compressed else None) == arrives
     assert got.SOPInstanceUID == expected.SOPInstanceUID

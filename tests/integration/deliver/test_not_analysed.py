@@ -14,8 +14,8 @@ def test_a_peer_gets_it(daemon: Callable[..., Daemon]) -> None:
     with receiving() as receiver:
         worker = daemon([("pacs", receiver.port, "RECEIVER")], results={"report_not_analysed": True})
         assert send(worker.port, [chest(ViewPosition="LL")]) == [0x0000]
-        wait_for(lambda: receiver.got)
-        (report,) = receiver.got
+        wait_for(lambda: receiver.objects)
+        (report,) = receiver.objects
     image = story(worker.ledger, "1")
     assert image is not None
     assert image["finding"]["status"] == "not_analysed"

@@ -53,8 +53,8 @@ def test_messages_go_over_one_connection(pair: Pair, newest: ssl.TLSVersion, hos
             delivery.send(made())
             time.sleep(0.2)
         assert there.connections == 3
-        assert len(there.got) == 6
-        assert "Müller".encode() in there.got[0]
+        assert len(there.messages) == 6
+        assert "Müller".encode() in there.messages[0]
         assert set(there.versions) == {"TLSv1.2" if newest == ssl.TLSVersion.TLSv1_2 else "TLSv1.3"}
 
 
@@ -82,14 +82,14 @@ def test_a_certificate_that_does_not_hold_is_named_and_nothing_is_sent(
     with receiver(server_context(own)) as there, connect(peer(there.port, own[0] if trusted else None)) as delivery:
         with pytest.raises(PeerUnavailable, match=f"^the HL7 receiver: {words}"):
             delivery.send(made())
-        assert there.got == []
+        assert there.messages == []
 
 
 def test_who_does_not_speak_tls_is_told_so(pair: Pair) -> None:
     with receiver() as there, connect(peer(there.port, pair[0], timeout=1)) as delivery:
         with pytest.raises(PeerUnavailable, match=r"no TLS (connection|handshake).*does it speak TLS on this port"):
             delivery.send(made())
-        assert there.got == []
+        assert there.messages == []
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
         connect(peer(mute.getsockname()[1], None, timeout=1)) as to,
@@ -112,14 +112,14 @@ def test_who_wants_a_certificate_of_ours_says_so(pair: Pair, newest: ssl.TLSVers
     with receiver(context) as there, connect(peer(there.port, pair[0])) as delivery:
         with pytest.raises((NotNow, PeerUnavailable), match=words):
             delivery.send(made())
-        assert there.got == []
+        assert there.messages == []
 
 
 def test_without_tls_nothing_is_said_to_one_who_speaks_it(pair: Pair) -> None:
     with receiver(server_context(pair)) as there, connect(Hl7Peer("127.0.0.1", there.port, timeout=2)) as delivery:
         with pytest.raises((NotNow, PeerUnavailable)):
             delivery.send(made())
-        assert there.got == []
+        assert there.messages == []
 
 
 def test_cxrd_check_looks_at_the_certificate(pair: Pair) -> None:
@@ -154,8 +154,8 @@ def test_a_daemon_tells_a_receiver_over_tls(pair: Pair, tmp_path: Path) -> None:
             wait_for(lambda: daemon.ledger.counts().get("delivery_sent") == 1, 60)
         finally:
             daemon.stop()
-        assert len(there.got) == 2
-        assert there.got[0] == there.got[1]
+        assert len(there.messages) == 2
+        assert there.messages[0] == there.messages[1]
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

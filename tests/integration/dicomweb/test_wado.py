@@ -96,12 +96,12 @@ def test_what_was_selected_comes_byte_for_byte(
 def test_a_search_is_written_as_a_uri_has_it(patient: str, asked: str, site: Site, server: WebServer) -> None:
     """Not as a form has it: there a plus sign is a space, and not every server decodes wild cards."""
     site.pull(Wanted(patient_id=patient))
-    assert f"?PatientID={asked}&includefield=" in server.asked[0]
+    assert f"?PatientID={asked}&includefield=" in server.requests[0]
 
 
 def test_what_is_known_is_not_fetched_again(site: Site, server: WebServer) -> None:
     site.pull(Wanted("20260101"))
-    server.asked.clear()
+    server.requests.clear()
     steps = site.pull()
     assert [(step.came, step.known) for step in steps] == [(0, 1), (1, 0), (1, 0), (1, 0)]
     assert server.retrieved() == uids(server)[1:]

@@ -58,7 +58,7 @@ def test_a_node_that_insists_on_a_syntax_says_whether_it_gets_its_pictures(
         said = seen(**place, store=True)
     assert (stored, f"Secondary Capture Image Storage: {accepts.name}{ends}") in said
     assert [ok for ok, words in said if words.startswith("a test object")] == ([True] if stored else [])
-    assert len(there.got) == stored
+    assert len(there.objects) == stored
     assert not any("uncompressed" in words for _, words in said)
 
 
@@ -76,7 +76,7 @@ def test_a_receiver_of_hl7_is_connected_to_and_gets_a_test_message_where_that_is
     with receiver() as there:
         hl7 = f"127.0.0.1:{there.port}"
         assert seen(hl7=hl7) == [(True, f"{hl7} takes connections; no message was sent")]
-        assert there.got == []
+        assert there.messages == []
         there.answers = ["AA", "AE ERR|||202^x^HL70357|E"]
         assert seen(hl7=hl7, store=True)[1] == (
             True,
@@ -84,7 +84,7 @@ def test_a_receiver_of_hl7_is_connected_to_and_gets_a_test_message_where_that_is
         )
         ok, words = seen(hl7=hl7, store=True)[1]
         assert (ok, words.endswith("answers AE, error 202")) == (False, True)
-        told = parsed(there.got[0])
+        told = parsed(there.messages[0])
         assert str(told["MSH"][0][11]) == "T"
         assert "CXRD-CHECK" in str(told["PID"][0])
         assert "52101004" not in str(told)  # it finds nothing

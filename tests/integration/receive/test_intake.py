@@ -264,7 +264,7 @@ def test_a_port_is_free_for_another_node_of_the_process_afterwards(tmp_path: Pat
         assert send(port, [dataset]) == [0x0000]
     finally:
         receiver.stop()
-    (got,) = receiver.got
+    (got,) = receiver.objects
     assert got.SOPInstanceUID == dataset.SOPInstanceUID
     assert list(made.blobs.incoming.iterdir()) == []
 
