@@ -1,4 +1,4 @@
-"""What a model is worth: figures of merit, comparison of two models, pictures, report.
+"""How good a model is: figures of merit, comparison of two models, pictures, report.
 
-Doors: `evaluate.ask`, `compare.compare`.
+Doors: `evaluate.evaluate`, `compare.compare`.
 """

@@ -106,7 +106,7 @@ def evaluate(
     Parameters
     ----------
     data
-        The radiographs (see `data.sources.evaluation_set`), or a folder that holds NORMAL/ and PNEUMONIA/ itself or
+        The radiographs (see `data.evaluation_set`), or a folder that holds NORMAL/ and PNEUMONIA/ itself or
         in test/.
     threshold
         Probability from which the decision is PNEUMONIA.

@@ -1,4 +1,4 @@
 """Training: recipes, the run, and where it stands.
 
-Doors: `train.train`, `recipe.RECIPES`.
+Doors: `train.run`, `recipe.RECIPES`.
 """

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from dicom_io.errors import InvalidData
+from modeltrain.data.csv_file import csv_source
+from modeltrain.data.evaluation_set import EvaluationSet, evaluation_set
 from modeltrain.data.samples import Sample
-from modeltrain.data.sources import EvaluationSet, Source, csv_source, evaluation_set, folder_source
+from modeltrain.data.sources import Source, folder_source
 from modeltrain.model.outputs import AGENTS, CLASSES
 from worker.ledger.database import open_ledger
 from worker.ledger.feedback import takes_verdicts

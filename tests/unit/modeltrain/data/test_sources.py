@@ -10,8 +10,10 @@ import pytest
 
 from dicom_io.errors import InvalidData
 from dicom_io.objects.radiograph import radiograph
+from modeltrain.data.csv_file import csv_source
+from modeltrain.data.evaluation_set import evaluation_set
 from modeltrain.data.samples import Images, Sample, read_sample
-from modeltrain.data.sources import Source, Sources, csv_source, evaluation_set, folder_source, readable, sources_of
+from modeltrain.data.sources import Source, Sources, folder_source, readable, sources_of
 from tests.unit.modeltrain.toys import draw, kaggle_folder, write_class
 
 if TYPE_CHECKING:

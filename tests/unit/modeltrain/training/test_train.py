@@ -18,9 +18,10 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
 from modeltrain.data.augment import Augmentation, augment
+from modeltrain.data.evaluation_set import evaluation_set
 from modeltrain.data.samples import Images
 from modeltrain.data.seen_images import keys_of, seen_by, seen_images_of
-from modeltrain.data.sources import Sources, evaluation_set, folder_source, sources_of
+from modeltrain.data.sources import Sources, folder_source, sources_of
 from modeltrain.export.card_contents import training
 from modeltrain.export.export import export_model, refit
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights

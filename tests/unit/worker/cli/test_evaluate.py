@@ -18,8 +18,10 @@ from dicom_io.header import reading
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
+from modeltrain.data.csv_file import csv_source
 from modeltrain.data.duplicates import Duplicates
-from modeltrain.data.sources import Source, csv_source, evaluation_set
+from modeltrain.data.evaluation_set import evaluation_set
+from modeltrain.data.sources import Source
 from modeltrain.model.registry import Registry
 from tests.support.models import tiny
 from tests.support.peers import chest
