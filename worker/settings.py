@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicom_io.errors import InvalidSettings
 from dicom_io.header.rules import Rules
 from worker import destination_settings
+from worker.config_file import ConfigFile, read_config
 from worker.destination_settings import AeTitle, Destination, Kind, Name, Part
+from worker.setting_messages import in_words, unknown
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -190,25 +191,24 @@ def shipped_config() -> Path:
 def load(path: Path | None = None) -> Settings:
     """Read settings from `path`, or ``./config.yaml``, or the shipped file; then the environment.
 
-    A relative `storage.folder`, `model.folder` or `ca_file` is meant from the folder of the file that was named (or
-    found); with the shipped file, from the current folder.
+    A relative `storage.folder`, `model.folder` or `ca_file` starts at the folder of that file. With the shipped file it
+    starts at the current folder.
 
     Raises
     ------
     InvalidSettings
         With every problem, each on its line: the file's line number, the key, and what is wrong.
     """
-    found = path or (Path("config.yaml") if Path("config.yaml").exists() else None)
-    source = found or shipped_config()
-    values, lines = _read_yaml(source)
+    named = path or (Path("config.yaml") if Path("config.yaml").exists() else None)
+    file = read_config(named or shipped_config())
     _reject_unknown_environment()
     try:
-        settings = Settings(**values)
+        settings = Settings(**file.values)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(_explain(error, source, values, lines))) from error
+        raise InvalidSettings("; ".join(_explain(error, file))) from error
     except SettingsError as error:
         raise InvalidSettings(f"environment: {error}") from error
-    return _anchored(settings, found.resolve().parent if found else Path.cwd())
+    return _anchored(settings, named.resolve().parent if named else Path.cwd())
 
 
 def _anchored(settings: Settings, base: Path) -> Settings:
@@ -220,70 +220,28 @@ def _anchored(settings: Settings, base: Path) -> Settings:
     return settings.model_copy(update={"storage": storage, "model": model, "destinations": destinations})
 
 
-def _read_yaml(source: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
-    """Return the file's values, and the line (from 1) on which each key stands."""
-    try:
-        text = source.read_text(encoding="utf-8")
-        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise InvalidSettings(f"{source}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidSettings(f"{source}: not a text file in UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidSettings(f"{source}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise InvalidSettings(f"{source}: not valid YAML") from error
-    if values is None:
-        return {}, {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InvalidSettings(f"{source}:1: expected settings as 'name: value'")
-    _reject_duplicates(node, source)
-    return values, dict(_walk(node, ()))
-
-
-def _walk(node: yaml.Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*at, key.value), key.start_mark.line + 1
-            yield from _walk(value, (*at, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*at, index), value.start_mark.line + 1
-            yield from _walk(value, (*at, index))
-
-
-def _reject_duplicates(node: yaml.Node | None, source: Path) -> None:
-    """YAML lets the last of two equal keys win in silence; a person who wrote both wants to know."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise InvalidSettings(f"{source}:{key.start_mark.line + 1}: {key.value}: this key stands here twice")
-            seen.add(key.value)
-            _reject_duplicates(value, source)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _reject_duplicates(value, source)
-
-
-def _explain(
-    error: ValidationError, source: Path, values: dict[str, Any], lines: dict[tuple[str | int, ...], int]
-) -> Iterator[str]:
+def _explain(error: ValidationError, file: ConfigFile) -> Iterator[str]:
+    """Yield each mistake in one line: where it stands, which setting, what is wrong."""
     for problem in error.errors():
-        at, what = tuple(problem["loc"]), problem["msg"]
+        at, what = tuple(problem["loc"]), in_words(problem["type"], problem.get("ctx", {}), problem["msg"])
         if at[:1] == ("destinations",):
             at, what = destination_settings.explain(at, problem["type"], what)
         elif problem["type"] == "extra_forbidden":
-            what = "unknown setting"
-        name = _variable(at)
-        line = next((lines[at[:end]] for end in range(len(at), 0, -1) if at[:end] in lines), None)
+            what = unknown(str(at[-1]), _names_beside(at))
+        name, line = _variable(at), file.line_of(at)
         if name:
             where = f"environment {name}: {_key(at, {})}" if at[:1] == ("destinations",) else f"environment {name}"
         else:
-            where = f"{source}:{line}: {_key(at, values)}" if line else f"{source}: {_key(at, values)}"
-        yield f"{where.removesuffix(': ')}: {what.removeprefix('Value error, ')}"
+            where = f"{file.path}:{line}: {_key(at, file.values)}" if line else f"{file.path}: {_key(at, file.values)}"
+        yield f"{where.removesuffix(': ')}: {what}"
+
+
+def _names_beside(at: tuple[str | int, ...]) -> Iterable[str]:
+    """Return the names of the settings that stand in the same part as this one."""
+    if len(at) == 1:
+        return Settings.model_fields
+    part = Settings.model_fields[str(at[0])].annotation
+    return part.model_fields if isinstance(part, type) and issubclass(part, Part) else ()
 
 
 def _variable(at: tuple[str | int, ...]) -> str:
@@ -316,4 +274,4 @@ def _reject_unknown_environment() -> None:
         if name.upper().startswith("CXRD_") and not name.upper().startswith(_OTHER_VARIABLES):
             part = name[len("CXRD_") :].split("__", maxsplit=1)[0].lower()
             if part not in Settings.model_fields:
-                raise InvalidSettings(f"environment {name}: unknown setting")
+                raise InvalidSettings(f"environment {name}: {unknown(part, Settings.model_fields)}")

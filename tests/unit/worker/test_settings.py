@@ -59,22 +59,29 @@ def test_every_setting_of_the_shipped_file_is_commented() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("scp:\n  prt: 3\n", "c.yaml:2: scp.prt: unknown setting"),
-        ("\nscpp:\n  port: 3\n", "c.yaml:2: scpp: unknown setting"),
-        ("scp:\n  port: abc\n", "c.yaml:2: scp.port: Input should be a valid integer"),
-        ("scp:\n  port: 70000\n", "c.yaml:2: scp.port: Input should be less than or equal to 65535"),
-        ("scp:\n  ae_title: SEVENTEEN_LETTERS\n", "c.yaml:2: scp.ae_title"),
-        ("scp: 3\n", "c.yaml:1: scp"),
-        ("scp:\n  port: 1\n  port: 2\n", "c.yaml:3: port: this key stands here twice"),
+        ("scp:\n  prt: 3\n", "c.yaml:2: scp.prt: unknown setting; did you mean port?"),
+        ("\nscpp:\n  port: 3\n", "c.yaml:2: scpp: unknown setting; did you mean scp?"),
+        ("zzz: 3\n", "c.yaml:1: zzz: unknown setting"),
+        ("scp:\n  port: abc\n", "c.yaml:2: scp.port: must be a whole number"),
+        ("scp:\n  port: 70000\n", "c.yaml:2: scp.port: must be at most 65535"),
+        ("scp:\n  ae_title: SEVENTEEN_LETTERS\n", "c.yaml:2: scp.ae_title: must have at most 16 characters"),
+        ("scp:\n  ae_title: ''\n", "c.yaml:2: scp.ae_title: must have at least 1 characters"),
+        ("scp: 3\n", "c.yaml:1: scp: must be a group of settings, each on a line of its own below"),
+        ("scp:\n  require_called: maybe\n", "c.yaml:2: scp.require_called: must be true or false"),
+        ("results:\n  kinds: structured-report\n", "c.yaml:2: results.kinds: must be a list, such as [A, B]"),
+        ("results:\n  kinds: []\n", "c.yaml:2: results.kinds: must name at least 1"),
+        ("logging:\n  format: xml\n", "c.yaml:2: logging.format: must be 'auto', 'json' or 'console'"),
+        ("storage:\n  folder: 3\n", "c.yaml:2: storage.folder: must be a path"),
+        ("scp:\n  port: 1\n  port: 2\n", "c.yaml:3: port: stated twice; remove one"),
         ("scp: [\n", "c.yaml:2: not valid YAML"),
-        ("- a\n", "c.yaml:1: expected settings"),
+        ("- a\n", "c.yaml:1: must hold settings"),
         ("destinations:\n  - name: a\n    host: h\n    port: 0\n    ae_title: A\n", "c.yaml:4: destination a: port: "),
         ("destinations:\n  - name: a\n    host: h\n    port: 1\n", "c.yaml:2: destination a: ae_title: missing"),
         (
             "destinations:\n" + "  - {name: a, host: h, port: 1, ae_title: A}\n" * 2,
             "destinations: the name a is used twice",
         ),
-        ("model:\n  threshold: 1.5\n", "c.yaml:2: model.threshold"),
+        ("model:\n  threshold: 1.5\n", "c.yaml:2: model.threshold: must be at most 1"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -101,7 +108,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     [
         ("CXRD_SCP__PRT", "1", "environment CXRD_SCP__PRT: unknown setting"),
         ("CXRD_NONSENSE", "1", "environment CXRD_NONSENSE: unknown setting"),
-        ("CXRD_SCP__PORT", "x", "environment CXRD_SCP__PORT: Input should be a valid integer"),
+        ("CXRD_SCP__PORT", "x", "environment CXRD_SCP__PORT: must be a whole number"),
         ("CXRD_DESTINATIONS", "[x", "environment: error parsing value"),
     ],
 )

@@ -1,0 +1,79 @@
+"""The settings file as it is written: its YAML values, and the line of each key for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dicom_io.errors import InvalidSettings
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What a settings file states: its values by their names, and the line, from 1, on which each key stands."""
+
+    path: Path
+    values: dict[str, Any]
+    lines: dict[tuple[str | int, ...], int]
+
+    def line_of(self, key: tuple[str | int, ...]) -> int | None:
+        """Return the line of a key, or else of the closest one that holds it; None where there is none."""
+        return next((self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines), None)
+
+
+def read_config(path: Path) -> ConfigFile:
+    """Read a settings file.
+
+    Raises
+    ------
+    InvalidSettings
+        It cannot be read, is no YAML, or states a key twice; the message names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise InvalidSettings(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{path}: not a text file in UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InvalidSettings(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise InvalidSettings(f"{path}: not valid YAML") from error
+    if values is None:
+        return ConfigFile(path, {}, {})
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InvalidSettings(f"{path}:1: must hold settings, each as 'name: value'")
+    _reject_duplicates(node, path)
+    return ConfigFile(path, values, dict(_walk(node, ())))
+
+
+def _walk(node: yaml.Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*at, key.value), key.start_mark.line + 1
+            yield from _walk(value, (*at, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*at, index), value.start_mark.line + 1
+            yield from _walk(value, (*at, index))
+
+
+def _reject_duplicates(node: yaml.Node | None, path: Path) -> None:
+    """YAML lets the last of two equal keys win in silence; a person who wrote both wants to know."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise InvalidSettings(f"{path}:{key.start_mark.line + 1}: {key.value}: stated twice; remove one")
+            seen.add(key.value)
+            _reject_duplicates(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _reject_duplicates(value, path)

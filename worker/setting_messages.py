@@ -1,0 +1,49 @@
+"""What is wrong with a setting, in plain words, from the type of pydantic's error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_MESSAGES = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a group of settings, each on a line of its own below",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "model_type": "must be a group of settings, each on a line of its own below",
+    "path_type": "must be a path",
+    "string_pattern_mismatch": "holds a character that is not allowed, or is empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_type": "must be text",
+    "too_short": "must name at least {min_length}",
+    "tuple_type": "must be a list, such as [A, B]",
+}
+
+
+def in_words(error: str, context: Mapping[str, Any], message: str) -> str:
+    """Return what is wrong with a setting.
+
+    Parameters
+    ----------
+    error, context, message
+        Type, context and message of pydantic's error; the message is what is left where there are no better words.
+    """
+    words = _MESSAGES.get(error)
+    return words.format(**context) if words else message.removeprefix("Value error, ")
+
+
+def unknown(name: str, names: Iterable[str]) -> str:
+    """Return that a setting is unknown, with the name among others that is most like it, if any is."""
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f"unknown setting; did you mean {close[0]}?" if close else "unknown setting"
