@@ -15,7 +15,7 @@ from dicom_io.errors import Declined, OutOfResources, UnreadableObject
 from dicom_io.header.attributes import MALFORMED, text
 from dicom_io.header.reading import read_header
 from dicom_io.network import status
-from dicom_io.network.query_retrieve import Receipt, Series, Wanted, may_hold
+from dicom_io.network.query_retrieve import Query, Receipt, Series, may_hold
 from dicom_io.network.spool import SpoolFile
 from dicom_io.network.storage_scp import Arrival
 
@@ -43,7 +43,7 @@ class WebArchive:
         self._receipt = receipt
         self._sender = sender
 
-    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+    def series(self, query: Query, modalities: tuple[str, ...]) -> Iterator[Series]:
         """Yield the series of these modalities in all studies that match.
 
         Raises
@@ -51,7 +51,7 @@ class WebArchive:
         PeerUnavailable
             The server does not answer, or not with success, or not as DICOMweb says.
         """
-        matching, search = filters(wanted), self._client.search_for_studies
+        matching, search = filters(query), self._client.search_for_studies
         studies = self._found(
             "StudyInstanceUID",
             lambda **page: search(search_filters=matching, fields=list(FIELDS), **page),
@@ -169,13 +169,13 @@ class WebArchive:
                 return
 
 
-def filters(wanted: Wanted) -> dict[str, str]:
+def filters(query: Query) -> dict[str, str]:
     """Return the keys by which studies are searched, by keyword (PS3.18 8.3.4)."""
     named = {
-        "StudyDate": wanted.dates,
-        "PatientID": wanted.patient_id,
-        "AccessionNumber": wanted.accession_number,
-        "StudyInstanceUID": wanted.study_instance_uid,
+        "StudyDate": query.dates,
+        "PatientID": query.patient_id,
+        "AccessionNumber": query.accession_number,
+        "StudyInstanceUID": query.study_instance_uid,
     }
     return {keyword: value for keyword, value in named.items() if value}
 

@@ -40,7 +40,7 @@ _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers in one byte
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Query:
     """What to look for; empty fields match everything.
 
     Attributes
@@ -108,7 +108,7 @@ class Archive:
         self._by = by
         self._arrived = arrived
 
-    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+    def series(self, query: Query, modalities: tuple[str, ...]) -> Iterator[Series]:
         """Yield the series of these modalities in all studies that match.
 
         Raises
@@ -116,7 +116,7 @@ class Archive:
         PeerUnavailable
             The PACS stopped answering, or answers with a failure.
         """
-        for found in self._find(study_query(wanted)):
+        for found in self._find(study_query(query)):
             if not may_hold(found, modalities):
                 continue
             for each in self._find(series_query(found.StudyInstanceUID)):
@@ -175,14 +175,14 @@ class Archive:
         return found
 
 
-def study_query(wanted: Wanted) -> Dataset:
+def study_query(query: Query) -> Dataset:
     """Return what a C-FIND asks of studies (PS3.4 C.6.2.1)."""
-    query = Dataset()
-    query.QueryRetrieveLevel = "STUDY"
-    query.StudyDate, query.PatientID = wanted.dates, wanted.patient_id
-    query.AccessionNumber = wanted.accession_number
-    query.StudyInstanceUID, query.ModalitiesInStudy = wanted.study_instance_uid, ""
-    return query
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "STUDY"
+    identifier.StudyDate, identifier.PatientID = query.dates, query.patient_id
+    identifier.AccessionNumber = query.accession_number
+    identifier.StudyInstanceUID, identifier.ModalitiesInStudy = query.study_instance_uid, ""
+    return identifier
 
 
 def series_query(study_instance_uid: str) -> Dataset:

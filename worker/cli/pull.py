@@ -88,8 +88,8 @@ class _Shown:
 
     def fetched(self, step: Step) -> None:
         self._series = step.total
-        self._received += step.came
-        self._known += step.known
+        self._received += step.received
+        self._known += step.present
         self.failed += step.failed
         if step.error:
             output.note(f"series {step.done} of {step.total}: {step.error}")

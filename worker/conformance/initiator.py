@@ -56,7 +56,7 @@ _RETRIEVED = (
 )
 _SAMPLE = query_retrieve.Series("1.2.3", "1.2.3.4", "DX")
 _QUERIES = (
-    ("STUDY", query_retrieve.study_query(query_retrieve.Wanted("20260131", "x", "x", "1.2.3"))),
+    ("STUDY", query_retrieve.study_query(query_retrieve.Query("20260131", "x", "x", "1.2.3"))),
     ("SERIES", query_retrieve.series_query("1.2.3")),
     ("IMAGE", query_retrieve.instance_query(_SAMPLE)),
 )
@@ -271,7 +271,7 @@ def _web(settings: Settings) -> Iterator[str]:
     yield ""
     answers = "application/dicom+json, application/json"
     keys = ", ".join(
-        (*wado.filters(query_retrieve.Wanted("x", "x", "x", "x")), *(f"includefield={each}" for each in wado.FIELDS))
+        (*wado.filters(query_retrieve.Query("x", "x", "x", "x")), *(f"includefield={each}" for each in wado.FIELDS))
     )
     yield from table(
         ("service", "request", "media types", "notes"),

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from dicom_io.dicomweb.wado import web_archive
 from dicom_io.errors import InvalidSettings
-from dicom_io.network.query_retrieve import Get, Move, Wanted, archive
+from dicom_io.network.query_retrieve import Get, Move, Query, archive
 from worker.deliver.dicom import node_of
 from worker.deliver.dicomweb import server_of
 from worker.destination_settings import DicomDestination, DicomwebDestination
 from worker.ledger.database import open_ledger
-from worker.receive.backfill import Step, are_dates, direct_receipt, fetch, find, wanted_of
+from worker.receive.backfill import Step, are_dates, direct_receipt, fetch_series, find_series, read_queries
 
 if TYPE_CHECKING:
     from dicom_io.network.query_retrieve import Receipt
     from worker.destination_settings import Destination
-    from worker.receive.backfill import Found, Open
+    from worker.receive.backfill import OpenArchive, SearchResult
     from worker.settings import Settings
 
 _OPTIONS = "the options"  # what a search by them alone is called, beside the rows of a table
@@ -37,7 +37,7 @@ class PullRequest:
     dates
         A study date or a range, as DICOM writes them.
     table
-        A CSV file of searches, see `worker.receive.backfill.wanted_of`.
+        A CSV file of searches, see `worker.receive.backfill.read_queries`.
     most_waiting
         Wait while so many images are unanswered.
     get
@@ -83,16 +83,18 @@ def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch(
     InvalidData
         The table cannot be used.
     PeerUnavailable, RefusedByPeer, OutOfResources
-        As `worker.receive.backfill.fetch`.
+        As `worker.receive.backfill.fetch_series`.
     """
     destination = _destination(settings, request.archive)
     searches = _searches(request)
     ledger = open_ledger(settings)
     with ExitStack() as stack:
-        opened = _way(destination, settings, request.get, lambda: stack.enter_context(direct_receipt(settings, ledger)))
-        series = _search(opened, searches, settings.rules.modalities, watch).series
+        open_archive = _way(
+            destination, settings, request.get, lambda: stack.enter_context(direct_receipt(settings, ledger))
+        )
+        series = _search(open_archive, searches, settings.rules.modalities, watch).series
         if not request.dry_run:
-            for step in fetch(opened, series, ledger, most_waiting=request.most_waiting):
+            for step in fetch_series(open_archive, series, ledger, most_waiting=request.most_waiting):
                 watch.fetched(step)
     return len(series)
 
@@ -104,21 +106,21 @@ def _destination(settings: Settings, name: str) -> Destination:
     return by_name[name]
 
 
-def _searches(request: PullRequest) -> list[tuple[str, Wanted]]:
+def _searches(request: PullRequest) -> list[tuple[str, Query]]:
     """Return each search with what it is called."""
     if request.dates and not are_dates(request.dates):
         raise InvalidSettings(f"--date {request.dates}: write it as 20260131, 20260101-20260131 or 20260101-")
     searches = []
     if request.table:
-        searches = [(f"{request.table}:{line}", row) for line, row in wanted_of(request.table)]
+        searches = [(f"{request.table}:{line}", row) for line, row in read_queries(request.table)]
     if request.dates or request.patient or request.accession:
-        searches.append((_OPTIONS, Wanted(request.dates, request.patient, request.accession)))
+        searches.append((_OPTIONS, Query(request.dates, request.patient, request.accession)))
     if not searches:
         raise InvalidSettings("name what to pull: --date, --patient, --accession or --csv")
     return searches
 
 
-def _way(destination: Destination, settings: Settings, get: bool, receipt: Callable[[], Receipt]) -> Open:
+def _way(destination: Destination, settings: Settings, get: bool, receipt: Callable[[], Receipt]) -> OpenArchive:
     """Return what opens the archive, in the way that fits it."""
     name = destination.name
     if isinstance(destination, DicomwebDestination):
@@ -133,10 +135,12 @@ def _way(destination: Destination, settings: Settings, get: bool, receipt: Calla
     return lambda: archive(node, by)
 
 
-def _search(opened: Open, searches: list[tuple[str, Wanted]], modalities: tuple[str, ...], watch: PullWatch) -> Found:
-    criteria = [each for _, each in searches]
-    found = find(opened, criteria, modalities, lambda done: watch.searched(done, len(searches)))
+def _search(
+    open_archive: OpenArchive, searches: list[tuple[str, Query]], modalities: tuple[str, ...], watch: PullWatch
+) -> SearchResult:
+    queries = [each for _, each in searches]
+    result = find_series(open_archive, queries, modalities, lambda done: watch.searched(done, len(searches)))
     # Of a search by options alone the number of series says enough.
-    for place in found.unmatched if len(searches) > 1 or searches[0][0] != _OPTIONS else ():
+    for place in result.without_match if len(searches) > 1 or searches[0][0] != _OPTIONS else ():
         watch.unmatched(searches[place][0])
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""Back-fill: what an archive already holds is found and fetched, as fast as it is answered."""
+"""Back-fill: finds what an archive already holds and fetches it, as fast as it is answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUnavailable
-from dicom_io.network.query_retrieve import Receipt, Series, Wanted
+from dicom_io.network.query_retrieve import Query, Receipt, Series
 from worker.ledger.receipts import Ledger
 from worker.queue.wake import WakeSignal
 from worker.receive.intake import Intake
@@ -32,7 +32,7 @@ _PATIENCE = 600
 class Source(Protocol):
     """An archive that is open: `dicom_io.network.query_retrieve.Archive` or `dicom_io.dicomweb.wado.WebArchive`."""
 
-    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+    def series(self, query: Query, modalities: tuple[str, ...]) -> Iterator[Series]:
         """Yield the series that match."""
 
     def instances(self, series: Series) -> list[str]:
@@ -42,27 +42,27 @@ class Source(Protocol):
         """Fetch at least the missing instances; return what went wrong, in words, or nothing."""
 
 
-Open = Callable[[], AbstractContextManager[Source]]
+OpenArchive = Callable[[], AbstractContextManager[Source]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What became of one series: images that came, failed, or were there already."""
+    """What became of one series: images that were received, that failed, and that were present already."""
 
     done: int
     total: int
-    came: int = 0
+    received: int = 0
     failed: int = 0
-    known: int = 0
+    present: int = 0
     error: str = ""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found: each series once; and, by their places in the search, the wishes that matched none."""
+class SearchResult:
+    """The series that match the queries, each once, and the places of the queries that matched none."""
 
     series: list[Series]
-    unmatched: list[int]
+    without_match: list[int]
 
 
 def are_dates(words: str) -> bool:
@@ -70,15 +70,15 @@ def are_dates(words: str) -> bool:
     return bool(_DATES.fullmatch(words))
 
 
-def wanted_of(path: Path) -> list[tuple[int, Wanted]]:
+def read_queries(path: Path) -> list[tuple[int, Query]]:
     """Read a CSV file with one or more of the columns accession_number, patient_id, study_instance_uid, dates.
 
     Columns may be divided by commas, semicolons or tabs; in their names, case and what is no letter do not count.
 
     Returns
     -------
-    list of (int, Wanted)
-        The number of the line that each row ends on, and what it asks for.
+    list of (int, Query)
+        The number of the line that each row ends on, and its query.
 
     Raises
     ------
@@ -91,29 +91,29 @@ def wanted_of(path: Path) -> list[tuple[int, Wanted]]:
             head = file.readline()
             file.seek(0)
             reader = csv.DictReader(file, delimiter=max(",;\t", key=head.count))
-            named = {_plain(name): name for name in reader.fieldnames or ()}
-            columns = {name: named[_plain(name)] for name in _COLUMNS if _plain(name) in named}
+            by_plain_name = {_plain(name): name for name in reader.fieldnames or ()}
+            columns = {name: by_plain_name[_plain(name)] for name in _COLUMNS if _plain(name) in by_plain_name}
             if not columns:
                 raise InvalidData(f"{path}: has none of the columns {', '.join(_COLUMNS)}")
-            wanted = [(reader.line_num, _wanted(row, columns, f"{path}:{reader.line_num}")) for row in reader]
+            queries = [(reader.line_num, _query(row, columns, f"{path}:{reader.line_num}")) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path}: cannot be read ({type(error).__name__})") from error
-    if not wanted:
+    if not queries:
         raise InvalidData(f"{path}: has no rows")
-    return wanted
+    return queries
 
 
 def _plain(name: str) -> str:
     return "".join(each for each in name.lower() if each.isalpha())
 
 
-def _wanted(row: dict[str, str | None], columns: dict[str, str], where: str) -> Wanted:
+def _query(row: dict[str, str | None], columns: dict[str, str], where: str) -> Query:
     values = {name: (row[column] or "").strip() for name, column in columns.items()}
     if not any(values.values()):
         raise InvalidData(f"{where}: names nothing")
     if values.get("dates") and not are_dates(values["dates"]):
         raise InvalidData(f"{where}: dates are written as 20260131, 20260101-20260131 or 20260101-")
-    return Wanted(**values)
+    return Query(**values)
 
 
 @contextmanager
@@ -148,55 +148,58 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
         yield Receipt(intake.receive, spool, settings.scp.ae_title)
 
 
-def find(
-    opened: Open, wanted: list[Wanted], modalities: tuple[str, ...], searched: Callable[[int], None] = lambda _: None
-) -> Found:
+def find_series(
+    open_archive: OpenArchive,
+    queries: list[Query],
+    modalities: tuple[str, ...],
+    on_query: Callable[[int], None] = lambda _: None,
+) -> SearchResult:
     """Return all matching series, each once. Raises as the archive does.
 
-    `searched` is told after each search how many there have been.
+    `on_query` is called after each query with the number of queries done.
     """
-    found: dict[str, Series] = {}
-    unmatched: list[int] = []
-    with opened() as source:
-        for number, each in enumerate(wanted):
-            matching = list(source.series(each, modalities))
-            if not matching:
-                unmatched.append(number)
-            for series in matching:
-                found.setdefault(series.series_instance_uid, series)
-            searched(number + 1)
-    return Found(list(found.values()), unmatched)
+    series: dict[str, Series] = {}
+    without_match: list[int] = []
+    with open_archive() as archive:
+        for place, query in enumerate(queries):
+            matches = list(archive.series(query, modalities))
+            if not matches:
+                without_match.append(place)
+            for each in matches:
+                series.setdefault(each.series_instance_uid, each)
+            on_query(place + 1)
+    return SearchResult(list(series.values()), without_match)
 
 
-def fetch(
-    opened: Open,
+def fetch_series(
+    open_archive: OpenArchive,
     series: list[Series],
     ledger: Ledger,
     *,
     most_waiting: int,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Step]:
-    """Fetch series, one after the other; what the ledger knows already is not asked for again.
+    """Fetch series, one after the other; an image that the ledger has already is not asked for again.
 
-    So it goes on where it was broken off. Before each series it waits until fewer than `most_waiting` images are
-    unanswered: a back-fill must not keep today's images waiting.
+    So a fetch that was interrupted goes on where it ended. Before each series it waits until fewer than `most_waiting`
+    images are unanswered: a back-fill must not keep today's images waiting.
 
     Raises
     ------
     PeerUnavailable, RefusedByPeer
         The archive is not there, does not know us, or has gone. Or nobody answers the images that wait.
     OutOfResources
-        What comes cannot be stored.
+        An image cannot be stored.
     """
-    lost = 0
+    failures = 0
     for number, each in enumerate(series, start=1):
         _wait(ledger, most_waiting, sleep)
         # One association for each: a PACS closes those that wait.
-        with opened() as source:
-            step, answered = _one(source, each, ledger, number, len(series))
+        with open_archive() as archive:
+            step, alive = _fetch_one(archive, each, ledger, number, len(series))
         yield step
-        lost = 0 if answered else lost + 1
-        if lost >= _LOST:
+        failures = 0 if alive else failures + 1
+        if failures >= _LOST:
             raise PeerUnavailable(f"{step.error}, for {_LOST} series in a row: given up; call it again to go on")
 
 
@@ -215,23 +218,23 @@ def _waiting(ledger: Ledger) -> int:
     return counts.get("received", 0) + counts.get("working", 0)
 
 
-def _one(source: Source, series: Series, ledger: Ledger, number: int, total: int) -> tuple[Step, bool]:
-    """Fetch one series, and tell whether the archive answered; one that fails with one may well have the next."""
+def _fetch_one(archive: Source, series: Series, ledger: Ledger, number: int, total: int) -> tuple[Step, bool]:
+    """Fetch one series, and return whether the archive answered; one that fails with one may well have the next."""
     try:
-        instances = source.instances(series)
+        instances = archive.instances(series)
     except PeerUnavailable as unavailable:
         return Step(number, total, failed=1, error=str(unavailable)), False
     missing = [uid for uid in instances if not ledger.has_received(uid)]
-    known = len(instances) - len(missing)
+    present = len(instances) - len(missing)
     if not missing:
-        return Step(number, total, known=known), True
-    told, answered = "", True
+        return Step(number, total, present=present), True
+    fault, alive = "", True
     try:
-        told = source.fetch(series, missing)
+        fault = archive.fetch(series, missing)
     except PeerUnavailable as unavailable:
-        told, answered = str(unavailable), False
-    # Whatever was said: an image has come when it is in the ledger, and not before.
-    came = sum(ledger.has_received(uid) for uid in missing)
-    failed = len(missing) - came
-    error = (told or "not everything came") if failed else ""
-    return Step(number, total, came, failed, known, error), answered or came > 0
+        fault, alive = str(unavailable), False
+    # Whatever the archive answered: an image has come when it is in the ledger, and not before.
+    received = sum(ledger.has_received(uid) for uid in missing)
+    failed = len(missing) - received
+    error = (fault or "not everything came") if failed else ""
+    return Step(number, total, received, failed, present, error), alive or received > 0

@@ -20,7 +20,7 @@ from pynetdicom import AE, evt
 from dicom_io.dicomweb.stow import WebPeer, deliver_web
 from dicom_io.dicomweb.wado import web_archive
 from dicom_io.errors import RefusedByPeer
-from dicom_io.network.query_retrieve import FIND, GET, MOVE, Get, Move, Receipt, Series, Wanted, archive
+from dicom_io.network.query_retrieve import FIND, GET, MOVE, Get, Move, Query, Receipt, Series, archive
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from dicom_io.network.storage_scu import Peer, echo, ways
 from dicom_io.objects.jpeg import PICTURES
@@ -200,7 +200,7 @@ def test_a_search_asks_for_what_is_stated(tmp_path: Path) -> None:
     with listening(FIND, MOVE) as there:
         peer = Peer("127.0.0.1", there.port, "PACS", timeout=5)
         with archive(peer, Move("CXRD")) as source:
-            (found,) = source.series(Wanted("20260131", "P", "A", "1.2"), ("DX",))
+            (found,) = source.series(Query("20260131", "P", "A", "1.2"), ("DX",))
             assert source.instances(found) == ["1.2.3.4"]
         assert contexts(under(text, "C-MOVE of whole series")) == there.contexts
         assert there.roles == {}
@@ -241,7 +241,7 @@ def test_media_types_and_parameters_are_those_of_the_requests(tmp_path: Path) ->
         server.faults[uid] = "plain-only"
         with web_archive(WebPeer(server.url), Receipt(lambda _: 0, tmp_path, "CXRD"), "web") as source:
             within = Series(image.StudyInstanceUID, image.SeriesInstanceUID, "DX")
-            list(source.series(Wanted("20260131", "P", "A", "1.2"), ("DX",)))
+            list(source.series(Query("20260131", "P", "A", "1.2"), ("DX",)))
             source.instances(within)
             source.fetch(within, [uid])
         assert len(set(server.accept_headers)) == 3

@@ -12,7 +12,7 @@ from dicom_io.dicomweb.stow import WebPeer
 from dicom_io.dicomweb.wado import WebArchive, web_archive
 from dicom_io.errors import InvalidSettings, OutOfResources, PeerUnavailable
 from dicom_io.network import status
-from dicom_io.network.query_retrieve import Receipt, Series, Wanted
+from dicom_io.network.query_retrieve import Query, Receipt, Series
 from dicom_io.objects.common import encode
 from tests.integration.dicomweb.test_stow import serving_bytes
 from tests.support.dicomweb import WebServer, dicomweb
@@ -43,14 +43,14 @@ class Site:
         self.ledger: Ledger = open_ledger(self.settings)
         self.peer = WebPeer(server.url, timeout=5)
 
-    def pull(self, wanted: Wanted | None = None) -> list[backfill.Step]:
+    def pull(self, wanted: Query | None = None) -> list[backfill.Step]:
         with backfill.direct_receipt(self.settings, self.ledger) as receipt:
 
             def opened() -> contextlib.AbstractContextManager[WebArchive]:
                 return web_archive(self.peer, receipt, "archive-with-a-long-name")
 
-            series = backfill.find(opened, [wanted or Wanted("20260101-")], ("CR", "DX")).series
-            return list(backfill.fetch(opened, series, self.ledger, most_waiting=100))
+            series = backfill.find_series(opened, [wanted or Query("20260101-")], ("CR", "DX")).series
+            return list(backfill.fetch_series(opened, series, self.ledger, most_waiting=100))
 
     def came(self) -> set[str]:
         return {row["accession_number"] for row in findings(self.ledger, Filter())}
@@ -68,19 +68,19 @@ def uids(server: WebServer) -> list[str]:
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (Wanted("20260102-20260103"), {"A2", "A3"}),
-        (Wanted("20260104-"), {"A4"}),
-        (Wanted("20260101"), {"A1"}),
-        (Wanted(accession_number="A3"), {"A3"}),
-        (Wanted(patient_id="P 1"), {"A1", "A2", "A3", "A4"}),
-        (Wanted(patient_id="P"), set()),
+        (Query("20260102-20260103"), {"A2", "A3"}),
+        (Query("20260104-"), {"A4"}),
+        (Query("20260101"), {"A1"}),
+        (Query(accession_number="A3"), {"A3"}),
+        (Query(patient_id="P 1"), {"A1", "A2", "A3", "A4"}),
+        (Query(patient_id="P"), set()),
     ],
 )
 def test_what_was_selected_comes_byte_for_byte(
-    wanted: Wanted, expected: set[str], site: Site, server: WebServer
+    wanted: Query, expected: set[str], site: Site, server: WebServer
 ) -> None:
     steps = site.pull(wanted)
-    assert sum(step.came for step in steps) == len(expected)
+    assert sum(step.received for step in steps) == len(expected)
     assert site.came() == expected
     rows = findings(site.ledger, Filter())
     stored = {path.read_bytes() for path in (site.settings.storage.folder / "objects").glob("*/*.dcm")}
@@ -95,17 +95,17 @@ def test_what_was_selected_comes_byte_for_byte(
 )
 def test_a_search_is_written_as_a_uri_has_it(patient: str, asked: str, site: Site, server: WebServer) -> None:
     """Not as a form has it: there a plus sign is a space, and not every server decodes wild cards."""
-    site.pull(Wanted(patient_id=patient))
+    site.pull(Query(patient_id=patient))
     assert f"?PatientID={asked}&includefield=" in server.requests[0]
 
 
 def test_what_is_known_is_not_fetched_again(site: Site, server: WebServer) -> None:
-    site.pull(Wanted("20260101"))
+    site.pull(Query("20260101"))
     server.requests.clear()
     steps = site.pull()
-    assert [(step.came, step.known) for step in steps] == [(0, 1), (1, 0), (1, 0), (1, 0)]
+    assert [(step.received, step.present) for step in steps] == [(0, 1), (1, 0), (1, 0), (1, 0)]
     assert server.retrieved() == uids(server)[1:]
-    assert sum(step.came for step in site.pull()) == 0
+    assert sum(step.received for step in site.pull()) == 0
 
 
 @pytest.mark.parametrize("page", [1, 3])
@@ -133,26 +133,26 @@ def test_a_fault_is_told_leaves_nothing_and_passes(
 ) -> None:
     server.faults[uids(server)[1]] = fault
     steps = site.pull()
-    assert [(step.came, step.failed) for step in steps] == [(1, 0), (0, 1), (1, 0), (1, 0)]
+    assert [(step.received, step.failed) for step in steps] == [(1, 0), (0, 1), (1, 0), (1, 0)]
     assert words in steps[1].error
     assert site.came() == {"A1", "A3", "A4"}
     assert not list((site.settings.storage.folder / "objects" / "incoming").rglob("*.part"))
     server.faults.clear()
-    assert [(step.came, step.known) for step in site.pull()] == [(0, 1), (1, 0), (0, 1), (0, 1)]
+    assert [(step.received, step.present) for step in site.pull()] == [(0, 1), (1, 0), (0, 1), (0, 1)]
     said = "".join(capsys.readouterr())
     assert not any(uid in said for uid in uids(server))
 
 
 def test_another_object_in_its_place_is_refused(site: Site, server: WebServer) -> None:
     server.faults[uids(server)[0]] = encode(chest("of-somebody-else", AccessionNumber="X"))
-    assert "not the object that was asked for" in site.pull(Wanted("20260101"))[0].error
+    assert "not the object that was asked for" in site.pull(Query("20260101"))[0].error
     assert site.came() == set()
 
 
 @pytest.mark.parametrize("fault", ["bare", "plain-only"])
 def test_servers_of_other_habits_are_understood(fault: str, site: Site, server: WebServer) -> None:
     server.faults = dict.fromkeys(uids(server), fault)
-    assert sum(step.came for step in site.pull()) == 4
+    assert sum(step.received for step in site.pull()) == 4
 
 
 def test_wrong_credentials_are_one_error(site: Site, server: WebServer) -> None:
@@ -163,7 +163,7 @@ def test_wrong_credentials_are_one_error(site: Site, server: WebServer) -> None:
     with pytest.raises(PeerUnavailable, match="HTTP status 401"):
         site.pull()
     site.peer = WebPeer(server.url, "cxrd", "secret", timeout=5)
-    assert sum(step.came for step in site.pull()) == 4
+    assert sum(step.received for step in site.pull()) == 4
 
 
 def test_a_server_that_goes_is_given_up_and_taken_up_again(site: Site, server: WebServer) -> None:
@@ -173,7 +173,9 @@ def test_a_server_that_goes_is_given_up_and_taken_up_again(site: Site, server: W
         series = [Series("1.2", f"1.2.{number}", "DX") for number in range(50)]
         steps: list[backfill.Step] = []
         with pytest.raises(PeerUnavailable, match=r"cannot be reached .* 3 series in a row"):
-            steps.extend(backfill.fetch(lambda: web_archive(gone, receipt, "x"), series, site.ledger, most_waiting=9))
+            steps.extend(
+                backfill.fetch_series(lambda: web_archive(gone, receipt, "x"), series, site.ledger, most_waiting=9)
+            )
     site.peer = gone
     with pytest.raises(PeerUnavailable, match="cannot be reached"):
         site.pull()
@@ -190,7 +192,7 @@ def test_an_answer_that_is_no_dicom_json_is_one_error(body: bytes, site: Site, s
 def test_a_full_disk_ends_it(site: Site, server: WebServer) -> None:
     receipt = Receipt(lambda _arrival: status.OUT_OF_RESOURCES, site.settings.storage.folder, "CXRD")
     with web_archive(site.peer, receipt, "web") as source:
-        series = next(source.series(Wanted("20260101"), ("DX", "CR")))
+        series = next(source.series(Query("20260101"), ("DX", "CR")))
         with pytest.raises(OutOfResources, match="disk full"):
             source.fetch(series, source.instances(series))
     assert len(server.retrieved()) == 1

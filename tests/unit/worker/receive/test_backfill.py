@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import InvalidData, InvalidSettings, PeerUnavailable
-from dicom_io.network.query_retrieve import Series, Wanted
+from dicom_io.network.query_retrieve import Query, Series
 from worker.cli.app import app
 from worker.receive import backfill
 
@@ -37,7 +37,7 @@ class Archive:
     def __exit__(self, *_error: object) -> None:
         pass
 
-    def series(self, wanted: Wanted, modalities: tuple[str, ...]) -> Iterator[Series]:
+    def series(self, wanted: Query, modalities: tuple[str, ...]) -> Iterator[Series]:
         if wanted.patient_id == "nobody":
             return
         yield from [Series("1", uid, modalities[0]) for uid in (f"{wanted.patient_id}.1", "both")]
@@ -57,7 +57,7 @@ def run(ledger: Ledger, uids: list[str], slept: list[float] | None = None) -> tu
     pacs = Archive(ledger)
     series = [Series("1", uid, "CR") for uid in uids]
     sleep = ([] if slept is None else slept).append
-    steps = list(backfill.fetch(lambda: pacs, series, ledger, most_waiting=3, sleep=sleep))  # type: ignore[arg-type]
+    steps = list(backfill.fetch_series(lambda: pacs, series, ledger, most_waiting=3, sleep=sleep))  # type: ignore[arg-type]
     return steps, pacs
 
 
@@ -65,7 +65,7 @@ def test_what_is_known_is_not_asked_for_and_a_failure_is_not_the_end() -> None:
     slept: list[float] = []
     steps, pacs = run(Ledger({"a.1", "a.2", "b.1"}, waiting=[5, 5, 0]), ["a", "lost", "b", "half"], slept)
     assert pacs.asked == ["b", "half"]
-    assert [(step.known, step.came, step.failed, step.error) for step in steps] == [
+    assert [(step.present, step.received, step.failed, step.error) for step in steps] == [
         (2, 0, 0, ""),
         (0, 0, 1, "the association was lost"),
         (1, 1, 0, ""),
@@ -89,23 +89,23 @@ def test_it_does_not_wait_for_ever_where_nobody_answers_images() -> None:
 
 def test_each_series_is_found_once() -> None:
     pacs = Archive(Ledger(set(), [0]))
-    found = backfill.find(lambda: pacs, [Wanted(patient_id="p"), Wanted(patient_id="q")], ("DX",))
+    found = backfill.find_series(lambda: pacs, [Query(patient_id="p"), Query(patient_id="q")], ("DX",))
     assert [each.series_instance_uid for each in found.series] == ["p.1", "both", "q.1"]
 
 
 def test_a_search_says_how_far_it_is_and_what_matches_nothing() -> None:
     pacs = Archive(Ledger(set(), [0]))
     told: list[int] = []
-    wanted = [Wanted(patient_id=name) for name in ("p", "nobody", "q", "nobody")]
-    found = backfill.find(lambda: pacs, wanted, ("DX",), told.append)
-    assert found.unmatched == [1, 3]
+    wanted = [Query(patient_id=name) for name in ("p", "nobody", "q", "nobody")]
+    found = backfill.find_series(lambda: pacs, wanted, ("DX",), told.append)
+    assert found.without_match == [1, 3]
     assert told == [1, 2, 3, 4]
 
 
 def test_a_table_is_read(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("\ufeffpatient_id,other,accession_number\nP1,x,\n,y,A2\n")
-    assert backfill.wanted_of(path) == [(2, Wanted(patient_id="P1")), (3, Wanted(accession_number="A2"))]
+    assert backfill.read_queries(path) == [(2, Query(patient_id="P1")), (3, Query(accession_number="A2"))]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_table_is_read(tmp_path: Path) -> None:
 def test_tables_are_read_as_programs_write_them(text: str, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(text, newline="")
-    assert backfill.wanted_of(path) == [(2, Wanted("20260101-", "P1", "A 1"))]
+    assert backfill.read_queries(path) == [(2, Query("20260101-", "P1", "A 1"))]
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_table_that_would_fetch_everything_is_refused(text: str, words: str, t
     path = tmp_path / "table.csv"
     path.write_text(text)
     with pytest.raises(InvalidData, match=words):
-        backfill.wanted_of(path)
+        backfill.read_queries(path)
     with pytest.raises(InvalidData, match="cannot be read"):
-        backfill.wanted_of(tmp_path / "absent.csv")
+        backfill.read_queries(tmp_path / "absent.csv")
 
 
 @pytest.mark.parametrize(
