@@ -181,7 +181,7 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
             weights = published.get_state_dict(progress=False, check_hash=True)
         except (URLError, OSError, RuntimeError) as error:
             raise InvalidModel(
-                f"init imagenet: torchvision's weights cannot be had ({error}); use init random, or put "
+                f"init imagenet: torchvision's weights cannot be downloaded ({error}); use init random, or put "
                 f"{published.url} into {torch.hub.get_dir()}/checkpoints"
             ) from error
         own = network.net.state_dict()

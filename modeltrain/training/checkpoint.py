@@ -1,4 +1,4 @@
-"""Where a training run stands, where its first weights came from, and who taught it."""
+"""The state of a training run: its history, the run whose weights it began with, and its teachers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modeltrain.training.recipe import Recipe
 
 BEST, LAST = "best_model.safetensors", "last.safetensors"
-UNKNOWN = "unknown"  # the digest of data of which an earlier version's card tells nothing
+UNKNOWN = "unknown"  # the digest of data that a card does not name
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,18 @@ class Epoch:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands; travels in the header of both files.
+    """The state of a run. It stands in the header of both files.
 
     Attributes
     ----------
     start
-        The progress of the run whose weights this one began with, as plain values; None for a run of its own.
+        The progress of the run whose weights this one began with, as plain values; None if it began with none.
     parts
         The digest of each part of the data.
     teachers
         The progress of each run whose network taught this one, as plain values.
     kept_epoch
-        The epoch whose weights a model holds, as its card tells it; 0 where it is the best one.
+        The epoch whose weights a model holds, from its card; 0 if it is the best one.
     """
 
     recipe: dict[str, Any]
@@ -67,18 +67,16 @@ class Progress:
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the highest validation AUC, under overlap weights where the recipe draws by them.
+        """The epoch with the highest validation AUC, under overlap weights if the recipe draws by them.
 
-        Of those with the largest images so far: after few small ones the average is still next to the weights that a
-        run begins with, and would stand for what the run has learnt since.
-
-        Not the one with the lowest loss, which also moves with how sure the network is, and that with the size of the
-        images it was last trained on: the threshold is chosen afterwards, so the order of the answers is what counts.
+        Only epochs with the largest images so far count. After a few small ones the average still resembles the weights
+        that the run began with. The AUC counts and not the loss: thresholds are chosen afterwards, so only the order
+        of the probabilities matters.
         """
         return max(self.history, key=lambda line: (line.side, line.validation_auc_weighted or line.validation_auc))
 
     def to_json(self, *, timed: bool = True) -> str:
-        """Return the header's text; untimed, it is the same each time the same run is made on the same machine."""
+        """Return the header's text. Without times, the same run on the same machine gives the same text."""
         return json.dumps(asdict(self) if timed else _untimed(asdict(self)))
 
     @classmethod
@@ -86,13 +84,13 @@ class Progress:
         """Read the header's text."""
         raw = json.loads(text)
         history = [Epoch(**line) for line in raw["history"]]
-        # Earlier versions knew of none of these.
+        # 0.1.0 wrote none of these.
         earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("kept_epoch") or 0
         return cls(raw["recipe"], raw["data_digest"], history, *earlier)
 
 
 def _untimed(run: dict[str, Any]) -> dict[str, Any]:
-    """Return plain values of a run, of those that it began with and of its teachers, without the clock's times."""
+    """Return plain values of a run, its predecessors and its teachers, without times."""
     history = [{key: value for key, value in line.items() if key != "seconds"} for line in run["history"]]
     start = run.get("start")
     teachers = [_untimed(each) for each in run.get("teachers") or []]
@@ -100,7 +98,7 @@ def _untimed(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_progress(path: Path) -> Progress:
-    """Read what a run's file says about the run.
+    """Read a run's state from one of its files.
 
     Raises
     ------
@@ -115,7 +113,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def with_times(progress: Progress, last: Path) -> Progress:
-    """Return a run's progress with the seconds that its other file tells, as far as that is there and of this run."""
+    """Return a run's progress with the seconds from its other file, if that is there and of the same run."""
     try:
         state = read_progress(last)
     except InvalidData:
@@ -128,15 +126,15 @@ def with_times(progress: Progress, last: Path) -> Progress:
 
 
 def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
-    """Return what a run that begins with other weights, or is taught by them, remembers of their run.
+    """Return the progress, as plain values, of the run that made weights to begin with or to be taught by.
 
     Raises
     ------
     InvalidData
-        They, or weights that they began with or that taught them, learnt from a part of this run's data that was
-        divided in another way; or they are not of a training run.
+        That run, a predecessor or a teacher of it learnt from a part of this run's data with another split. Or the
+        weights are not of a training run.
     InvalidModel
-        They are in a folder that is no intact model.
+        The weights are in a folder that is no intact model.
     """
     origin = progress_of(start)
     divided_by = ("seed", "validation_fraction")
@@ -145,13 +143,13 @@ def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, An
         shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
         if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
             raise InvalidData(
-                f"{start}: was trained on patients that are for validation here; keep {' and '.join(divided_by)}"
+                f"{start}: has seen patients that are for validation here; use its {' and '.join(divided_by)}"
             )
     return run
 
 
 def progress_of(weights: Path) -> Progress:
-    """Return the progress of the run that made weights: of a run's file, or a model folder's.
+    """Return the progress of the run that made weights, which are a run's file or a model folder's.
 
     Raises
     ------
@@ -164,7 +162,7 @@ def progress_of(weights: Path) -> Progress:
 
 
 def lineage(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a run's progress, and that of all whose weights it began with or that taught it, as plain values."""
+    """Yield a run, its predecessors and its teachers, and theirs, as plain values."""
     yield run
     for earlier in (run.get("start"), *(run.get("teachers") or [])):
         if earlier:
@@ -172,9 +170,9 @@ def lineage(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether plain values tell of one run, whatever either of them remembers of earlier ones.
+    """Return whether plain values are of one run, whatever they hold of earlier ones.
 
-    Compared as texts: a loss that a model's card does not tell is NaN, which equals nothing, not even itself.
+    They are compared as texts: a loss that a model's card does not hold is NaN, which does not equal itself.
     """
 
     def own(run: dict[str, Any]) -> list[str]:
@@ -185,13 +183,13 @@ def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def only_own_data(progress: Progress) -> bool:
-    """Return whether the runs that this one began with or was taught by, as far as it remembers, had only its data."""
+    """Return whether all predecessors and teachers of a run had only its data."""
     own = {progress.data_digest} | _parts(asdict(progress))
     return all(_parts(each) <= own for each in lineage(asdict(progress)))
 
 
 def teachers_had_known_data(progress: Progress) -> bool:
-    """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
+    """Return whether all teachers had only the run's data and that of its predecessors."""
     data = {progress.data_digest} | _parts(asdict(progress))
     for each in lineage(progress.start) if progress.start else ():
         data |= _parts(each) - {UNKNOWN}
@@ -205,7 +203,7 @@ def _parts(run: dict[str, Any]) -> set[str]:
 
 
 def progress_of_model(folder: Path) -> Progress:
-    """Return the progress of the run that a model folder came from, as its card tells it.
+    """Return the progress of the run that made a model folder, from its card.
 
     Raises
     ------
@@ -218,7 +216,7 @@ def progress_of_model(folder: Path) -> Progress:
 
 
 def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
-    """Return the progress of a run, and of those before it, as a card tells them (`export.card_contents`)."""
+    """Return the progress of a run and of those before it from a card (`export.card_contents`)."""
     weighted = run.get("validation_auc_alike") or [None] * len(run["side"])
     columns = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], weighted)
     seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]

@@ -27,9 +27,7 @@ def fix(network: ChestNet, recipe: Recipe) -> None:
     parameters = dict(network.named_parameters())
     for beginning in recipe.fixed:
         if not any(name.startswith(beginning) for name in parameters):
-            raise InvalidData(
-                f"recipe {recipe.name}: is not for a {recipe.arch}, in which nothing is named {beginning}*"
-            )
+            raise InvalidData(f"recipe {recipe.name}: does not fit {recipe.arch}, which has no parameters {beginning}*")
     for name, parameter in parameters.items():
         parameter.requires_grad_(not name.startswith(recipe.fixed))
 

@@ -1,7 +1,7 @@
-"""Networks that teach another one: what they say of each image, varied as the pupil sees it, is a part of its target.
+"""Networks that teach another one: their probability of each image, as the pupil sees it, is a part of its target.
 
-Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent": both see the same variation of an
-image, and for long. A teacher may be of another architecture and of any size: it does not serve.
+Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent". A teacher may have any
+architecture: it does not serve.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Teachers:
     Raises
     ------
     InvalidData
-        A file is not of a training run, does not hold the weights that it says, or its run learnt from the same data,
-        divided in another way.
+        A file is not of a training run or does not hold the weights of its architecture. Or its run had the same data
+        with another split.
     InvalidModel
         A folder is no intact model, or a library that the architecture needs is not installed.
     """
@@ -67,7 +67,7 @@ class Teachers:
 
 
 def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
-    """Refuse what cannot be, before any image is read.
+    """Check a recipe against weights and teachers, before any image is read.
 
     Raises
     ------
@@ -82,21 +82,23 @@ def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path])
     if teachers and not recipe.distillation:
         raise InvalidData(f"recipe {recipe.name}: takes no teacher (--recipe standardized does)")
     if recipe.fixed and recipe.init == "random" and not start:
-        raise InvalidData(f"recipe {recipe.name}: layers that stay fixed need weights to begin with (init imagenet)")
+        raise InvalidData(
+            f"recipe {recipe.name}: fixed layers need weights to begin with (--init imagenet)"
+        )
     fix(ChestNet(recipe.arch), recipe)
     for path in teachers:
         ChestNet(progress_of(path).recipe.get("arch", "resnet18"))
 
 
 def weights_in(path: Path) -> Path:
-    """Return the file of weights in a run's folder or in a model's; a file is what it is."""
+    """Return the file of weights in a run's or a model's folder; a file is returned as it is."""
     if not path.is_dir():
         return path
     return path / (BEST if (path / BEST).exists() else SAFETENSORS)
 
 
 def _network(path: Path, arch: str) -> ChestNet:
-    """Read a network as it answers, but for the mirror image: the pupil, too, looks at one side at a time."""
+    """Read a network for teaching, without the mirror image: the pupil sees one side at a time too."""
     network = ChestNet(arch)
     take_up(network, path)
     return network.eval()

@@ -107,7 +107,7 @@ def run(
     learner = Learner(recipe, device, taught_by, init=recipe.init if begins_anew else "random")
     if (out / LAST).exists():
         if not resume:
-            raise InvalidData(f"{out}: holds a training run already; resume it or choose another folder")
+            raise InvalidData(f"{out}: holds a training run; continue it with --resume, or choose another folder")
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
     elif start:
@@ -121,7 +121,7 @@ def run(
             # Of small images nothing is kept once there are larger ones, so there is no end among them.
             last_stage = bool(state.history) and state.history[-1].side == recipe.stages[-1][1]
             if last_stage and _stalled(state, recipe.patience):
-                log.info("no higher validation AUC for %d epochs: stopped", recipe.patience)
+                log.info("stopped: no higher validation AUC for %d epochs", recipe.patience)
                 break
             started = time.monotonic()
             train_loss, rate = learner.learn(train_images, epoch, weights=weights[0], progress=progress)
@@ -190,14 +190,14 @@ def _load_last(path: Path, expected: Progress, learner: Learner) -> Progress:
     state.recipe = _completed(state.recipe)
     if state.recipe != expected.recipe:
         differing = [key for key in expected.recipe if state.recipe.get(key) != expected.recipe[key]]
-        raise InvalidData(f"{path}: was made with another recipe (differs in {', '.join(differing) or 'its fields'})")
+        raise InvalidData(f"{path}: cannot resume, the recipe differs in {', '.join(differing) or 'its fields'}")
     if state.data_digest != expected.data_digest:
-        raise InvalidData(f"{path}: was made from other data")
+        raise InvalidData(f"{path}: cannot resume, the data differ")
     if expected.start and not (state.start and same_run(state.start, expected.start)):
-        raise InvalidData(f"{path}: did not begin with these weights")
+        raise InvalidData(f"{path}: cannot resume, the run began with other weights")
     pairs = list(zip(state.teachers, expected.teachers, strict=False))
     if len(state.teachers) != len(expected.teachers) or not all(same_run(*pair) for pair in pairs):
-        raise InvalidData(f"{path}: had other teachers")
+        raise InvalidData(f"{path}: cannot resume, the run had other teachers")
     learner.restore(load_file(path))
     return state
 

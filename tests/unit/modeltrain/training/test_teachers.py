@@ -143,11 +143,11 @@ def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> N
     begin = tmp_path / "begin.safetensors"
     train._save(begin, dict(begun), Progress(QUICK.to_dict(), "other data").to_json())
     some = dataclasses.replace(QUICK, fixed=("net.conv1.", "net.layer1."), ema=0.0, stages=((1, 32),))
-    with pytest.raises(InvalidData, match=r"recipe quick: layers that stay fixed need weights .*init imagenet"):
+    with pytest.raises(InvalidData, match=r"recipe quick: fixed layers need weights .*init imagenet"):
         train.run(data, tmp_path / "run", some, progress=False)
     wrong = dataclasses.replace(some, fixed=("net.blocks.",))
     with pytest.raises(
-        InvalidData, match=r"recipe quick: is not for a resnet18, in which nothing is named net\.blocks\.\*"
+        InvalidData, match=r"recipe quick: does not fit resnet18, which has no parameters net\.blocks\.\*"
     ):
         train.run(data, tmp_path / "run", wrong, start=begin, progress=False)
     assert not (tmp_path / "run").exists()

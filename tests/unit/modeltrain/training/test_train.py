@@ -112,9 +112,9 @@ def kill_in_second_epoch(data: Path | Sources, out: Path, recipe: Recipe, **opti
 
 def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_path: Path) -> None:
     kill_in_second_epoch(data, tmp_path, QUICK)
-    with pytest.raises(InvalidData, match="holds a training run already"):
+    with pytest.raises(InvalidData, match="holds a training run; continue it with --resume"):
         train.run(data, tmp_path, QUICK, progress=False)
-    with pytest.raises(InvalidData, match=r"another recipe .*seed"):
+    with pytest.raises(InvalidData, match=r"recipe differs in .*seed"):
         train.run(data, tmp_path, dataclasses.replace(QUICK, seed=1), resume=True, progress=False)
     resumed = train.run(data, tmp_path, QUICK, resume=True, progress=False)
     assert resumed.read_bytes() == best.read_bytes(), "no time of the clock, and no name of a folder"
@@ -142,7 +142,7 @@ def test_so_does_one_that_began_with_other_weights(best: Path, data: Path, tmp_p
     del told["teachers"], told["start"]["teachers"]
     save_file(load_file(last), last, {"progress": json.dumps(told)})
     other = train.run(data, tmp_path / "other", dataclasses.replace(QUICK, stages=((1, 32),)), progress=False)
-    with pytest.raises(InvalidData, match="did not begin with these weights"):
+    with pytest.raises(InvalidData, match="the run began with other weights"):
         train.run(data, tmp_path, QUICK, start=other, resume=True, progress=False)
     assert train.run(data, tmp_path, QUICK, start=best, resume=True, progress=False).exists()
     assert len(read_progress(last).history) == 2
