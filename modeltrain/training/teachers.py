@@ -82,9 +82,7 @@ def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path])
     if teachers and not recipe.distillation:
         raise InvalidData(f"recipe {recipe.name}: takes no teacher (--recipe standardized does)")
     if recipe.fixed and recipe.init == "random" and not start:
-        raise InvalidData(
-            f"recipe {recipe.name}: fixed layers need weights to begin with (--init imagenet)"
-        )
+        raise InvalidData(f"recipe {recipe.name}: fixed layers need weights to begin with (--init imagenet)")
     fix(ChestNet(recipe.arch), recipe)
     for path in teachers:
         ChestNet(progress_of(path).recipe.get("arch", "resnet18"))
