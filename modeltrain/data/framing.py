@@ -1,10 +1,8 @@
-"""How a radiograph was framed, and how to keep a network from reading its class off that.
+"""The framing of radiographs, and overlap weights that keep it from telling the class.
 
-In the public paediatric set, thirteen numbers that see no lung (how far the film was squashed, how wide its black
-sides are, how bright its edges) tell PNEUMONIA from NORMAL with a cross-validated AUC of 0.97: sick children were
-imaged another way. Where that habit does not hold, a network that learnt it is wrong. Overlap weights (Li, Morgan and
-Zaslavsky 2018) draw the images whose framing says little about their class, so that among the drawn ones it says
-nothing.
+In the public paediatric set, thirteen numbers that see no lung tell PNEUMONIA from NORMAL with a cross-validated AUC of
+0.97: sick children were imaged another way. A network that learns this habit is wrong where it does not hold. Overlap
+weights (Li, Morgan and Zaslavsky 2018) favour images whose framing says little about their class.
 """
 
 from __future__ import annotations

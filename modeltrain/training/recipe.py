@@ -1,4 +1,4 @@
-"""A training recipe: every number that decides what a training run does, and the presets that come with cxrd."""
+"""A training recipe: every number of a training run. Four come with cxrd."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Recipe:
     init
         `random`, or `imagenet` for published weights.
     fixed
-        Beginnings of the names of parameters that stay as they begin (their norms' statistics follow the images all the
-        same): early layers see edges anywhere, and cost the most.
+        Beginnings of the names of parameters that are not trained. The running statistics of their norms follow the
+        images all the same.
     schedule
         `constant`, or `onecycle`: a cosine up to `learning_rate` over the first fifth and down to zero (Smith 2018).
     balanced
@@ -43,11 +43,11 @@ class Recipe:
         Part of each training image's target that is the teachers' mean probability of that very picture, as it is
         varied, and not its label (Beyer et al. 2022). 0 has no teachers.
     standardize
-        Show the network every image at one exposure, the training images' mean (`network.exposure`). Weights
-        that have been trained so keep theirs, whatever the recipe says.
+        Bring every image to one exposure, the training images' mean (`network.exposure`). Weights that have an exposure
+        keep it, whatever the recipe says.
     mirror
-        Answer with the mean of what the network says of the image and of its mirror image. It is validated so, and
-        the exported model does so too, at twice the computation.
+        Answer with the mean of the image's and its mirror image's answers, in validation and in the exported model, at
+        twice the computation.
     ema
         Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
         themselves.
@@ -58,8 +58,6 @@ class Recipe:
         Epochs without a higher validation AUC after which training stops; 0 never stops early.
     validation_fraction
         Part of the training folder's images that is set aside for validation, whole patients at a time.
-    sensitivity
-        The operating point: the highest threshold that keeps at least this sensitivity on the validation set.
     cache_bytes
         Decoded training images kept in memory, at most; the rest is read from disk in each epoch.
     """
@@ -88,7 +86,6 @@ class Recipe:
     patience: int = 5
     seed: int = 42
     validation_fraction: float = 0.11
-    sensitivity: float = 0.99
     cache_bytes: int = 2_000_000_000
     augmentation: Augmentation = field(default_factory=Augmentation)
 

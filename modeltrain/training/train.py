@@ -6,9 +6,9 @@ A run's folder holds
     last.safetensors         all that is needed to go on after the last finished epoch
     tensorboard/             the curves
 
-Both files carry the recipe, the data's digest and the history in their header, and both replace their predecessor in
-one rename, so a run that is killed, or finds the disk full, loses the epoch it was in and nothing else. How many
-seconds an epoch took stands in the second alone: the first is the same, byte for byte, each time the same run is made.
+Both files carry the recipe, the data's digest and the history in their header. Each replaces its predecessor in one
+rename: a run that is killed, or finds the disk full, loses the epoch it was in and nothing else. Only the second holds
+times: the first has the same bytes each time the same run is made.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def run(
     Raises
     ------
     InvalidData
-        The folder's layout or a picture is unusable, `out` holds a run and `resume` is false, or the run in it was made
-        from another recipe or other data; `start` or a teacher is unusable, or was trained on what is validation here;
-        or the recipe needs a teacher and there is none, or the other way round.
+        The folder's layout or a picture is unusable. `out` holds a run and `resume` is false, or that run had another
+        recipe or other data. `start` or a teacher is unusable, or has seen what is for validation here. The recipe
+        needs a teacher and there is none, or the other way round.
     InvalidModel
-        ImageNet weights were asked for and cannot be had; a folder that is begun with or teaches is no intact model; or
-        a library that an architecture needs is not installed.
+        ImageNet weights cannot be loaded, a model folder is not intact, or a library that an architecture needs is not
+        installed.
     OutOfResources
         A checkpoint or the curves cannot be written; the run can be resumed after its last finished epoch.
     """
@@ -118,7 +118,7 @@ def run(
 
     with _curves(out / "tensorboard") as board:
         for epoch in range(len(state.history), recipe.epochs):
-            # Of small images nothing is kept once there are larger ones, so there is no end among them.
+            # Only epochs with the largest images can be the best, so a run does not stop before them.
             last_stage = bool(state.history) and state.history[-1].side == recipe.stages[-1][1]
             if last_stage and _stalled(state, recipe.patience):
                 log.info("stopped: no higher validation AUC for %d epochs", recipe.patience)
@@ -143,9 +143,10 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe of an earlier version of cxrd with the defaults of what it did not know, which change nothing."""
+    """Return a recipe of an earlier version of cxrd with today's fields. Their defaults change nothing."""
     plain = _plain(Recipe())
-    return plain | recipe | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
+    own = {key: value for key, value in recipe.items() if key in plain}
+    return plain | own | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
 
 
 def _stalled(state: Progress, patience: int) -> bool:
