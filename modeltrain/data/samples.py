@@ -1,4 +1,4 @@
-"""Labelled radiographs in folders: what is there, whose they are, which are set aside, and how they are read."""
+"""Labelled radiographs in folders: listing, patients, split, reading, contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a model has learnt from, so that nobody tests it on them.
+"""The images that a model has learnt from, so that it is not tested on them.
 
 A model folder carries `seen_images.npy`: a sorted array of 64-bit keys. A DICOM object has two keys: of its bytes, and
 of its SOP Instance UID, which stays when an archive rewrites the header. A picture has one, of its bytes. No image,

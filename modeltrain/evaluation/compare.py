@@ -89,7 +89,7 @@ def compare(old: Answers, new: Answers, thresholds: tuple[float, float]) -> Comp
     Raises
     ------
     InvalidData
-        A class has fewer than two images, so that nothing can be said of how it varies.
+        A class has fewer than two images.
     """
     labels = old.labels
     counts = [int((labels == label).sum()) for label in range(len(CLASSES))]

@@ -1,4 +1,4 @@
-"""How good a model is on labelled radiographs: every number from its answers, whichever engine gave them."""
+"""A model's figures on labelled radiographs, from its answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model said of each radiograph.
+    """A model's answers to radiographs.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Answers:
     attention
         float32 [N, h, w] in [0, 1].
     judgements
-        Everything the decider said of each image; empty where none was asked.
+        The decider's finding of each image; empty without a decider.
     subtype
         float32 [N], probability of the second of `AGENTS`, NaN where the model does not tell.
     attributes

@@ -1,4 +1,4 @@
-"""The evaluation report: one HTML page that holds everything, pictures included, and asks nothing of the network."""
+"""The evaluation report: one HTML page with its pictures, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 

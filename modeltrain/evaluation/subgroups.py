@@ -1,4 +1,4 @@
-"""What an evaluation says beyond its main figures: intervals, calibration, coverage, subgroups, places."""
+"""The further figures of an evaluation: intervals, calibration, coverage, subgroups, heatmaps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MISSED = 2
 
 
 def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float]) -> dict[str, Any]:
-    """Return all that a report tells, as plain values: `key_figures`, and the tables that are for a person.
+    """Return all figures of a report, as plain values: `key_figures` and further tables.
 
     Parameters are those of `key_figures`.
 
@@ -178,7 +178,7 @@ def worst_errors(answers: Answers, threshold: float, most: int = 12) -> list[int
 
 
 def _subtype_auc(answers: Answers) -> float | None:
-    """Return how well bacterial and viral pneumonias are told apart, where both are there and the model says so."""
+    """Return the AUC of bacterial against viral pneumonia, if both are there and the model answers it."""
     agents = np.array([sample.agent for sample in answers.samples])
     has_agent = agents >= 0
     if len(answers.subtype) != len(agents) or not np.isfinite(answers.subtype[has_agent]).all():

@@ -1,4 +1,4 @@
-"""The network: a published classifier for grey radiographs, which answers with its heatmap in one forward pass."""
+"""The networks: published classifiers for grey radiographs, with logits and heatmap in one forward pass."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientne
 
 
 def normalisation(arch: str) -> str:
-    """Return in words what becomes of a grey image inside the network."""
+    """Return the normalisation inside the network, in words."""
     return f"inside the network: three equal channels, {'mean and deviation 0.5' if arch == LITE else _IMAGENET}"
 
 
@@ -55,14 +55,20 @@ class TensorOutputs(NamedTuple):
 class ChestNet(nn.Module):
     """A classifier of two classes that takes float32 [N, 1, H, W] in [0, 1].
 
-    `net` is torchvision's own module of that architecture (timm's for EfficientNet-Lite), so its parameters bear the
-    names that they have there. The grey channel is repeated three times and normalised inside: nobody outside can
-    forget it. Beside the two classes it tells bacterial from viral pneumonia (`subtype`, a second linear layer on the
-    same features), and `gate` measures how far the features lie from those of the trained population. `standard` comes
-    before all of it: with landmarks, every image is seen at one exposure (modeltrain/network/exposure.py).
+    Names of parameters begin with that of their part. The grey channel is repeated three times and normalised inside.
 
-    With `mirror` it looks at each image's mirror image too and answers with the mean of both (the map is turned back);
-    the gate looks at the image as it is.
+    Attributes
+    ----------
+    standard
+        The first step: with landmarks, it brings every image to one exposure (modeltrain/network/exposure.py).
+    net
+        torchvision's own module of that architecture, or timm's for EfficientNet-Lite. Its parameters keep their names.
+    subtype
+        A second linear layer on the same features: bacterial against viral pneumonia.
+    gate
+        The out-of-distribution score (modeltrain/network/out_of_distribution.py), of the image as it is.
+    mirror
+        Whether an answer is the mean of the image's and its mirror image's. The mirror image's map is turned back.
     """
 
     mean: Tensor
@@ -78,7 +84,7 @@ class ChestNet(nn.Module):
         self.net = _classifier(arch)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
-        self.gate = OutOfDistribution()  # its name is that of its weights
+        self.gate = OutOfDistribution()
         mean, std = (_LITE_MEAN, _LITE_STD) if arch == LITE else (_MEAN, _STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -117,7 +123,7 @@ class ChestNet(nn.Module):
         return TensorOutputs(logits.mean(0), (cam[0] + cam[1].flip(3)) / 2, subtype.mean(0), outlier[0])
 
     def _answer(self, taps: tuple[Tensor, ...]) -> TensorOutputs:
-        """Return what feature maps say, each image for itself."""
+        """Return the outputs of feature maps, each image for itself."""
         features = taps[-1]
         pooled = features.mean(dim=(2, 3))
         area = features.shape[2] * features.shape[3]
@@ -168,8 +174,8 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
     InvalidData
         There is no such architecture here.
     InvalidModel
-        ImageNet weights were asked for and are neither in torch's cache nor to be downloaded (EfficientNet-Lite's: the
-        package that holds them is not installed, or is another); or timm is missing.
+        ImageNet weights are neither in torch's cache nor can they be downloaded; the package of EfficientNet-Lite's is
+        not installed, or is another; or timm is missing.
     """
     torch.manual_seed(seed)
     network = ChestNet(arch)
@@ -207,9 +213,9 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
 
 
 def take_up(network: ChestNet, path: Path) -> None:
-    """Put the weights of a run or of a model folder into a network, without their gate.
+    """Load the weights of a run or of a model folder, but for the out-of-distribution score.
 
-    The gate belongs to these very features: export fits a new one.
+    That score belongs to these very features: export fits a new one.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""One exposure for all: each radiograph's grey values are moved to those that training images have in the mean.
+"""One exposure for all images: grey values are moved to the mean of the training images.
 
 Landmarks are percentiles, with straight lines between them (Nyúl and Udupa 1999, "On standardizing the MR image
-intensity scale"). How dark an image is, or how hard its contrast, then tells next to nothing; which of two places is
-lighter tells what it did. It is a part of the network, so it is the same wherever the network computes.
+intensity scale"). Brightness and contrast of an image then say next to nothing; which of two places is lighter stays.
+The step is a part of the network, so it is the same on every engine.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NARROWEST = 1e-3  # a quarter of a grey value of an eight-bit image: two landma
 
 
 class Exposure(nn.Module):
-    """Move images' landmarks to where `landmarks` has them: float32 [L] in [0, 1]; empty, images stay as they are.
+    """Move images' landmarks to `landmarks`, float32 [L] in [0, 1]. Without landmarks, images stay as they are.
 
-    Black stays black and white stays white, but where so much is clipped that landmarks lie there, and in an image of
-    one grey, which has none.
+    Black stays black and white stays white, unless so much is clipped that landmarks lie there, or the image has one
+    grey value only.
     """
 
     landmarks: Tensor
@@ -50,12 +50,12 @@ class Exposure(nn.Module):
         return ((image * (1 / width) + (0.5 - middle / width)).clamp(0, 1) * step).sum(dim=1, keepdim=True)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Leave no trace in weights that look at images as they are."""
+        """Save nothing if there are no landmarks."""
         if self.landmarks.numel():
             super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take up as many landmarks as the weights have, none included."""
+        """Load as many landmarks as the weights have, or none."""
         landmarks = state_dict.get(f"{prefix}{NAME}")
         self.landmarks = self.landmarks.new_zeros(0 if landmarks is None else landmarks.shape)
         if landmarks is not None:

@@ -83,10 +83,7 @@ class Progress:
     def from_json(cls, text: str) -> Progress:
         """Read the header's text."""
         raw = json.loads(text)
-        history = [Epoch(**line) for line in raw["history"]]
-        # 0.1.0 wrote none of these.
-        earlier = raw.get("start"), raw.get("parts") or [], raw.get("teachers") or [], raw.get("kept_epoch") or 0
-        return cls(raw["recipe"], raw["data_digest"], history, *earlier)
+        return cls(**raw | {"history": [Epoch(**line) for line in raw["history"]]})
 
 
 def _untimed(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The exposure that a network is to see every image at: the landmarks of its training images, in the mean."""
+"""The exposure at which a network sees every image: the mean landmarks of its training images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network in training: one step after the other, and what it is worth after each epoch."""
+"""A network in training: its steps, and its validation after each epoch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Learner:
         self.teachers = teachers
 
     def begin(self, start: Path) -> None:
-        """Take up another run's weights, in the network and in its average."""
+        """Load another run's weights into the network and its average."""
         take_up(self.network, start)
         self.average.load_state_dict(self.network.state_dict())
 
@@ -84,7 +84,7 @@ class Learner:
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
         shown = batches(images, order, recipe, epoch)
         self.network.train()
-        torch.manual_seed(recipe.seed + epoch)  # what the network itself draws, after a resume too
+        torch.manual_seed(recipe.seed + epoch)  # for dropout, after a resume too
         with tqdm(shown, label, count, disable=not progress, mininterval=2) as bar:
             for step, batch in enumerate(bar):
                 rate = learning_rate(recipe, (epoch + step / count) / recipe.epochs)
@@ -117,7 +117,7 @@ class Learner:
         return loss
 
     def _outputs(self, batch: Batch) -> TensorOutputs:
-        """Return the network's outputs for a batch, in float32, computed at the recipe's precision."""
+        """Return the network's outputs for a batch in float32, computed at the recipe's precision."""
         lower = self.recipe.precision == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16, enabled=lower):
             outputs: TensorOutputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
@@ -150,7 +150,7 @@ class Learner:
         return loss, auc, weighted
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything a resumed run needs, by name."""
+        """Return the state that a resumed run needs, by name."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
@@ -158,7 +158,7 @@ class Learner:
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` returned."""
+        """Load the state that `tensors` returned."""
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, name = key.split(".", 1)

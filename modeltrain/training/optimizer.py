@@ -1,4 +1,4 @@
-"""Which parameters a training run moves, its optimizer, and its learning rate from step to step."""
+"""A run's fixed parameters, its optimizer and its learning rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def fix(network: ChestNet, recipe: Recipe) -> None:
-    """Keep the parameters that the recipe names as they are.
+    """Exclude the parameters that the recipe names from training.
 
     Raises
     ------

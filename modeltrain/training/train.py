@@ -142,13 +142,6 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe of an earlier version of cxrd with today's fields. Their defaults change nothing."""
-    plain = _plain(Recipe())
-    own = {key: value for key, value in recipe.items() if key in plain}
-    return plain | own | {"augmentation": plain["augmentation"] | recipe["augmentation"]}
-
-
 def _stalled(state: Progress, patience: int) -> bool:
     """Whether the validation AUC has not risen for `patience` epochs."""
     return bool(patience and state.history and len(state.history) - state.best.epoch >= patience)
@@ -188,7 +181,6 @@ def _report(board: SummaryWriter, line: Epoch) -> None:
 def _load_last(path: Path, expected: Progress, learner: Learner) -> Progress:
     """Put a run's last state into the learner and return where the run stood."""
     state = read_progress(path)
-    state.recipe = _completed(state.recipe)
     if state.recipe != expected.recipe:
         differing = [key for key in expected.recipe if state.recipe.get(key) != expected.recipe[key]]
         raise InvalidData(f"{path}: cannot resume, the recipe differs in {', '.join(differing) or 'its fields'}")
