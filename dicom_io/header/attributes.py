@@ -44,40 +44,40 @@ def values(dataset: Dataset, keyword: str) -> list[Any]:
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """Return a sequence's items: none where it is absent, empty or malformed."""
-    found = values(dataset, keyword)
-    if len(found) == 1 and not isinstance(found[0], Dataset):
+    members = values(dataset, keyword)
+    if len(members) == 1 and not isinstance(members[0], Dataset):
         try:
-            found = list(found[0])  # pydicom's Sequence is no list
+            members = list(members[0])  # pydicom's Sequence is no list
         except TypeError:
             return []
-    return [item for item in found if isinstance(item, Dataset)]
+    return [item for item in members if isinstance(item, Dataset)]
 
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Return an attribute's first value as text without the padding around it, or an empty text."""
-    found = values(dataset, keyword)
-    return str(found[0]).strip(" \0\r\n\t") if found else ""
+    all_values = values(dataset, keyword)
+    return str(all_values[0]).strip(" \0\r\n\t") if all_values else ""
 
 
 def numbers(dataset: Dataset, keyword: str) -> list[float]:
     """Return an attribute's finite numbers: none where it is absent or where any of its values is no such number."""
     try:
-        found = [float(value) for value in values(dataset, keyword)]
+        all_numbers = [float(value) for value in values(dataset, keyword)]
     except MALFORMED:
         return []
-    return found if all(math.isfinite(value) for value in found) else []
+    return all_numbers if all(math.isfinite(value) for value in all_numbers) else []
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
     """Return an attribute's first finite number, or None."""
-    found = numbers(dataset, keyword)
-    return found[0] if found else None
+    all_numbers = numbers(dataset, keyword)
+    return all_numbers[0] if all_numbers else None
 
 
 def integer(dataset: Dataset, keyword: str) -> int | None:
     """Return an attribute's first value where it is a whole number, else None."""
-    found = number(dataset, keyword)
-    return int(found) if found is not None and found.is_integer() else None
+    first = number(dataset, keyword)
+    return int(first) if first is not None and first.is_integer() else None
 
 
 @lru_cache(maxsize=4096)

@@ -103,8 +103,9 @@ def copied_elements(header: Dataset) -> tuple[Element, ...]:
     Texts are not decoded: written again they are the bytes that they were.
     """
     dataset = Dataset()
-    if text(header, "SpecificCharacterSet") or len(values(header, "SpecificCharacterSet")) > 1:
-        dataset.SpecificCharacterSet = header.SpecificCharacterSet
+    sets = values(header, "SpecificCharacterSet")
+    if len(sets) > 1 or (sets and str(sets[0]).strip()):
+        dataset.SpecificCharacterSet = sets
     for keyword in COPIED:
         element = element_of(header, keyword)
         if element is not None and _fits(header, keyword):

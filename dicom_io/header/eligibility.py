@@ -120,9 +120,9 @@ def _chest(header: Dataset, rules: Rules) -> str:
 
 def _body_part(header: Dataset) -> str:
     """Return the body part in a word, from its attribute or else from the code of the anatomic region."""
-    stated = text(header, "BodyPartExamined")
-    if stated:
-        return stated
+    part = text(header, "BodyPartExamined")
+    if part:
+        return part
     codes = [text(item, "CodeValue") for item in items(header, "AnatomicRegionSequence")]
     return next((_REGIONS.get(code, "of another code") for code in codes if code), "")
 
@@ -148,9 +148,9 @@ def _frontal(header: Dataset, rules: Rules) -> str:
 
 def view_of(header: Dataset) -> str:
     """Return the view in a word, from its attribute or else from its code."""
-    stated = text(header, "ViewPosition")
-    if stated:
-        return stated
+    view = text(header, "ViewPosition")
+    if view:
+        return view
     codes = [text(item, "CodeValue") for item in items(header, "ViewCodeSequence")]
     return next((_VIEWS.get(code, "of another code") for code in codes if code), "")
 
@@ -174,10 +174,10 @@ def _looks_lateral(header: Dataset) -> bool:
     orientation = values(header, "PatientOrientation")
     if orientation and str(orientation[0])[:1].upper() in ("A", "P"):
         return True
-    told: set[str] = set()
+    words: set[str] = set()
     for keyword in ("ProtocolName", "SeriesDescription", "AcquisitionDeviceProcessingDescription"):
-        told |= set(re.findall(r"[A-Z]+", text(header, keyword).upper().replace(".", "")))
-    return bool(told & _LATERAL_WORDS) and not told & _FRONTAL_WORDS
+        words |= set(re.findall(r"[A-Z]+", text(header, keyword).upper().replace(".", "")))
+    return bool(words & _LATERAL_WORDS) and not words & _FRONTAL_WORDS
 
 
 _LATERAL_WORDS = frozenset("LAT LATERAL LATERALE LATERALIS LL RL SEITLICH SEITL PROFIL PERFIL".split())  # noqa: SIM905
@@ -202,18 +202,20 @@ def _age(header: Dataset, rules: Rules) -> str:
 
 def age_years(header: Dataset) -> float | None:
     """Return the patient's age at the study in years, by Patient's Age or else by the birth date; None if unknown."""
-    stated = re.fullmatch(r"(\d{1,3})([DWMY]?)", text(header, "PatientAge").upper())
-    if stated:
+    age = re.fullmatch(r"(\d{1,3})([DWMY]?)", text(header, "PatientAge").upper())
+    if age:
         # Without a unit, years are meant: other units are never left out.
-        return int(stated[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}[stated[2]]
-    born = _date(header, "PatientBirthDate")
+        return int(age[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0, "": 1.0}[age[2]]
+    birth_date = _date(header, "PatientBirthDate")
     dates = (_date(header, keyword) for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"))
-    seen = next(filter(None, dates), None)
-    if born is None or seen is None or seen < born:
+    image_date = next(filter(None, dates), None)
+    if birth_date is None or image_date is None or image_date < birth_date:
         return None
-    whole = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
+    whole = (
+        image_date.year - birth_date.year - ((image_date.month, image_date.day) < (birth_date.month, birth_date.day))
+    )
     # Completed years are counted by the calendar, so that a birthday is a birthday.
-    return whole + min(0.999, max(0.0, (seen - born).days / 365.25 - whole))
+    return whole + min(0.999, max(0.0, (image_date - birth_date).days / 365.25 - whole))
 
 
 def _date(header: Dataset, keyword: str) -> date | None:
@@ -229,8 +231,8 @@ def _word(value: str) -> str:
     return "".join(character for character in value.upper() if character.isalnum())
 
 
-def _words(listed: tuple[str, ...]) -> set[str]:
-    return {_word(value) for value in listed}
+def _words(rule: tuple[str, ...]) -> set[str]:
+    return {_word(value) for value in rule}
 
 
 def _quoted(value: str) -> str:

@@ -114,8 +114,8 @@ class SourceImage(SopInstance):
         dataset = Dataset()
         put(dataset, self.copied)
         # With this, pydicom writes elements that it has not decoded as they are.
-        stated = "SpecificCharacterSet" in dataset
-        encodings = convert_encodings(dataset.SpecificCharacterSet) if stated else default_encoding
+        character_set = dataset.get("SpecificCharacterSet")
+        encodings = convert_encodings(character_set) if character_set else default_encoding
         dataset.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=encodings)
         return dataset
 
@@ -167,16 +167,16 @@ def _uids(dataset: Dataset) -> tuple[str, str, str, str]:
 
 
 def _spacing(header: Dataset, keyword: str) -> tuple[float, float] | None:
-    found = numbers(header, keyword)
-    return (found[0], found[1]) if len(found) == 2 and min(found) > 0 else None
+    spacing = numbers(header, keyword)
+    return (spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None
 
 
 def _loss(header: Dataset) -> tuple[str, tuple[Element, ...]]:
     """Return Lossy Image Compression, and what else says how the image was compressed (PS3.3 C.7.6.1.1.5)."""
     syntax = text(getattr(header, "file_meta", None) or Dataset(), "TransferSyntaxUID")
-    stated = text(header, "LossyImageCompression")
-    if stated != "01" and syntax not in _LOSSY:
-        return ("00" if stated == "00" else "", ())
+    lossy = text(header, "LossyImageCompression")
+    if lossy != "01" and syntax not in _LOSSY:
+        return ("00" if lossy == "00" else "", ())
     ratio, method = (element_of(header, f"LossyImageCompression{each}") for each in ("Ratio", "Method"))
     if method is None and syntax in _LOSSY:
         method = DataElement("LossyImageCompressionMethod", "CS", _LOSSY[syntax])
@@ -185,9 +185,9 @@ def _loss(header: Dataset) -> tuple[str, tuple[Element, ...]]:
 
 def _codes(dataset: Dataset, keyword: str) -> list[Code]:
     """Return the codes of a sequence that every character set can carry: results' texts are in the source's."""
-    named = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
-    found = (Code(*(text(item, each) for each in named)) for item in items(dataset, keyword))
-    return [code for code in found if _is_plain(code)]
+    keywords = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+    codes = (Code(*(text(item, each) for each in keywords)) for item in items(dataset, keyword))
+    return [code for code in codes if _is_plain(code)]
 
 
 def _is_plain(code: Code) -> bool:
@@ -209,9 +209,9 @@ def _request(dataset: Dataset, item: Dataset) -> Request:
     """Return one order: what is not known, or no value of its kind, is empty."""
     attributes = {}
     for keyword in _REQUEST:
-        stated = text(item, keyword) or (text(dataset, keyword) if keyword == "AccessionNumber" else "")
-        usable = is_valid(dictionary_VR(keyword), stated) and "\N{REPLACEMENT CHARACTER}" not in stated
-        attributes[keyword] = stated if usable else ""
+        value = text(item, keyword) or (text(dataset, keyword) if keyword == "AccessionNumber" else "")
+        usable = is_valid(dictionary_VR(keyword), value) and "\N{REPLACEMENT CHARACTER}" not in value
+        attributes[keyword] = value if usable else ""
     return Request(attributes, tuple(_codes(item, "RequestedProcedureCodeSequence")))
 
 

@@ -171,9 +171,9 @@ def instance_references(instances: Iterable[SopInstance]) -> list[Dataset]:
     for study, by_series in studies.items():
         item = Dataset()
         item.StudyInstanceUID, item.ReferencedSeriesSequence = UID(study), []
-        for uid, named in by_series.items():
+        for uid, items in by_series.items():
             series_item = Dataset()
-            series_item.SeriesInstanceUID, series_item.ReferencedSOPSequence = UID(uid), list(named.values())
+            series_item.SeriesInstanceUID, series_item.ReferencedSOPSequence = UID(uid), list(items.values())
             item.ReferencedSeriesSequence.append(series_item)
         references.append(item)
     return references

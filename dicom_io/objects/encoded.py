@@ -1,4 +1,4 @@
-"""What a written object holds, as it stands in its bytes: a plain tree for checking, where nothing needs decoding.
+"""What an encoded object holds, as it stands in its bytes: a plain tree for checking, where nothing needs decoding.
 
 pydicom reads the file; the items of its sequences are taken apart here, since a data set of pydicom's for each of the
 hundred items of a report costs more than everything that is then looked at.
@@ -70,34 +70,36 @@ class Item:
 
     def has_value(self, keyword: str) -> bool:
         """Tell whether an element is there and holds more than padding."""
-        found = self.get(keyword)
-        if found is None:
+        element = self.get(keyword)
+        if element is None:
             return False
-        if found.vr == "SQ":
-            return bool(found.items)
-        return found.length > 0 if found.vr in BINARY else bool(found.value.strip(b" \0")) or found.length > LONG
+        if element.vr == "SQ":
+            return bool(element.items)
+        if element.vr in BINARY:
+            return element.length > 0
+        return bool(element.value.strip(b" \0")) or element.length > LONG
 
     def text(self, keyword: str) -> str:
         """Return an element's first value without the padding around it; empty where there is none, or not ASCII."""
-        found = self.get(keyword)
-        return "" if found is None else found.value.split(b"\\", 1)[0].strip(b" \0").decode("ascii", "ignore")
+        element = self.get(keyword)
+        return "" if element is None else element.value.split(b"\\", 1)[0].strip(b" \0").decode("ascii", "ignore")
 
     def numbers(self, keyword: str) -> list[float]:
         """Return the numbers of an element whose value representation is one in binary; none where it is absent."""
-        found = self.get(keyword)
-        if found is None or found.vr not in NUMBERS:
+        element = self.get(keyword)
+        if element is None or element.vr not in NUMBERS:
             return []
-        return [number for (number,) in iter_unpack(NUMBERS[found.vr].format, found.value)]
+        return [number for (number,) in iter_unpack(NUMBERS[element.vr].format, element.value)]
 
     def number(self, keyword: str) -> float:
         """Return an element's first number, or 0."""
-        found = self.numbers(keyword)
-        return found[0] if found else 0
+        numbers = self.numbers(keyword)
+        return numbers[0] if numbers else 0
 
     def items(self, keyword: str) -> tuple[Item, ...]:
         """Return a sequence's items; none where it is absent or empty."""
-        found = self.get(keyword)
-        return () if found is None else found.items
+        element = self.get(keyword)
+        return () if element is None else element.items
 
 
 def evidence_of(document: Item) -> set[str]:
@@ -128,20 +130,20 @@ def read(data: bytes) -> tuple[Dataset, Item]:
 
 def _elements(buffer: BytesIO, end: int) -> Iterator[Element]:
     """Read the elements from where a buffer stands to its end."""
-    found = data_element_generator(buffer, is_implicit_VR=False, is_little_endian=True, defer_size=LONG)
-    return (_element(each, end) for each in found)
+    elements = data_element_generator(buffer, is_implicit_VR=False, is_little_endian=True, defer_size=LONG)
+    return (_element(each, end) for each in elements)
 
 
-def _element(found: RawDataElement | DataElement, end: int) -> Element:
+def _element(element: RawDataElement | DataElement, end: int) -> Element:
     """Take over an element; what it holds must end before the bytes do."""
-    if not isinstance(found, RawDataElement) or found.VR is None:
+    if not isinstance(element, RawDataElement) or element.VR is None:
         raise ValueError("a sequence of undefined length, or no value representation")  # nothing here writes one
-    if found.length != _UNDEFINED and found.value_tell + found.length > end:
+    if element.length != _UNDEFINED and element.value_tell + element.length > end:
         raise ValueError("the bytes end within a value")
-    value = found.value or b""
-    if found.VR == "SQ":
-        return Element(found.tag, "SQ", found.length, items=tuple(_items(value)))
-    return Element(found.tag, found.VR, found.length, value, at=found.value_tell)
+    value = element.value or b""
+    if element.VR == "SQ":
+        return Element(element.tag, "SQ", element.length, items=tuple(_items(value)))
+    return Element(element.tag, element.VR, element.length, value, at=element.value_tell)
 
 
 def _items(data: bytes) -> Iterator[Item]:

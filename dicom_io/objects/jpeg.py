@@ -123,8 +123,8 @@ def lose(dataset: Dataset, quality: int = QUALITY) -> None:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.SourceImageSequence = [*items(dataset, "SourceImageSequence"), predecessor]
     dataset.DerivationCodeSequence = [*items(dataset, "DerivationCodeSequence"), code("113040", "Lossy Compression")]
-    shown = pixel_array(BytesIO(encode(dataset)))
-    if shown.shape != pixels.shape or np.abs(_from_afar(shown) - _from_afar(pixels)).mean() > _FARTHEST:
+    decoded = pixel_array(BytesIO(encode(dataset)))
+    if decoded.shape != pixels.shape or np.abs(_from_afar(decoded) - _from_afar(pixels)).mean() > _FARTHEST:
         raise ValueError("the JPEG picture is not like the one it was made from")
 
 

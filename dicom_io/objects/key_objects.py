@@ -48,10 +48,10 @@ def key_objects(basis: Basis, others: Sequence[Dataset]) -> Dataset:
     require_place(basis.source)
     selection = begin(basis, KIND)
     states = [each for each in others if each.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage]
-    named = [instance_dataset(basis.source), *(_named(each) for each in others if each not in states)]
+    images_and_documents = [instance_dataset(basis.source), *(_named(each) for each in others if each not in states)]
     content = KeyObjectSelection(
         document_title=TITLE,
-        referenced_objects=named,
+        referenced_objects=images_and_documents,
         observer_device_context=device_observer(basis.identity),
         description=_DESCRIPTION,
     )
@@ -60,7 +60,7 @@ def key_objects(basis: Basis, others: Sequence[Dataset]) -> Dataset:
         image.ReferencedSOPSequence[0].ReferencedSOPSequence = [reference(sop_instance(states[0]))]
     for element in content[0]:
         selection[element.tag] = element
-    evidence = [*named, *(instance_dataset(sop_instance(each)) for each in states)]
+    evidence = [*images_and_documents, *(instance_dataset(sop_instance(each)) for each in states)]
     current, _ = collect_evidence(evidence, selection, study_instance_uid=selection.StudyInstanceUID)
     selection.CurrentRequestedProcedureEvidenceSequence = current
     selection.ReferencedPerformedProcedureStepSequence = []

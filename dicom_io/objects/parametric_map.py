@@ -164,8 +164,8 @@ def _group(dataset: Dataset, source: SourceImage, plane: _Plane, cam: NDArray[np
 
 def _window(cam: NDArray[np.float32]) -> VOILUTTransformation:
     """Show what speaks for the class, from black at 0 on; a map without any shows black."""
-    shown = max(float(cam.max()), 1e-6)
-    centre, width = _short(shown / 2), _short(shown)
+    top = max(float(cam.max()), 1e-6)
+    centre, width = _short(top / 2), _short(top)
     return VOILUTTransformation(window_center=centre, window_width=width, voi_lut_function="LINEAR_EXACT")
 
 

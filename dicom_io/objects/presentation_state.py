@@ -38,7 +38,7 @@ def presentation_state(
 ) -> Dataset:
     """Show a finding on the radiograph it was made from (Grayscale Softcopy Presentation State, PS3.3 A.33.1).
 
-    Outline and box of the attended region and one line of text, in a graphic layer of their own; modality LUT, window
+    Outline and box of the attended region and one line of text, in a graphic layer of their source_window; modality LUT, window
     and polarity as the model saw the image; the whole image displayed, with the true shape of its pixels.
 
     Parameters
@@ -86,13 +86,13 @@ def _annotate(state: Dataset, source: SourceImage, finding: Finding, tracking: s
     """Draw the region and write the line (PS3.3 C.10.5, C.10.7)."""
     layer = GraphicLayer(LAYER, order=1, description="cxrd pneumonia (research)", display_color=_AMBER)
     region = finding.region
-    drawn = [
+    outlines = [
         GraphicObject("POLYLINE", points, units="PIXEL", tracking_id="cxrd pneumonia", tracking_uid=tracking)
         for points in (_outlines(region, source.rows, source.columns) if region else ())
     ]
     line = TextObject(_line(finding), units="DISPLAY", bounding_box=(0.02, 0.94, 0.98, 0.98), text_justification="LEFT")
     annotation = GraphicAnnotation(
-        [instance_dataset(source)], layer, graphic_objects=drawn or None, text_objects=[line]
+        [instance_dataset(source)], layer, graphic_objects=outlines or None, text_objects=[line]
     )
     state.GraphicAnnotationSequence = [annotation]
     state.GraphicLayerSequence = [layer]
@@ -155,12 +155,12 @@ def _voi(grayscale: Dataset, window: tuple[float, float] | None) -> Dataset | No
     if table is not None:
         item.VOILUTSequence = [table]
         return item
-    given = window_of(grayscale)
-    if given is None:
+    source_window = window_of(grayscale)
+    if source_window is None:
         return None
-    item.WindowCenter, item.WindowWidth = _decimal(given.centre), _decimal(given.width)
-    if text(grayscale, "VOILUTFunction").upper() == given.function:
-        item.VOILUTFunction = given.function
+    item.WindowCenter, item.WindowWidth = _decimal(source_window.centre), _decimal(source_window.width)
+    if text(grayscale, "VOILUTFunction").upper() == source_window.function:
+        item.VOILUTFunction = source_window.function
     return item
 
 

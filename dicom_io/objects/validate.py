@@ -87,8 +87,9 @@ def _identity(meta: Dataset, dataset: Item, name: str, source: SourceImage) -> N
 
 def _encodings(dataset: Item) -> list[str]:
     """Return the character sets of the object, as Python calls them."""
-    stated = dataset.get("SpecificCharacterSet")
-    return convert_encodings(stated.value.decode("ascii", "replace").rstrip(" \0").split("\\") if stated else None)
+    element = dataset.get("SpecificCharacterSet")
+    names = element.value.decode("ascii", "replace").rstrip(" \0").split("\\") if element else None
+    return convert_encodings(names)
 
 
 def _representations(dataset: Item, name: str, encodings: list[str], uids: frozenset[str]) -> None:

@@ -104,8 +104,8 @@ def _map(encoded: Encoded, source: SourceImage) -> None:
         if not shared.items(keyword):
             raise InvalidResult(f"{kind}: {keyword} is missing or empty")
     for frame in dataset.items("PerFrameFunctionalGroupsSequence"):
-        derived = frame.items("DerivationImageSequence")
-        _require_reference(kind, [each for item in derived for each in item.items("SourceImageSequence")], source)
+        derivations = frame.items("DerivationImageSequence")
+        _require_reference(kind, [each for item in derivations for each in item.items("SourceImageSequence")], source)
 
 
 def _presentation(encoded: Encoded, source: SourceImage) -> None:
@@ -155,8 +155,8 @@ def _report(encoded: Encoded, source: SourceImage) -> None:
         if not item.text("RelationshipType"):
             raise InvalidResult(f"{kind}: a content item lacks RelationshipType")
         if value_type == "IMAGE":
-            named = {each.text("ReferencedSOPInstanceUID") for each in item.items("ReferencedSOPSequence")}
-            if not named <= evidence:
+            referenced = {each.text("ReferencedSOPInstanceUID") for each in item.items("ReferencedSOPSequence")}
+            if not referenced <= evidence:
                 raise InvalidResult(f"{kind}: a content item refers to what is no evidence")
         if value_type == "SCOORD":
             _inside(kind, item.numbers("GraphicData"), source)

@@ -94,8 +94,8 @@ def compose(
     canvas = np.zeros((frame.height, frame.width, 3), np.uint8)
     cv2.rectangle(canvas, (0, 0), (frame.width, frame.height), _BACKGROUND, cv2.FILLED)
     plain = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
-    shown = {"side-by-side": (0, 1), "overlay": (1,), "radiograph": (0,)}[layout]
-    for number, each in enumerate(shown):
+    contents = {"side-by-side": (0, 1), "overlay": (1,), "radiograph": (0,)}[layout]
+    for number, each in enumerate(contents):
         panel = _overlaid(grey, attention, blend) if each else plain
         left, top = frame.left(number), frame.top
         canvas[top : top + frame.panel[1], left : left + frame.panel[0]] = 0
@@ -104,7 +104,7 @@ def compose(
         canvas[top : top + frame.image[1], left : left + frame.image[0]] = panel
     if layout != "radiograph":
         _draw_bar(canvas, frame, blend)
-    _letter(canvas, frame, finding, identity, created, shown)
+    _letter(canvas, frame, finding, identity, created, contents)
     return canvas
 
 
@@ -153,8 +153,8 @@ def _blend(fade: float) -> NDArray[np.uint32]:
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(256, axis=0)
     level = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(256, axis=1)
     weight = np.linspace(0, _OPACITY * fade, 256, dtype=np.float32).reshape(1, 256, 1)
-    kept = np.repeat(1 - weight, 3, axis=2)
-    blended = cv2.multiply(grey, cv2.LUT(level, kept), dtype=cv2.CV_32F)
+    remainder = np.repeat(1 - weight, 3, axis=2)
+    blended = cv2.multiply(grey, cv2.LUT(level, remainder), dtype=cv2.CV_32F)
     table = cv2.convertScaleAbs(cv2.add(blended, cv2.LUT(level, weight * _COLOURS)))
     packed = np.ascontiguousarray(cv2.cvtColor(table, cv2.COLOR_RGB2RGBA)).view(np.uint32).ravel()
     packed.flags.writeable = False
@@ -198,17 +198,17 @@ def _letter(
     finding: Finding,
     identity: ModelIdentity,
     created: datetime,
-    shown: tuple[int, ...],
+    contents: tuple[int, ...],
 ) -> None:
     """Write header, captions, labels of the bar, and footer: into strips, since Pillow copies what it writes on.
 
-    `shown` holds 0 for the radiograph, 1 for the overlay.
+    `contents` holds 0 for the radiograph, 1 for the overlay.
     """
     foot, right = frame.top + frame.panel[1], frame.left(frame.panels)
     header = Image.fromarray(canvas[: frame.top])
-    _write_header(header, frame, finding, identity, created, shown)
+    _write_header(header, frame, finding, identity, created, contents)
     canvas[: frame.top] = np.asarray(header)
-    if 1 in shown:
+    if 1 in contents:
         above, below = frame.top - frame.unit, foot + frame.unit  # a low panel's bar is as long as the panel
         labels = Image.fromarray(canvas[above:below, right:])
         _write_labels(labels, frame, above)
@@ -227,7 +227,7 @@ def _write_header(
     finding: Finding,
     identity: ModelIdentity,
     created: datetime,
-    shown: tuple[int, ...],
+    contents: tuple[int, ...],
 ) -> None:
     """Write the finding, the model, the date, what makes the answer doubtful, and the panels' captions."""
     draw = ImageDraw.Draw(strip)
@@ -246,7 +246,7 @@ def _write_header(
     words, ink = _caution(finding)  # a line of its own: in a narrow picture nothing has room beside it
     draw.text((unit, 4.45 * unit), words, ink, plain)
 
-    for number, each in enumerate(shown):
+    for number, each in enumerate(contents):
         words = caption(finding) if each else "Radiograph"
         draw.text((frame.left(number), frame.top - 0.35 * unit), words, _GREY, small, anchor="ld")
 

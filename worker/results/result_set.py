@@ -82,14 +82,14 @@ def make(
     pictures = pictures or Pictures(reading, identity, created, settings)
     before = {kind: _instance(uids) for kind, uids in (predecessors or {}).items()}
     material = Material(source, reading, identity, created, settings, pictures, before)
-    made = ResultSet((), {})
+    answer = ResultSet((), {})
     for kind in (each for name, each in KINDS.items() if name in settings.kinds):
-        others = [result.dataset for result in made.results]
-        made = _with(made, kind, partial(kind.make, replace(material, others=others)), source)
-    if not made.results:
-        reasons = (f"{kind}: {reason.removeprefix('failed: ')}" for kind, reason in made.left_out.items())
+        others = [result.dataset for result in answer.results]
+        answer = _with(answer, kind, partial(kind.make, replace(material, others=others)), source)
+    if not answer.results:
+        reasons = (f"{kind}: {reason.removeprefix('failed: ')}" for kind, reason in answer.left_out.items())
         raise InvalidResult("; ".join(reasons) or "results.kinds is empty")
-    return made
+    return answer
 
 
 def not_analysed(
@@ -116,7 +116,7 @@ def not_analysed(
         return ResultSet((), {REPORT.name: str(error)})
 
 
-def _with(made: ResultSet, kind: ResultKind, maker: Callable[[], Dataset], source: SourceImage) -> ResultSet:
+def _with(answer: ResultSet, kind: ResultKind, maker: Callable[[], Dataset], source: SourceImage) -> ResultSet:
     """Make one object, encode it and check it; return the set with it, or with the reason why there is none."""
     try:
         dataset = maker()
@@ -129,9 +129,9 @@ def _with(made: ResultSet, kind: ResultKind, maker: Callable[[], Dataset], sourc
     except MALFORMED as error:  # the source holds something that nobody thought of; its message may quote it
         reason = f"failed: {unexpected(error)}"
     else:
-        return replace(made, results=(*made.results, Result(kind.name, dataset, data)))
+        return replace(answer, results=(*answer.results, Result(kind.name, dataset, data)))
     log.warning("result_left_out", kind=kind.name, reason=reason)
-    return replace(made, left_out={**made.left_out, kind.name: reason})
+    return replace(answer, left_out={**answer.left_out, kind.name: reason})
 
 
 def _instance(uids: Mapping[str, str]) -> SopInstance:
