@@ -38,7 +38,7 @@ def presentation_state(
 ) -> Dataset:
     """Show a finding on the radiograph it was made from (Grayscale Softcopy Presentation State, PS3.3 A.33.1).
 
-    Outline and box of the attended region and one line of text, in a graphic layer of their source_window; modality LUT, window
+    Outline and box of the attended region and one line of text, in a graphic layer of their own; modality LUT, window
     and polarity as the model saw the image; the whole image displayed, with the true shape of its pixels.
 
     Parameters
