@@ -43,13 +43,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--side", type=int, default=112)
     parser.add_argument("--arch", action="append", choices=ARCHITECTURES)
-    chosen = parser.parse_args()
-    names = chosen.arch or ["resnet18", "densenet121", "efficientnet_b0"]
-    print(f"{chosen.epochs} epochs, as many images of each class, {chosen.side} px")
+    options = parser.parse_args()
+    names = options.arch or ["resnet18", "densenet121", "efficientnet_b0"]
+    print(f"{options.epochs} epochs, as many images of each class, {options.side} px")
     print("| architecture | parameters (million) | validation AUC | validation loss | training (min) | ONNX (ms) |")
     print("|---|---|---|---|---|---|")
     for arch in names:
-        row = trained(arch, chosen.data, chosen.epochs, chosen.side)
+        row = trained(arch, options.data, options.epochs, options.side)
         print(
             f"| {row.arch} | {row.parameters:.1f} | {row.auc:.4f} | {row.loss:.3f} | {row.minutes:.1f} "
             f"| {row.milliseconds:.0f} |",

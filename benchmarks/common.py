@@ -58,10 +58,10 @@ def program(name: str, package: str) -> str:
     Missing
         When it is not installed.
     """
-    found = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
-    if found is None:
+    path = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
+    if path is None:
         raise Missing(f"the program {name} is not installed (Debian: apt-get install {package})")
-    return found
+    return path
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def radiographs(folder: Path, count: int) -> Radiographs:
     if is_shared("bench", "make_dicoms.py") and is_shared("data", "kermany_full"):
         maker = [sys.executable, str(shared("bench", "make_dicoms.py")), str(shared("data", "kermany_full"))]
         size = ["--count", str(count), "--rows", str(ROWS), "--cols", str(COLUMNS)]
-        done = subprocess.run([*maker, "--out", str(folder), *size], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Missing(f"make_dicoms.py failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        maker_run = subprocess.run([*maker, "--out", str(folder), *size], capture_output=True, text=True, check=False)
+        if maker_run.returncode:
+            raise Missing(f"make_dicoms.py failed: {(maker_run.stderr.strip().splitlines() or ['no message'])[-1]}")
         return Radiographs(sorted(folder.glob("*.dcm")), "real radiographs")
     for number in range(count):
         pixels = draw(seed=number, rows=ROWS, cols=COLUMNS, opacity=bool(number % 2)).astype(np.uint16) * 16

@@ -26,7 +26,7 @@ from modeltrain.model.preprocess import read_picture, to_input
 from worker.inference.engine import OnnxEngine
 
 Image = NDArray[np.float32]
-Ask = Callable[[Image], float]
+Answer = Callable[[Image], float]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WARM_UP = 5
@@ -62,15 +62,15 @@ def main() -> None:
 
 
 def measure(card: Card, images: Sequence[Image], threads: int) -> Pairs:
-    """Ask both about each image in turn, and the other one first every other time."""
-    asked = {"torch": torch_and_grad_cam(card, threads), "onnx": engine_and_closed_form(card, threads)}
-    times: dict[str, list[float]] = {name: [] for name in asked}
+    """Give each image to both; every other time the other one goes first."""
+    sides = {"torch": torch_and_grad_cam(card, threads), "onnx": engine_and_closed_form(card, threads)}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     difference = 0.0
     for number, image in enumerate([*[images[0]] * WARM_UP, *images]):
         answers = {}
-        for name in sorted(asked, reverse=bool(number % 2)):
+        for name in sorted(sides, reverse=bool(number % 2)):
             begun = time.perf_counter()
-            answers[name] = asked[name](image)
+            answers[name] = sides[name](image)
             times[name].append(1000 * (time.perf_counter() - begun))
         difference = max(difference, abs(answers["torch"] - answers["onnx"]))
     eager, ours = times["torch"][WARM_UP:], times["onnx"][WARM_UP:]
@@ -84,19 +84,19 @@ def measure(card: Card, images: Sequence[Image], threads: int) -> Pairs:
     )
 
 
-def engine_and_closed_form(card: Card, threads: int) -> Ask:
+def engine_and_closed_form(card: Card, threads: int) -> Answer:
     """Return what cxrd does: one forward pass, whose outputs hold the heatmap."""
     engine = OnnxEngine(card.folder / "model.onnx", threads)
 
-    def ask(image: Image) -> float:
+    def answer(image: Image) -> float:
         outputs = engine.predict(image[None])
         attention(outputs.cam)
         return float(probability(outputs.logits)[0])
 
-    return ask
+    return answer
 
 
-def torch_and_grad_cam(card: Card, threads: int) -> Ask:
+def torch_and_grad_cam(card: Card, threads: int) -> Answer:
     """Return what the naive worker does: an eager forward pass, then grad-cam's own forward and backward pass."""
     try:
         import torch
@@ -112,14 +112,14 @@ def torch_and_grad_cam(card: Card, threads: int) -> Ask:
     cam = GradCAM(model=network, target_layers=[network.layer4])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
 
-    def ask(image: Image) -> float:
+    def answer(image: Image) -> float:
         tensor = (standard(torch.from_numpy(image[None])) - mean) / std
         with torch.no_grad():
             score = float(network(tensor).softmax(1)[0, 1])
         cam(input_tensor=tensor, targets=[ClassifierOutputTarget(1)])
         return score
 
-    return ask
+    return answer
 
 
 def _images(count: int) -> list[Image]:

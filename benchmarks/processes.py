@@ -70,8 +70,8 @@ class Process:
         """Return the greatest resident memory of the process, and its children's added (VmHWM)."""
         kilobytes = 0
         for pid in self._family():
-            found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-            kilobytes += int(found.group(1)) if found else 0
+            peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+            kilobytes += int(peak.group(1)) if peak else 0
         return kilobytes / 1024
 
     def _family(self) -> list[int]:
@@ -122,7 +122,7 @@ class Orthanc:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._http, self.dicom = free_port(), free_port()
-        known = {name: {"AET": name, "Host": "127.0.0.1", "Port": 104} for name in ("CXRD", "NAIVE")}
+        modalities = {name: {"AET": name, "Host": "127.0.0.1", "Port": 104} for name in ("CXRD", "NAIVE")}
         settings = {
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "index"),
@@ -133,7 +133,7 @@ class Orthanc:
             # This version cannot be bound to one address; what is not one of these two on this machine is refused.
             "DicomAlwaysAllowStore": False,
             "DicomCheckModalityHost": True,
-            "DicomModalities": known,
+            "DicomModalities": modalities,
         }
         config = folder / "orthanc.json"
         config.write_text(json.dumps(settings))

@@ -57,7 +57,7 @@ class Cost:
     least: float
 
 
-class Stand:
+class Example:
     """A radiograph as it was received, and what a model found in it."""
 
     def __init__(self, card: Card) -> None:
@@ -79,40 +79,40 @@ class Stand:
         common: dict[str, Any] = {"finding": self.finding, "identity": self.identity, "created": _CREATED}
         finding, aspect, window = self.finding, self.rendered.aspect, self.rendered.window
         picture = step("compose the picture", lambda: compose(self.rendered.values, self.heat, **common))
-        made: list[Dataset] = []
+        datasets: list[Dataset] = []
         makers: dict[ObjectKind, Callable[[], Dataset]] = {
             secondary_capture.KIND: lambda: secondary_capture.secondary_capture(basis, finding, picture),
             presentation_state.KIND: lambda: presentation_state.presentation_state(basis, finding, aspect, window),
-            structured_report.KIND: lambda: structured_report.structured_report(basis, finding, others=made),
+            structured_report.KIND: lambda: structured_report.structured_report(basis, finding, others=datasets),
         }
         for kind, maker in makers.items():
             dataset = step(f"{kind.name}: make", maker)
             data = step(f"{kind.name}: write", partial(encode, dataset))
             step(f"{kind.name}: check", partial(check, data, kind, source))
-            made.append(dataset)
+            datasets.append(dataset)
 
 
-def measure(stand: Stand, rounds: int) -> list[Cost]:
+def measure(example: Example, rounds: int) -> list[Cost]:
     """Return what each step costs."""
     times: dict[str, list[float]] = {}
 
     def step(name: str, work: Callable[[], Any]) -> Any:
         begun = time.thread_time()
-        done = work()
+        result = work()
         times.setdefault(name, []).append(1000 * (time.thread_time() - begun))
-        return done
+        return result
 
     for number in range(rounds + 3):
-        stand.round(step)
+        example.round(step)
         if number == 2:  # three to warm up
             times.clear()
-    return [Cost(name, statistics.median(found), min(found)) for name, found in times.items()]
+    return [Cost(name, statistics.median(each), min(each)) for name, each in times.items()]
 
 
-def forward_pass(stand: Stand, card: Card, rounds: int) -> tuple[float, float]:
+def forward_pass(example: Example, card: Card, rounds: int) -> tuple[float, float]:
     """Return the forward pass's wall time on two threads and its CPU time: medians, milliseconds."""
     engine = open_engine(card, ModelSettings(engine="onnx", threads=2))
-    image = to_input(stand.rendered.values, card.input_size)[None]
+    image = to_input(example.rendered.values, card.input_size)[None]
     walls, cpus = [], []
     for _ in range(rounds + 3):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -122,13 +122,13 @@ def forward_pass(stand: Stand, card: Card, rounds: int) -> tuple[float, float]:
     return statistics.median(walls[3:]), statistics.median(cpus[3:])
 
 
-def profile(stand: Stand, rounds: int, lines: int) -> None:
+def profile(example: Example, rounds: int, lines: int) -> None:
     """Print the functions that take most time, with all that they call."""
-    stand.round(lambda _, work: work())
+    example.round(lambda _, work: work())
     profiler = cProfile.Profile()
     profiler.enable()
     for _ in range(rounds):
-        stand.round(lambda _, work: work())
+        example.round(lambda _, work: work())
     profiler.disable()
     pstats.Stats(profiler).sort_stats("cumulative").print_stats(lines)
 
@@ -138,13 +138,13 @@ def main() -> None:
     options = _options()
     cv2.setNumThreads(1)
     card = load_card(shipped_model())
-    stand = Stand(card)
+    example = Example(card)
     if options.profile:
-        profile(stand, options.rounds, options.profile)
+        profile(example, options.rounds, options.profile)
         return
-    costs = measure(stand, options.rounds)
+    costs = measure(example, options.rounds)
     costs.append(Cost("sum", sum(each.median for each in costs), sum(each.least for each in costs)))
-    wall, cpu = forward_pass(stand, card, options.rounds)
+    wall, cpu = forward_pass(example, card, options.rounds)
     if options.json:
         steps = {each.step: each.median for each in costs}
         print(json.dumps({"cpu_ms": steps, "goal_ms": GOAL, "forward_pass_ms": {"wall": wall, "cpu": cpu}}))

@@ -2,11 +2,12 @@
 
     python -m benchmarks.shortcuts --data FOLDER [--model FOLDER]... [--json]
 
-FOLDER is what `cxrd train` takes. Its validation images (by patient; `test` is not opened) are judged as they are and
-in another training image's dress, one of the other class: a half or a whole step to its grey values, its corners and
-sides, or both. Where exposure or markers speak for a class, the AUC falls. A fall is not all shortcut: opacities change
-an image's grey values too. Then the same images in other windows, as another PACS might have them: how many of the
-decisions at the default threshold are then others?
+FOLDER is what `cxrd train` takes. Its validation images (by patient; `test` is not opened) are judged three ways:
+
+- as they are;
+- with the exposure or the margins of a training image of the other class, half or wholly. Where these speak for a
+  class, the AUC falls. Not all of the fall is a shortcut: opacities change an image's grey values too;
+- in other windows, as another PACS might show them. The table says how many decisions at the default threshold differ.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from worker.inference.engine import Engine
 
-    Dress = Callable[[NDArray[np.uint8], NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+    Change = Callable[[NDArray[np.uint8], NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 
 _MARGINS = Augmentation(margins=1)
 
@@ -50,7 +51,7 @@ def _window(image: NDArray[np.uint8], low: float = 0.0, high: float = 1.0, gamma
     return np.asarray(np.rint(255 * shown), np.uint8)
 
 
-DRESSES: dict[str, Dress] = {
+CHANGES: dict[str, Change] = {
     "as they are": lambda image, _other, _rng: image,
     "half the tone": lambda image, other, _rng: toned(image, other, 0.5),
     "the whole tone": lambda image, other, _rng: toned(image, other, 1.0),
@@ -64,49 +65,49 @@ DRESSES: dict[str, Dress] = {
 
 
 def main() -> None:
-    """Read the command line and print one line for each model and dress."""
+    """Read the command line and print one line for each model and change."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, action="append")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     recipe = Recipe()
-    split = split_by_patient(training_samples(chosen.data), recipe.validation_fraction, recipe.seed)
+    split = split_by_patient(training_samples(options.data), recipe.validation_fraction, recipe.seed)
     train, validation = (Images(part, recipe.cache_bytes) for part in (split.train, split.validation))
     weights = overlap(train, validation, recipe.seed)[1]
     labels = np.array([sample.label for sample in validation.samples])
-    found = {}
-    for folder in chosen.model or [shipped_model()]:
+    figures = {}
+    for folder in options.model or [shipped_model()]:
         card = load_card(folder)
         engine, decider = open_engine(card, ModelSettings()), Decider(card)
-        said = {name: decider.probability(_asked(engine, train, validation, name)) for name in DRESSES}
-        before = said["as they are"] >= decider.threshold
-        found[card.version] = {
+        probabilities = {name: decider.probability(_logits(engine, train, validation, name)) for name in CHANGES}
+        before = probabilities["as they are"] >= decider.threshold
+        figures[card.version] = {
             name: {
                 "auc": float(roc_auc_score(labels, score)),
                 "alike": float(roc_auc_score(labels, score, sample_weight=weights)),
                 "other_decisions": int(((score >= decider.threshold) != before).sum()),
             }
-            for name, score in said.items()
+            for name, score in probabilities.items()
         }
-        if not chosen.json:
-            for name, each in found[card.version].items():
+        if not options.json:
+            for name, each in figures[card.version].items():
                 print(
                     f"{card.name} {card.version}  {name:26}  AUC {each['auc']:.4f}  framed alike {each['alike']:.4f}  "
-                    f"{each['other_decisions']:3} decisions of {len(labels)} are others"
+                    f"{each['other_decisions']:3} of {len(labels)} decisions differ"
                 )
-    if chosen.json:
-        print(json.dumps(found))
+    if options.json:
+        print(json.dumps(figures))
 
 
-def _asked(engine: Engine, train: Images, validation: Images, name: str) -> NDArray[np.float32]:
-    """Return the logits of the validation images in a dress, float32 [N, 2]."""
-    rng = np.random.default_rng(0)  # the same lenders for each model and each dress
+def _logits(engine: Engine, train: Images, validation: Images, name: str) -> NDArray[np.float32]:
+    """Return the logits of the validation images after a change, float32 [N, 2]."""
+    rng = np.random.default_rng(0)  # the same lenders for each model and each change
     classes = [np.flatnonzero([sample.label != label for sample in train.samples]) for label in (0, 1)]
     logits = []
     for i, sample in enumerate(validation.samples):
         other = train[int(rng.choice(classes[sample.label]))]
-        image = DRESSES[name](validation[i], other, np.random.default_rng([0, i]))
+        image = CHANGES[name](validation[i], other, np.random.default_rng([0, i]))
         logits.append(engine.predict(image.astype(np.float32)[np.newaxis, np.newaxis] / np.float32(255)).logits[0])
     return np.stack(logits)
 

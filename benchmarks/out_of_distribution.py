@@ -1,10 +1,10 @@
-"""How many images of a folder does the model's gate find outside the trained population?
+"""How many images of a folder does the model find out of distribution?
 
-    python -m benchmarks.population FOLDER... [--model FOLDER] [--second-half]
+    python -m benchmarks.out_of_distribution FOLDER... [--model FOLDER] [--second-half]
 
 JPEG and PNG pictures and DICOM objects; what cannot be rendered is counted, since it is never analysed either. Ages in
 headers are not looked at: this is the image's own score. `--second-half` takes the second half of the names in order,
-for a folder whose first half was looked at while the gate was made.
+for a folder whose first half was looked at while the model's limits were set.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--second-half", action="store_true")
     parser.add_argument("--each", action="store_true", help="also print each image's score")
-    chosen = parser.parse_args()
-    card = load_card(chosen.model or shipped_model())
+    options = parser.parse_args()
+    card = load_card(options.model or shipped_model())
     engine = open_engine(card, ModelSettings())
-    for folder in chosen.folders:
+    for folder in options.folders:
         files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-        files = files[len(files) // 2 :] if chosen.second_half else files
+        files = files[len(files) // 2 :] if options.second_half else files
         scores, unreadable = [], 0
         for path in files:
             try:
@@ -42,11 +42,14 @@ def main() -> None:
                 unreadable += 1
                 continue
             scores.append(float(engine.predict(image[np.newaxis]).outlier[0]))
-            if chosen.each:
+            if options.each:
                 print(f"{scores[-1]:9.3f}  {path.name}")
         flagged = sum(score >= 1 for score in scores)
         share = f"{100 * flagged / len(scores):.1f} %" if scores else "–"
-        print(f"{folder}: {flagged} of {len(scores)} outside ({share}); {unreadable} cannot be rendered", flush=True)
+        print(
+            f"{folder}: {flagged} of {len(scores)} out of distribution ({share}); {unreadable} cannot be rendered",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
