@@ -15,7 +15,7 @@ from worker.cli.analyze import show_findings
 from worker.cli.serve import stop_event
 
 if TYPE_CHECKING:
-    from worker.demo.demo import Shown
+    from worker.demo.demo import DemoResult
 
 
 def demo(
@@ -71,7 +71,7 @@ def _end(number: int, _frame: object) -> None:
     os._exit(128 + number)
 
 
-def _show(shown: Shown) -> None:
+def _show(shown: DemoResult) -> None:
     """Print what came of a demo."""
     show_findings(shown.rows)
     output.line("For research use. Not for diagnosis.")

@@ -1,4 +1,4 @@
-"""`cxrd demo`: a worker and a receiving node in one process, radiographs sent to it, and what came back."""
+"""`cxrd demo`: sends radiographs to a worker and shows its results; worker and receiving node are in this process."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the demo has to show."""
+class DemoResult:
+    """The rows of the audit, where pictures, objects and database lie, and whether all was answered in time."""
 
     rows: list[dict[str, Any]]
     pictures: Path
@@ -48,7 +48,7 @@ class Shown:
 
 def run(
     settings: Settings, images: Path | None, out: Path, bar: Progress, *, orthanc: LocalOrthanc | None = None
-) -> Shown:
+) -> DemoResult:
     """Send radiographs through a worker of its own and collect the answers.
 
     Parameters
@@ -71,11 +71,11 @@ def run(
         for path in sources.values():
             with contextlib.suppress(OSError):  # it takes less than we do; the rest is worth showing
                 orthanc.upload(path.read_bytes())
-        destinations.append(_here("orthanc", orthanc.dicom, "ORTHANC"))
-    received = _Receiver(out)
-    received.node.start()
+        destinations.append(_local_destination("orthanc", orthanc.dicom, "ORTHANC"))
+    receiver = _Receiver(out)
+    receiver.node.start()
     try:
-        destinations.append(_here("demo", received.node.port, "DEMO"))
+        destinations.append(_local_destination("demo", receiver.node.port, "DEMO"))
         daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations)))
         daemon.start()
         try:
@@ -85,32 +85,32 @@ def run(
         finally:
             daemon.stop()
     finally:
-        received.node.stop(grace=1)
+        receiver.node.stop(grace=1)
     by_uid = {str(read_header(path).SOPInstanceUID): name for name, path in sources.items()}
-    named = [row | {"file": by_uid[row["sop_instance_uid"]]} for row in reversed(rows)]
-    return Shown(named, out / "pictures", out / "objects", out / "data" / "ledger.sqlite", complete)
+    rows = [row | {"file": by_uid[row["sop_instance_uid"]]} for row in reversed(rows)]
+    return DemoResult(rows, out / "pictures", out / "objects", out / "data" / "ledger.sqlite", complete)
 
 
 def _prepare(images: Path | None, folder: Path) -> dict[str, Path]:
-    """Return DICOM objects by the name of what they were made from."""
-    prepared: dict[str, Path] = {}
+    """Return DICOM objects by the name of the file or phantom that they were made from."""
+    objects: dict[str, Path] = {}
     if images is None:
         for number in range(PHANTOMS):
             name = f"phantom-{number + 1}{'-opacity' if number % 2 else ''}"
             pixels = draw(seed=number, rows=1024, cols=860, opacity=bool(number % 2))
-            prepared[name] = _save(radiograph(pixels, uid_seed=f"demo-{name}"), folder / f"{name}.dcm")
-        return prepared
+            objects[name] = _save(radiograph(pixels, uid_seed=f"demo-{name}"), folder / f"{name}.dcm")
+        return objects
     for number, file in enumerate(find([images])):
         if file.suffix.lower() in PICTURES:
             values = (read_picture(file) * 255).round().astype(np.uint8)
-            prepared[file.name] = _save(radiograph(values, uid_seed=f"demo-{file}"), folder / f"{number:05d}.dcm")
+            objects[file.name] = _save(radiograph(values, uid_seed=f"demo-{file}"), folder / f"{number:05d}.dcm")
         else:
             try:
                 read_dataset(file)
             except CxrdError:
                 continue  # a folder of images often holds a text file or a DICOMDIR's index beside them
-            prepared[file.name] = file
-    return prepared
+            objects[file.name] = file
+    return objects
 
 
 def _save(dataset: Any, path: Path) -> Path:
@@ -118,7 +118,7 @@ def _save(dataset: Any, path: Path) -> Path:
     return path
 
 
-def _here(name: str, port: int, title: str) -> Destination:
+def _local_destination(name: str, port: int, title: str) -> Destination:
     return DicomDestination(name=name, host="127.0.0.1", port=port, ae_title=title)
 
 

@@ -1,4 +1,4 @@
-"""An Orthanc of one's own, for the demo and for the tests: on free ports, all in one folder.
+"""Runs an Orthanc for the demo and the tests: on free ports, all in one folder.
 
 Its HTTP server answers the loopback address only. Orthanc cannot bind its DICOM port to one address: while it runs,
 whoever reaches this machine can store objects there.
@@ -66,8 +66,8 @@ class LocalOrthanc:
     """
 
     def __init__(self, folder: Path, modalities: dict[str, Any] | None = None) -> None:
-        found = program()
-        if found is None:
+        path = program()
+        if path is None:
             raise InvalidSettings("Orthanc is not installed (Debian: apt install orthanc orthanc-dicomweb)")
         folder.mkdir(parents=True)
         self.http, self.dicom = free_port(), free_port()
@@ -79,7 +79,7 @@ class LocalOrthanc:
         self._log = (folder / "orthanc.log").open("wb")
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = False
-        self._start([found, str(config)], folder / "orthanc.log")
+        self._start([path, str(config)], folder / "orthanc.log")
 
     def _settings(self, folder: Path, plugins: list[str], modalities: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""A drawn chest radiograph: what the demonstration and the tests send where no patient's image may lie."""
+"""Draws a chest radiograph, which demo and tests send instead of a patient's image."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from dicom_io.errors import InvalidSettings
 from worker.demo.orthanc import DIRECT, LocalOrthanc
 
 _PREFIX = "/dicom-web"
-_PASSED = ("Accept", "Content-Type")
+_PASSED_HEADERS = ("Accept", "Content-Type")
 
 
 class ViewerServer:
@@ -95,7 +95,7 @@ def exhibition(dist: Path, folder: Path) -> Iterator[tuple[LocalOrthanc, ViewerS
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_arguments: Any) -> None:
-        """Say nothing: what went wrong may quote an address, and addresses hold names and UIDs."""
+        """Log nothing: an error may quote an address, and addresses hold names and UIDs."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -110,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request."""
         path = self.path.partition("?")[0]
         try:
-            if f"http://{self.headers.get('Host')}" != self.url:  # a page of elsewhere whose name leads here
+            if (
+                f"http://{self.headers.get('Host')}" != self.url
+            ):  # another site's page whose name resolves to this machine
                 self._send(403, "text/plain", b"")
             elif path.startswith(f"{_PREFIX}/"):
                 self._pass_on()
@@ -129,16 +131,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, kind or "application/octet-stream", file.read_bytes())
 
     def _pass_on(self) -> None:
-        headers = {name: self.headers[name] for name in _PASSED if name in self.headers}
+        headers = {name: self.headers[name] for name in _PASSED_HEADERS if name in self.headers}
         request = urllib.request.Request(f"{self.dicomweb}{self.path}", headers=headers)  # noqa: S310 - ours
         try:
             with DIRECT.open(request, timeout=60) as answer:
-                said = answer.status, answer.headers.get("Content-Type", ""), answer.read()
+                reply = answer.status, answer.headers.get("Content-Type", ""), answer.read()
         except urllib.error.HTTPError as error:
-            said = error.code, "text/plain", b""
+            reply = error.code, "text/plain", b""
         except (OSError, ValueError, http.client.HTTPException):
-            said = 502, "text/plain", b"the DICOMweb server does not answer"
-        self._send(*said)
+            reply = 502, "text/plain", b"the DICOMweb server does not answer"
+        self._send(*reply)
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
@@ -151,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Say nothing: addresses hold UIDs."""
+        """Log nothing: addresses hold UIDs."""
 
 
 def _configuration(url: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Daemon:
             lambda receipt_id: self.ledger.put_back(receipt_id, now()),
             threads=settings.worker.threads or os.cpu_count() or 1,
             sweep_seconds=settings.worker.sweep_seconds,
-            woken=WakeSignal(folder).arrived,
+            signal_arrived=WakeSignal(folder).arrived,
         )
         self.reanalyses = Reanalyses(self.ledger)
         # Without the shadow: it is there for live images, and a back-fill would fill its queue.

@@ -1,4 +1,4 @@
-"""The local engine: threads in this process that take receipts by id, and a sweep that finds the forgotten."""
+"""The local engine: threads in this process that take receipts by id, and a sweep that finds those left behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.logs import unexpected
 log = structlog.get_logger("cxrd.engine")
 
 _LOOK = 1.0
-"""Seconds between two looks whether another process has woken."""
+"""Seconds between two looks at the signal of another process."""
 
 
 class LocalEngine:
@@ -31,8 +31,8 @@ class LocalEngine:
     put_back
         Makes a receipt wait for a worker again whose outcome could not be entered, because the ledger itself was locked
         or full at that moment; called by the sweep until it succeeds.
-    woken
-        Tells whether another process has put work into the ledger; asked every second between two sweeps.
+    signal_arrived
+        Returns whether another process has put work into the ledger; called every second between two sweeps.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class LocalEngine:
         *,
         threads: int,
         sweep_seconds: float,
-        woken: Callable[[], bool] = lambda: False,
+        signal_arrived: Callable[[], bool] = lambda: False,
     ) -> None:
         self._process = process
         self._unfinished = unfinished
         self._put_back = put_back
         self._sweep_seconds = sweep_seconds
-        self._rung = woken
+        self._rung = signal_arrived
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._waiting: set[int] = set()
-        self._stranded: set[int] = set()
+        self._to_put_back: set[int] = set()
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._threads = [threading.Thread(target=self._run, name=f"worker-{n}", daemon=True) for n in range(threads)]
@@ -90,17 +90,17 @@ class LocalEngine:
                 reason = str(error) if isinstance(error, Retryable) else unexpected(error)
                 log.error("outcome_not_entered", receipt=receipt_id, reason=reason)
                 with self._lock:
-                    self._stranded.add(receipt_id)
+                    self._to_put_back.add(receipt_id)
 
     def _sweep(self) -> None:
         while not self._ending.is_set():
             try:
                 with self._lock:
-                    stranded = sorted(self._stranded)
-                for receipt_id in stranded:
+                    to_put_back = sorted(self._to_put_back)
+                for receipt_id in to_put_back:
                     self._put_back(receipt_id)
                     with self._lock:
-                        self._stranded.discard(receipt_id)
+                        self._to_put_back.discard(receipt_id)
                 for receipt_id in self._unfinished():
                     self.submit(receipt_id)
             except Exception as error:  # noqa: BLE001 - as above

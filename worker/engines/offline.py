@@ -113,7 +113,7 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
         about = FileOutcome(str(file), reader.identity.label, "failed")
         try:
             outcome = analysis.analyze(_image(file, settings), reader, settings)
-            about = _written(about, outcome, out, names, file.stem)
+            about = _write_outcome(about, outcome, out, names, file.stem)
         except CxrdError as error:
             about = replace(about, reason=str(error))
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
@@ -129,7 +129,9 @@ def _image(file: Path, settings: Settings) -> Image:
     return Image(_wrapped(values, file), now().astimezone(), rendered=Rendered(values=values, aspect=1.0))
 
 
-def _written(about: FileOutcome, outcome: Analysed | NotAnalysed, out: Path, names: _Names, stem: str) -> FileOutcome:
+def _write_outcome(
+    about: FileOutcome, outcome: Analysed | NotAnalysed, out: Path, names: _Names, stem: str
+) -> FileOutcome:
     """Write what came of a file, under a name that no other file of this call has."""
     results = outcome.results
     if isinstance(outcome, NotAnalysed):

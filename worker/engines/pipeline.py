@@ -114,7 +114,7 @@ class Pipeline:
         claim = self._tasks.claim(receipt_id, now())
         if claim is None:
             return
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             state = self._work(claim)
         except Permanent as error:
@@ -126,7 +126,7 @@ class Pipeline:
             state = f"postponed: {reason}"
         except Exception as error:  # noqa: BLE001 - the border of a task
             state = self._unforeseen(claim, unexpected(error))
-        log.info("processed", receipt=claim.id, state=state, ms=round(1000 * (time.monotonic() - begun)))
+        log.info("processed", receipt=claim.id, state=state, ms=round(1000 * (time.monotonic() - start)))
 
     def _work(self, claim: Claim) -> str:
         dataset = read_dataset(self._blobs.path(claim.sha256))
@@ -208,9 +208,9 @@ class Pipeline:
             self._wake_couriers()
         return "analysed"
 
-    def _keep(self, made: ResultSet, names: Sequence[str]) -> list[NewResult]:
+    def _keep(self, results: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
-        self._blobs.check_space(sum(len(result.data) for result in made.results))
+        self._blobs.check_space(sum(len(result.data) for result in results.results))
         return [
             NewResult(
                 kind=result.kind,
@@ -221,7 +221,7 @@ class Pipeline:
                 size_bytes=len(result.data),
                 destinations=takers(result.kind, names, self._settings.destinations),
             )
-            for result in made.results
+            for result in results.results
         ]
 
     def _keep_notifications(

@@ -97,11 +97,11 @@ class Reader:
         rows, columns = rendered.values.shape
         finding = self.decider(outputs)[0]
         if years is not None and not self.decider.least_age <= int(years) <= self.decider.greatest_age:
-            # The header decides before the image: whoever looks young is not therefore a child.
+            # The header decides, and not how old the patient looks.
             finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0))
         positive = finding.decision == CLASSES[1]
         beyond = positive and not heat.any() and self.decider.normal_map is not None
-        if beyond:  # the threshold lies below the network's own, for which nothing here speaks for pneumonia by itself
+        if beyond:  # below the network's own threshold the map of PNEUMONIA is empty
             heat = attention(outputs.cam, self.decider.normal_map)[0]
         region = attended_region(heat, rows, columns) if positive else None
         finding = replace(finding, region=region, beyond_normal=beyond)

@@ -1,4 +1,4 @@
-"""The forward pass: two engines that answer alike, and a batcher that lets many images share one pass."""
+"""The forward pass: two engines with the same outputs, and a batcher that lets many images share one pass."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Batcher:
         return future.result()
 
     def close(self) -> None:
-        """Finish what was asked for and end the thread."""
+        """Finish the images in the queue and end the thread."""
         self._queue.put(None)
         self._thread.join()
 

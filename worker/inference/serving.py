@@ -32,25 +32,25 @@ def model_folder(settings: Settings) -> Path:
 class Serving:
     """Lends the reader of the current model to the workers.
 
-    A promotion is seen within a second of the next image. The workers that have the old reader finish with it; it is
+    A promotion takes effect within a second of the next image. Workers that have the old reader finish with it; it is
     closed when the last one gives it back. A model that cannot be loaded leaves the old one in service.
 
     Parameters
     ----------
-    note
-        Enters an event that belongs to no image, with these facts.
+    record_event
+        Enters an event that belongs to no image: its kind and facts.
     """
 
-    def __init__(self, settings: Settings, note: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, settings: Settings, record_event: Callable[[str, dict[str, Any]], None]) -> None:
         self._settings = settings
-        self._note = note
+        self._record_event = record_event
         self._registry = registry_of(settings)
         self._stamp = self._registry.stamp()
         self._reader = Reader(settings, model_folder(settings))
-        self._lent: dict[int, int] = {}
+        self._leases: dict[int, int] = {}  # how many workers have a reader, by its id()
         self._lock = threading.Lock()
-        self._exchanging = threading.Lock()
-        self._looked = time.monotonic()
+        self._exchange_lock = threading.Lock()
+        self._checked_at = time.monotonic()
 
     @property
     def reader(self) -> Reader:
@@ -60,16 +60,16 @@ class Serving:
     @contextmanager
     def lease(self) -> Iterator[Reader]:
         """Lend the current reader for one image."""
-        self._look()
+        self._check_promotion()
         with self._lock:
             reader = self._reader
-            self._lent[id(reader)] = self._lent.get(id(reader), 0) + 1
+            self._leases[id(reader)] = self._leases.get(id(reader), 0) + 1
         try:
             yield reader
         finally:
             with self._lock:
-                self._lent[id(reader)] -= 1
-                idle = not self._lent[id(reader)] and reader is not self._reader
+                self._leases[id(reader)] -= 1
+                idle = not self._leases[id(reader)] and reader is not self._reader
             if idle:
                 reader.close()
 
@@ -77,20 +77,20 @@ class Serving:
         """Close the current reader; nobody may have it any more."""
         self._reader.close()
 
-    def _look(self) -> None:
+    def _check_promotion(self) -> None:
         """Exchange the reader where another model was promoted; one thread at a time, and the others do not wait."""
-        if self._settings.model.folder or time.monotonic() - self._looked < 1:
+        if self._settings.model.folder or time.monotonic() - self._checked_at < 1:
             return
-        if not self._exchanging.acquire(blocking=False):
+        if not self._exchange_lock.acquire(blocking=False):
             return
         try:
-            self._looked = time.monotonic()
+            self._checked_at = time.monotonic()
             stamp = self._registry.stamp()
             if stamp != self._stamp:
-                self._stamp = stamp  # also when it fails: once is enough to be told of it
+                self._stamp = stamp  # also when it fails: one message is enough
                 self._exchange()
         finally:
-            self._exchanging.release()
+            self._exchange_lock.release()
 
     def _exchange(self) -> None:
         before = self._reader
@@ -98,18 +98,18 @@ class Serving:
             after = Reader(self._settings, model_folder(self._settings))
         except CxrdError as error:
             log.error("model_not_loaded", reason=str(error), still=before.card.label)
-            self._tell("model_not_loaded", reason=str(error), still=before.card.sha256)
+            self._record("model_not_loaded", reason=str(error), still=before.card.sha256)
             return
         with self._lock:
             self._reader = after
-            idle = not self._lent.get(id(before), 0)
+            idle = not self._leases.get(id(before), 0)
         if idle:
             before.close()
         log.info("model_exchanged", before=before.card.label, now=after.card.label)
-        self._tell("model_exchanged", before=before.card.sha256, now=after.card.sha256)
+        self._record("model_exchanged", before=before.card.sha256, now=after.card.sha256)
 
-    def _tell(self, kind: str, **facts: Any) -> None:
+    def _record(self, kind: str, **facts: Any) -> None:
         try:
-            self._note(kind, facts)
-        except CxrdError as error:  # the event is a comfort, the image is the work
+            self._record_event(kind, facts)
+        except CxrdError as error:  # the image matters more than the event
             log.warning("event_not_entered", kind=kind, reason=str(error))

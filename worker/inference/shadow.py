@@ -1,4 +1,4 @@
-"""Shadow mode: a candidate model answers the live images too, and only the audit hears it."""
+"""Shadow mode: a candidate model answers the live images too, for the audit only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.logs import unexpected
 from worker.settings import Settings
 
 log = structlog.get_logger("cxrd.shadow")
-_MOST = 256  # images that wait, of 200 kB each; what comes on top has no shadow answer, and the log says so
+_MOST = 256  # images that wait, of 200 kB each; one more gets no shadow answer, and the log says so
 
 
 def open_shadow(settings: Settings, ledger: Ledger) -> Shadow | None:
@@ -40,12 +40,12 @@ def open_shadow(settings: Settings, ledger: Ledger) -> Shadow | None:
 
 
 class Shadow:
-    """Answers images in a thread of its own, behind the current model and never in its way."""
+    """Answers images in a thread of its own, after the current model and without delaying it."""
 
     def __init__(self, card: Card, settings: Settings, ledger: Ledger) -> None:
         self.card = card
         self._ledger = ledger
-        # As it would decide if it were promoted: otherwise it differs by the settings and not by itself.
+        # With the site's settings, as it would decide after a promotion.
         self._decider = Decider(card, settings.model.operating_point, settings.model.threshold)
         # One thread: a candidate must not take the cores from the model that people wait for.
         self._engine = OnnxEngine(card.folder / onnx_file(card, settings.model.precision), threads=1)
@@ -54,14 +54,14 @@ class Shadow:
         self._thread.start()
 
     def offer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
-        """Queue an analysed image, float32 [1, size, size]; when too many wait, it goes without."""
+        """Queue an analysed image, float32 [1, size, size]; it is skipped when too many wait."""
         try:
             self._queue.put_nowait((receipt_id, image))
         except queue.Full:
             log.warning("shadow_skipped", receipt=receipt_id)
 
     def close(self) -> None:
-        """Answer what waits, and end."""
+        """Answer the images that wait, and end."""
         self._queue.put(None)
         self._thread.join()
 
@@ -70,7 +70,7 @@ class Shadow:
             receipt_id, image = item
             try:
                 self._answer(receipt_id, image)
-            except Exception as error:  # noqa: BLE001 - whatever happens here concerns nobody else
+            except Exception as error:  # noqa: BLE001 - a candidate's error must not stop the current model
                 log.warning("shadow_error", receipt=receipt_id, reason=unexpected(error))
 
     def _answer(self, receipt_id: int, image: NDArray[np.float32]) -> None:

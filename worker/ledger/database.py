@@ -1,4 +1,4 @@
-"""The way to the ledger: folder, database, schema. Without the model's runtime, so that questions are quick."""
+"""Opens the ledger: folder, database, schema. It imports no model runtime, so that commands start quickly."""
 
 from __future__ import annotations
 

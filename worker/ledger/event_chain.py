@@ -15,7 +15,7 @@ from worker.ledger.tables import EventRow, FindingRow, OutOfDistributionRow, Rec
 GENESIS = "0" * 64
 """What stands before the first event."""
 _DECISIVE = ("analysed", "not_analysed", "failed")
-_SEALED = (
+_FINDING_COLUMNS = (
     "probability",
     "decision",
     "threshold",
@@ -24,13 +24,13 @@ _SEALED = (
     "prediction_set",
     "outlier",
 )
-_SEALED_SCORE = ("outlier", "input_mean", "input_std")
+_SCORE_COLUMNS = ("outlier", "input_mean", "input_std")
 
 
 def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str) -> str:
     """Return the SHA-256 that seals an event to the one before it, as 64 hexadecimal digits."""
-    sealed = json.dumps([previous, receipt_id, at.astimezone(dt.UTC).isoformat(), kind, detail])
-    return hashlib.sha256(sealed.encode()).hexdigest()
+    content = json.dumps([previous, receipt_id, at.astimezone(dt.UTC).isoformat(), kind, detail])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int | None = None, **detail: Any) -> None:
@@ -76,14 +76,14 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
     previous, count = GENESIS, 0
     states: dict[int, str] = {}
     answers: dict[tuple[int, str], dict[str, Any]] = {}
-    out_of_distribution: dict[tuple[int, str], dict[str, Any]] = {}
+    scores: dict[tuple[int, str], dict[str, Any]] = {}
     rows = connection.execute(select(EventRow.__table__).order_by(EventRow.id)).mappings()
     for row in rows:
         count += 1
-        sealed = digest(row["previous"], row["receipt_id"], row["at"], row["kind"], row["detail"])
+        expected = digest(row["previous"], row["receipt_id"], row["at"], row["kind"], row["detail"])
         if row["previous"] != previous:
             problems.append(f"event {row['id']}: an event before it was removed or altered")
-        if row["digest"] != sealed:
+        if row["digest"] != expected:
             problems.append(f"event {row['id']}: altered")
         previous = row["digest"]
         if row["kind"] in _DECISIVE and row["receipt_id"] is not None:
@@ -95,10 +95,12 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
         if row["kind"] in ("not_analysed", "reanalysis_left_out") and row["receipt_id"] is not None:
             facts = json.loads(row["detail"])
             if "outlier" in facts:  # out of distribution; the rules give no score
-                out_of_distribution[row["receipt_id"], facts["model_sha256"]] = facts
+                scores[row["receipt_id"], facts["model_sha256"]] = facts
     problems.extend(_state_problems(connection, states))
-    problems.extend(_row_problems(connection, FindingRow, _SEALED, answers, "finding"))
-    problems.extend(_row_problems(connection, OutOfDistributionRow, _SEALED_SCORE, out_of_distribution, "gate's score"))
+    problems.extend(_row_problems(connection, FindingRow, _FINDING_COLUMNS, answers, "finding"))
+    problems.extend(
+        _row_problems(connection, OutOfDistributionRow, _SCORE_COLUMNS, scores, "out-of-distribution score")
+    )
     return count, problems
 
 
@@ -115,18 +117,18 @@ def _state_problems(connection: Connection, states: dict[int, str]) -> Iterable[
 def _row_problems(
     connection: Connection,
     table: type[FindingRow | OutOfDistributionRow],
-    sealed: Iterable[str],
+    names: Iterable[str],
     events: dict[tuple[int, str], dict[str, Any]],
     name: str,
 ) -> Iterable[str]:
     """Compare each row with the last event of its image and model; one without was put there by hand."""
-    columns = [table.receipt_id, table.model_sha256, *(getattr(table, key) for key in sealed if key != "model_sha256")]
+    columns = [table.receipt_id, table.model_sha256, *(getattr(table, key) for key in names if key != "model_sha256")]
     for row in connection.execute(select(*columns).order_by(table.id)).mappings():
         facts = events.pop((row["receipt_id"], row["model_sha256"]), None)
         if facts is None:
-            yield f"receipt {row['receipt_id']}: a {name} that no event tells of"
+            yield f"receipt {row['receipt_id']}: {name} without an event"
         else:
-            for key in sealed:
+            for key in names:
                 if row[key] != facts.get(key):
                     yield f"receipt {row['receipt_id']}: {key} differs from what its event says"
     for receipt_id, model_sha256 in events:

@@ -20,7 +20,7 @@ from worker.ledger.tables import (
     OutOfDistributionRow,
     ReceiptRow,
     State,
-    standing,
+    is_latest_finding,
 )
 
 _SHOWN = 3  # faulty rows that an error quotes; the rest is counted
@@ -223,7 +223,7 @@ def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
             FindingRow.model,
         )
         .join(ReceiptRow, ReceiptRow.id == FeedbackRow.receipt_id)
-        .outerjoin(FindingRow, standing())
+        .outerjoin(FindingRow, is_latest_finding())
         .where(FeedbackRow.id.in_(last))
         .order_by(FeedbackRow.receipt_id.desc())
     )

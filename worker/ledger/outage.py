@@ -1,4 +1,4 @@
-"""What a failure of the ledger's database comes to, in words that tell a full disk from a lock."""
+"""Errors of the ledger's database in plain words: a full disk, a lock, or another cause."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def outage(error: DBAPIError, engine: Engine, otherwise: str) -> OutOfResources:
 
 
 def _full(engine: Engine) -> bool:
-    """Tell whether a file of SQLite's lies on a disk without room."""
+    """Return whether SQLite's file lies on a disk without room."""
     try:
         return shutil.disk_usage(Path(engine.url.database or ".").resolve().parent).free < _LITTLE
     except OSError:

@@ -14,7 +14,7 @@ from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
 from worker.ledger.receipts import BATCH_SIZE, PAUSE, Ledger, in_batches
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult
-from worker.ledger.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, standing
+from worker.ledger.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, is_latest_finding
 
 PRIORITY = 1
 """Of the deliveries: what answers a new image goes first."""
@@ -93,7 +93,7 @@ class Reanalyses:
                 select(
                     ReceiptRow.id,
                     exists().where(FindingRow.receipt_id == ReceiptRow.id, FindingRow.model_sha256 == model_sha256),
-                    exists().where(standing(), FindingRow.model_sha256 == model_sha256),
+                    exists().where(is_latest_finding(), FindingRow.model_sha256 == model_sha256),
                     ReanalysisRow.state,
                     ReanalysisRow.model_sha256,
                 )
@@ -103,7 +103,7 @@ class Reanalyses:
             for condition in _conditions(connection, criteria):
                 query = query.where(condition)
             rows = connection.execute(query).all()
-        chosen: list[int] = []
+        selected: list[int] = []
         answered = waiting = left_out = superseded = 0
         for receipt_id, has_answer, stands, state, requested in rows:
             if has_answer:
@@ -114,8 +114,8 @@ class Reanalyses:
             elif state == ReanalysisState.LEFT_OUT and requested == model_sha256 and not criteria.receipt_ids:
                 left_out += 1
             else:
-                chosen.append(receipt_id)
-        return Selection(tuple(chosen), answered, waiting, left_out, superseded)
+                selected.append(receipt_id)
+        return Selection(tuple(selected), answered, waiting, left_out, superseded)
 
     def request(self, receipt_ids: Sequence[int], model: str, model_sha256: str, by: str, now: dt.datetime) -> int:
         """Enter that images are to be read by a model; return how many were entered.
@@ -194,7 +194,7 @@ class Reanalyses:
         return count
 
     def has_waiting(self, now: dt.datetime) -> bool:
-        """Tell whether anything waits and is due, for whichever model."""
+        """Return whether anything waits and is due, for whichever model."""
         with self._ledger.reading() as connection:
             query = select(ReanalysisRow.receipt_id).where(*_due(now)).limit(1)
             return connection.execute(query).first() is not None
@@ -282,7 +282,7 @@ def _conditions(connection: Connection, criteria: Criteria) -> list[Any]:
         conditions.append(ReceiptRow.id.in_(criteria.receipt_ids))
     if criteria.model is not None:
         digests = _models(connection, criteria.model)
-        conditions.append(exists().where(standing(), FindingRow.model_sha256.in_(digests)))
+        conditions.append(exists().where(is_latest_finding(), FindingRow.model_sha256.in_(digests)))
     return conditions
 
 

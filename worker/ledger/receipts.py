@@ -123,13 +123,13 @@ class Ledger:
             event_chain.append(connection, kind, now, None, **facts)
 
     def has_received(self, sop_instance_uid: str) -> bool:
-        """Tell whether a SOP instance has been received."""
+        """Return whether a SOP instance has been received."""
         with self.reading() as connection:
             query = select(ReceiptRow.id).where(ReceiptRow.sop_instance_uid == sop_instance_uid)
             return connection.execute(query).first() is not None
 
     def is_result(self, sop_instance_uid: str) -> bool:
-        """Tell whether a SOP instance is one that we produced ourselves."""
+        """Return whether a SOP instance is one that we produced ourselves."""
         with self.reading() as connection:
             query = select(ResultRow.id).where(ResultRow.sop_instance_uid == sop_instance_uid)
             return connection.execute(query).first() is not None
@@ -260,7 +260,7 @@ class Ledger:
             return findings.previous_answer(connection, receipt_id, model_sha256, report_class)
 
     def is_busy(self, now: dt.datetime) -> bool:
-        """Tell whether a received object is in hand, or waits and is due."""
+        """Return whether a received object is in hand, or waits and is due."""
         due = (ReceiptRow.state == State.RECEIVED) & (ReceiptRow.next_attempt_at <= now)
         with self.reading() as connection:
             query = select(ReceiptRow.id).where(due | (ReceiptRow.state == State.WORKING)).limit(1)

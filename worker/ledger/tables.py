@@ -37,7 +37,7 @@ class State(StrEnum):
     RECEIVED = "received"  # acknowledged to the sender, waiting for a worker
     WORKING = "working"  # a worker has it; after a crash it becomes `received` again
     ANALYSED = "analysed"  # a finding stands, results are in the outbox
-    NOT_ANALYSED = "not_analysed"  # the rules, or a look at the image, left it out; the reason says why
+    NOT_ANALYSED = "not_analysed"  # left out by the rules or as out of distribution; the reason says why
     FAILED = "failed"  # it should have been analysed and could not be; the reason says why
 
 
@@ -55,7 +55,7 @@ class ReanalysisState(StrEnum):
     WAITING = "waiting"  # until its model serves, and nothing new is to be analysed
     WORKING = "working"  # a worker has it; after a crash it becomes `waiting` again
     DONE = "done"  # the model's finding stands, its results are in the outbox
-    LEFT_OUT = "left_out"  # the rules or the model's gate left it out; the earlier finding stands
+    LEFT_OUT = "left_out"  # left out by the rules or as out of distribution; the earlier finding stands
     FAILED = "failed"  # it could not be read; the earlier finding stands
     WITHDRAWN = "withdrawn"  # by `cxrd reanalyze --cancel`
 
@@ -265,7 +265,7 @@ class EventRow(Table):
     digest: Mapped[str] = mapped_column(String(64))
 
 
-def standing() -> ColumnElement[bool]:
+def is_latest_finding() -> ColumnElement[bool]:
     """Return what joins a `ReceiptRow` with the `FindingRow` that stands: the one that was entered last."""
     later = aliased(FindingRow)
     last = select(func.max(later.id)).where(later.receipt_id == ReceiptRow.id).correlate(ReceiptRow)

@@ -66,7 +66,7 @@ class SearchResult:
 
 
 def are_dates(words: str) -> bool:
-    """Tell whether a text is a day or a range of days as DICOM writes them (PS3.4 C.2.2.2.5)."""
+    """Return whether a text is a day or a range of days as DICOM writes them (PS3.4 C.2.2.2.5)."""
     return bool(_DATES.fullmatch(words))
 
 

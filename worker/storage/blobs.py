@@ -39,7 +39,7 @@ class Blobs:
         return self.folder / sha256[:2] / f"{sha256[2:]}{suffix}"
 
     def read(self, sha256: str, suffix: str) -> bytes:
-        """Return the bytes of a notification: cxrd up to 1.7 gave its file the suffix of DICOM objects."""
+        """Return the bytes of a notification. Before it had a suffix of its own it was stored with that of DICOM."""
         path = self.path(sha256, suffix)
         return (path if path.exists() else self.path(sha256)).read_bytes()
 

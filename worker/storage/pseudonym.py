@@ -1,4 +1,4 @@
-"""What the audit keeps of a patient: a keyed hash by default."""
+"""The patient's key in the audit: a keyed hash of the Patient ID by default."""
 
 from __future__ import annotations
 

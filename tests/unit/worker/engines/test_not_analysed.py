@@ -283,8 +283,8 @@ def test_a_second_look_that_is_left_out_is_kept_too(bench: Bench) -> None:
     ("statement", "said"),
     [
         ("UPDATE outside SET outlier = 0.5", "outlier differs from what its event says"),
-        ("DELETE FROM outside", "the gate's score of model .* was removed"),
-        ("UPDATE event SET detail = '{}' WHERE kind = 'not_analysed'", "a gate's score that no event tells of"),
+        ("DELETE FROM outside", "the out-of-distribution score of model .* was removed"),
+        ("UPDATE event SET detail = '{}' WHERE kind = 'not_analysed'", "out-of-distribution score without an event"),
     ],
 )
 def test_an_altered_score_shows(bench: Bench, statement: str, said: str) -> None:

@@ -235,7 +235,7 @@ def test_an_outcome_that_a_locked_ledger_does_not_take_is_entered_later(bench: B
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.ledger, "claim", claim_and_lock)
         engine.start()
-        wait_for(lambda: engine._stranded == {number})
+        wait_for(lambda: engine._to_put_back == {number})
         assert bench.row(number)["status"] == "working"
         other.execute("ROLLBACK")
         wait_for(lambda: bench.row(number)["status"] == "analysed")

@@ -241,7 +241,7 @@ def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger
     [
         ("UPDATE finding SET probability = 0.1 WHERE model = 'net-1.0.0'", "probability differs"),
         ("UPDATE finding SET decision = 'PNEUMONIA' WHERE model = 'net-2.0.0'", "decision differs"),
-        ("UPDATE finding SET model_sha256 = 'x' WHERE model = 'net-2.0.0'", "that no event tells of"),
+        ("UPDATE finding SET model_sha256 = 'x' WHERE model = 'net-2.0.0'", "finding without an event"),
         ("UPDATE result SET finding_id = NULL; DELETE FROM finding WHERE model = 'net-1.0.0'", "was removed"),
         ("UPDATE receipt SET state = 'failed'", "state differs"),
     ],

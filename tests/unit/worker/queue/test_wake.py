@@ -33,7 +33,12 @@ def test_a_ring_starts_a_sweep_long_before_it_is_due(tmp_path: Path) -> None:
         return [each for each in waiting if each not in done]
 
     engine = LocalEngine(
-        done.append, unfinished, lambda _id: None, threads=1, sweep_seconds=600, woken=WakeSignal(tmp_path).arrived
+        done.append,
+        unfinished,
+        lambda _id: None,
+        threads=1,
+        sweep_seconds=600,
+        signal_arrived=WakeSignal(tmp_path).arrived,
     )
     engine.start()
     try:
