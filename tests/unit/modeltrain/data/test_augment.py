@@ -60,10 +60,15 @@ def test_a_whole_step_of_tone_gives_the_other_ones_grey_values() -> None:
 def test_margins_come_from_the_other_image_and_the_middle_stays() -> None:
     image, other = np.full((224, 224), 50, np.uint8), np.full((224, 224), 200, np.uint8)
     how = Augmentation(margins=1)
-    found = np.stack([dressed(image, other, how, np.random.default_rng(seed)) for seed in range(200)])
-    middle = found[:, 80:150, 50:174]  # beyond the widest side (an eighth) and its softest seam
+    views = np.stack([dressed(image, other, how, np.random.default_rng(seed)) for seed in range(200)])
+    middle = views[:, 80:150, 50:174]  # beyond the widest side (an eighth) and its softest seam
     assert (middle == 50).all()
-    for corner in (found[:, 0, 0], found[:, 0, -1], found[:, -1, 0], found[:, -1, -1]):
+    for corner in (
+        views[:, 0, 0],
+        views[:, 0, -1],
+        views[:, -1, 0],
+        views[:, -1, -1],
+    ):
         assert 0.5 < (corner > 150).mean() < 1
-    assert found.min() >= 50
-    assert found.max() <= 200
+    assert views.min() >= 50
+    assert views.max() <= 200

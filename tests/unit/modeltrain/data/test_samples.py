@@ -143,6 +143,6 @@ def test_patients_who_share_a_picture_are_on_one_side() -> None:
         sides = [{each.patient for each in side} for side in (split.train, split.validation)]
         assert not sides[0] & sides[1]
         assert any({"p03", "p05", "p09"} <= side for side in sides)
-    known = [dataclasses.replace(each, content=each.path.stem) for each in plain]
-    one, other = split_by_patient(plain, 0.3, 1), split_by_patient(known, 0.3, 1)
+    hashed = [dataclasses.replace(each, content=each.path.stem) for each in plain]
+    one, other = split_by_patient(plain, 0.3, 1), split_by_patient(hashed, 0.3, 1)
     assert [each.path for each in one.train] == [each.path for each in other.train], "the split of before"

@@ -38,9 +38,9 @@ def part(source: Source, *numbers: int) -> Source:
 
 def numbers_seen(card: Card, source: Source) -> list[int]:
     """Number the images that a model has learnt from."""
-    found = seen_by(card, source)
-    assert found is not None
-    numbers: list[int] = np.flatnonzero(found).tolist()
+    seen_mask = seen_by(card, source)
+    assert seen_mask is not None
+    numbers: list[int] = np.flatnonzero(seen_mask).tolist()
     return numbers
 
 

@@ -64,9 +64,9 @@ def test_a_csv_file_may_say_the_split_itself(tmp_path: Path, listed: list[dict[s
     assert {sample.patient for sample in split.train} == {"p0", "p1"}
 
 
-@pytest.mark.parametrize("said", ["train", "validation"])
-def test_rows_of_the_test_are_not_learnt_from(tmp_path: Path, listed: list[dict[str, Any]], said: str) -> None:
-    sides = ["train", "train", "train", "train", said, said, "test", "test"]
+@pytest.mark.parametrize("middle", ["train", "validation"])
+def test_rows_of_the_test_are_not_learnt_from(tmp_path: Path, listed: list[dict[str, Any]], middle: str) -> None:
+    sides = ["train", "train", "train", "train", middle, middle, "test", "test"]
     order = (0, 1, 2, 3, 4, 6, 5, 7)  # of each class one patient for the validation
     rows = [listed[i] | {"patient": f"p{i}", "split": side} for i, side in zip(order, sides, strict=True)]
     source = csv_source(table(tmp_path / "list.csv", rows))
@@ -171,11 +171,11 @@ def test_a_csv_file_is_judged_on_the_rows_that_are_set_aside(
     tmp_path: Path, listed: list[dict[str, Any]], sides: list[str], judged: list[int], name: str
 ) -> None:
     rows = [row | {"patient": f"p{i // 2}", "split": sides[i // 2]} for i, row in enumerate(listed)]
-    found = evaluation_set(table(tmp_path / "list.csv", rows))
-    assert {sample.patient for sample in found.source.samples} == {f"p{number}" for number in judged}
+    chosen = evaluation_set(table(tmp_path / "list.csv", rows))
+    assert {sample.patient for sample in chosen.source.samples} == {f"p{number}" for number in judged}
     others = set(range(4)) - set(judged)
-    assert {sample.patient for sample in found.others} == {f"p{number}" for number in others}
-    assert found.source.name == name
+    assert {sample.patient for sample in chosen.others} == {f"p{number}" for number in others}
+    assert chosen.source.name == name
 
 
 def test_a_csv_file_that_cannot_judge_is_refused(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
@@ -206,10 +206,10 @@ def test_parts_are_divided_each_by_itself(tmp_path: Path) -> None:
 
 def test_one_picture_of_two_parts_is_on_one_side_and_has_one_label(tmp_path: Path) -> None:
     base = folder_source(kaggle_folder(tmp_path / "a", patients=9))
-    known = next(s for s in sources_of(base).split(0.2, 7).validation)
-    for label, words in ((known.label, "in training and in validation"), (1 - known.label, "with two labels")):
-        copy = Sample(tmp_path / "copy.png", label, "site-1", content=known.content)
-        with pytest.raises(InvalidData, match=rf"copy.png and {known.path.name} are one picture {words}"):
+    held = next(s for s in sources_of(base).split(0.2, 7).validation)
+    for label, words in ((held.label, "in training and in validation"), (1 - held.label, "with two labels")):
+        copy = Sample(tmp_path / "copy.png", label, "site-1", content=held.content)
+        with pytest.raises(InvalidData, match=rf"copy.png and {held.path.name} are one picture {words}"):
             Sources((base, Source("one image", (copy,), "d"))).split(0.2, 7)
     one, other = (Sample(tmp_path / f"{name}.dcm", 0, name, uid="1.2", content=name) for name in "ab")
     with pytest.raises(InvalidData, match=r"[ab].dcm and [ab].dcm are one picture in training and in validation"):
@@ -218,10 +218,10 @@ def test_one_picture_of_two_parts_is_on_one_side_and_has_one_label(tmp_path: Pat
 
 def test_a_small_part_is_for_training_as_a_whole_and_a_shared_patient_is_refused(tmp_path: Path) -> None:
     base = folder_source(kaggle_folder(tmp_path / "a", patients=9))
-    known = next(s for s in sources_of(base).split(0.2, 7).validation)
-    small = Source("one image", (Sample(known.path, 1, "site-1"),), "d")
+    held = next(s for s in sources_of(base).split(0.2, 7).validation)
+    small = Source("one image", (Sample(held.path, 1, "site-1"),), "d")
     assert small.samples[0] in Sources((small, base)).split(0.2, 7).train
-    leaking = Source("one image", (Sample(known.path, 1, known.patient),), "d")
+    leaking = Source("one image", (Sample(held.path, 1, held.patient),), "d")
     with pytest.raises(InvalidData, match=r"a patient is in training and in validation: IM-\S+ and IM-"):
         Sources((leaking, base)).split(0.2, 7)
 
@@ -233,10 +233,10 @@ def test_unreadable_images_are_found_before_training(tmp_path: Path) -> None:
     source = folder_source(root)
     with pytest.raises(InvalidData, match=r"2 image\(s\) cannot be read: .*IM-0100-0001.png"):
         readable(source, skip=False)
-    kept = readable(source, skip=True)
-    assert len(kept.samples) == len(source.samples) - 2
-    assert kept.name.endswith("without 2 unreadable image(s)")
-    assert kept.digest != source.digest
+    intact = readable(source, skip=True)
+    assert len(intact.samples) == len(source.samples) - 2
+    assert intact.name.endswith("without 2 unreadable image(s)")
+    assert intact.digest != source.digest
 
 
 def test_memory_is_bounded_by_the_budget(tmp_path: Path) -> None:

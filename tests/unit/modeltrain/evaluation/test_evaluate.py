@@ -39,9 +39,9 @@ def made_up(normal: list[float], pneumonia: list[float]) -> Answers:
 
 
 def test_metrics_are_those_computed_by_hand(folder: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    steps: list[tuple[int, int]] = []
     result, answers = evaluate(
-        predictor(SCORES), folder, threshold=0.5, model="toy-1", advance=lambda done, n: seen.append((done, n))
+        predictor(SCORES), folder, threshold=0.5, model="toy-1", advance=lambda done, n: steps.append((done, n))
     )
     assert result.confusion == Confusion(true_negative=3, false_positive=1, false_negative=2, true_positive=4)
     assert (result.n, result.normal, result.pneumonia) == (10, 4, 6)
@@ -52,7 +52,7 @@ def test_metrics_are_those_computed_by_hand(folder: Path) -> None:
     assert result.accuracy == pytest.approx(0.7)
     assert result.precision == pytest.approx(4 / 5)
     assert result.f1 == pytest.approx(8 / 11)
-    assert seen == [(10, 10)]
+    assert steps == [(10, 10)]
     np.testing.assert_allclose(answers.probability, SCORES, atol=1e-6)
     plain = json.loads(json.dumps(result.to_dict()))
     assert {

@@ -122,13 +122,13 @@ def test_sets_that_are_drawn_and_counted_in_parts_are_the_same(monkeypatch: pyte
     labels, probability = scores(60)
     patients, grid = [f"p{index // 2}" for index in range(60)], np.linspace(0, 1, 11)
 
-    def told() -> list[NDArray[np.float64]]:
+    def curves() -> list[NDArray[np.float64]]:
         drawn = Resamples.draw(patients, labels, probability, resamples=20)
         return [drawn.auc(), *drawn.rates(0.5).values(), drawn.roc(grid), drawn.precision(grid)]
 
-    whole = told()
+    whole = curves()
     monkeypatch.setattr(statistics, "_AT_ONCE", 130)  # two sets at a time
-    for part, expected in zip(told(), whole, strict=True):
+    for part, expected in zip(curves(), whole, strict=True):
         np.testing.assert_array_equal(part, expected)
 
 
@@ -159,9 +159,9 @@ def test_copies_are_found_and_others_are_not(tmp_path: Path) -> None:
     duplicates = near_duplicates(scan(tmp_path / "a"), scan(tmp_path / "b"))
     pairs = duplicates.pairs
     assert [sample.path.name for sample in duplicates.unread] == ["broken.png"], "it is not in the way of the others"
-    found = {(pair.first.path.stem, pair.second.path.stem) for pair in pairs}
-    assert ("original", "copy") in found
-    assert ("original", "other") not in found
+    names = {(pair.first.path.stem, pair.second.path.stem) for pair in pairs}
+    assert ("original", "copy") in names
+    assert ("original", "other") not in names
     assert [pair.distance for pair in pairs] == sorted(pair.distance for pair in pairs)
 
 
@@ -176,20 +176,20 @@ def answers(tmp_path: Path) -> Answers:
     write_class(tmp_path / "NORMAL", [f"IM-{i:04d}-0001.png" for i in range(6)], opacity=False)
     kinds = [f"person{i}_{AGENTS[i % 2]}_{i}.png" for i in range(6)]
     write_class(tmp_path / "PNEUMONIA", kinds, opacity=True)
-    said = [0.001, 0.002, 0.004, 0.2, 0.005, 0.6, 0.9, 0.8, 0.7, 0.01, 0.99, 0.95]
+    probabilities = [0.001, 0.002, 0.004, 0.2, 0.005, 0.6, 0.9, 0.8, 0.7, 0.01, 0.99, 0.95]
     card = load_card(shipped_model())
     card.raw["calibration"] = {"slope": 1.0, "intercept": 0.0}  # what is said is what counts
-    return answers_of(predictor(said), scan(tmp_path), decider=Decider(card))
+    return answers_of(predictor(probabilities), scan(tmp_path), decider=Decider(card))
 
 
 def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) -> None:
     evaluation = measure(answers, threshold=0.5, model="toy-1")
-    told = json.loads(json.dumps(details(answers, evaluation, {"screening": 0.5})))
-    assert told["auc_ci"][0] <= evaluation.auc <= told["auc_ci"][1]
-    assert (told["subgroups"]["bacteria"]["n"], told["subgroups"]["virus"]["n"]) == (3, 3)
-    assert told["subgroups"]["virus"]["sensitivity"] == pytest.approx(2 / 3, abs=1e-4)
-    assert set(told["operating_points"]) == {"screening", "at most 2 missed"}
-    assert told["border_share"] == {"NORMAL": pytest.approx(0, abs=1e-3), "PNEUMONIA": pytest.approx(0, abs=1e-3)}
+    figures = json.loads(json.dumps(details(answers, evaluation, {"screening": 0.5})))
+    assert figures["auc_ci"][0] <= evaluation.auc <= figures["auc_ci"][1]
+    assert (figures["subgroups"]["bacteria"]["n"], figures["subgroups"]["virus"]["n"]) == (3, 3)
+    assert figures["subgroups"]["virus"]["sensitivity"] == pytest.approx(2 / 3, abs=1e-4)
+    assert set(figures["operating_points"]) == {"screening", "at most 2 missed"}
+    assert figures["border_share"] == {"NORMAL": pytest.approx(0, abs=1e-3), "PNEUMONIA": pytest.approx(0, abs=1e-3)}
     assert [answers.samples[index].path.stem for index in worst_errors(answers, 0.5)] == [
         "person3_virus_3",
         "IM-0005-0001",
@@ -214,8 +214,10 @@ def test_where_all_are_right_the_interval_is_exact() -> None:
 
 def test_the_thresholds_are_a_grid_with_the_operating_points_between(answers: Answers) -> None:
     evaluation = measure(answers, threshold=0.5, model="toy-1")
-    told = json.loads(json.dumps(details(answers, evaluation, {"screening": 0.5, "balanced": 0.62}), allow_nan=False))
-    rows = told["thresholds"]
+    figures = json.loads(
+        json.dumps(details(answers, evaluation, {"screening": 0.5, "balanced": 0.62}), allow_nan=False)
+    )
+    rows = figures["thresholds"]
     thresholds = [row["threshold"] for row in rows]
     assert thresholds == sorted(thresholds)
     assert {round(0.05 * step, 2) for step in range(1, 20)} < set(thresholds)
@@ -235,8 +237,8 @@ def test_a_predictive_value_of_nothing_is_none(answers: Answers) -> None:
 
 def test_pairs_are_told_by_their_paths(answers: Answers) -> None:
     one = answers.samples[0]
-    told = Duplicates(near_duplicates([one], [one]).pairs, (one, one, one)).to_dict()
-    assert told == {
+    plain = Duplicates(near_duplicates([one], [one]).pairs, (one, one, one)).to_dict()
+    assert plain == {
         "compared": COMPARED,
         "n": 1,
         "unread": 3,

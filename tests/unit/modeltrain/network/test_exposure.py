@@ -177,8 +177,8 @@ def test_a_model_shows_its_network_one_exposure(best: Path, data: Path, tmp_path
     darker = (images**1.3).numpy()
     for shown in (images.numpy(), darker):
         with torch.inference_mode():
-            wanted = network(torch.from_numpy(shown)).logits.numpy()
-        np.testing.assert_allclose(predict(shown).logits, wanted, atol=1e-3)
+            expected = network(torch.from_numpy(shown)).logits.numpy()
+        np.testing.assert_allclose(predict(shown).logits, expected, atol=1e-3)
     network.standard.landmarks = torch.zeros(0)
     with torch.inference_mode():
         plain = [network(torch.from_numpy(shown)).logits for shown in (images.numpy(), darker)]
@@ -188,10 +188,10 @@ def test_a_model_shows_its_network_one_exposure(best: Path, data: Path, tmp_path
     assert once_more.raw["preprocessing"] == card.raw["preprocessing"]
     mirrored, predict = load_network(once_more), onnx_predictor(once_more.folder / "model.onnx")
     with torch.inference_mode():
-        wanted = mirrored(images).logits.numpy()
-    np.testing.assert_allclose(predict(images.numpy()).logits, wanted, atol=1e-3)
+        expected = mirrored(images).logits.numpy()
+    np.testing.assert_allclose(predict(images.numpy()).logits, expected, atol=1e-3)
     turned = np.ascontiguousarray(images.numpy()[..., ::-1])
-    np.testing.assert_allclose(predict(turned).logits, wanted, atol=1e-3)
+    np.testing.assert_allclose(predict(turned).logits, expected, atol=1e-3)
 
 
 def test_the_int8_file_has_the_landmarks_whole(tmp_path: Path) -> None:

@@ -25,35 +25,35 @@ def test_an_empty_gate_says_nothing() -> None:
 
 def test_statistics_are_mean_and_standard_deviation_of_each_channel() -> None:
     maps = torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2), torch.zeros(2, 1, 4, 4)
-    found = statistics(maps)
-    assert found.shape == (2, 8)
-    assert found[0, :3].tolist() == [1.5, 5.5, 9.5]
-    assert found[0, 3:6].tolist() == pytest.approx([np.std([0, 1, 2, 3])] * 3, abs=1e-4)
+    values = statistics(maps)
+    assert values.shape == (2, 8)
+    assert values[0, :3].tolist() == [1.5, 5.5, 9.5]
+    assert values[0, 3:6].tolist() == pytest.approx([np.std([0, 1, 2, 3])] * 3, abs=1e-4)
 
 
 def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
     rng = np.random.default_rng(0)
     own = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5))
     foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
-    known = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
+    held = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
     gate = OutOfDistribution()
-    gate.fill(_fit(own, foreign[:500], known, foreign[500:]))
+    gate.fill(_fit(own, foreign[:500], held, foreign[500:]))
 
     def flagged(values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
         maps = torch.from_numpy(values.astype(np.float32))
         score = _score(gate, maps)
         return float((score >= 1).float().mean())
 
-    assert flagged(known) <= 0.0125, "four in a thousand by each look, rounded up in so few"
+    assert flagged(held) <= 0.0125, "four in a thousand by each look, rounded up in so few"
     assert flagged(foreign) > 0.9, "what it was shown"
-    assert flagged(known + np.array([0, 0, 3, 0, 0])) > 0.9, "what it was not shown, thirty deviations away"
+    assert flagged(held + np.array([0, 0, 3, 0, 0])) > 0.9, "what it was not shown, thirty deviations away"
 
 
 def test_the_limit_lies_halfway_to_the_outliers_that_were_kept_back() -> None:
-    known = np.linspace(0, 1, 1001)
-    assert _halfway(known, np.full(50, 3.0)) == pytest.approx((0.996 + 3) / 2)
-    assert _halfway(known, np.full(50, 0.5)) == pytest.approx(0.996), "never below what the population allows"
-    assert _halfway(known, np.empty(0)) == pytest.approx(0.996), "no stranger is known"
+    held = np.linspace(0, 1, 1001)
+    assert _halfway(held, np.full(50, 3.0)) == pytest.approx((0.996 + 3) / 2)
+    assert _halfway(held, np.full(50, 0.5)) == pytest.approx(0.996), "never below what the population allows"
+    assert _halfway(held, np.empty(0)) == pytest.approx(0.996), "no stranger is known"
 
 
 def _score(gate: OutOfDistribution, x: torch.Tensor) -> torch.Tensor:
@@ -79,9 +79,9 @@ def test_a_fitted_gate_answers_in_the_forward_pass(tmp_path: Path) -> None:
         "scale": 1,
     }
     network.gate.fill(gate)
-    known = torch.rand(2, 1, 96, 96)
+    images = torch.rand(2, 1, 96, 96)
     with torch.inference_mode():
-        outlier = network(known).outlier
+        outlier = network(images).outlier
     assert outlier.shape == (2,)
     assert (outlier >= 1).all(), "noise is no chest"
     assert torch.isfinite(outlier).all()

@@ -58,38 +58,38 @@ def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
         train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher, teacher], resume=True, progress=False)
     resumed = train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher], resume=True, progress=False)
     assert resumed.read_bytes() == whole.read_bytes(), "no time of the clock in it, not of the teacher's run either"
-    made = load_card(export_model(whole, data, tmp_path, name="toy", version="0.1.0"))
-    (told,) = made.raw["training"]["teachers"]
-    assert (told["recipe"]["arch"], told["epochs"], told["teachers"]) == ("efficientnet_lite0", 1, [])
-    assert made.raw["training"]["began_with"] is None
-    learnt = seen_images_of(made)
-    assert learnt is not None
-    assert learnt.complete, "the teacher learnt from the same images"
+    card = load_card(export_model(whole, data, tmp_path, name="toy", version="0.1.0"))
+    (summary,) = card.raw["training"]["teachers"]
+    assert (summary["recipe"]["arch"], summary["epochs"], summary["teachers"]) == ("efficientnet_lite0", 1, [])
+    assert card.raw["training"]["began_with"] is None
+    seen_images = seen_images_of(card)
+    assert seen_images is not None
+    assert seen_images.complete, "the teacher learnt from the same images"
     # A model folder teaches as well as a run does.
-    assert weights_in(made.folder) == made.folder / "model.safetensors"
+    assert weights_in(card.folder) == card.folder / "model.safetensors"
     assert weights_in(whole.parent) == whole
-    second = train.run(data, tmp_path / "second", PUPIL, teachers=[weights_in(made.folder)], progress=False)
+    second = train.run(data, tmp_path / "second", PUPIL, teachers=[weights_in(card.folder)], progress=False)
     (first,) = read_progress(second).teachers
     assert first["recipe"]["name"] == "pupil"
     assert first["teachers"][0]["recipe"]["name"] == "teacher", "the card tells of its run's teachers, too"
-    assert first["teachers"][0]["data_digest"] == told["data"] == made.raw["data"]["sha256"]["training"]
+    assert first["teachers"][0]["data_digest"] == summary["data"] == card.raw["data"]["sha256"]["training"]
 
 
 def test_a_pupil_is_told_what_the_teacher_says_of_the_image_that_it_sees(teacher: Path, data: Path) -> None:
     sources = sources_of(data)
     split = sources.split(PUPIL.validation_fraction, PUPIL.seed)
-    asked = Teachers([teacher, teacher], PUPIL, [sources.digest], "cpu")
-    learner = Learner(dataclasses.replace(PUPIL, weight_normal=1.0, label_smoothing=0.0), "cpu", asked)
+    teachers = Teachers([teacher, teacher], PUPIL, [sources.digest], "cpu")
+    learner = Learner(dataclasses.replace(PUPIL, weight_normal=1.0, label_smoothing=0.0), "cpu", teachers)
     images = Images(split.train, 10**8)
     shown = next(iter(batches(images, order_of(split.train, PUPIL, 0), PUPIL, 0)))
     network = ChestNet("efficientnet_lite0").eval()
     network.load_state_dict(load_file(teacher), strict=False)
     learner.network.eval()
     with torch.no_grad():
-        said = network(shown.images).logits.softmax(dim=1)
+        target = network(shown.images).logits.softmax(dim=1)
         logits = learner.network(shown.images).logits
-        expected = 0.3 * cross_entropy(logits, shown.labels) + 0.7 * cross_entropy(logits, said)
-        torch.testing.assert_close(asked.probability(shown.images), said)
+        expected = 0.3 * cross_entropy(logits, shown.labels) + 0.7 * cross_entropy(logits, target)
+        torch.testing.assert_close(teachers.probability(shown.images), target)
         torch.testing.assert_close(learner._loss(shown), expected)
 
 
@@ -98,13 +98,13 @@ def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, dat
     with pytest.raises(InvalidData, match=r"teacher/best_model.*patients that are for validation here"):
         train.run(data, tmp_path / "run", other, teachers=[teacher], progress=False)
     # Nor may one begin with a pupil whose teacher saw them.
-    taught = train.run(data, tmp_path / "taught", PUPIL, teachers=[teacher], progress=False)
-    told = read_progress(taught)
-    told.recipe["seed"] = 7
-    told.teachers[0]["recipe"]["seed"] = 42
-    alone = dataclasses.replace(told, data_digest="another", parts=[])
+    pupil = train.run(data, tmp_path / "taught", PUPIL, teachers=[teacher], progress=False)
+    progress_of_pupil = read_progress(pupil)
+    progress_of_pupil.recipe["seed"] = 7
+    progress_of_pupil.teachers[0]["recipe"]["seed"] = 42
+    alone = dataclasses.replace(progress_of_pupil, data_digest="another", parts=[])
     path = tmp_path / "alone.safetensors"
-    train._save(path, load_file(taught), alone.to_json())
+    train._save(path, load_file(pupil), alone.to_json())
     with pytest.raises(InvalidData, match="patients that are for validation here"):
         train.run(data, tmp_path / "on", dataclasses.replace(QUICK, seed=7), start=path, progress=False)
 
@@ -124,16 +124,16 @@ def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, d
 
 
 def test_what_a_teacher_learnt_from_is_learnt_at_second_hand() -> None:
-    def taught(*parts: str, start: dict[str, object] | None = None) -> Progress:
+    def pupil(*parts: str, start: dict[str, object] | None = None) -> Progress:
         return Progress({}, "a", start=start, parts=["a"], teachers=[{"data_digest": "-".join(parts), "parts": parts}])
 
-    assert only_own_data(taught("a"))
-    assert not only_own_data(taught("a", "b"))
-    assert not teachers_had_known_data(taught("b"))
-    assert teachers_had_known_data(taught("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
+    assert only_own_data(pupil("a"))
+    assert not only_own_data(pupil("a", "b"))
+    assert not teachers_had_known_data(pupil("b"))
+    assert teachers_had_known_data(pupil("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
     unknown = {"data_digest": UNKNOWN, "parts": []}
-    assert not teachers_had_known_data(taught("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
-    again = taught("b", UNKNOWN)
+    assert not teachers_had_known_data(pupil("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
+    again = pupil("b", UNKNOWN)
     again.start = again.teachers[0]
     assert teachers_had_known_data(again), "a teacher whose weights the run begins with, too, is told of by its folder"
 

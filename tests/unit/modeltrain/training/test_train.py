@@ -152,14 +152,14 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
     best: Path, data: Path, tmp_path: Path
 ) -> None:
     mirrored = dataclasses.replace(QUICK, stages=((1, 32),), mirror=True)
-    made = export_model(
+    mirrored_model = export_model(
         train.run(data, tmp_path / "run", mirrored, start=best, progress=False),
         data,
         tmp_path,
         name="toy",
         version="0.2.0",
     )
-    card, images = load_card(made), batch(3)
+    card, images = load_card(mirrored_model), batch(3)
     assert card.mirror
     network = load_network(card)
     with torch.inference_mode():
@@ -170,7 +170,7 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
     torch.testing.assert_close(expected.cam, (one.cam + other.cam.flip(3)) / 2)
     torch.testing.assert_close(expected.outlier, one.outlier, msg="the gate looks at the image as it is")
     for file in card.digests.keys() & {"model.onnx", "model.int8.onnx"}:
-        predict = onnx_predictor(made / file, threads=1)
+        predict = onnx_predictor(mirrored_model / file, threads=1)
         answers, turned = predict(images), predict(np.ascontiguousarray(images[..., ::-1]))
         exact = file == "model.onnx"
         np.testing.assert_allclose(answers.logits, turned.logits, atol=1e-4)
@@ -180,10 +180,10 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
 
 
 def test_a_model_s_weights_make_another_version(folder: Path, data: Path, tmp_path: Path) -> None:
-    made = refit(folder, data, tmp_path, version="0.3.0", mirror=True)
-    before, card = load_card(folder), load_card(made)
+    copy = refit(folder, data, tmp_path, version="0.3.0", mirror=True)
+    before, card = load_card(folder), load_card(copy)
     assert (card.label, card.mirror, before.mirror) == ("toy-0.3.0", True, False)
-    old, new = load_file(folder / "model.safetensors"), load_file(made / "model.safetensors")
+    old, new = load_file(folder / "model.safetensors"), load_file(copy / "model.safetensors")
     assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("gate."))
     assert card.raw["training"] == before.raw["training"] | {"weights_of": "toy-0.1.0"}
     assert card.raw["population"] == before.raw["population"]
@@ -227,8 +227,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     with small_disk(tmp_path / "disk", size + best.stat().st_size // 2) as disk:
         with pytest.raises(OutOfResources, match=r"\.safetensors: cannot be written \(.*No space left on device"):
             train.run(data, disk / "run", QUICK, progress=False)
-        kept = {path.name for path in (disk / "run").iterdir()}
-        assert kept == {"best_model.safetensors", "last.safetensors", "tensorboard"}, "no part of a file is left"
+        files = {path.name for path in (disk / "run").iterdir()}
+        assert files == {"best_model.safetensors", "last.safetensors", "tensorboard"}, "no part of a file is left"
         assert len(read_progress(disk / "run" / "last.safetensors").history) == 1
         filling = fill(disk)
         with pytest.raises(OutOfResources, match="tensorboard: cannot be written"):
@@ -249,11 +249,11 @@ def test_a_full_disk_leaves_no_half_of_a_model(best: Path, data: Path, tmp_path:
 
 
 def test_hours_are_those_of_the_other_file(best: Path, folder: Path, tmp_path: Path) -> None:
-    told = read_progress(best)
-    assert [line.seconds for line in told.history] == [None] * len(told.history)
+    state = read_progress(best)
+    assert [line.seconds for line in state.history] == [None] * len(state.history)
     last = best.with_name("last.safetensors")
-    assert all(line.seconds for line in with_times(told, last).history)
-    assert with_times(told, tmp_path / "none") == told
+    assert all(line.seconds for line in with_times(state, last).history)
+    assert with_times(state, tmp_path / "none") == state
     assert load_card(folder).raw["training"]["hours"] is not None
 
 
@@ -349,16 +349,16 @@ def test_both_files_and_torchvision_give_the_same_answers(folder: Path) -> None:
     images = batch(3)
     ours = load_network(card)
     plain = resnet18(num_classes=2)
-    found = plain.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    assert found.missing_keys == []
-    assert {key.split(".")[0] for key in found.unexpected_keys} == {"subtype", "gate"}
+    unmatched = plain.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    assert unmatched.missing_keys == []
+    assert {key.split(".")[0] for key in unmatched.unexpected_keys} == {"subtype", "gate"}
     with torch.inference_mode():
         expected = [output.numpy() for output in ours(torch.from_numpy(images))]
         logits = plain.eval()((torch.from_numpy(images) - ours.mean) / ours.std).numpy()
     answers = onnx_predictor(folder / "model.onnx", threads=1)(images)
-    for name, got, wanted in zip(Outputs._fields, answers, expected, strict=True):
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, wanted, atol=1e-3, rtol=1e-2 if name == "outlier" else 1e-7, err_msg=name)
+    for name, output, value in zip(Outputs._fields, answers, expected, strict=True):
+        assert output.dtype == np.float32
+        np.testing.assert_allclose(output, value, atol=1e-3, rtol=1e-2 if name == "outlier" else 1e-7, err_msg=name)
     np.testing.assert_allclose(logits, expected[0], atol=1e-4)
     assert onnx_predictor(folder / "model.onnx", threads=1)(images[:1]).cam.shape == (1, 2, 7, 7)
 
@@ -393,26 +393,26 @@ def test_the_card_says_what_was_done(folder: Path) -> None:
 def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path, data: Path, tmp_path: Path) -> None:
     card = load_card(folder)
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "readable for whom the site's umask says"
-    told = seen_images_of(card)
-    assert told is not None
-    assert told.complete
-    learnt, locked = folder_source(data), evaluation_set(data).source
-    assert np.array_equal(told.keys, np.unique(np.concatenate(keys_of(learnt))))
-    known = seen_by(card, locked)
-    assert known is not None
-    assert not known.any()
+    own = seen_images_of(card)
+    assert own is not None
+    assert own.complete
+    training_data, locked = folder_source(data), evaluation_set(data).source
+    assert np.array_equal(own.keys, np.unique(np.concatenate(keys_of(training_data))))
+    overlap = seen_by(card, locked)
+    assert overlap is not None
+    assert not overlap.any()
     write_class(tmp_path / "other" / "NORMAL", [f"IM-{i:04d}-0001.png" for i in range(14)], False, first=2000)
     write_class(tmp_path / "other" / "PNEUMONIA", [f"person{i}_virus_{i}.png" for i in range(14)], True, first=2000)
     other = folder_source(tmp_path / "other")
     once = dataclasses.replace(QUICK, stages=((1, 32),))
     went_on = train.run(other, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
     second = load_card(export_model(went_on, other, tmp_path, name="second", version="1.0", began_with=folder))
-    found = seen_images_of(second)
-    assert found is not None
-    assert found.complete
-    assert np.isin(told.keys, found.keys).all(), "what the model it began with had learnt from, it has too"
-    assert np.isin(np.concatenate(keys_of(other)), found.keys).all()
-    assert len(found.keys) == len(told.keys) + len(other.samples)
+    later = seen_images_of(second)
+    assert later is not None
+    assert later.complete
+    assert np.isin(own.keys, later.keys).all(), "what the model it began with had learnt from, it has too"
+    assert np.isin(np.concatenate(keys_of(other)), later.keys).all()
+    assert len(later.keys) == len(own.keys) + len(other.samples)
 
 
 def test_only_the_runs_that_had_the_same_data_are_told_by_its_record() -> None:
@@ -483,6 +483,6 @@ def test_no_run_stops_early_while_its_images_are_small(
 
 def test_a_card_says_which_epoch_s_weights_a_model_holds() -> None:
     card = load_card(shipped_model())
-    told = progress_of_model(card.folder)
-    assert training(told)["best_epoch"] == card.raw["training"]["best_epoch"] == told.kept_epoch
-    assert Progress.from_json(told.to_json()).kept_epoch == told.kept_epoch
+    state = progress_of_model(card.folder)
+    assert training(state)["best_epoch"] == card.raw["training"]["best_epoch"] == state.kept_epoch
+    assert Progress.from_json(state.to_json()).kept_epoch == state.kept_epoch
