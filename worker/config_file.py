@@ -68,11 +68,11 @@ def _walk(node: yaml.Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[st
 def _reject_duplicates(node: yaml.Node | None, path: Path) -> None:
     """YAML lets the last of two equal keys win in silence; a person who wrote both wants to know."""
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
+        names: set[str] = set()
         for key, value in node.value:
-            if key.value in seen:
+            if key.value in names:
                 raise InvalidSettings(f"{path}:{key.start_mark.line + 1}: {key.value}: stated twice; remove one")
-            seen.add(key.value)
+            names.add(key.value)
             _reject_duplicates(value, path)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

@@ -41,7 +41,7 @@ def require(extra: str, what: str) -> None:
 def require_configured(settings: Settings) -> None:
     """Make sure, when the program starts, that everything the settings name can be done.
 
-    What destinations need is looked at where their connections are made.
+    Destinations look for their own extras when they are set up.
 
     Raises
     ------

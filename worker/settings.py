@@ -249,7 +249,7 @@ def _variable(at: tuple[str | int, ...]) -> str:
     path = [str(part).upper() for part in at]
     ends = {len(path), len(path) - 1} | ({1} if path[:1] == ["DESTINATIONS"] else set())
     names = {"CXRD_" + "__".join(path[:end]) for end in ends if end > 0}
-    return max((known for known in os.environ if known.upper() in names), key=len, default="")
+    return max((variable for variable in os.environ if variable.upper() in names), key=len, default="")
 
 
 def _key(at: tuple[str | int, ...], values: dict[str, Any]) -> str:

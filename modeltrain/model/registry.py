@@ -217,7 +217,7 @@ class Registry:
         for name in reversed(_served_before(self.history(), self.current().name)):
             if name in usable:
                 return name
-        raise InvalidSettings("nothing was promoted yet: there is nothing to roll back to")
+        raise InvalidSettings("no earlier model can serve: there is nothing to roll back to")
 
     def _note(self, entry: dict[str, Any]) -> None:
         """Add a line to the history, whole, after what a torn write may have left."""

@@ -26,15 +26,15 @@ def list_(as_json: options.Json = False, config: options.Config = None) -> None:
     """List the models that came with cxrd and those that were added. A star marks the serving one."""
     from worker.models.promotion import inventory
 
-    found = inventory(options.load(config))
+    contents = inventory(options.load(config))
     if as_json:
-        for model in found.models:
+        for model in contents.models:
             output.json_value(asdict(model), indent=None)
     else:
-        _show_inventory(found)
+        _show_inventory(contents)
 
 
-def _show_inventory(found: Inventory) -> None:
+def _show_inventory(contents: Inventory) -> None:
     output.table(
         ("", "name", "created", "validation AUC", "test AUC", "from"),
         (
@@ -45,13 +45,13 @@ def _show_inventory(found: Inventory) -> None:
                 *("–" if auc is None else f"{auc:.4f}" for auc in (model.validation_auc, model.test_auc)),
                 "cxrd" if model.shipped else "added",
             )
-            for model in found.models
+            for model in contents.models
         ),
     )
-    for fault in found.damaged:
+    for fault in contents.damaged:
         output.line(f"damaged: {fault}")
-    if found.folder:
-        output.line(f"model.folder in config.yaml decides which model serves: {found.folder}")
+    if contents.folder:
+        output.line(f"model.folder in config.yaml decides which model serves: {contents.folder}")
 
 
 @models.command()
@@ -87,7 +87,7 @@ def compare(
     style: options.Format = "table",
     config: options.Config = None,
 ) -> None:
-    """Compare two models on labelled radiographs by a paired test, or the shadow model with the serving one."""
+    """Compare two models on labelled radiographs by a result test, or the shadow model with the serving one."""
     from worker.models import promotion
 
     settings = options.load(config)
@@ -96,27 +96,27 @@ def compare(
         return
     if not names or len(names) != 2 or data is None:
         raise InvalidSettings("name two models and --data, or give --shadow")
-    paired = promotion.compare(settings, names[0], names[1], data)
+    result = promotion.compare(settings, names[0], names[1], data)
     if style == "json":
-        output.json_value(paired.to_dict())
+        output.json_value(result.to_dict())
     else:
-        _show_paired(paired)
+        _show_paired(result)
 
 
-def _show_paired(paired: PairedComparison) -> None:
+def _show_paired(result: PairedComparison) -> None:
     rows = []
     for measure in ("auc", "sensitivity", "specificity"):
-        each = getattr(paired.comparison, measure)
+        each = getattr(result.comparison, measure)
         interval = f"{each.low:+.4f} to {each.high:+.4f}"
         rows.append((measure, f"{each.old:.4f}", f"{each.new:.4f}", f"{each.value:+.4f}", interval))
     output.table(("measure", "old", "new", "difference", "95 % interval"), rows, 100)
-    output.counts([("NORMAL images", paired.comparison.normal), ("PNEUMONIA images", paired.comparison.pneumonia)])
+    output.counts([("NORMAL images", result.comparison.normal), ("PNEUMONIA images", result.comparison.pneumonia)])
     output.line("Intervals: AUC by DeLong; sensitivity and specificity by bootstrap, at each model's own threshold.")
-    for text in paired.notes:
+    for text in result.notes:
         output.line(text)
 
 
-def _show_shadow(found: ShadowComparison, style: str) -> None:
+def _show_shadow(result: ShadowComparison, style: str) -> None:
     if style == "table":
         output.table(
             ("shadow", "model", "images", "same decision", "mean difference", "largest difference"),
@@ -129,12 +129,12 @@ def _show_shadow(found: ShadowComparison, style: str) -> None:
                     f"{pair['mean_difference']:+.4f}",
                     f"{pair['largest_difference']:.4f}",
                 )
-                for pair in found.pairs
+                for pair in result.pairs
             ),
         )
         output.line("Images with different decisions:")
     shown = ("receipt_id", "probability", "decision", "shadow_probability", "shadow_decision")
-    output.rows(found.images, style, shown, width=100)
+    output.rows(result.images, style, shown, width=100)
 
 
 @models.command()

@@ -63,12 +63,12 @@ def pull(
             fetched=shown.fetched,
         )
         try:
-            found = run(settings, request, watch)
+            count = run(settings, request, watch)
         finally:
             bar.stop()
             shown.sum_up()
-    if dry_run or not found:
-        output.line(f"Series found: {found}")
+    if dry_run or not count:
+        output.line(f"Series found: {count}")
     if shown.failed:
         raise typer.Exit(2)
 

@@ -36,6 +36,9 @@ def connect(url: str, busy_timeout: float = 5.0) -> Engine:
     sqlite = url.startswith("sqlite")
     try:
         engine = create_engine(url, connect_args={"timeout": busy_timeout} if sqlite else {}, pool_pre_ping=not sqlite)
+    except ModuleNotFoundError as error:
+        extra = ": pip install 'cxrd[postgres]'" if error.name == "psycopg" else ", which is not installed"
+        raise InvalidSettings(f"ledger.url needs {error.name}{extra}") from error
     except Exception as error:  # a URL can be wrong in many ways, and SQLAlchemy has an exception for each
         raise InvalidSettings(f"ledger.url: {type(error).__name__}: cannot be used") from error
     if sqlite:

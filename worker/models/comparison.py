@@ -11,7 +11,7 @@ from modeltrain.evaluation.compare import Comparison, compare
 from modeltrain.evaluation.evaluate import answers_of
 from modeltrain.model.decision import Decider
 from worker.inference.engine import open_engine
-from worker.models.training_data import judged_data
+from worker.models.training_data import evaluation_data
 
 if TYPE_CHECKING:
     from modeltrain.evaluation.evaluate import Answers
@@ -42,14 +42,14 @@ def compare_cards(settings: Settings, old: Card, new: Card, data: str) -> Paired
     Parameters
     ----------
     data
-        See `worker.models.training_data.judged_data`.
+        See `worker.models.training_data.evaluation_data`.
 
     Raises
     ------
     InvalidData
         The data cannot be used, or too few images are left.
     """
-    images = unseen_images(judged_data(settings, data, beside=False).source, (old, new))
+    images = unseen_images(evaluation_data(settings, data, beside=False).source, (old, new))
     answers: list[Answers] = []
     deciders = [Decider(card, settings.model.operating_point, settings.model.threshold) for card in (old, new)]
     for card, decider in zip((old, new), deciders, strict=True):

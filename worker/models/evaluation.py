@@ -15,7 +15,7 @@ from modeltrain.evaluation import figures, report
 from modeltrain.evaluation.subgroups import details
 from worker.inference.analyzer import Reader
 from worker.inference.serving import model_folder
-from worker.models.training_data import judged_data
+from worker.models.training_data import evaluation_data
 
 if TYPE_CHECKING:
     from modeltrain.data.duplicates import Duplicates
@@ -38,7 +38,7 @@ class EvaluationResult:
 
     Attributes
     ----------
-    seen
+    seen_images
         How many of the images the model has learnt from; None where that is not known.
     details
         Subgroups, thresholds and the like, see `modeltrain.evaluation.subgroups.details`.
@@ -52,7 +52,7 @@ class EvaluationResult:
 
     evaluation: Evaluation
     source: Source
-    seen: int | None
+    seen_images: int | None
     details: dict[str, Any]
     duplicates: Duplicates | None
     files: tuple[Path, ...]
@@ -60,7 +60,7 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        data = {"name": self.source.name, "sha256": self.source.digest, "learnt_from": self.seen}
+        data = {"name": self.source.name, "sha256": self.source.digest, "learnt_from": self.seen_images}
         duplicates = self.duplicates.to_dict() if self.duplicates else None
         return self.evaluation.to_dict() | {"data": data} | self.details | {"near_duplicates": duplicates}
 
@@ -80,7 +80,7 @@ def evaluate(
     InvalidData, InvalidModel, OutOfResources
         The images or the model cannot be used, or the folder cannot be written to.
     """
-    judged = judged_data(settings, request.data)
+    radiographs = evaluation_data(settings, request.data)
     try:
         request.out.mkdir(parents=True, exist_ok=True)  # before all images are read, not after
     except OSError as error:
@@ -88,7 +88,7 @@ def evaluate(
     reader = Reader(settings, model_folder(settings))
     evaluation, answers = judging.evaluate(
         reader.engine.predict,
-        judged.source.samples,
+        radiographs.source.samples,
         threshold=reader.threshold,
         model=reader.card.label,
         decider=reader.decider,
@@ -96,32 +96,34 @@ def evaluate(
         advance=advance,
     )
     reader.close()
-    flags = seen_by(reader.card, judged.source)
-    seen = None if flags is None else int(flags.sum())
+    flags = seen_by(reader.card, radiographs.source)
+    seen_count = None if flags is None else int(flags.sum())
     points = {reader.decider.operating_point: reader.threshold} | reader.decider.points
     further = details(answers, evaluation, points)
     pictures = figures.write_figures(answers, evaluation, request.out, points)
-    duplicates = near_duplicates(judged.source.samples, judged.others) if judged.others else None
+    duplicates = near_duplicates(radiographs.source.samples, radiographs.others) if radiographs.others else None
     contents = report.Report(
         evaluation,
         further,
         pictures,
         reader.card,
         reader.engine.name,
-        data=judged.source.name,
-        learnt_from=seen,
+        data=radiographs.source.name,
+        learnt_from=seen_count,
         duplicates=duplicates,
     )
     page = report.write_report(contents, request.out)
     files = (page, *pictures)
-    notes = tuple(_notes(reader, seen))
-    return EvaluationResult(evaluation, judged.source, seen, further, duplicates, files, notes)
+    notes = tuple(_notes(reader, seen_count))
+    return EvaluationResult(evaluation, radiographs.source, seen_count, further, duplicates, files, notes)
 
 
-def _notes(reader: Reader, seen: int | None) -> list[str]:
+def _notes(reader: Reader, seen_count: int | None) -> list[str]:
     notes = []
-    if seen:
-        notes.append(f"{reader.card.label} was trained on images of this set: the figures are too good. Images: {seen}")
+    if seen_count:
+        notes.append(
+            f"{reader.card.label} was trained on images of this set: the figures are too good. Images: {seen_count}"
+        )
     seen_images = seen_images_of(reader.card)
     if seen_images and not seen_images.complete:
         notes.append(f"{reader.card.label}: {INCOMPLETE}")

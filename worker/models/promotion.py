@@ -66,7 +66,7 @@ class PromotionRequest:
     by
         Who asks for it; recorded.
     data
-        Locked radiographs, see `worker.models.training_data.judged_data`.
+        Locked radiographs, see `worker.models.training_data.evaluation_data`.
     margin
         How much worse it may be.
     least
@@ -162,16 +162,18 @@ def promote(settings: Settings, request: PromotionRequest) -> Exchange:
     facts: dict[str, Any] = {"forced": request.force, "reason": reason}
     notes: tuple[str, ...] = ()
     if request.data is not None:
-        paired = _compared(settings, serving, candidate.card, request.data)
-        worse, few = paired.comparison.worse(request.margin), paired.comparison.too_few(request.least)
-        facts |= {"comparison": paired.to_dict(), "margin": request.margin, "worse": worse}
+        result = _compared(settings, serving, candidate.card, request.data)
+        worse, few = result.comparison.worse(request.margin), result.comparison.too_few(request.least)
+        facts |= {"comparison": result.to_dict(), "margin": request.margin, "worse": worse}
         facts |= {"least": request.least, "too_few": bool(few)}
-        notes = tuple(paired.notes)
+        notes = tuple(result.notes)
         if few and not request.force:
             raise InvalidSettings("; ".join([f"{candidate.name} is not promoted: {few}", *notes]))
         if worse and not request.force:
-            words = [f"{candidate.name} is not promoted: {'; '.join(worse)}; margin {request.margin:g}", *notes]
-            raise InvalidSettings("; ".join(words))
+            raise InvalidSettings(
+                f"{candidate.name} is not promoted: it may be worse by more than the margin {request.margin:g}: "
+                f"{'; '.join(worse)}"
+            )
     before = _exchange(settings, candidate, request.by, "promoted", facts)
     return Exchange(candidate.name, before, notes)
 

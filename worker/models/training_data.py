@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 AUDIT = "AUDIT"
 
 
-def training_data(loaded: Settings, data: str) -> Source:
-    """Return what is to be learnt from.
+def training_data(settings: Settings, data: str) -> Source:
+    """Return the labelled radiographs to train on.
 
     Raises
     ------
@@ -35,32 +35,32 @@ def training_data(loaded: Settings, data: str) -> Source:
         It cannot be used; see `modeltrain.data.sources` and `confirmed_samples`.
     """
     if data == AUDIT:
-        return _audit(loaded)
-    path = _there(data)
+        return _audit_source(settings)
+    path = _existing(data)
     return csv_source(path) if path.is_file() else folder_source(path)
 
 
-def judged_data(loaded: Settings, data: str, *, beside: bool = True) -> EvaluationSet:
-    """Return what models are to be judged on, and `beside` it what may be learnt from.
+def evaluation_data(settings: Settings, data: str, *, beside: bool = True) -> EvaluationSet:
+    """Return the labelled radiographs to judge a model on; with `beside`, also the training images next to them.
 
     Raises
     ------
     InvalidData
         As `training_data`.
     """
-    return EvaluationSet(_audit(loaded)) if data == AUDIT else evaluation_set(_there(data), beside=beside)
+    return EvaluationSet(_audit_source(settings)) if data == AUDIT else evaluation_set(_existing(data), beside=beside)
 
 
-def _there(data: str) -> Path:
+def _existing(data: str) -> Path:
     path = Path(data)
     if not path.exists():
-        raise InvalidData(f"{data}: no such folder or file (AUDIT, in capitals, is the audit's confirmed findings)")
+        raise InvalidData(f"{data}: no such folder or file; for received images with a reader's verdict write AUDIT")
     return path
 
 
-def _audit(loaded: Settings) -> Source:
+def _audit_source(settings: Settings) -> Source:
     """Return the received images on which a reader has spoken."""
-    samples = confirmed_samples(open_ledger(loaded), Blobs(loaded.storage.folder / "objects"))
+    samples = confirmed_samples(open_ledger(settings), Blobs(settings.storage.folder / "objects"))
     lines = sorted(f"{sample.path.name} {sample.label}" for sample in samples)  # objects are named by their digests
     return Source(
         "the audit's confirmed findings", tuple(samples), hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -36,7 +36,7 @@ from worker.ledger.database import open_ledger
 from worker.ledger.feedback import Verdict, enter
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger
-from worker.models.training_data import AUDIT, judged_data, training_data
+from worker.models.training_data import AUDIT, evaluation_data, training_data
 from worker.settings import Settings
 
 
@@ -215,13 +215,13 @@ def test_a_model_is_not_compared_on_what_it_has_learnt_from(
 def test_a_comparison_lists_nothing_that_it_does_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = kaggle_folder(tmp_path / "kaggle", patients=2)
     monkeypatch.setattr("modeltrain.data.sources.training_samples", lambda _: pytest.fail("listed"))
-    assert judged_data(Settings(), str(root), beside=False).others == ()
+    assert evaluation_data(Settings(), str(root), beside=False).others == ()
 
 
 def test_what_is_not_there_is_called_so() -> None:
-    words = r"audit: no such folder or file \(AUDIT, in capitals"
+    words = r"audit: no such folder or file; .* write AUDIT"
     with pytest.raises(InvalidData, match=words):
-        judged_data(Settings(), "audit")
+        evaluation_data(Settings(), "audit")
     with pytest.raises(InvalidData, match=words):
         training_data(Settings(), "audit")
 
@@ -229,11 +229,11 @@ def test_what_is_not_there_is_called_so() -> None:
 def test_the_audit_s_verdicts_judge_too(config: Path) -> None:
     loaded = settings.load(config)
     with pytest.raises(InvalidData, match="no reader's verdict yet"):
-        judged_data(loaded, AUDIT)
+        evaluation_data(loaded, AUDIT)
     ledger: Ledger = open_ledger(loaded)
     assert ledger.receive(NEW)
     enter(ledger, [Verdict("NORMAL", "jd", NEW.sop_instance_uid)], "x", NOON)
-    judged = judged_data(loaded, AUDIT)
+    judged = evaluation_data(loaded, AUDIT)
     assert [sample.name for sample in judged.source.samples] == [f"SOP instance {NEW.sop_instance_uid}"]
     assert judged.others == ()
     (sample,) = judged.source.samples
