@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
+from pydicom.uid import UID
 
 from dicom_io.network.status import Verdict, verdict_of
 from modeltrain.model.card import load_card, shipped_model
 from worker.conformance.initiator import _STATUSES_TAKEN
+from worker.conformance.objects import _contents
 from worker.conformance.statement import statement
-from worker.destination_settings import DicomDestination
+from worker.destination_settings import DicomDestination, Kind
+from worker.results.kinds import KINDS
 from worker.settings import Results, RulesSettings, Scp, Settings
 
 
@@ -27,6 +32,15 @@ def test_it_has_the_chapters_of_the_standard_and_the_installation_s_own_names() 
         assert words in said
     assert "| pacs | PACS | 10.0.0.5:104 | CHEST1 | Secondary Capture Image Storage |" in said
     assert load_card(shipped_model()).sha256 in said
+
+
+def test_it_says_what_is_in_each_kind_of_result() -> None:
+    kinds = {kind for kind, _ in _contents(Settings())}
+    assert kinds == set(KINDS)
+    said = statement(Settings(results=Results(kinds=get_args(Kind))), load_card(shipped_model()))
+    for name, kind in KINDS.items():
+        number = Results().series_number + kind.series_offset
+        assert f"| {name} | {UID(kind.sop_class).name} | {kind.modality} | {number} | {kind.sop_class} |" in said
 
 
 def test_without_a_destination_it_sends_nothing() -> None:
