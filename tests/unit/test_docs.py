@@ -287,7 +287,7 @@ def source(*folders: str) -> str:
 
 
 def test_every_kind_of_event_is_explained() -> None:
-    callers = r"append\(connection, |_settle\(connection, delivery, |\.record_event\(|_tell\(|_exchange\([\w., ]+, "
+    callers = r"append\(connection, |_settle\(connection, delivery, |\.record_event\(|\._record\(|_exchange\([\w., ]+, "
     appended = rf'(?:{callers})"([a-z_]+)"'
     kinds = set(re.findall(appended, source("worker"))) | {State.ANALYSED, State.NOT_ANALYSED, State.FAILED}
     assert set(first_column(section(DOCS / "audit.md", "## Events"))) == kinds
@@ -389,8 +389,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_path_of_the_repository_exists(page: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_every_path_of_the_repository_exists(page: Path) -> None:  # the changelog names what is gone, too
     paths = re.findall(r"\b(?:dicom_io|modeltrain|worker|tests|benchmarks|docker|docs)/[\w/.-]*\w", page.read_text())
     assert [each for each in paths if not (ROOT / each).exists()] == []
 
