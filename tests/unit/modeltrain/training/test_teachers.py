@@ -49,6 +49,7 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train.run(data, tmp_path_factory.mktemp("runs") / "teacher", TEACHER, progress=False)
 
 
+@pytest.mark.slow
 def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     teacher: Path, data: Path, tmp_path: Path
 ) -> None:

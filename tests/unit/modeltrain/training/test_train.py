@@ -148,6 +148,7 @@ def test_only_a_recipe_with_tone_or_margins_has_images_lend_each_other_anything(
         assert np.array_equal(image, alone) != lends
 
 
+@pytest.mark.slow
 def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
     best: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
         np.testing.assert_allclose(predict(images[1:2]).logits, answers.logits[1:2], atol=1e-4, err_msg="batch of one")
 
 
+@pytest.mark.slow
 def test_a_model_s_weights_make_another_version(folder: Path, data: Path, tmp_path: Path) -> None:
     copy = refit(folder, data, tmp_path, version="0.3.0", mirror=True)
     before, card = load_card(folder), load_card(copy)
