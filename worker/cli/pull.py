@@ -58,9 +58,9 @@ def pull(
         shown = _Shown(bar)
         modalities = ", ".join(settings.rules.modalities)
         watch = PullWatch(
-            searched=shown.searched,
-            unmatched=lambda search: output.note(f"{search}: no series of {modalities} matches"),
-            fetched=shown.fetched,
+            on_search=shown.searched,
+            on_no_match=lambda search: output.note(f"{search}: no series of {modalities} matches"),
+            on_series=shown.fetched,
         )
         try:
             count = run(settings, request, watch)

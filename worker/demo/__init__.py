@@ -1,4 +1,4 @@
-"""A demonstration: drawn radiographs, an archive and a viewer of one's own.
+"""The demonstration: drawn radiographs, an archive and a viewer.
 
 Door: `demo.run`.
 """

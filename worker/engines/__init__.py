@@ -1,4 +1,4 @@
-"""What runs the work: the analysis task, the threads of the daemon, and analysis without a server.
+"""The engines: the daemon and its threads, the task, analysis without a server, and back-fill.
 
-Doors: `daemon.Daemon`, `offline.analyze`.
+Doors: `daemon.Daemon`, `offline.analyze`, `pull.pull`.
 """

@@ -56,21 +56,21 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True)
 class PullWatch:
-    """Who is told how a back-fill gets on.
+    """Functions that are called as a back-fill proceeds.
 
     Attributes
     ----------
-    searched
+    on_search
         Gets the number of searches done, and of all.
-    unmatched
+    on_no_match
         Gets the name of each search that matched nothing, where there were several.
-    fetched
+    on_series
         Gets what became of each series.
     """
 
-    searched: Callable[[int, int], None] = lambda _done, _total: None
-    unmatched: Callable[[str], None] = lambda _: None
-    fetched: Callable[[Step], None] = lambda _: None
+    on_search: Callable[[int, int], None] = lambda _done, _total: None
+    on_no_match: Callable[[str], None] = lambda _: None
+    on_series: Callable[[Step], None] = lambda _: None
 
 
 def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch()) -> int:
@@ -95,7 +95,7 @@ def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch(
         series = _search(open_archive, searches, settings.rules.modalities, watch).series
         if not request.dry_run:
             for step in fetch_series(open_archive, series, ledger, most_waiting=request.most_waiting):
-                watch.fetched(step)
+                watch.on_series(step)
     return len(series)
 
 
@@ -126,8 +126,8 @@ def _way(destination: Destination, settings: Settings, get: bool, receipt: Calla
     if isinstance(destination, DicomwebDestination):
         if get:
             raise InvalidSettings(f"{name}: --get is for DICOM nodes; a DICOMweb server is always asked by WADO-RS")
-        server, received = server_of(destination), receipt()
-        return lambda: web_archive(server, received, sender=name)
+        server, target = server_of(destination), receipt()
+        return lambda: web_archive(server, target, sender=name)
     if not isinstance(destination, DicomDestination):
         raise InvalidSettings(f"{name}: not an archive; pull asks DICOM nodes and DICOMweb servers")
     node = node_of(destination, settings)
@@ -139,8 +139,8 @@ def _search(
     open_archive: OpenArchive, searches: list[tuple[str, Query]], modalities: tuple[str, ...], watch: PullWatch
 ) -> SearchResult:
     queries = [each for _, each in searches]
-    result = find_series(open_archive, queries, modalities, lambda done: watch.searched(done, len(searches)))
+    result = find_series(open_archive, queries, modalities, lambda done: watch.on_search(done, len(searches)))
     # Of a search by options alone the number of series says enough.
     for place in result.without_match if len(searches) > 1 or searches[0][0] != _OPTIONS else ():
-        watch.unmatched(searches[place][0])
+        watch.on_no_match(searches[place][0])
     return result

@@ -1,4 +1,4 @@
-"""The database of everything that was received, answered and delivered: the truth after a crash.
+"""The database of receipts, findings, deliveries and events: the truth after a crash.
 
 Doors: `database.open_ledger`, `receipts.Ledger`.
 """

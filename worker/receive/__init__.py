@@ -1,4 +1,4 @@
 """Receipt of objects: from the network, and from an archive that already holds them.
 
-Doors: `intake.Intake`, `backfill.BackFill`.
+Doors: `intake.Intake`, `backfill.fetch_series`.
 """

@@ -1,4 +1,4 @@
-"""The store of received and produced objects on disk, and what is kept of a patient.
+"""The store of received and produced objects on disk, and the patient's key in the audit.
 
 Doors: `blobs.Blobs`, `pseudonym.PatientKey`.
 """
