@@ -41,7 +41,7 @@ def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> No
     table.write_text("\n".join(["sop_instance_uid,verdict,reader", *lines, "1.2.3.4,NORMAL,jd"]) + "\n")
     refused = invoke("feedback", "import", table, "-c", service.config)
     assert refused.returncode == 2
-    assert f"row {COUNT + 2}: no image was received: 1.2.3.4 (nothing was entered)" in refused.stderr
+    assert f"row {COUNT + 2}: no image was received: 1.2.3.4; nothing was entered" in refused.stderr
     entered = invoke("feedback", "import", table, "--skip-bad", "-c", service.config)
     assert list(labelled(entered.stdout).values()) == [str(COUNT), str(COUNT), "1"], entered.stderr
     listed = invoke("feedback", "list", "--format", "json", "-c", service.config)

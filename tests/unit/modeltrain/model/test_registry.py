@@ -65,7 +65,7 @@ def test_models_are_found_by_the_beginning_of_their_name(tmp_path: Path) -> None
     for wrong in ("cxr", "nothing"):
         with pytest.raises(InvalidSettings, match=f"{wrong}: "):
             registry.find(wrong)
-    with pytest.raises(InvalidSettings, match="nothing was promoted yet"):
+    with pytest.raises(InvalidSettings, match="no earlier model can serve"):
         Registry(tmp_path / "other").before()
 
 
