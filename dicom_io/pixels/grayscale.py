@@ -122,8 +122,8 @@ def _robust(modality: Floats, counts: NDArray[np.float32]) -> tuple[Floats, tupl
 
 def lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
     """Return the first item of a LUT Sequence, unless it is an empty shell, as some converters write."""
-    found = items(dataset, keyword)
-    return found[0] if found and (values(found[0], "LUTDescriptor") or values(found[0], "LUTData")) else None
+    tables = items(dataset, keyword)
+    return tables[0] if tables and (values(tables[0], "LUTDescriptor") or values(tables[0], "LUTData")) else None
 
 
 def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
@@ -147,10 +147,10 @@ def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
 
 def lut_words(item: Dataset) -> NDArray[np.uint16]:
     """Return LUT Data as the words it was stored as, in whichever byte order: one entry each, or two of 8 bits."""
-    found = values(item, "LUTData")
-    if len(found) == 1 and isinstance(found[0], bytes):
+    data_values = values(item, "LUTData")
+    if len(data_values) == 1 and isinstance(data_values[0], bytes):
         big = item.original_encoding[1] is False
-        data = found[0][: len(found[0]) // 2 * 2]
+        data = data_values[0][: len(data_values[0]) // 2 * 2]
         return np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
     return np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
 

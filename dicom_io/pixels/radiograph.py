@@ -60,13 +60,13 @@ def attributes(header: Dataset) -> dict[str, str]:
     Nothing of it names a patient: the age is a band in completed years, and a sex that is none of the defined terms
     (PS3.3 C.7.1.1) is left out.
     """
-    said = {name: " ".join(text(header, name).split())[:_LONGEST] for name in ATTRIBUTES if name != "AgeBand"}
-    sex = said["PatientSex"].upper()
-    said["PatientSex"] = sex if sex in ("F", "M", "O") else ""
-    said["ViewPosition"] = view_of(header)[:_LONGEST]
+    texts = {name: " ".join(text(header, name).split())[:_LONGEST] for name in ATTRIBUTES if name != "AgeBand"}
+    sex = texts["PatientSex"].upper()
+    texts["PatientSex"] = sex if sex in ("F", "M", "O") else ""
+    texts["ViewPosition"] = view_of(header)[:_LONGEST]
     years = age_years(header)
-    said["AgeBand"] = "" if years is None else age_band(years)
-    return {name: said[name] for name in ATTRIBUTES if said[name]}
+    texts["AgeBand"] = "" if years is None else age_band(years)
+    return {name: texts[name] for name in ATTRIBUTES if texts[name]}
 
 
 def age_band(years: float) -> str:
