@@ -46,7 +46,7 @@ from worker.ledger.receipts import Ledger, connect
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.results.kinds import KINDS
 from worker.results.overlay import compose
-from worker.settings import Settings
+from worker.settings import Scp, Settings
 from worker.storage.blobs import Blobs
 
 FRAGMENT = 131072
@@ -214,7 +214,7 @@ def main() -> None:
 
 def time_receiving(files: Sequence[Path], folder: Path, watch: Stopwatch) -> None:
     """Send the files to our node, which spools and drops them."""
-    node = StorageNode(NodeOptions(port=0), folder / "spool", lambda _arrival: 0)
+    node = StorageNode(NodeOptions(**Scp(port=0).model_dump()), folder / "spool", lambda _arrival: 0)
     node.start()
     try:
         Sender(files[:1], node.port).run()
@@ -235,7 +235,7 @@ def time_delivery(results: Sequence[Path], folder: Path, watch: Stopwatch) -> No
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         try:
             time.sleep(1.0)
-            with deliver(Peer("127.0.0.1", port, "ANY"), [_CAPTURE]) as delivery:
+            with deliver(Peer("127.0.0.1", port, "ANY", calling_ae="CXRD", timeout=30), [_CAPTURE]) as delivery:
                 delivery.store(results[0])
                 for result in results:
                     with watch.stage("pynetdicom: deliver a result"):

@@ -77,7 +77,7 @@ class WebArchive:
 
         Not until one is short: a server may give fewer than were asked for, and some know no offset.
         """
-        seen: set[str] = set()
+        known_uids: set[str] = set()
         offset = 0
         while True:
             with in_words():
@@ -88,10 +88,10 @@ class WebArchive:
                     raise ValueError("no DICOM JSON") from error
             offset += len(matches)
             new = {text(each, keyword): each for each in matches}
-            new = {uid: each for uid, each in new.items() if uid and uid not in seen}
+            new = {uid: each for uid, each in new.items() if uid and uid not in known_uids}
             if not new:
                 return
-            seen.update(new)
+            known_uids.update(new)
             yield from new.items()
 
     def fetch(self, series: Series, missing: list[str]) -> str:
@@ -109,13 +109,13 @@ class WebArchive:
         OutOfResources
             What it sent could not be stored here.
         """
-        told = ""
+        fault = ""
         for uid in missing:
             try:
                 self._one(series, uid)
             except (Declined, UnreadableObject) as error:
-                told = str(error)
-        return told
+                fault = str(error)
+        return fault
 
     def _one(self, series: Series, uid: str) -> None:
         steps = ("studies", series.study_instance_uid, "series", series.series_instance_uid, "instances", uid)

@@ -63,10 +63,10 @@ def negotiate(peer: Peer, sop_classes: Collection[str]) -> Offer:
     contexts = [build_context(sop_class, syntax) for sop_class in sop_classes for syntax in SYNTAXES]
     contexts += [build_context(service) for service in _SERVICES]
     with associate(peer, contexts) as association:
-        taken = [(str(each.abstract_syntax), str(each.transfer_syntax[0])) for each in association.accepted_contexts]
-    classes = {sop_class for sop_class, _ in taken}
+        accepted = [(str(each.abstract_syntax), str(each.transfer_syntax[0])) for each in association.accepted_contexts]
+    classes = {sop_class for sop_class, _ in accepted}
     return Offer(
-        {each: tuple(syntax for sop_class, syntax in taken if sop_class == each) for each in sop_classes},
+        {each: tuple(syntax for sop_class, syntax in accepted if sop_class == each) for each in sop_classes},
         *(str(service) in classes for service in _SERVICES),
     )
 

@@ -116,17 +116,17 @@ class Archive:
         PeerUnavailable
             The PACS stopped answering, or answers with a failure.
         """
-        for found in self._find(study_query(query)):
-            if not may_hold(found, modalities):
+        for study in self._find(study_query(query)):
+            if not may_hold(study, modalities):
                 continue
-            for each in self._find(series_query(found.StudyInstanceUID)):
+            for each in self._find(series_query(study.StudyInstanceUID)):
                 modality = text(each, "Modality")
                 if modality in modalities or not modality:
-                    yield Series(str(found.StudyInstanceUID), str(each.SeriesInstanceUID), modality)
+                    yield Series(str(study.StudyInstanceUID), str(each.SeriesInstanceUID), modality)
 
     def instances(self, series: Series) -> list[str]:
         """Return the SOP Instance UIDs of a series. Raises as `series` does."""
-        return [str(found.SOPInstanceUID) for found in self._find(instance_query(series))]
+        return [str(instance.SOPInstanceUID) for instance in self._find(instance_query(series))]
 
     def fetch(self, series: Series, missing: list[str]) -> str:  # noqa: ARG002 - as `dicom_io.dicomweb.wado.WebArchive`
         """Have a series sent, as a whole: what is known comes again, and changes nothing.
@@ -160,19 +160,19 @@ class Archive:
         return f"the PACS answers the {name} with 0x{last.Status:04X}, {failed} failed" if last.Status else ""
 
     def _find(self, query: Dataset) -> list[Dataset]:
-        found: list[Dataset] = []
+        matches: list[Dataset] = []
         code = None
         try:
             for answer, identifier in self._association.send_c_find(query, FIND):
                 code = integer(answer, "Status")
                 if code in PENDING and identifier is not None:
-                    found.append(identifier)
+                    matches.append(identifier)
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
         if code != 0x0000:
-            said = "not" if code is None else f"with 0x{code:04X}"
-            raise PeerUnavailable(f"the PACS answers the C-FIND {said}")
-        return found
+            ending = "not" if code is None else f"with 0x{code:04X}"
+            raise PeerUnavailable(f"the PACS answers the C-FIND {ending}")
+        return matches
 
 
 def study_query(query: Query) -> Dataset:
@@ -210,8 +210,8 @@ def retrieval(series: Series) -> Dataset:
 
 def may_hold(study: Dataset, modalities: tuple[str, ...]) -> bool:
     """Tell whether a study as a search found it may hold series of these modalities; not every PACS says so."""
-    known = {str(each) for each in values(study, "ModalitiesInStudy")}
-    return not known or bool(known & set(modalities))
+    stated = {str(each) for each in values(study, "ModalitiesInStudy")}
+    return not stated or bool(stated & set(modalities))
 
 
 def _last(ask: Callable[[], Iterable[tuple[Dataset, Any]]], name: str) -> Dataset:
@@ -306,7 +306,7 @@ def _storage_contexts(sop_classes: tuple[str, ...], most: int) -> list[Presentat
 
 
 def _insist(association: Any, *models: Any) -> None:
-    taken = {context.abstract_syntax for context in association.accepted_contexts}
+    accepted = {context.abstract_syntax for context in association.accepted_contexts}
     for model in models:
-        if model not in taken:
+        if model not in accepted:
             raise RefusedByPeer(f"the peer does not offer {model.name}")

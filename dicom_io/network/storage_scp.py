@@ -63,14 +63,14 @@ class NodeOptions:
     largest PDU in bytes that we accept; large ones save work on large images.
     """
 
-    ae_title: str = "CXRD"
-    host: str = "127.0.0.1"
-    port: int = 11112
-    allowed_calling: tuple[str, ...] = ()
-    require_called: bool = False
-    maximum_associations: int = 20
-    maximum_pdu: int = 131072
-    network_timeout: float = 60.0
+    ae_title: str
+    host: str
+    port: int
+    allowed_calling: tuple[str, ...]
+    require_called: bool
+    maximum_associations: int
+    maximum_pdu: int
+    network_timeout: float
 
 
 class StorageNode:
@@ -160,11 +160,11 @@ class StorageNode:
     def _on_requested(self, event: Any) -> None:
         """Take retired and private storage classes too: an auto-routing rule sends whole studies."""
         acceptor = event.assoc.acceptor
-        known = {context.abstract_syntax for context in acceptor.supported_contexts}
+        supported_classes = {context.abstract_syntax for context in acceptor.supported_contexts}
         extra = []
         for proposed in event.assoc.requestor.primitive.presentation_context_definition_list:
             uid = UID(proposed.abstract_syntax)
-            if uid not in known and _may_be_storage(uid):
+            if uid not in supported_classes and _may_be_storage(uid):
                 _register(uid)
                 context = PresentationContext()
                 context.abstract_syntax = uid

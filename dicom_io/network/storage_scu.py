@@ -43,8 +43,8 @@ class Peer:
     host: str
     port: int
     ae_title: str
-    calling_ae: str = "CXRD"
-    timeout: float = 30.0
+    calling_ae: str
+    timeout: float
     compression: str = ""
     fallbacks: tuple[str, ...] = ()
     lossy: bool = False
@@ -82,7 +82,7 @@ class Delivery:
         dataset = read_dataset(path)
         sop_class, own = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
         status, self.sent_as = None, ""
-        known = str(dataset.SOPInstanceUID)
+        own_uid = str(dataset.SOPInstanceUID)
         for number, syntax in enumerate(ways(sop_class, own, self._accepted(sop_class), self._peer)):
             if status is not None and syntax in LOSSY:
                 break  # a peer that refused the picture whole is not asked to take a lossy copy
@@ -91,7 +91,7 @@ class Delivery:
             if not _bring(dataset, syntax):
                 continue
             status = self._send(dataset)
-            self.sent_as = str(dataset.SOPInstanceUID) if dataset.SOPInstanceUID != known else ""
+            self.sent_as = str(dataset.SOPInstanceUID) if dataset.SOPInstanceUID != own_uid else ""
             if verdict_of(status) is not Verdict.REFUSED:
                 break
         if status is None:
@@ -189,11 +189,11 @@ def proposed(peer: Peer, kinds: Collection[tuple[str, str]]) -> list[Presentatio
         Pairs of SOP class and transfer syntax: so few that there are at most 128 contexts (PS3.8 9.3.2.2). What is
         uncompressed is offered in both of `PLAIN`, pictures in the peer's `compressions` too.
     """
-    wanted = sorted(set(kinds))
-    contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in wanted]
-    pictures = sorted({sop_class for sop_class, _ in wanted if sop_class in PICTURES})
+    pairs = sorted(set(kinds))
+    contexts = [build_context(sop_class, _offered(syntax)) for sop_class, syntax in pairs]
+    pictures = sorted({sop_class for sop_class, _ in pairs if sop_class in PICTURES})
     # Contexts of their own: of several syntaxes in one, the peer would choose.
-    further = [(each, syntax) for each in pictures for syntax in peer.compressions if (each, syntax) not in wanted]
+    further = [(each, syntax) for each in pictures for syntax in peer.compressions if (each, syntax) not in pairs]
     return contexts + [build_context(*each) for each in further]
 
 

@@ -28,18 +28,18 @@ from worker.destination_settings import (
 from worker.results.kinds import KINDS
 from worker.settings import Settings
 
-_STATUSES_TAKEN = (
+_STORE_STATUSES = (
     ("0x0000", "Success", "the delivery is *sent*"),
     ("0x0001, 0x0107, 0x0116, 0xBxxx", "Warning", "the delivery is *sent*"),
     ("0x0106, 0x0112, 0x0117, 0x0120, 0x0122, 0x0124, 0xA9xx, 0xCxxx", "Failure", "the delivery has *failed*"),
     ("0xA7xx, 0x0110, any other; no answer", "Failure", "tried again, later each time"),
 )
-_FOUND = (
+_FIND_STATUSES = (
     (", ".join(f"0x{each:04X}" for each in query_retrieve.PENDING), "Pending", "the match is taken"),
     ("0x0000", "Success", "the search is complete"),
     ("any other; no answer", "Failure, Cancel", "the search has failed, and its status is told"),
 )
-_RETRIEVED = (
+_RETRIEVE_STATUSES = (
     ("0xFF00", "Pending", "waits for the next answer"),
     ("0x0000", "Success", "the series is complete where the ledger holds each of its instances"),
     (
@@ -149,9 +149,9 @@ def arriving(destination: DicomDestination, settings: Settings) -> list[UID]:
     own = ExplicitVRLittleEndian if settings.results.jpeg_quality is None else JPEGBaseline8Bit
     accepted = {str(own), *map(str, PLAIN), *map(str, peer.compressions)}
     order = []
-    while found := ways(sop_class, own, accepted, peer):
-        order.append(UID(found[0]))
-        accepted.remove(str(found[0]))
+    while usable := ways(sop_class, own, accepted, peer):
+        order.append(UID(usable[0]))
+        accepted.remove(str(usable[0]))
     return order
 
 
@@ -178,24 +178,24 @@ def _storage(settings: Settings) -> Iterator[str]:
 
 def _pictures(settings: Settings) -> str:
     quality = settings.results.jpeg_quality
-    made = "uncompressed RGB" if quality is None else f"JPEG Baseline of quality {quality}"
-    return f"Pictures (Secondary Capture), made as {made},"
+    encoding = "uncompressed RGB" if quality is None else f"JPEG Baseline of quality {quality}"
+    return f"Pictures (Secondary Capture), made as {encoding},"
 
 
 def _conversion(settings: Settings) -> str:
     """Say what becomes of a picture on its way."""
-    told = "A picture keeps its SOP Instance UID in whichever syntax it travels that loses nothing."
+    rule = "A picture keeps its SOP Instance UID in whichever syntax it travels that loses nothing."
     if settings.results.jpeg_quality is None:
-        return told
+        return rule
     return (
-        f"{told} A JPEG Baseline picture is decompressed to RGB where it travels in another syntax, and compressed"
+        f"{rule} A JPEG Baseline picture is decompressed to RGB where it travels in another syntax, and compressed"
         " again without loss where that is one; Lossy Image Compression stays 01."
     )
 
 
 def _statuses(settings: Settings) -> Iterator[str]:
     yield ""
-    yield from table(("status", "service status", "what follows"), _STATUSES_TAKEN)
+    yield from table(("status", "service status", "what follows"), _STORE_STATUSES)
     yield ""
     yield (
         f"First repeated after {settings.outbox.retry_first:g} s, then at growing intervals of at most"
@@ -241,19 +241,19 @@ def _retrieval(settings: Settings) -> Iterator[str]:
     )
     yield ""
     yield from table(
-        ("level", "key", "tag", "used for"), [row for level, asked in _QUERIES for row in _keys(level, asked)]
+        ("level", "key", "tag", "used for"), [row for level, query in _QUERIES for row in _keys(level, query)]
     )
     yield ""
     names = ", ".join(row[1] for row in _keys("", query_retrieve.retrieval(_SAMPLE)))
     yield f"Identifier of C-MOVE and C-GET: {names}."
     yield ""
-    yield from table(("status of C-FIND", "service status", "what follows"), _FOUND)
+    yield from table(("status of C-FIND", "service status", "what follows"), _FIND_STATUSES)
     yield ""
-    yield from table(("status of C-MOVE, C-GET", "service status", "what follows"), _RETRIEVED)
+    yield from table(("status of C-MOVE, C-GET", "service status", "what follows"), _RETRIEVE_STATUSES)
 
 
-def _keys(level: str, asked: Dataset) -> Iterator[tuple[str, ...]]:
-    for element in asked:
+def _keys(level: str, query: Dataset) -> Iterator[tuple[str, ...]]:
+    for element in query:
         if element.keyword == "QueryRetrieveLevel":
             use = element.value
         elif not element.value:

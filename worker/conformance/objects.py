@@ -121,8 +121,8 @@ def _objects(settings: Settings) -> Iterator[str]:
 def _contents(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield what is in each kind of object."""
     height = f"8 bits, {settings.results.height} rows at most"
-    made = _made(settings)
-    yield "secondary-capture", f"Secondary Capture: {height}; {made}."
+    encoding = _encoding(settings)
+    yield "secondary-capture", f"Secondary Capture: {height}; {encoding}."
     yield (
         "presentation-state",
         f"Presentation state: graphic layer {LAYER}, with the report's Tracking UID; window and polarity as shown.",
@@ -140,48 +140,48 @@ def _contents(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "encapsulated-pdf", "Encapsulated PDF: one A4 page without patient's name, ID or any UID of the study."
     yield (
         "multi-frame-capture",
-        f"Multi-frame Secondary Capture: two frames of {height}, by Frame Label Vector; {made}.",
+        f"Multi-frame Secondary Capture: two frames of {height}, by Frame Label Vector; {encoding}.",
     )
 
 
 def _report() -> Iterator[str]:
     """Yield what the report's group of measurements and evaluations holds."""
     yield (
-        f"The report's group: {_said(codes.DCM.TrackingIdentifier)} and {_said(codes.DCM.TrackingUniqueIdentifier)},"
-        f" the same for each finding of a model on an image; finding {_said(report.PNEUMONIA)}."
+        f"The report's group: {_code(codes.DCM.TrackingIdentifier)} and {_code(codes.DCM.TrackingUniqueIdentifier)},"
+        f" the same for each finding of a model on an image; finding {_code(report.PNEUMONIA)}."
     )
     yield (
-        f"CODE {_said(report.PRESENCE)}: {_said(report.PRESENT)}, {_said(report.ABSENT)}, or"
-        f" {_said(report.INDETERMINATE)} where the conformal set does not hold just the decision, outside the trained"
+        f"CODE {_code(report.PRESENCE)}: {_code(report.PRESENT)}, {_code(report.ABSENT)}, or"
+        f" {_code(report.INDETERMINATE)} where the conformal set does not hold just the decision, outside the trained"
         " population, and for what was not analysed."
     )
-    yield f"NUM {_said(report.PROBABILITY)}: 0 to 1, unit {_said(report.UNIT)}."
+    yield f"NUM {_code(report.PROBABILITY)}: 0 to 1, unit {_code(report.UNIT)}."
     yield (
         "SCOORD POLYLINE, closed, in pixels of the image, where a region was found (TID 1410); without one the image as"
         " a whole (TID 1501)."
     )
     yield (
-        f"Algorithm identification (TID 4019): {_said(codes.DCM.AlgorithmName)}, {_said(codes.DCM.AlgorithmVersion)},"
-        f" {_said(codes.DCM.AlgorithmManufacturer)}, {_said(codes.DCM.AlgorithmParameters)}: research notice, digest of"
+        f"Algorithm identification (TID 4019): {_code(codes.DCM.AlgorithmName)}, {_code(codes.DCM.AlgorithmVersion)},"
+        f" {_code(codes.DCM.AlgorithmManufacturer)}, {_code(codes.DCM.AlgorithmParameters)}: research notice, digest of"
         " the weights, decision, threshold, operating point, conformal set, out of distribution score."
     )
 
 
-def _said(code: _Code) -> str:
+def _code(code: _Code) -> str:
     return f"({code.value}, {code.scheme_designator}, {code.meaning})"
 
 
-def _made(settings: Settings) -> str:
+def _encoding(settings: Settings) -> str:
     """Say how pictures are made, and in which syntaxes they may arrive where."""
     quality = settings.results.jpeg_quality
-    made = "RGB, uncompressed" if quality is None else f"YBR_FULL_422, JPEG Baseline (quality {quality})"
+    encoding = "RGB, uncompressed" if quality is None else f"YBR_FULL_422, JPEG Baseline (quality {quality})"
     for each in settings.destinations:
         if not gets_pictures(each, settings):
             continue
         if isinstance(each, DicomDestination):
-            made += (
+            encoding += (
                 f"; at {each.name} in {', '.join(uid.name for uid in arriving(each, settings))}, as it accepts (3.4.1)"
             )
         elif quality is not None:
-            made += f"; at {each.name} so, or decompressed where it refuses that"
-    return made
+            encoding += f"; at {each.name} so, or decompressed where it refuses that"
+    return encoding

@@ -18,7 +18,7 @@ from worker.conformance.tables import contexts, table
 from worker.results.kinds import KINDS
 from worker.settings import Settings
 
-_STATUSES_GIVEN = (
+_STATUSES_RETURNED = (
     ("0x0000", "Success", "the bytes and the ledger's row are on disk, or were already"),
     ("0xA700", "Refused: out of resources", "disk full or database locked; nothing was kept, send again later"),
     ("0xA900", "Error: data set does not match SOP class", "an identifying UID is missing, too long, or differs"),
@@ -146,7 +146,7 @@ def _acceptor(settings: Settings) -> Iterator[str]:
         " for storage: retired, private, newer. SCP/SCU role selection and extended negotiation are not answered."
     )
     yield ""
-    yield from table(("status", "service status", "meaning"), _STATUSES_GIVEN)
+    yield from table(("status", "service status", "meaning"), _STATUSES_RETURNED)
     yield ""
     yield "Analysed are the objects that these rules admit:"
     yield ""

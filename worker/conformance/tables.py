@@ -58,7 +58,7 @@ def _each(proposed: Iterable[PresentationContext]) -> Iterator[tuple[str, list[U
 
 
 def _by_class(proposed: Iterable[PresentationContext]) -> Iterator[tuple[str, list[UID]]]:
-    found: dict[str, list[UID]] = {}
+    classes: dict[str, list[UID]] = {}
     for sop_class, syntaxes in _each(proposed):
-        found.setdefault(sop_class, []).extend(syntaxes)
-    yield from found.items()
+        classes.setdefault(sop_class, []).extend(syntaxes)
+    yield from classes.items()

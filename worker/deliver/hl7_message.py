@@ -87,9 +87,9 @@ def message(
     moment = created.strftime("%Y%m%d%H%M%S%z")
     try:
         # Tolerant: a patient's name may be longer than HL7 foresees, and is better told than left out.
-        made = Message("ORU_R01", version=_VERSION, validation_level=VALIDATION_LEVEL.TOLERANT)
-        _header(made.msh, sender=sender, moment=moment, control=control_id(uid), processing=processing)
-        result = made.add_group("ORU_R01_PATIENT_RESULT")
+        oru = Message("ORU_R01", version=_VERSION, validation_level=VALIDATION_LEVEL.TOLERANT)
+        _header(oru.msh, sender=sender, moment=moment, control=control_id(uid), processing=processing)
+        result = oru.add_group("ORU_R01_PATIENT_RESULT")
         _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), header)
         order = result.add_group("ORU_R01_ORDER_OBSERVATION")
         _order(order.add_segment("OBR"), source, header, moment)
@@ -98,10 +98,10 @@ def message(
         for number, fields in enumerate(_observations(source, finding), start=1):
             observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")
             _fill(observation, {1: str(number), **fields, 11: "P", 14: moment, 18: device})
-        told = made.to_er7()
+        encoded = oru.to_er7()
     except HL7apyException as error:
         raise Unsuitable(f"no HL7 message can be made of it ({type(error).__name__})") from error
-    return uid, (told.rstrip("\r") + "\r").encode("utf-8", "replace")
+    return uid, (encoded.rstrip("\r") + "\r").encode("utf-8", "replace")
 
 
 def escaped(value: str) -> str:
@@ -115,12 +115,12 @@ def person_names(header: Dataset) -> list[str]:
 
     DICOM's order is family, given, middle, prefix, suffix (PS3.5 6.2); HL7's has the suffix before the prefix (2.A.88).
     """
-    found = values(header, "PatientName")
-    if not found or not isinstance(found[0], PersonName):
+    stated = values(header, "PatientName")
+    if not stated or not isinstance(stated[0], PersonName):
         return []
-    written = (found[0].alphabetic, found[0].ideographic, found[0].phonetic)
+    groups = (stated[0].alphabetic, stated[0].ideographic, stated[0].phonetic)
     names = []
-    for group, representation in zip(written, "AIP", strict=True):
+    for group, representation in zip(groups, "AIP", strict=True):
         family, given, middle, prefix, suffix = (str(group or "").strip().split("^") + [""] * 5)[:5]
         if any((family, given, middle, prefix, suffix)):
             names.append(_composite(family, given, middle, suffix, prefix, "", "L", representation))
@@ -163,7 +163,7 @@ def _patient(segment: Any, header: Dataset) -> None:
 def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> None:
     """Fill OBR: the accession number as filler's number and, as radiology has it (IHE RAD-28), as placer field 1."""
     accession = escaped(text(header, "AccessionNumber"))
-    taken = text(header, "StudyDate") + text(header, "StudyTime").partition(".")[0]
+    study_time = text(header, "StudyDate") + text(header, "StudyTime").partition(".")[0]
     code = procedure(source)
     _fill(
         segment,
@@ -172,7 +172,7 @@ def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> N
             2: escaped(source.placer_order),
             3: accession,
             4: _composite(code.value, code.meaning, code.scheme_designator),
-            7: taken if taken.isdigit() and len(taken) in (8, 12, 14) else "",
+            7: study_time if study_time.isdigit() and len(study_time) in (8, 12, 14) else "",
             18: accession,
             19: escaped(source.requested_procedure),
             22: moment,
@@ -184,11 +184,11 @@ def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> N
 
 def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
     """Yield OBX-2, 3, 5 and what belongs to them; the first two are the finding, the others what it is about."""
-    found, positive = presence(finding), finding.decision == "PNEUMONIA"
+    answer, positive = presence(finding), finding.decision == "PNEUMONIA"
     yield {
         2: "CWE",
         3: _composite(PNEUMONIA.value, PNEUMONIA.meaning, "SCT"),
-        5: _composite(found.value, found.meaning, "SCT"),
+        5: _composite(answer.value, answer.meaning, "SCT"),
         8: "A" if positive else "N",
     }
     yield {
@@ -199,18 +199,18 @@ def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, s
         7: f"<{finding.threshold:.4f}",
         8: "H" if positive else "",
     }
-    told = {
+    details = {
         ("110180", "Study Instance UID", "DCM"): source.study_uid,
         ("SOPInstanceUID", "SOP Instance UID", _LOCAL): source.sop_instance_uid,
         ("decision", "Decision", _LOCAL): finding.decision,
         ("operating-point", "Operating point", _LOCAL): finding.operating_point,
     }
     if finding.prediction_set is not None:
-        told["prediction-set", "Conformal prediction set", _LOCAL] = " ".join(finding.prediction_set) or "empty"
+        details["prediction-set", "Conformal prediction set", _LOCAL] = " ".join(finding.prediction_set) or "empty"
     if finding.out_of_distribution is not None:
-        told["out-of-distribution", "Outside the trained population", _LOCAL] = (
+        details["out-of-distribution", "Outside the trained population", _LOCAL] = (
             "yes" if finding.out_of_distribution else "no"
         )
-    for code, value in told.items():
+    for code, value in details.items():
         if value:
             yield {2: "ST", 3: _composite(*code), 5: escaped(value)}

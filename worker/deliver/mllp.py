@@ -23,7 +23,7 @@ _MOST = 1 << 16
 _NEVER = {"200", "201", "202", "203"}  # unsupported message type, event code, processing id, version id
 # ... and what has nothing to do with the message's content may come as AE.
 _PASSING = {"206", "207"}  # application record locked, application internal error
-_KNOWN = _NEVER | _PASSING | {"100", "101", "102", "103", "104", "204", "205"}
+_CODES = _NEVER | _PASSING | {"100", "101", "102", "103", "104", "204", "205"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Hl7Connection:
         if self._socket is None:
             peer = self._peer
             try:
-                made = socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout, CONNECT))
+                connection = socket.create_connection((peer.host, peer.port), timeout=min(peer.timeout, CONNECT))
             except OSError as error:
                 raise PeerUnavailable(f"the HL7 receiver cannot be reached ({type(error).__name__})") from error
-            self._socket = secured(made, peer.host, peer.tls, "the HL7 receiver") if peer.tls else made
+            self._socket = secured(connection, peer.host, peer.tls, "the HL7 receiver") if peer.tls else connection
 
     def close(self) -> None:
         """Close the connection."""
@@ -186,15 +186,15 @@ def judged(answer: str, control: str) -> str:
 
 def _errors(answer: str) -> set[str]:
     """Return the error codes that we know: of ERR-3 (from 2.5 on), ERR-1 and MSA-6 (before). Others might be text."""
-    found = set()
+    codes = set()
     for segment in _segments(answer):
         fields = segment.split("|")
         if fields[0] == "ERR":
-            found.update(fields[3].split("^")[:1] if len(fields) > 3 else [])
-            found.update(part for part in re.split(r"[\^&]", fields[1]) if len(fields) > 1)
+            codes.update(fields[3].split("^")[:1] if len(fields) > 3 else [])
+            codes.update(part for part in re.split(r"[\^&]", fields[1]) if len(fields) > 1)
         elif fields[0] == "MSA" and len(fields) > 6:
-            found.update(fields[6].split("^")[:1])
-    return found & _KNOWN
+            codes.update(fields[6].split("^")[:1])
+    return codes & _CODES
 
 
 def _segments(text: str) -> list[str]:

@@ -71,12 +71,12 @@ def make_notifications(positive: PositiveFinding, kinds: Iterable[str]) -> tuple
 
     Made twice, they have the same UIDs and the same bytes.
     """
-    made: list[Notification] = []
+    notifications: list[Notification] = []
     left_out: dict[str, str] = {}
     for kind, make in _MAKERS.items():
         if kind in kinds:
             try:
-                made.append(make(positive))
+                notifications.append(make(positive))
             except Unsuitable as error:
                 left_out[kind] = str(error)
-    return made, left_out
+    return notifications, left_out

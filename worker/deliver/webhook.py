@@ -50,7 +50,7 @@ def notification(
     It names study, image and accession number, and no person: who may know more looks that up.
     """
     uid = derived_uid(source.sop_instance_uid, str(identity), KIND)
-    told: dict[str, Any] = {
+    contents: dict[str, Any] = {
         "id": uid,
         "type": "cxrd.finding",
         "finding": "PNEUMONIA",
@@ -68,7 +68,7 @@ def notification(
         "model": identity.label,
         "notice": "For research use. Not for diagnosis.",
     }
-    return uid, json.dumps(told, ensure_ascii=False, sort_keys=True).encode()
+    return uid, json.dumps(contents, ensure_ascii=False, sort_keys=True).encode()
 
 
 def test_notification() -> bytes:

@@ -27,7 +27,7 @@ from worker.destination_settings import Destination, DicomDestination
 from worker.engines.daemon import Daemon
 from worker.engines.offline import PICTURES, find
 from worker.ledger.queries import Filter, findings
-from worker.settings import Settings
+from worker.settings import Scp, Settings
 from worker.storage.blobs import Blobs
 
 PHANTOMS = 6
@@ -139,7 +139,7 @@ class _Receiver:
     def __init__(self, out: Path) -> None:
         self._out = out
         blobs = Blobs(out / "data" / "received")
-        options = NodeOptions(ae_title="DEMO", port=0)
+        options = NodeOptions(**Scp(ae_title="DEMO", port=0).model_dump())
         self.node = StorageNode(options, blobs.incoming, self._receive)
 
     def _receive(self, arrival: Arrival) -> int:
@@ -160,7 +160,7 @@ def _send(sources: dict[str, Path], port: int, title: str, bar: Progress) -> Non
     paths = list(sources.values())
     headers = [read_header(path) for path in paths]
     kinds = {(str(header.SOPClassUID), str(header.file_meta.TransferSyntaxUID)) for header in headers}
-    peer = Peer(host="127.0.0.1", port=port, ae_title=title, calling_ae="DEMO")
+    peer = Peer(host="127.0.0.1", port=port, ae_title=title, calling_ae="DEMO", timeout=30)
     with deliver(peer, kinds) as delivery:
         for path in paths:
             delivery.store(path)

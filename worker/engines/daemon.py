@@ -86,8 +86,7 @@ class Daemon:
         )
         key = PatientKey(folder, settings.audit.patient_id)
         intake = Intake(self.ledger, self.blobs, key, self._engine.submit)
-        options = {name: getattr(settings.scp, name) for name in NodeOptions.__dataclass_fields__}
-        self._node = StorageNode(NodeOptions(**options), self.blobs.incoming, intake.receive)
+        self._node = StorageNode(NodeOptions(**settings.scp.model_dump()), self.blobs.incoming, intake.receive)
 
     @property
     def port(self) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import entropy, kstest
 from sqlalchemy import ColumnElement, distinct, exists, func, literal, select, union_all
 
 from dicom_io.errors import InvalidModel, OutOfResources
@@ -125,7 +124,7 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
         FindingRow.receipt_id == OutOfDistributionRow.receipt_id,
         FindingRow.model_sha256 == OutOfDistributionRow.model_sha256,
     )
-    said = select(FindingRow.receipt_id, *(getattr(FindingRow, name) for name in (*MEASURES, "outlier")))
+    answered_rows = select(FindingRow.receipt_id, *(getattr(FindingRow, name) for name in (*MEASURES, "outlier")))
     stopped = select(
         OutOfDistributionRow.receipt_id,
         literal(None, FindingRow.probability.type),
@@ -135,7 +134,7 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
     )
     # An image that was left out once and answered later, under other settings, counts once.
     stopped = stopped.where(OutOfDistributionRow.model_sha256 == card.sha256, ~answered)
-    looked = union_all(said.where(FindingRow.model_sha256 == card.sha256), stopped).subquery()
+    looked = union_all(answered_rows.where(FindingRow.model_sha256 == card.sha256), stopped).subquery()
     others = select(func.count(distinct(ReceiptRow.id))).join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
     others = others.where(~exists().where(looked.c.receipt_id == ReceiptRow.id), *limits)
     query = select(*list(looked.c)[1:]).join(ReceiptRow, ReceiptRow.id == looked.c.receipt_id).where(*limits)
@@ -149,7 +148,7 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
     return Period(values, table[:, -1][~np.isnan(table[:, -1])], len(rows), left_out, count)
 
 
-def drift(seen: Period, card: Card) -> Drift:
+def drift(recent: Period, card: Card) -> Drift:
     """Hold a period to the model's reference.
 
     Raises
@@ -158,21 +157,24 @@ def drift(seen: Period, card: Card) -> Drift:
         The model's card has no reference (models of cxrd 1.0).
     """
     reference = reference_of(card)
-    measures = tuple(_measure(name, seen.values[name], reference[name]) for name in MEASURES)
-    rate = float((seen.outlier >= 1).mean()) if seen.outlier.size else None
-    known = reference["ood_rate"]
+    measures = tuple(_measure(name, recent.values[name], reference[name]) for name in MEASURES)
+    rate = float((recent.outlier >= 1).mean()) if recent.outlier.size else None
+    reference_rate = reference["ood_rate"]
     ood_verdict = "too few images"
-    if rate is not None and known is not None and seen.outlier.size >= LEAST:
-        ood_verdict = "drift" if rate > ood_limit(known, seen.outlier.size) else "stable"
+    if rate is not None and reference_rate is not None and recent.outlier.size >= LEAST:
+        ood_verdict = "drift" if rate > ood_limit(reference_rate, recent.outlier.size) else "stable"
     verdicts = [*(measure.verdict for measure in measures), ood_verdict]
     worst = next((each for each in ("drift", "watch", "stable") if each in verdicts), "too few images")
-    return Drift(card.label, seen.n, seen.left_out, seen.others, measures, rate, known, ood_verdict, worst)
+    return Drift(
+        card.label, recent.n, recent.left_out, recent.others, measures, rate, reference_rate, ood_verdict, worst
+    )
 
 
-def ood_limit(known: float, n: int) -> float:
+def ood_limit(reference_rate: float, n: int) -> float:
     """Return the share outside the population from which it is drift: three standard errors above the reference's, or
     twice that, whichever is more."""
-    return max(known + 3 * float(np.sqrt(max(known, 0.01) * (1 - known) / n)), 2 * known)
+    spread = float(np.sqrt(max(reference_rate, 0.01) * (1 - reference_rate) / n))
+    return max(reference_rate + 3 * spread, 2 * reference_rate)
 
 
 def reference_of(card: Card) -> dict[str, Any]:
@@ -183,13 +185,15 @@ def reference_of(card: Card) -> dict[str, Any]:
     return reference
 
 
-def stability_index(seen: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
+def stability_index(observed: NDArray[np.float64], quantiles: NDArray[np.float64]) -> float:
     """Return the population stability index of values over the reference's deciles.
 
     It is the sum of the two relative entropies of the binned shares (Jeffreys's divergence), in nats.
     """
+    from scipy.stats import entropy  # noqa: PLC0415 - the extra `evaluate`
+
     edges = quantiles[10:91:10]
-    counts = np.bincount(np.searchsorted(edges, seen, side="right"), minlength=_BINS)
+    counts = np.bincount(np.searchsorted(edges, observed, side="right"), minlength=_BINS)
     # The reference itself goes the same way: where values are tied, deciles do not hold a tenth each.
     expected = np.bincount(np.searchsorted(edges, _sample(quantiles), side="right"), minlength=_BINS)
     here, there = (np.maximum(each / each.sum(), 1e-4) for each in (counts, expected))
@@ -201,28 +205,30 @@ def _sample(quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.interp((np.arange(1000) + 0.5) / 1000, np.linspace(0, 1, len(quantiles)), quantiles)
 
 
-def _measure(name: str, seen: NDArray[np.float64], quantiles: list[float]) -> Measure:
-    if len(seen) < LEAST:
+def _measure(name: str, observed: NDArray[np.float64], quantiles: list[float]) -> Measure:
+    if len(observed) < LEAST:
         return Measure(name, float("nan"), float("nan"), float("nan"), "too few images")
-    known = np.asarray(quantiles, dtype=np.float64)
-    index = stability_index(seen, known)
-    test = kstest(seen, _sample(known))
+    from scipy.stats import kstest  # noqa: PLC0415 - the extra `evaluate`
+
+    reference = np.asarray(quantiles, dtype=np.float64)
+    index = stability_index(observed, reference)
+    test = kstest(observed, _sample(reference))
     verdict = "stable" if index < _WATCH else "watch" if index <= _DRIFT else "drift"
     return Measure(name, round(index, 4), round(float(test.statistic), 4), float(test.pvalue), verdict)
 
 
-def figure(seen: Period, found: Drift, card: Card) -> Figure:
+def figure(recent: Period, result: Drift, card: Card) -> Figure:
     """Draw each measure's distribution beside the reference's, and the share of images outside the population."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - the extra `evaluate`
 
     reference = reference_of(card)
     picture = Figure(figsize=(14.5, 4), layout="constrained")
     *panels, last = picture.subplots(1, len(MEASURES) + 1, width_ratios=[*[4] * len(MEASURES), 3])
-    for axes, measure in zip(panels, found.measures, strict=True):
-        known, here = _sample(np.asarray(reference[measure.name])), seen.values[measure.name]
-        both = np.concatenate([known, here])
+    for axes, measure in zip(panels, result.measures, strict=True):
+        expected, here = _sample(np.asarray(reference[measure.name])), recent.values[measure.name]
+        both = np.concatenate([expected, here])
         bins = np.linspace(float(both.min()), float(both.max()) + 1e-9, 31)
-        axes.hist(known, bins, weights=np.full(len(known), 1 / len(known)), color=_GREY, label="reference")
+        axes.hist(expected, bins, weights=np.full(len(expected), 1 / len(expected)), color=_GREY, label="reference")
         if len(here):
             share = np.full(len(here), 1 / len(here))
             axes.hist(here, bins, weights=share, histtype="step", color=_BLUE, lw=2, label="period")
@@ -230,45 +236,45 @@ def figure(seen: Period, found: Drift, card: Card) -> Figure:
         axes.set_title(f"{MEASURES[measure.name]}\n{index}{measure.verdict}", size=11)
         axes.set_ylabel("share of images")
         axes.legend(frameon=False, fontsize=9)
-    _draw_outside(last, found, seen.outlier.size)
+    _draw_outside(last, result, recent.outlier.size)
     for axes in (*panels, last):
         axes.spines[["top", "right"]].set_visible(False)
-    left_out = f", {found.left_out} of them left out by the gate" if found.left_out else ""
-    picture.suptitle(f"{found.model}: {found.n} images{left_out}; {found.verdict}", size=13, weight="bold")
+    left_out = f", {result.left_out} of them left out by the gate" if result.left_out else ""
+    picture.suptitle(f"{result.model}: {result.n} images{left_out}; {result.verdict}", size=13, weight="bold")
     return picture
 
 
-def _draw_outside(axes: Axes, found: Drift, n: int) -> None:
+def _draw_outside(axes: Axes, result: Drift, n: int) -> None:
     """Draw the share of images outside the population beside the reference's, and from where on it is drift."""
-    bars = [(found.reference_ood_rate, _GREY), (found.ood_rate, _BLUE)]
+    bars = [(result.reference_ood_rate, _GREY), (result.ood_rate, _BLUE)]
     for place, (rate, colour) in enumerate(bars):
         axes.bar(place, rate or 0.0, color=colour, width=0.6)
         axes.text(place, rate or 0.0, "unknown" if rate is None else f"{rate:.1%}", ha="center", va="bottom", size=10)
     top = max(rate or 0.0 for rate, _ in bars)
-    if found.reference_ood_rate is not None and n >= LEAST:
-        limit = ood_limit(found.reference_ood_rate, n)
+    if result.reference_ood_rate is not None and n >= LEAST:
+        limit = ood_limit(result.reference_ood_rate, n)
         axes.axhline(limit, color="#c2571a", lw=1.2, ls="--", label=f"drift from {limit:.1%}")
         axes.legend(frameon=False, fontsize=9, loc="upper left")
         top = max(top, limit)
     axes.set_ylim(0, max(1.35 * top, 0.01))
     axes.set_xticks([0, 1], ["reference", "period"])
-    axes.set_title(f"{OUTSIDE}\n{found.ood_verdict}", size=11)
+    axes.set_title(f"{OUTSIDE}\n{result.ood_verdict}", size=11)
     axes.set_ylabel("share of images")
 
 
-def metrics(found: Drift) -> str:
+def metrics(result: Drift) -> str:
     """Return the figures in Prometheus's text format."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest  # noqa: PLC0415 - the extra `evaluate`
 
     registry = CollectorRegistry()
-    Gauge("cxrd_drift_images", "Images of the period", registry=registry).set(found.n)
-    Gauge("cxrd_drift_left_out_images", "Of these, left out by the gate", registry=registry).set(found.left_out)
+    Gauge("cxrd_drift_images", "Images of the period", registry=registry).set(result.n)
+    Gauge("cxrd_drift_left_out_images", "Of these, left out by the gate", registry=registry).set(result.left_out)
     index = Gauge("cxrd_drift_psi", "Population stability index", ["measure"], registry=registry)
     statistic = Gauge("cxrd_drift_ks", "Kolmogorov-Smirnov statistic", ["measure"], registry=registry)
-    for measure in found.measures:
+    for measure in result.measures:
         index.labels(measure.name).set(measure.psi)
         statistic.labels(measure.name).set(measure.ks)
-    if found.ood_rate is not None:
-        Gauge("cxrd_ood_ratio", "Share of images outside the population", registry=registry).set(found.ood_rate)
-    Gauge("cxrd_drift", "1 where the verdict is drift", registry=registry).set(found.verdict == "drift")
+    if result.ood_rate is not None:
+        Gauge("cxrd_ood_ratio", "Share of images outside the population", registry=registry).set(result.ood_rate)
+    Gauge("cxrd_drift", "1 where the verdict is drift", registry=registry).set(result.verdict == "drift")
     return generate_latest(registry).decode()

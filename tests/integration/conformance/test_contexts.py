@@ -198,7 +198,7 @@ def test_each_destination_has_its_own_table_and_its_address_as_it_is_written() -
 def test_a_search_asks_for_what_is_stated(tmp_path: Path) -> None:
     text = said(destinations=(node(),))
     with listening(FIND, MOVE) as there:
-        peer = Peer("127.0.0.1", there.port, "PACS", timeout=5)
+        peer = Peer("127.0.0.1", there.port, "PACS", timeout=5, calling_ae="CXRD")
         with archive(peer, Move("CXRD")) as source:
             (found,) = source.series(Query("20260131", "P", "A", "1.2"), ("DX",))
             assert source.instances(found) == ["1.2.3.4"]
@@ -217,7 +217,7 @@ def test_a_c_get_is_stated_with_its_roles(tmp_path: Path) -> None:
     settings = Settings(destinations=(node(),))
     rows = under(said(destinations=(node(),)), "By `cxrd pull NAME --get`")
     with listening(FIND, GET) as there:
-        peer = Peer("127.0.0.1", there.port, "PACS", timeout=5)
+        peer = Peer("127.0.0.1", there.port, "PACS", timeout=5, calling_ae="CXRD")
         by = Get(Receipt(lambda _: 0, tmp_path, "CXRD"), settings.rules.sop_classes)
         with suppress(RefusedByPeer), archive(peer, by):
             pass
@@ -294,10 +294,10 @@ def test_it_says_of_each_way_whether_it_is_encrypted(destination: dict[str, Any]
 
 def test_the_node_accepts_what_is_stated_and_listens_on_ipv6(tmp_path: Path) -> None:
     text = said(destinations=(node(),))
-    started = StorageNode(NodeOptions(host="::1", port=0), tmp_path, lambda _: 0)
+    started = StorageNode(NodeOptions(**Scp(host="::1", port=0).model_dump()), tmp_path, lambda _: 0)
     started.start()
     try:
-        peer = Peer("::1", started.port, "CXRD", timeout=5)
+        peer = Peer("::1", started.port, "CXRD", timeout=5, calling_ae="CXRD")
         echo(peer)
         busy = Settings(scp=Scp(host="::1", port=started.port))
         assert check._port(busy).seen == f"CXRD is running on [::1]:{started.port}"

@@ -172,21 +172,21 @@ def test_patience_ends(office: Office) -> None:
 
 def test_echo_says_why_not() -> None:
     with receiving() as receiver:
-        echo(Peer("127.0.0.1", receiver.port, "RECEIVER"))
+        echo(Peer("127.0.0.1", receiver.port, "RECEIVER", calling_ae="CXRD", timeout=30))
         receiver._entity.require_called_aet = True
         with pytest.raises(PeerUnavailable, match="does not answer to the AE title OTHER"):
-            echo(Peer("127.0.0.1", receiver.port, "OTHER"))
+            echo(Peer("127.0.0.1", receiver.port, "OTHER", calling_ae="CXRD", timeout=30))
         receiver._entity.require_calling_aet = ["FRIEND"]
         with pytest.raises(PeerUnavailable, match="does not know our calling AE title CXRD"):
-            echo(Peer("127.0.0.1", receiver.port, "RECEIVER"))
+            echo(Peer("127.0.0.1", receiver.port, "RECEIVER", calling_ae="CXRD", timeout=30))
         port = receiver.port
     with pytest.raises(PeerUnavailable, match=f"127.0.0.1:{port} cannot be reached"):
-        echo(Peer("127.0.0.1", port, "RECEIVER", timeout=2))
+        echo(Peer("127.0.0.1", port, "RECEIVER", timeout=2, calling_ae="CXRD"))
 
 
 def test_a_peer_that_never_answers_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(PeerUnavailable, match="cannot be reached"):
-        echo(Peer("127.0.0.1", silent.getsockname()[1], "SILENT", timeout=0.5))
+        echo(Peer("127.0.0.1", silent.getsockname()[1], "SILENT", timeout=0.5, calling_ae="CXRD"))
 
 
 def test_destinations_may_depend_on_the_sender() -> None:
@@ -242,7 +242,7 @@ def test_a_picture_that_does_not_go_compressed_goes_as_it_is(
         monkeypatch.setattr(Dataset, "compress", failing)
     with receiving([CAPTURE], [RLELossless]) as receiver:
         receiver.answers = [0xC000] if trouble == "refusal" else []
-        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=RLELossless)
+        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=RLELossless, calling_ae="CXRD")
         with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             assert delivery.store(path) == 0
         assert not receiver.objects[-1].file_meta.TransferSyntaxUID.is_compressed

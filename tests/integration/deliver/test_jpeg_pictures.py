@@ -39,7 +39,7 @@ def test_a_jpeg_picture_is_never_refused_for_its_syntax(
     expected = pydicom.dcmread(path)
     with receiving([CAPTURE], accepted) as receiver:
         receiver.answers = list(refusal)
-        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=compression)
+        peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=compression, calling_ae="CXRD")
         with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian), (CAPTURE, JPEGBaseline8Bit)}) as delivery:
             assert delivery.store(path) == 0
         (got,) = receiver.objects

@@ -41,7 +41,7 @@ class Pacs:
         handlers: list[Any] = [(evt.EVT_C_GET, self._get)]
         server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         self.server = server
-        self.peer = Peer("127.0.0.1", server.server_address[1], "PACS", timeout=5)
+        self.peer = Peer("127.0.0.1", server.server_address[1], "PACS", timeout=5, calling_ae="CXRD")
 
     def _get(self, event: Any) -> Iterator[Any]:
         if self.mood == "refuses":

@@ -27,6 +27,7 @@ from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, refusals
 from worker.ledger.receipts import Ledger, connect
 from worker.receive.intake import Intake
+from worker.settings import Scp
 from worker.storage.blobs import Blobs
 from worker.storage.pseudonym import PatientKey
 
@@ -42,7 +43,8 @@ class Station:
         self.ledger = Ledger(engine)
         self.blobs = Blobs(folder / "objects")
         intake = Intake(self.ledger, self.blobs, PatientKey(folder, "hash"), self.submitted.append)
-        self.node = StorageNode(NodeOptions(port=0, **options), self.blobs.incoming, intake.receive)  # type: ignore[arg-type]
+        scp = Scp.model_validate({"port": 0} | options)
+        self.node = StorageNode(NodeOptions(**scp.model_dump()), self.blobs.incoming, intake.receive)
         self.node.start()
 
     def rows(self) -> list[dict[str, object]]:

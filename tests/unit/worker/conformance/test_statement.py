@@ -9,7 +9,7 @@ from pydicom.uid import UID
 
 from dicom_io.network.status import Verdict, verdict_of
 from modeltrain.model.card import load_card, shipped_model
-from worker.conformance.initiator import _STATUSES_TAKEN
+from worker.conformance.initiator import _STORE_STATUSES
 from worker.conformance.objects import _contents
 from worker.conformance.statement import statement
 from worker.destination_settings import DicomDestination, Kind
@@ -50,7 +50,7 @@ def test_without_a_destination_it_sends_nothing() -> None:
     assert "presentation-state" not in said
 
 
-@pytest.mark.parametrize(("codes", "follows"), [(codes, follows) for codes, _, follows in _STATUSES_TAKEN])
+@pytest.mark.parametrize(("codes", "follows"), [(codes, follows) for codes, _, follows in _STORE_STATUSES])
 def test_its_statuses_are_those_of_the_outbox(codes: str, follows: str) -> None:
     expected = {"*sent*": Verdict.SENT, "*failed*": Verdict.REFUSED}
     verdict = next((value for word, value in expected.items() if word in follows), Verdict.RETRY)
