@@ -8,31 +8,40 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from modeltrain.model.card import SAFETENSORS
+from modeltrain.model.card import CARD, SAFETENSORS
 from modeltrain.model.outputs import CLASSES
 from modeltrain.model.preprocess import INPUT_SIZE
 from modeltrain.network.architectures import normalisation
 from modeltrain.network.efficientnet_lite import LITE
 from modeltrain.network.exposure import KEY
-from modeltrain.training.checkpoint import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from modeltrain.data.samples import Sample
-    from modeltrain.evaluation.evaluate import Evaluation
+    from modeltrain.training.checkpoint import Progress
 
-_LIBRARIES = ("torch", "torchvision", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn")
+_LIBRARIES = (
+    "cxrd",
+    "torch",
+    "torchvision",
+    *("onnxruntime", "numpy", "opencv-python-headless", "pillow", "scikit-learn"),
+)
 
 
 def training(progress: Progress) -> dict[str, Any]:
-    """Sum up a run, the run whose weights it began with, and those whose networks taught it."""
-    history, start = progress.history, progress.start
+    """Sum up a run, and list the runs that went into it.
+
+    `run`, `began_with` and `teachers` are runs' digests. Whoever wants to make the weights again checks out `commit`.
+    """
+    history = progress.history
     seconds = [line.seconds for line in history]
     return {
+        "run": progress.digest,
+        "commit": progress.commit,
         "recipe": progress.recipe,
-        "best_epoch": progress.kept_epoch or progress.best.epoch,
+        "best_epoch": progress.best.epoch,
         "epochs": len(history),
         "hours": None if None in seconds else round(sum(filter(None, seconds)) / 3600, 2),
         "side": [line.side for line in history],
@@ -42,8 +51,9 @@ def training(progress: Progress) -> dict[str, Any]:
         "validation_auc_alike": [
             line.validation_auc_weighted and round(line.validation_auc_weighted, 4) for line in history
         ],
-        "began_with": _of_plain(start) if start else None,
-        "teachers": [_of_plain(each) for each in progress.teachers],
+        "began_with": progress.began_with,
+        "teachers": progress.teachers,
+        "ancestors": [ancestor.to_dict() for ancestor in progress.ancestors],
     }
 
 
@@ -66,20 +76,29 @@ def preprocessing(folder: Path, arch: str) -> dict[str, Any]:
     }
 
 
-def _of_plain(told: dict[str, Any]) -> dict[str, Any]:
-    """Sum up an earlier run, and name its data: the card itself names those of the last one alone."""
-    progress = Progress.from_json(json.dumps(told))
-    return training(progress) | {"data": progress.data_digest, "parts": progress.parts}
-
-
 def counts(samples: Sequence[Sample]) -> dict[str, int]:
     """Count a part of the data: images, images of each class, patients."""
     classes = {name: sum(sample.label == label for sample in samples) for label, name in enumerate(CLASSES)}
     return {"images": len(samples), **classes, "patients": len({sample.patient for sample in samples})}
 
 
-def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation's figures, rounded to what its number of images can bear."""
-    plain = evaluation.to_dict()
-    plain.pop("model")
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in plain.items()}
+def rounded_figures(value: Any) -> Any:
+    """Return plain values with their numbers rounded to four digits, which is what some hundred images can bear."""
+    if isinstance(value, dict):
+        return {key: rounded_figures(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded_figures(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write `model.json`, one line for each entry of the card and of its parts."""
+    (folder / CARD).write_text(_lines(card, depth=2) + "\n", encoding="utf-8")
+
+
+def _lines(value: Any, depth: int) -> str:
+    """Return JSON whose outer `depth` objects have a line for each entry."""
+    if not depth or not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    entries = [f"{json.dumps(name)}: {_lines(each, depth - 1)}" for name, each in value.items()]
+    return "{\n" + ",\n".join(entries) + "\n}"

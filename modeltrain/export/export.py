@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,12 @@ from modeltrain.data.sources import Source, Sources, sources_of
 from modeltrain.evaluation.evaluate import answers_of, measure
 from modeltrain.evaluation.subgroups import key_figures
 from modeltrain.export.calibrate import decided_by, fit_all, raw_answers
-from modeltrain.export.card_contents import counts, figures, libraries, preprocessing, training
+from modeltrain.export.card_contents import counts, libraries, preprocessing, rounded_figures, training, write_card
 from modeltrain.export.gate_limits import fit_gate, outlying
 from modeltrain.export.int8_comparison import compare_int8
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.model.card import (
     CARD,
-    CURRENT,
     INT8,
     ONNX,
     SAFETENSORS,
@@ -46,7 +45,6 @@ from modeltrain.training.checkpoint import (
     LAST,
     Progress,
     only_own_data,
-    progress_of_model,
     read_progress,
     teachers_had_known_data,
     with_times,
@@ -60,33 +58,64 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modeltrain.data.samples import Sample, Split
-    from modeltrain.data.seen_images import SeenImages
     from modeltrain.model.card import Card
 
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
 log = logging.getLogger(__name__)
 
 
-def export_model(
-    weights: Path,
-    data: Path | Source | Sources,
-    models: Path,
-    *,
-    name: str,
-    version: str,
-    current: bool = False,
-    locked_test: bool = False,
-    outliers: Path | None = None,
-    ages: tuple[float, float] | None = None,
-    began_with: Path | None = None,
-) -> Path:
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What a new model is called, and what goes into it beside its weights.
+
+    Attributes
+    ----------
+    name, version
+        The folder is called `name-version`.
+    outliers
+        A folder of radiographs of other populations, for the out-of-distribution score (see `fit_gate`).
+    ages
+        Least and greatest age of the population in completed years: whose header states another one is out of
+        distribution. None leaves ages aside.
+    began_with
+        The model folder whose weights the run began with: what they had learnt from, these have too.
+    locked_test
+        Measure the finished file on `data/test` too and put the figures into the card. Once, for what is shipped: a
+        test set that is looked at along the way steers the work, and then says nothing.
+    """
+
+    name: str
+    version: str
+    outliers: Path | None = None
+    ages: tuple[float, float] | None = None
+    began_with: Path | None = None
+    locked_test: bool = False
+
+    def folder(self, models: Path) -> Path:
+        """Return the model's folder, which is not there yet.
+
+        Raises
+        ------
+        InvalidData
+            It is there, or a name is unfit for a folder.
+        """
+        folder = models / f"{self.name}-{self.version}"
+        named = re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name) and re.fullmatch(r"\d+(\.[\da-z]+)*", self.version)
+        if not named:
+            raise InvalidData(f"{folder.name}: name it with small letters, digits and hyphens, its version with digits")
+        if folder.exists():
+            raise InvalidData(f"{folder}: exists already; a version is never written twice")
+        return folder
+
+
+def export_model(weights: Path, data: Path | Source | Sources, models: Path, new: NewVersion) -> Path:
     """Turn the best weights of a training run into a model folder, and return it.
 
-    The matrices are rounded to half precision once, and both files carry these very numbers. What the card says of the
-    answers (calibration, operating points, conformal sets, the gate's limits) is fitted on the validation patients with
-    the finished ONNX file. An int8 copy joins it where it keeps its word on the validation patients; operating points
-    then hold for both. The figures are those of the file that serves on a CPU: on the validation patients and then,
-    where it is asked for, on the locked `test/`.
+    The matrices are rounded to half precision once. What the card says of the answers (calibration, operating points,
+    conformal sets, limits of the out-of-distribution score) is fitted on the validation patients with the finished ONNX
+    file. An int8 copy joins it where it decides like the other on the validation patients; operating points then hold
+    for both. The figures are those of the file that serves on a CPU: on the validation patients and then, where it is
+    asked for, on the locked `test/`.
 
     Parameters
     ----------
@@ -95,19 +124,7 @@ def export_model(
     data
         The folder the run was trained on.
     models
-        Where the folder `name-version` is made.
-    current
-        Also let `models/CURRENT` name it.
-    locked_test
-        Judge the finished file on `data/test` too and put the figures into the card. Once, for what is shipped: a test
-        set that is looked at along the way steers the work, and then says nothing.
-    outliers
-        A folder of radiographs of other populations, for the gate (see `fit_gate`).
-    ages
-        Least and greatest age of the population in completed years: whose header states another one is outside. None
-        leaves ages aside.
-    began_with
-        The model folder whose weights the run began with: what they had learnt from, these have too.
+        Where the folder is made.
 
     Raises
     ------
@@ -117,115 +134,17 @@ def export_model(
         The folder cannot be written.
     """
     progress = with_times(read_progress(weights), weights.with_name(LAST))
-    origin = load_card(began_with) if began_with else None
-    earlier = seen_images_of(origin) if origin else None
-    # Of a folder that tells nothing, the card may still name runs before it.
-    complete = earlier.complete and teachers_had_known_data(progress) if earlier else only_own_data(progress)
-    folder = _new(models, name, version)
-    _make(weights, progress, data, folder, outliers, ages, earlier=earlier, complete=complete, locked_test=locked_test)
-    if current:
-        set_current(models, folder.name)
-    return folder
-
-
-def refit(
-    model: Path,
-    data: Path | Source | Sources,
-    models: Path,
-    *,
-    version: str,
-    mirror: bool,
-    outliers: Path | None = None,
-    complete: bool | None = None,
-) -> Path:
-    """Turn a model's weights, as they are, into a new version: another gate, another card, mirrored or not.
-
-    Nothing is learnt. What a card says of the answers is fitted anew with the present rules, as in `export_model`.
-
-    Parameters
-    ----------
-    model
-        The folder of the model.
-    data
-        What it was trained on.
-    mirror
-        Whether the new version answers with the mean of the image's and its mirror image's answers.
-    complete
-        Whether `data` is all that the model, those that it began with and its teachers have learnt from; None where
-        only its own folder tells.
-
-    Raises
-    ------
-    InvalidModel
-        `model` is no intact model.
-    InvalidData, OutOfResources
-        As `export_model`.
-    """
-    card = load_card(model)
-    progress = progress_of_model(model)
-    progress.recipe = progress.recipe | {"mirror": mirror}
-    earlier = seen_images_of(card)
-    if complete is None:
-        complete = earlier.complete if earlier else card.raw["training"].get("began_with") is None
-    ages = card.raw.get("population")
-    years = (ages["least_age_years"], ages["greatest_age_years"]) if ages else None
-    folder = _new(models, card.name, version)
-    _make(model / SAFETENSORS, progress, data, folder, outliers, years, earlier=earlier, complete=complete, of=card)
-    return folder
-
-
-def _new(models: Path, name: str, version: str) -> Path:
-    """Return the folder of a version that is not there yet."""
-    if not (re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and re.fullmatch(r"\d+(\.[\da-z]+)*", version)):
-        raise InvalidData(f"{name}-{version}: name it with small letters, digits and hyphens, its version with digits")
-    folder = models / f"{name}-{version}"
-    if folder.exists():
-        raise InvalidData(f"{folder}: exists already; a version is never written twice")
-    return folder
-
-
-def _make(
-    weights: Path,
-    progress: Progress,
-    data: Path | Source | Sources,
-    folder: Path,
-    outliers: Path | None,
-    ages: tuple[float, float] | None,
-    *,
-    earlier: SeenImages | None,
-    complete: bool,
-    of: Card | None = None,
-    locked_test: bool = False,
-) -> None:
-    """Write a model folder beside its final place, and bring it there when it is whole.
-
-    `of` is the model whose weights these are, as they are, and whose training its card tells.
-    """
-    models, recipe = folder.parent, progress.recipe
+    folder = new.folder(models)
     sources = sources_of(data)
-    split = sources.split(recipe["validation_fraction"], recipe["seed"])
     if sources.digest != progress.data_digest:
         raise InvalidData(f"{data if isinstance(data, Path) else sources.name}: is not what {weights} was trained on")
-
     building = models / f".{folder.name}.new"
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        arch = recipe.get("arch", "resnet18")
-        mirror = bool(recipe.get("mirror", False))
-        _write_network(building, load_file(weights), split, outliers, arch=arch, mirror=mirror)
-        write_seen_images(building, sources, earlier)
-        card = _card(building, progress, split, folder.name, outliers)
-        if of:
-            card["training"] = of.raw["training"] | {"weights_of": of.label}
-        card["data"]["layout"] = sources.name
-        card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete}
-        card["population"] = {"least_age_years": ages[0], "greatest_age_years": ages[1]} if ages else None
-        _write_card(building, card)
-        card["metrics"] = _metrics(load_card(building), split.validation)
-        _write_card(building, card)
-        if locked_test and isinstance(data, Path):
-            judge_on_test(building, data)
+        _fill(building, weights, progress, sources, new)
+        if new.locked_test and isinstance(data, Path):
+            _measure_on_test(building, data)
         mode = (building / CARD).stat().st_mode
         for path in building.iterdir():
             path.chmod(mode)  # as the site's umask says: safetensors makes its files for their owner alone
@@ -234,17 +153,35 @@ def _make(
         raise OutOfResources(f"{folder}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    return folder
 
 
-def judge_on_test(folder: Path, data: Path) -> None:
-    """Judge a finished model on `data/test` and enter the figures into its card. Once, for what is shipped.
+def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new: NewVersion) -> None:
+    """Write a model's files into a folder: weights, the list of seen images, the card with its figures."""
+    recipe = progress.recipe
+    split = sources.split(recipe["validation_fraction"], recipe["seed"])
+    mirror = bool(recipe.get("mirror", False))
+    predecessor = seen_images_of(load_card(new.began_with)) if new.began_with else None
+    _write_network(folder, load_file(weights), split, new.outliers, arch=progress.arch, mirror=mirror)
+    write_seen_images(folder, sources, predecessor)
+    # A predecessor without a list may still be named, with its data, in the run's record.
+    complete = predecessor.complete and teachers_had_known_data(progress) if predecessor else only_own_data(progress)
+    card = _card(folder, progress, split, new)
+    card["data"]["layout"] = sources.name
+    card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete}
+    write_card(folder, card)
+    served = load_card(folder)
+    card["metrics"] = {"of": _served(served), "validation": _figures_of(served, split.validation), "test": None}
+    write_card(folder, card)
+
+
+def _measure_on_test(folder: Path, data: Path) -> None:
+    """Measure a finished model on `data/test` and enter the figures into its card.
 
     Raises
     ------
     InvalidData
         There is no test split, or an image in it cannot be read.
-    InvalidModel
-        The model is damaged.
     """
     card = load_card(folder)
     samples = scan(data / "test")
@@ -252,12 +189,7 @@ def judge_on_test(folder: Path, data: Path) -> None:
     raw["metrics"]["test"] = _figures_of(card, samples)
     raw["data"]["split"]["test"] = counts(samples)
     raw["data"]["sha256"]["test"] = data_digest(samples, data)
-    _write_card(folder, raw)
-
-
-def set_current(models: Path, name: str) -> None:
-    """Let `models/CURRENT` name a folder beside it, in one rename."""
-    durable.write_file(models / CURRENT, f"{name}\n".encode())
+    write_card(folder, raw)
 
 
 def _write_network(
@@ -275,44 +207,42 @@ def _write_network(
     quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
-def _card(folder: Path, progress: Progress, split: Split, label: str, outliers: Path | None) -> dict[str, Any]:
+def _card(folder: Path, progress: Progress, split: Split, new: NewVersion) -> dict[str, Any]:
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
     fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, elsewhere=True))
-    strangers = outlying(split.train, outliers, size=INPUT_SIZE)
+    strangers = outlying(split.train, new.outliers, size=INPUT_SIZE)
     fitted["int8"], in_both = compare_int8(folder, split, predict, raw, fitted, strangers)
     if fitted["int8"]["kept"]:
         fitted |= decided_by(in_both)
     else:
         (folder / INT8).unlink()
-    arch = progress.recipe.get("arch", "resnet18")
     parts: dict[str, Any] = {"train": counts(split.train), "validation": counts(split.validation)}
     data_digests: dict[str, Any] = {"training": progress.data_digest, "parts": progress.parts}
     paths = [folder / name for name in (ONNX, INT8, SAFETENSORS, SEEN_IMAGES) if (folder / name).exists()]
     digests = {path.name: file_digest(path) for path in paths}
     return {
-        "name": label.rpartition("-")[0],
-        "version": label.rpartition("-")[2],
+        "name": new.name,
+        "version": new.version,
         "digest": weights_digest(digests),
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
-        "arch": arch,
+        "arch": progress.arch,
         "mirror": bool(progress.recipe.get("mirror", False)),
         "classes": list(CLASSES),
-        "population": None,
+        "population": {"least_age_years": new.ages[0], "greatest_age_years": new.ages[1]} if new.ages else None,
         "intended_use": "research and screening support, not for diagnosis",
         **fitted,
         "data": {
-            "layout": "Kaggle: train and val joined, then split by patient; test locked",
             "sha256": data_digests,
             "digest": "SHA-256 over the lines 'relative name, NUL, SHA-256 of the file', sorted by name",
             "split": parts,
         },
         "training": training(progress),
-        "preprocessing": preprocessing(folder, arch),
+        "preprocessing": preprocessing(folder, progress.arch),
         "files": {path.name: {"sha256": digests[path.name], "bytes": path.stat().st_size} for path in paths},
         "precision": "convolution and linear weights stored as float16, computed in float32",
-        "libraries": libraries(arch),
+        "libraries": libraries(progress.arch),
     }
 
 
@@ -324,15 +254,6 @@ def _overlap(progress: Progress, split: Split) -> NDArray[np.float64] | None:
     return overlap(train, validation, progress.recipe["seed"])[1]
 
 
-def _write_card(folder: Path, card: dict[str, Any]) -> None:
-    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _metrics(card: Card, validation: Sequence[Sample]) -> dict[str, Any]:
-    """Return the figures of the file that serves on a CPU, at the default operating point."""
-    return {"of": _served(card), "validation": _figures_of(card, validation), "test": None}
-
-
 def _served(card: Card) -> str:
     return INT8 if INT8 in card.digests else ONNX
 
@@ -342,4 +263,6 @@ def _figures_of(card: Card, samples: Sequence[Sample]) -> dict[str, Any]:
     decider = Decider(card)
     answers = answers_of(onnx_predictor(card.folder / _served(card)), samples, decider=decider)
     evaluation = measure(answers, threshold=decider.threshold, model=card.label)
-    return figures(evaluation) | key_figures(answers, evaluation, decider.points)
+    figures = evaluation.to_dict() | key_figures(answers, evaluation, decider.points)
+    del figures["model"]
+    return {name: rounded_figures(value) for name, value in figures.items()}

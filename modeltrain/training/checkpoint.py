@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from dicom_io.errors import InvalidData
-from modeltrain.model.card import SAFETENSORS, load_card
+from dicom_io.errors import InvalidData, InvalidModel
+from modeltrain.model.card import CARD, SAFETENSORS, load_card
+from modeltrain.model.registry import version_name
+from modeltrain.training.lineage import UNKNOWN, Ancestor, line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from modeltrain.model.card import Card
     from modeltrain.training.recipe import Recipe
 
 BEST, LAST = "best_model.safetensors", "last.safetensors"
-UNKNOWN = "unknown"  # the digest of data that a card does not name
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +49,41 @@ class Progress:
 
     Attributes
     ----------
-    start
-        The progress of the run whose weights this one began with, as plain values; None if it began with none.
     parts
         The digest of each part of the data.
+    began_with
+        The digest of the run whose weights this one began with; empty for a run of its own.
     teachers
-        The progress of each run whose network taught this one, as plain values.
-    kept_epoch
-        The epoch whose weights a model holds, from its card; 0 if it is the best one.
+        The digest of each run whose network taught this one.
+    ancestors
+        These runs and all that went into them, each once.
+    commit
+        The source code that the run was begun with (`lineage.code_commit`).
     """
 
     recipe: dict[str, Any]
     data_digest: str
     history: list[Epoch] = field(default_factory=list)
-    start: dict[str, Any] | None = None
     parts: list[str] = field(default_factory=list)
-    teachers: list[dict[str, Any]] = field(default_factory=list)
-    kept_epoch: int = 0
+    began_with: str = ""
+    teachers: list[str] = field(default_factory=list)
+    ancestors: list[Ancestor] = field(default_factory=list)
+    commit: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The run's identity: SHA-256 of its record without times, so that the same run has the same one."""
+        return hashlib.sha256(self.to_json(timed=False).encode()).hexdigest()
+
+    @property
+    def arch(self) -> str:
+        """The name of its architecture."""
+        return str(self.recipe.get("arch", "resnet18"))
+
+    @property
+    def data_digests(self) -> set[str]:
+        """The digests of its data, as a whole and by part."""
+        return {self.data_digest, *self.parts}
 
     @property
     def best(self) -> Epoch:
@@ -77,21 +97,19 @@ class Progress:
 
     def to_json(self, *, timed: bool = True) -> str:
         """Return the header's text. Without times, the same run on the same machine gives the same text."""
-        return json.dumps(asdict(self) if timed else _untimed(asdict(self)))
+        plain = asdict(self)
+        if not timed:
+            for line in plain["history"]:
+                del line["seconds"]
+        return json.dumps(plain)
 
     @classmethod
     def from_json(cls, text: str) -> Progress:
         """Read the header's text."""
-        raw = json.loads(text)
-        return cls(**raw | {"history": [Epoch(**line) for line in raw["history"]]})
-
-
-def _untimed(run: dict[str, Any]) -> dict[str, Any]:
-    """Return plain values of a run, its predecessors and its teachers, without times."""
-    history = [{key: value for key, value in line.items() if key != "seconds"} for line in run["history"]]
-    start = run.get("start")
-    teachers = [_untimed(each) for each in run.get("teachers") or []]
-    return run | {"history": history, "start": _untimed(start) if start else None, "teachers": teachers}
+        plain = json.loads(text)
+        history = [Epoch(**line) for line in plain.pop("history")]
+        ancestors = [Ancestor.from_dict(each) for each in plain.pop("ancestors")]
+        return cls(**plain, history=history, ancestors=ancestors)
 
 
 def read_progress(path: Path) -> Progress:
@@ -119,112 +137,90 @@ def with_times(progress: Progress, last: Path) -> Progress:
         return progress
     times = {line.epoch: line.seconds for line in state.history}
     history = [replace(line, seconds=times.get(line.epoch)) for line in progress.history]
-    return replace(progress, history=history, start=state.start, teachers=state.teachers)
+    return replace(progress, history=history)
 
 
-def origin_of(start: Path, recipe: Recipe, parts: Sequence[str]) -> dict[str, Any]:
-    """Return the progress, as plain values, of the run that made weights to begin with or to be taught by.
+def origin_of(weights: Path, recipe: Recipe, parts: Sequence[str]) -> list[Ancestor]:
+    """Return the run that made weights to begin with or to be taught by, and then all that went into it.
 
     Raises
     ------
     InvalidData
-        That run, a predecessor or a teacher of it learnt from a part of this run's data with another split. Or the
-        weights are not of a training run.
+        One of these runs learnt from a part of this run's data that was divided in another way; or the weights are not
+        of a training run.
     InvalidModel
         The weights are in a folder that is no intact model.
     """
-    origin = progress_of(start)
-    divided_by = ("seed", "validation_fraction")
-    run = asdict(origin)
-    for earlier in lineage(run):
-        shared = {earlier["data_digest"], *(earlier.get("parts") or [])} & set(parts)
-        if shared and any(earlier["recipe"][key] != getattr(recipe, key) for key in divided_by):
+    origin = runs_behind(weights)
+    for run in origin:
+        divided_alike = (run.seed, run.validation_fraction) == (recipe.seed, recipe.validation_fraction)
+        if {run.data, *run.parts} & set(parts) and not divided_alike:
             raise InvalidData(
-                f"{start}: has seen patients that are for validation here; use its {' and '.join(divided_by)}"
+                f"{weights}: has seen patients that are for validation here; use its seed and validation_fraction"
             )
-    return run
+    return origin
 
 
-def progress_of(weights: Path) -> Progress:
-    """Return the progress of the run that made weights, which are a run's file or a model folder's.
+def runs_behind(weights: Path) -> list[Ancestor]:
+    """Return the run that made weights, a run's file or a model folder's, and then all that went into it.
 
     Raises
     ------
     InvalidData
         The file is not of a training run.
     InvalidModel
-        The folder is no intact model.
+        The folder is no intact model, or its card does not list its runs.
     """
-    return progress_of_model(weights.parent) if weights.name == SAFETENSORS else read_progress(weights)
+    if weights.name == SAFETENSORS:
+        return _runs_behind_model(load_card(weights.parent))
+    progress = read_progress(weights)
+    own = Ancestor(
+        run=progress.digest,
+        model="",
+        recipe=progress.recipe["name"],
+        arch=progress.arch,
+        seed=progress.recipe["seed"],
+        validation_fraction=progress.recipe["validation_fraction"],
+        data=progress.data_digest,
+        parts=tuple(progress.parts),
+        began_with=progress.began_with,
+        teachers=tuple(progress.teachers),
+        commit=progress.commit,
+    )
+    return [own, *progress.ancestors]
 
 
-def lineage(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a run, its predecessors and its teachers, and theirs, as plain values."""
-    yield run
-    for earlier in (run.get("start"), *(run.get("teachers") or [])):
-        if earlier:
-            yield from lineage(earlier)
-
-
-def same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether plain values are of one run, whatever they hold of earlier ones.
-
-    They are compared as texts: a loss that a model's card does not hold is NaN, which does not equal itself.
-    """
-
-    def own(run: dict[str, Any]) -> list[str]:
-        keys = ("recipe", "data_digest", "history", "parts")
-        return [json.dumps(run.get(key) or None, sort_keys=True) for key in keys]
-
-    return own(one) == own(other)
+def _runs_behind_model(card: Card) -> list[Ancestor]:
+    """Return the run that a model came from, and those before it, as its card lists them (`export.card_contents`)."""
+    try:
+        training, digests = card.raw["training"], card.raw["data"]["sha256"]
+        own = Ancestor(
+            run=training["run"],
+            model=version_name(card),
+            recipe=training["recipe"]["name"],
+            arch=card.arch,
+            seed=training["recipe"]["seed"],
+            validation_fraction=training["recipe"]["validation_fraction"],
+            data=digests["training"],
+            parts=tuple(digests["parts"]),
+            began_with=training["began_with"],
+            teachers=tuple(training["teachers"]),
+            commit=training["commit"],
+        )
+        return [own, *(Ancestor.from_dict(each) for each in training["ancestors"])]
+    except (KeyError, TypeError) as error:
+        raise InvalidModel(f"{card.folder / CARD}: does not list the runs that its weights come from") from error
 
 
 def only_own_data(progress: Progress) -> bool:
-    """Return whether all predecessors and teachers of a run had only its data."""
-    own = {progress.data_digest} | _parts(asdict(progress))
-    return all(_parts(each) <= own for each in lineage(asdict(progress)))
+    """Return whether all runs that went into this one had only its data."""
+    return all(run.learnt_from <= progress.data_digests for run in progress.ancestors)
 
 
 def teachers_had_known_data(progress: Progress) -> bool:
-    """Return whether all teachers had only the run's data and that of its predecessors."""
-    data = {progress.data_digest} | _parts(asdict(progress))
-    for each in lineage(progress.start) if progress.start else ():
-        data |= _parts(each) - {UNKNOWN}
-    others = [each for each in progress.teachers if not progress.start or not same_run(each, progress.start)]
-    return all(_parts(each) <= data for teacher in others for each in lineage(teacher))
-
-
-def _parts(run: dict[str, Any]) -> set[str]:
-    """Return the digests of the parts of a run's data."""
-    return set(run.get("parts") or [run["data_digest"]])
-
-
-def progress_of_model(folder: Path) -> Progress:
-    """Return the progress of the run that made a model folder, from its card.
-
-    Raises
-    ------
-    InvalidModel
-        The folder is no intact model.
-    """
-    raw = load_card(folder).raw
-    digests = raw["data"]["sha256"]
-    return _of_card(raw["training"], digests["training"], digests.get("parts") or [])
-
-
-def _of_card(run: dict[str, Any], digest: str, parts: list[str]) -> Progress:
-    """Return the progress of a run and of those before it from a card (`export.card_contents`)."""
-    weighted = run.get("validation_auc_alike") or [None] * len(run["side"])
-    columns = (run["side"], run["learning_rate"], run["validation_loss"], run["validation_auc"], weighted)
-    seconds = run["hours"] and 3600 * run["hours"] / run["epochs"]
-    history = [
-        Epoch(number, side, rate, math.nan, loss, auc, seconds, same)
-        for number, (side, rate, loss, auc, same) in enumerate(zip(*columns, strict=True), start=1)
-    ]
-
-    def earlier(run: dict[str, Any]) -> dict[str, Any]:
-        return asdict(_of_card(run, run.get("data", UNKNOWN), run.get("parts") or []))
-
-    start = earlier(run["began_with"]) if run.get("began_with") else None
-    teachers = [earlier(each) for each in run.get("teachers") or []]
-    return Progress(run["recipe"], digest, history, start, parts, teachers, run["best_epoch"])
+    """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
+    data = set(progress.data_digests)
+    for run in line_of([progress.began_with], progress.ancestors):
+        data |= run.learnt_from - {UNKNOWN}
+    others = [run for run in progress.teachers if run != progress.began_with]
+    return all(run.learnt_from <= data for run in line_of(others, progress.ancestors))

@@ -13,7 +13,7 @@ import torch
 from dicom_io.errors import InvalidData
 from modeltrain.model.card import SAFETENSORS
 from modeltrain.network.architectures import ChestNet, take_up
-from modeltrain.training.checkpoint import BEST, origin_of, progress_of
+from modeltrain.training.checkpoint import BEST, origin_of, runs_behind
 from modeltrain.training.optimizer import fix
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class Teachers:
     """
 
     def __init__(self, paths: Sequence[Path], recipe: Recipe, parts: Sequence[str], device: str) -> None:
-        self.runs = [origin_of(path, recipe, parts) for path in paths]  # the progress of each, as plain values
+        self.origins = [origin_of(path, recipe, parts) for path in paths]
         self.device = device
         self.lower = recipe.precision == "bfloat16"
         self.networks = [
-            _network(path, run["recipe"].get("arch", "resnet18")).to(device).to(memory_format=torch.channels_last)
-            for path, run in zip(paths, self.runs, strict=True)
+            _network(path, origin[0].arch).to(device).to(memory_format=torch.channels_last)
+            for path, origin in zip(paths, self.origins, strict=True)
         ]
 
     @torch.no_grad()  # not inference mode: the answers go into a loss
@@ -85,7 +85,7 @@ def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path])
         raise InvalidData(f"recipe {recipe.name}: fixed layers need weights to begin with (--init imagenet)")
     fix(ChestNet(recipe.arch), recipe)
     for path in teachers:
-        ChestNet(progress_of(path).recipe.get("arch", "resnet18"))
+        ChestNet(runs_behind(path)[0].arch)
 
 
 def weights_in(path: Path) -> Path:

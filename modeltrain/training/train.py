@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,8 +31,9 @@ from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images
 from modeltrain.data.sources import Source, Sources, sources_of
-from modeltrain.training.checkpoint import BEST, LAST, Epoch, Progress, origin_of, read_progress, same_run
+from modeltrain.training.checkpoint import BEST, LAST, Epoch, Progress, origin_of, read_progress
 from modeltrain.training.learner import Learner
+from modeltrain.training.lineage import code_commit
 from modeltrain.training.recipe import Recipe
 from modeltrain.training.teachers import Teachers, check_teachers
 
@@ -97,10 +99,18 @@ def run(
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
     parts = [part.digest for part in sources.parts]
-    origin = origin_of(start, recipe, [digest, *parts]) if start else None
+    origin = origin_of(start, recipe, [digest, *parts]) if start else []
     taught_by = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
-    runs = taught_by.runs if taught_by else []
-    state = Progress(_plain(recipe), digest, start=origin, parts=parts, teachers=runs)
+    origins = taught_by.origins if taught_by else []
+    state = Progress(
+        _plain(recipe),
+        digest,
+        parts=parts,
+        began_with=origin[0].run if origin else "",
+        teachers=[each[0].run for each in origins],
+        ancestors=list({each.run: each for each in chain(*origins, origin)}.values()),
+        commit=code_commit(),
+    )
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
     begins_anew = not start and not (out / LAST).exists()
@@ -186,10 +196,9 @@ def _load_last(path: Path, expected: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: cannot resume, the recipe differs in {', '.join(differing) or 'its fields'}")
     if state.data_digest != expected.data_digest:
         raise InvalidData(f"{path}: cannot resume, the data differ")
-    if expected.start and not (state.start and same_run(state.start, expected.start)):
+    if expected.began_with not in ("", state.began_with):
         raise InvalidData(f"{path}: cannot resume, the run began with other weights")
-    pairs = list(zip(state.teachers, expected.teachers, strict=False))
-    if len(state.teachers) != len(expected.teachers) or not all(same_run(*pair) for pair in pairs):
+    if state.teachers != expected.teachers:
         raise InvalidData(f"{path}: cannot resume, the run had other teachers")
     learner.restore(load_file(path))
     return state

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dicom_io.errors import InvalidSettings
 from modeltrain.data.sources import Sources, folder_source, readable
-from modeltrain.export.export import export_model
+from modeltrain.export.export import NewVersion, export_model
 from modeltrain.model.card import SAFETENSORS, load_card
 from modeltrain.training import train as training
 from modeltrain.training.recipe import recipe_named
@@ -138,7 +138,7 @@ def train(request: TrainingRequest) -> Path:
     model = NewModel(request.out, name, request.version, request.ages)
     model.check()
     weights = training.run(request.data, request.out, recipe, resume=request.resume, device=request.device)
-    return export_model(weights, request.data, request.out, name=name, version=model.version, ages=model.ages)
+    return export_model(weights, request.data, request.out, NewVersion(name, model.version, ages=model.ages))
 
 
 def retrain(settings: Settings, request: RetrainingRequest, watch: Watch = Watch()) -> Path:
@@ -159,16 +159,8 @@ def retrain(settings: Settings, request: RetrainingRequest, watch: Watch = Watch
     weights = training.run(
         sources, model.out, recipe, start=start, teachers=teachers, resume=request.resume, device=request.device
     )
-    return export_model(
-        weights,
-        sources,
-        model.out,
-        name=model.name,
-        version=model.version,
-        outliers=request.outliers,
-        ages=model.ages,
-        began_with=start.parent if start else None,
-    )
+    new = NewVersion(model.name, model.version, request.outliers, model.ages, start.parent if start else None)
+    return export_model(weights, sources, model.out, new)
 
 
 def _beginning(settings: Settings, request: RetrainingRequest) -> tuple[Path | None, Recipe]:

@@ -10,8 +10,10 @@ import torch
 
 from modeltrain.model.outputs import Outputs
 from modeltrain.network.architectures import ChestNet
+from modeltrain.training.lineage import Ancestor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -69,6 +71,12 @@ def lively_network(seed: int = 0) -> ChestNet:
         network.head.weight.mul_(10)
     network.eval()
     return network
+
+
+def ancestor(data: str, parts: Sequence[str] = (), run: str = "before", began_with: str = "") -> Ancestor:
+    """Return a run that learnt from this data."""
+    several = tuple(parts) if len(parts) > 1 else ()
+    return Ancestor(run, "", "quick", "resnet18", 42, 0.11, data, several, began_with, (), "")
 
 
 def predictor(scores: list[float]) -> Predict:

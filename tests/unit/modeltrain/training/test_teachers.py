@@ -16,22 +16,23 @@ from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.data.samples import Images
 from modeltrain.data.seen_images import seen_images_of
 from modeltrain.data.sources import sources_of
-from modeltrain.export.export import export_model
+from modeltrain.export.export import NewVersion, export_model
 from modeltrain.model.card import load_card
+from modeltrain.model.registry import version_name
 from modeltrain.network import efficientnet_lite
 from modeltrain.network.architectures import ChestNet, build
 from modeltrain.training import train
 from modeltrain.training.batches import batches, order_of
 from modeltrain.training.checkpoint import (
-    UNKNOWN,
     Progress,
     only_own_data,
     read_progress,
     teachers_had_known_data,
 )
 from modeltrain.training.learner import Learner
+from modeltrain.training.lineage import UNKNOWN, Ancestor
 from modeltrain.training.teachers import Teachers, weights_in
-from tests.unit.modeltrain.toys import batch
+from tests.unit.modeltrain.toys import ancestor, batch
 from tests.unit.modeltrain.training.test_train import QUICK, kill_in_second_epoch
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
         train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher, teacher], resume=True, progress=False)
     resumed = train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher], resume=True, progress=False)
     assert resumed.read_bytes() == whole.read_bytes(), "no time of the clock in it, not of the teacher's run either"
-    card = load_card(export_model(whole, data, tmp_path, name="toy", version="0.1.0"))
-    (summary,) = card.raw["training"]["teachers"]
-    assert (summary["recipe"]["arch"], summary["epochs"], summary["teachers"]) == ("efficientnet_lite0", 1, [])
-    assert card.raw["training"]["began_with"] is None
+    card = load_card(export_model(whole, data, tmp_path, NewVersion("toy", "0.1.0")))
+    (run,) = card.raw["training"]["ancestors"]
+    assert (run["arch"], run["teachers"]) == ("efficientnet_lite0", [])
+    assert card.raw["training"]["teachers"] == [run["run"]] == [read_progress(teacher).digest]
+    assert card.raw["training"]["began_with"] == ""
     seen_images = seen_images_of(card)
     assert seen_images is not None
     assert seen_images.complete, "the teacher learnt from the same images"
@@ -70,10 +72,12 @@ def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     assert weights_in(card.folder) == card.folder / "model.safetensors"
     assert weights_in(whole.parent) == whole
     second = train.run(data, tmp_path / "second", PUPIL, teachers=[weights_in(card.folder)], progress=False)
-    (first,) = read_progress(second).teachers
-    assert first["recipe"]["name"] == "pupil"
-    assert first["teachers"][0]["recipe"]["name"] == "teacher", "the card tells of its run's teachers, too"
-    assert first["teachers"][0]["data_digest"] == summary["data"] == card.raw["data"]["sha256"]["training"]
+    progress = read_progress(second)
+    first, before = progress.ancestors
+    assert (first.recipe, first.model) == ("pupil", version_name(card))
+    assert ([first.run], list(first.teachers)) == (progress.teachers, [before.run])
+    assert before.recipe == "teacher", "the card lists its run's teachers, too"
+    assert before.data == run["data"] == card.raw["data"]["sha256"]["training"]
 
 
 def test_a_pupil_is_told_what_the_teacher_says_of_the_image_that_it_sees(teacher: Path, data: Path) -> None:
@@ -100,10 +104,10 @@ def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, dat
         train.run(data, tmp_path / "run", other, teachers=[teacher], progress=False)
     # Nor may one begin with a pupil whose teacher saw them.
     pupil = train.run(data, tmp_path / "taught", PUPIL, teachers=[teacher], progress=False)
-    progress_of_pupil = read_progress(pupil)
-    progress_of_pupil.recipe["seed"] = 7
-    progress_of_pupil.teachers[0]["recipe"]["seed"] = 42
-    alone = dataclasses.replace(progress_of_pupil, data_digest="another", parts=[])
+    told = read_progress(pupil)
+    told.recipe["seed"] = 7
+    assert told.ancestors[0].seed == 42
+    alone = dataclasses.replace(told, data_digest="another", parts=[])
     path = tmp_path / "alone.safetensors"
     train._save(path, load_file(pupil), alone.to_json())
     with pytest.raises(InvalidData, match="patients that are for validation here"):
@@ -125,18 +129,20 @@ def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, d
 
 
 def test_what_a_teacher_learnt_from_is_learnt_at_second_hand() -> None:
-    def pupil(*parts: str, start: dict[str, object] | None = None) -> Progress:
-        return Progress({}, "a", start=start, parts=["a"], teachers=[{"data_digest": "-".join(parts), "parts": parts}])
+    def taught(*parts: str, before: tuple[Ancestor, ...] = ()) -> Progress:
+        teacher = ancestor("-".join(parts), parts, run="teacher")
+        start = before[0].run if before else ""
+        return Progress({}, "a", parts=["a"], began_with=start, teachers=["teacher"], ancestors=[teacher, *before])
 
-    assert only_own_data(pupil("a"))
-    assert not only_own_data(pupil("a", "b"))
-    assert not teachers_had_known_data(pupil("b"))
-    assert teachers_had_known_data(pupil("a", "b", start={"data_digest": "b", "parts": []})), "the folder tells of b"
-    unknown = {"data_digest": UNKNOWN, "parts": []}
-    assert not teachers_had_known_data(pupil("a", UNKNOWN, start=unknown | {"data_digest": "a", "start": unknown}))
-    again = pupil("b", UNKNOWN)
-    again.start = again.teachers[0]
-    assert teachers_had_known_data(again), "a teacher whose weights the run begins with, too, is told of by its folder"
+    assert only_own_data(taught("a"))
+    assert not only_own_data(taught("a", "b"))
+    assert not teachers_had_known_data(taught("b"))
+    assert teachers_had_known_data(taught("a", "b", before=(ancestor("b"),))), "the folder lists b"
+    begun = ancestor("a", began_with="first"), ancestor(UNKNOWN, run="first")
+    assert not teachers_had_known_data(taught("a", UNKNOWN, before=begun))
+    again = taught("b", UNKNOWN)
+    again.began_with = "teacher"
+    assert teachers_had_known_data(again), "a teacher whose weights the run begins with, too, is listed by its folder"
 
 
 def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> None:

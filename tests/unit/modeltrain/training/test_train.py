@@ -22,26 +22,27 @@ from modeltrain.data.evaluation_set import evaluation_set
 from modeltrain.data.samples import Images
 from modeltrain.data.seen_images import keys_of, seen_by, seen_images_of
 from modeltrain.data.sources import Sources, folder_source, sources_of
-from modeltrain.export.card_contents import training
-from modeltrain.export.export import export_model, refit
+from modeltrain.export.export import NewVersion, export_model
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
-from modeltrain.model.card import current_model, load_card, shipped_model
+from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.outputs import Outputs
+from modeltrain.model.registry import version_name
 from modeltrain.network.architectures import build, load_network
 from modeltrain.training import train
 from modeltrain.training.batches import batches, order_of
 from modeltrain.training.checkpoint import (
     Progress,
     only_own_data,
-    progress_of_model,
     read_progress,
+    runs_behind,
     with_times,
 )
 from modeltrain.training.learner import Learner, _border_share
+from modeltrain.training.lineage import code_commit, line_of
 from modeltrain.training.optimizer import learning_rate
 from modeltrain.training.recipe import RECIPES, Recipe, recipe_named
 from tests.support.disk import fill, small_disk
-from tests.unit.modeltrain.toys import batch, kaggle_folder, write_class
+from tests.unit.modeltrain.toys import ancestor, batch, kaggle_folder, write_class
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(best: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder made of it, judged on the locked test part."""
     models = tmp_path_factory.mktemp("models")
-    return export_model(best, data, models, name="toy", version="0.1.0", current=True, locked_test=True)
+    return export_model(best, data, models, NewVersion("toy", "0.1.0", locked_test=True))
 
 
 def test_a_run_leaves_weights_state_and_curves(best: Path) -> None:
@@ -124,14 +125,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(best: Path, data: Path, tmp_pa
         torch.testing.assert_close(other[name], one[name], rtol=0, atol=0, msg=name)
 
 
-def test_a_run_that_began_with_other_weights_goes_on(best: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_that_began_with_other_weights_goes_on_with_these_alone(best: Path, data: Path, tmp_path: Path) -> None:
     kill_in_second_epoch(data, tmp_path, QUICK, start=best)
-    last = tmp_path / "last.safetensors"
     other = train.run(data, tmp_path / "other", dataclasses.replace(QUICK, stages=((1, 32),)), progress=False)
     with pytest.raises(InvalidData, match="the run began with other weights"):
         train.run(data, tmp_path, QUICK, start=other, resume=True, progress=False)
     assert train.run(data, tmp_path, QUICK, start=best, resume=True, progress=False).exists()
-    assert len(read_progress(last).history) == 2
+    assert len(read_progress(tmp_path / "last.safetensors").history) == 2
 
 
 @pytest.mark.parametrize("lends", [False, True])
@@ -157,8 +157,7 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
         train.run(data, tmp_path / "run", mirrored, start=best, progress=False),
         data,
         tmp_path,
-        name="toy",
-        version="0.2.0",
+        NewVersion("toy", "0.2.0"),
     )
     card, images = load_card(mirrored_model), batch(3)
     assert card.mirror
@@ -180,42 +179,30 @@ def test_a_mirrored_model_answers_alike_to_an_image_and_its_mirror_image(
         np.testing.assert_allclose(predict(images[1:2]).logits, answers.logits[1:2], atol=1e-4, err_msg="batch of one")
 
 
-@pytest.mark.slow
-def test_a_model_s_weights_make_another_version(folder: Path, data: Path, tmp_path: Path) -> None:
-    copy = refit(folder, data, tmp_path, version="0.3.0", mirror=True)
-    before, card = load_card(folder), load_card(copy)
-    assert (card.label, card.mirror, before.mirror) == ("toy-0.3.0", True, False)
-    old, new = load_file(folder / "model.safetensors"), load_file(copy / "model.safetensors")
-    assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("gate."))
-    assert card.raw["training"] == before.raw["training"] | {"weights_of": "toy-0.1.0"}
-    assert card.raw["population"] == before.raw["population"]
-    assert card.raw["data"]["seen_images"] == before.raw["data"]["seen_images"]
-    assert card.raw["metrics"]["test"] is None
-    with pytest.raises(InvalidData, match="a version is never written twice"):
-        refit(folder, data, tmp_path, version="0.3.0", mirror=True)
-    with pytest.raises(InvalidData, match=r"is not what .* was trained on"):
-        refit(folder, kaggle_folder(tmp_path / "other", patients=7), tmp_path, version="0.4.0", mirror=False)
-
-
 def test_a_run_that_begins_with_other_weights_remembers_theirs(best: Path, data: Path, tmp_path: Path) -> None:
     still = dataclasses.replace(QUICK, stages=((1, 32),), learning_rate=0.0, ema=1.0)
     went_on = train.run(data, tmp_path / "on", still, start=best, progress=False)
     one, other = load_file(best), load_file(went_on)
     assert all(torch.equal(value, other[name]) for name, value in one.items() if value.is_floating_point())
     progress = read_progress(went_on)
-    assert progress.start is not None
-    assert progress.start["recipe"]["name"] == "quick"
+    (first,) = progress.ancestors
+    assert (first.run, first.recipe, first.model) == (progress.began_with, "quick", "")
+    assert first.run == read_progress(best).digest
     with pytest.raises(InvalidData, match="patients that are for validation here"):
         train.run(data, tmp_path / "leak", dataclasses.replace(still, seed=1), start=best, progress=False)
 
 
-def test_a_run_can_begin_with_a_model_folder(folder: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_can_begin_with_a_model_folder(folder: Path, best: Path, data: Path, tmp_path: Path) -> None:
     once = dataclasses.replace(QUICK, stages=((1, 32),))
     second = train.run(data, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
-    began = read_progress(second).start
-    assert began is not None
-    assert began["recipe"]["name"] == "quick"
-    assert {line["side"] for line in began["history"]} == {32}
+    progress = read_progress(second)
+    (first,) = progress.ancestors
+    card = load_card(folder)
+    assert (first.model, first.run) == (version_name(card), progress.began_with)
+    assert first.run == card.raw["training"]["run"] == read_progress(best).digest, (
+        "of one run, whatever it is read from"
+    )
+    assert first.commit == card.raw["training"]["commit"] == progress.commit == code_commit()
     assert train.run(data, tmp_path / "run", once, start=folder / "model.safetensors", resume=True, progress=False)
     other = dataclasses.replace(once, arch="resnet34")
     with pytest.raises(InvalidData, match="does not hold weights of the architecture resnet34"):
@@ -246,7 +233,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
 def test_a_full_disk_leaves_no_half_of_a_model(best: Path, data: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", best.stat().st_size // 4) as disk:
         with pytest.raises(OutOfResources, match=r"toy-0.2: cannot be written \(.*No space left on device"):
-            export_model(best, data, disk, name="toy", version="0.2")
+            export_model(best, data, disk, NewVersion("toy", "0.2"))
         assert list(disk.iterdir()) == []
 
 
@@ -408,7 +395,7 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
     other = folder_source(tmp_path / "other")
     once = dataclasses.replace(QUICK, stages=((1, 32),))
     went_on = train.run(other, tmp_path / "run", once, start=folder / "model.safetensors", progress=False)
-    second = load_card(export_model(went_on, other, tmp_path, name="second", version="1.0", began_with=folder))
+    second = load_card(export_model(went_on, other, tmp_path, NewVersion("second", "1.0", began_with=folder)))
     later = seen_images_of(second)
     assert later is not None
     assert later.complete
@@ -419,10 +406,7 @@ def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path
 
 def test_only_the_runs_that_had_the_same_data_are_told_by_its_record() -> None:
     def began(*earlier: list[str]) -> Progress:
-        start: dict[str, Any] | None = None
-        for parts in earlier:
-            start = {"data_digest": "-".join(parts), "parts": parts if len(parts) > 1 else [], "start": start}
-        return Progress({}, "a-b", start=start, parts=["a", "b"])
+        return Progress({}, "a-b", parts=["a", "b"], ancestors=[ancestor("-".join(parts), parts) for parts in earlier])
 
     assert only_own_data(began())
     assert only_own_data(began(["a"], ["a", "b"]))
@@ -453,22 +437,21 @@ def test_the_calibration_holds_few_images_at_once(
     np.testing.assert_allclose(outside[1], outside[0], rtol=0.2)
 
 
-def test_a_version_is_never_written_twice_and_current_names_it(folder: Path, best: Path, data: Path) -> None:
-    assert current_model(folder.parent) == folder
+def test_a_version_is_never_written_twice(folder: Path, best: Path, data: Path) -> None:
     with pytest.raises(InvalidData, match="exists already"):
-        export_model(best, data, folder.parent, name="toy", version="0.1.0")
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["CURRENT", "toy-0.1.0"]
+        export_model(best, data, folder.parent, NewVersion("toy", "0.1.0"))
+    assert [path.name for path in folder.parent.iterdir()] == ["toy-0.1.0"]
 
 
 def test_only_the_data_of_the_run_makes_its_card(best: Path, tmp_path: Path) -> None:
     other = kaggle_folder(tmp_path / "other", patients=5)
     with pytest.raises(InvalidData, match=r"is not what .* was trained on"):
-        export_model(best, other, tmp_path / "models", name="toy", version="0.1.0")
+        export_model(best, other, tmp_path / "models", NewVersion("toy", "0.1.0"))
     with pytest.raises(InvalidData, match="name it with"):
-        export_model(best, other, tmp_path / "models", name="../toy", version="0.1.0")
+        export_model(best, other, tmp_path / "models", NewVersion("../toy", "0.1.0"))
     (tmp_path / "weights.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InvalidData, match="not a file of a training run"):
-        export_model(tmp_path / "weights.safetensors", other, tmp_path / "models", name="toy", version="0.1.0")
+        export_model(tmp_path / "weights.safetensors", other, tmp_path / "models", NewVersion("toy", "0.1.0"))
     assert not (tmp_path / "models").exists()
 
 
@@ -483,8 +466,11 @@ def test_no_run_stops_early_while_its_images_are_small(
     assert read_progress(best).best.epoch == 3
 
 
-def test_a_card_says_which_epoch_s_weights_a_model_holds() -> None:
+def test_the_shipped_card_lists_the_runs_that_its_weights_come_from() -> None:
     card = load_card(shipped_model())
-    state = progress_of_model(card.folder)
-    assert training(state)["best_epoch"] == card.raw["training"]["best_epoch"] == state.kept_epoch
-    assert Progress.from_json(state.to_json()).kept_epoch == state.kept_epoch
+    own, *earlier = runs_behind(card.folder / "model.safetensors")
+    assert (own.recipe, own.seed, own.model) == ("standardized", 42, version_name(card))
+    assert line_of([own.run], [own, *earlier]) == [own, *earlier], "each is named by one that came later"
+    assert next(run.model for run in earlier if run.model).startswith("cxr-pneumonia-resnet18-1.6.0-")
+    assert all(len(run.commit) == 40 for run in (own, *earlier)), "what made them can be checked out"
+    assert (card.folder / "model.json").stat().st_size < 20_000
