@@ -35,7 +35,7 @@ demo: install $(if $(VIEWER),viewer) ## Set up, then send radiographs (IMAGES=fo
 
 viewer: $(VIEWER_FILES)/index.html ## Fetch the OHIF viewer from npm (48 MB): demo VIEWER=1 shows the studies in it
 
-# Test modules run side by side; those that begin first take longest, so they keep their order.
+# Test modules run side by side, in the order of collection: the longest come first (tests/conftest.py).
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 

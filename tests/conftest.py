@@ -25,6 +25,11 @@ from worker.settings import Settings
 POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: "modeltrain/training" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def _no_log_of_another_test() -> Iterator[None]:
     """Undo what a command that ran in this process made of the log."""
