@@ -219,7 +219,7 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
     assert said.returncode == 2
     bad = [line for line in said.stdout.splitlines() if line.startswith("FAIL")]
     assert len(bad) == 2
-    assert f"port: 127.0.0.1:{service.port}: Address already in use, and CXRD does not answer there" in bad[0]
+    assert f"port: 127.0.0.1:{service.port}: Address already in use; no answer to our C-ECHO there" in bad[0]
     assert "destination good: 127.0.0.1" in bad[1]
     assert "cannot be reached" in bad[1]
     assert "not in the configuration" in invoke("check", "other", "-c", service.config).stdout

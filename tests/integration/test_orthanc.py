@@ -78,7 +78,7 @@ def test_check_finds_its_test_object_again(tmp_path: Path) -> None:
         )
         seen = list(check.run(Settings(destinations=(there,)), "orthanc", store=True))
         assert all(check.ok for check in seen), seen
-        words = " ".join(check.seen for check in seen)
+        words = " ".join(check.text for check in seen)
         for expected in (
             "compression jpeg-2000: accepted",
             "storage commitment: offered",
@@ -99,7 +99,7 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
         web = DicomwebDestination(name="web", url=f"http://127.0.0.1:{orthanc.http}/dicom-web")
         seen = list(check.run(Settings(destinations=(web,)), "web", store=True))
         assert all(check.ok for check in seen), seen
-        assert [check.seen for check in seen] == [
+        assert [check.text for check in seen] == [
             f"{web.url} answers a search (QIDO-RS)",
             "a test object of patient CXRD-CHECK is answered with success (STOW-RS)",
             "the test object is found again (QIDO-RS)",

@@ -30,7 +30,7 @@ def check(
         raise InvalidSettings("--store needs the NAME of a destination")
     failed = 0
     for check in run(options.load(config), name, store=store):
-        output.line(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.seen}")
+        output.line(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}")
         failed += not check.ok
     if failed:
         raise typer.Exit(2)

@@ -26,11 +26,11 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what was looked at, whether it is well, and what was seen."""
+    """One line: what was looked at, whether it is well, and in which words."""
 
     name: str
     ok: bool
-    seen: str
+    text: str
 
 
 def run(settings: Settings, only: str | None = None, *, store: bool = False) -> Iterator[Check]:
@@ -92,7 +92,7 @@ def _disk(settings: Settings) -> Check:
         return Check("disk", False, f"{folder}: {error.strerror}")
     free = shutil.disk_usage(folder).free // 1_000_000
     enough = free >= settings.storage.min_free_mb
-    return Check("disk", enough, f"{folder}: {free} MB free, {settings.storage.min_free_mb} MB must be")
+    return Check("disk", enough, f"{folder}: {free} MB free, at least {settings.storage.min_free_mb} MB needed")
 
 
 def _ledger(settings: Settings) -> Check:
@@ -108,15 +108,16 @@ def _ledger(settings: Settings) -> Check:
     return Check("database", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty")
 
 
-def _taken(settings: Settings, why: str) -> Check:
-    """Tell a port that a running cxrd has taken, which is well, from one that something else has."""
+def _port_in_use(settings: Settings, why: str) -> Check:
+    """Say whether a running cxrd listens on the port, which is well, or something else does."""
     title = settings.scp.ae_title
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
     host = every.get(settings.scp.host, settings.scp.host)
     try:
         echo(Peer(host, settings.scp.port, title, calling_ae=title, timeout=3))
     except CxrdError:
-        return Check("port", False, f"{why}, and {title} does not answer there")
+        question = f"is {title} in scp.allowed_calling, or has another program the port?"
+        return Check("port", False, f"{why}; no answer to our C-ECHO there ({question})")
     return Check("port", True, f"{title} is running on {address(host, settings.scp.port)}")
 
 
@@ -128,5 +129,5 @@ def _port(settings: Settings) -> Check:
         try:
             probe.bind((settings.scp.host, settings.scp.port))
         except OSError as error:
-            return _taken(settings, f"{where}: {error.strerror}")
+            return _port_in_use(settings, f"{where}: {error.strerror}")
     return Check("port", True, f"{where} is free")

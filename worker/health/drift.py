@@ -1,4 +1,4 @@
-"""Drift: do the live images and answers still look like those on which the model was judged?"""
+"""Drift: recent scores and images compared with the model's validation set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 MEASURES = {"probability": "probability", "input_mean": "mean of the input", "input_std": "contrast of the input"}
-OUTSIDE = "outside the population"
+OUT_OF_DISTRIBUTION = "out of distribution"
 LEAST = 50  # images, below which no verdict is given
 _WATCH, _DRIFT = 0.1, 0.25  # the customary limits of the population stability index
 _BINS = 10
@@ -51,7 +51,7 @@ class Measure:
 class Drift:
     """A period's drift.
 
-    ``n`` counts the images that the model has looked at, among them ``left_out``: those that its gate kept from an
+    ``n`` counts the images that the model has looked at, among them ``left_out``: those that it left out without an
     answer. ``others`` counts the images that only other models have answered. ``ood_verdict`` is that on ``ood_rate``;
     ``verdict`` is the worst of all.
     """
@@ -75,7 +75,7 @@ class Drift:
 class Period:
     """What the ledger holds of the current model's images in a period: one array for each measure, and outlier.
 
-    ``n`` and ``left_out`` as in `Drift`: an image that the gate left out has no probability, but all the rest.
+    ``n`` and ``left_out`` as in `Drift`: an image that was left out has no probability, but all the rest.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -171,8 +171,10 @@ def drift(recent: Period, card: Card) -> Drift:
 
 
 def ood_limit(reference_rate: float, n: int) -> float:
-    """Return the share outside the population from which it is drift: three standard errors above the reference's, or
-    twice that, whichever is more."""
+    """Return the share of images out of distribution from which it is drift.
+
+    It is three standard errors above the reference's share, or twice that, whichever is more.
+    """
     spread = float(np.sqrt(max(reference_rate, 0.01) * (1 - reference_rate) / n))
     return max(reference_rate + 3 * spread, 2 * reference_rate)
 
@@ -218,7 +220,7 @@ def _measure(name: str, observed: NDArray[np.float64], quantiles: list[float]) -
 
 
 def figure(recent: Period, result: Drift, card: Card) -> Figure:
-    """Draw each measure's distribution beside the reference's, and the share of images outside the population."""
+    """Draw each measure's distribution beside the reference's, and the share of images out of distribution."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - the extra `evaluate`
 
     reference = reference_of(card)
@@ -236,16 +238,16 @@ def figure(recent: Period, result: Drift, card: Card) -> Figure:
         axes.set_title(f"{MEASURES[measure.name]}\n{index}{measure.verdict}", size=11)
         axes.set_ylabel("share of images")
         axes.legend(frameon=False, fontsize=9)
-    _draw_outside(last, result, recent.outlier.size)
+    _draw_out_of_distribution(last, result, recent.outlier.size)
     for axes in (*panels, last):
         axes.spines[["top", "right"]].set_visible(False)
-    left_out = f", {result.left_out} of them left out by the gate" if result.left_out else ""
+    left_out = f", {result.left_out} of them left out as out of distribution" if result.left_out else ""
     picture.suptitle(f"{result.model}: {result.n} images{left_out}; {result.verdict}", size=13, weight="bold")
     return picture
 
 
-def _draw_outside(axes: Axes, result: Drift, n: int) -> None:
-    """Draw the share of images outside the population beside the reference's, and from where on it is drift."""
+def _draw_out_of_distribution(axes: Axes, result: Drift, n: int) -> None:
+    """Draw the share of images out of distribution beside the reference's, and from where on it is drift."""
     bars = [(result.reference_ood_rate, _GREY), (result.ood_rate, _BLUE)]
     for place, (rate, colour) in enumerate(bars):
         axes.bar(place, rate or 0.0, color=colour, width=0.6)
@@ -258,7 +260,7 @@ def _draw_outside(axes: Axes, result: Drift, n: int) -> None:
         top = max(top, limit)
     axes.set_ylim(0, max(1.35 * top, 0.01))
     axes.set_xticks([0, 1], ["reference", "period"])
-    axes.set_title(f"{OUTSIDE}\n{result.ood_verdict}", size=11)
+    axes.set_title(f"{OUT_OF_DISTRIBUTION}\n{result.ood_verdict}", size=11)
     axes.set_ylabel("share of images")
 
 
@@ -268,13 +270,13 @@ def metrics(result: Drift) -> str:
 
     registry = CollectorRegistry()
     Gauge("cxrd_drift_images", "Images of the period", registry=registry).set(result.n)
-    Gauge("cxrd_drift_left_out_images", "Of these, left out by the gate", registry=registry).set(result.left_out)
+    Gauge("cxrd_drift_left_out_images", "Of these, left out", registry=registry).set(result.left_out)
     index = Gauge("cxrd_drift_psi", "Population stability index", ["measure"], registry=registry)
     statistic = Gauge("cxrd_drift_ks", "Kolmogorov-Smirnov statistic", ["measure"], registry=registry)
     for measure in result.measures:
         index.labels(measure.name).set(measure.psi)
         statistic.labels(measure.name).set(measure.ks)
     if result.ood_rate is not None:
-        Gauge("cxrd_ood_ratio", "Share of images outside the population", registry=registry).set(result.ood_rate)
+        Gauge("cxrd_ood_ratio", "Share of images out of distribution", registry=registry).set(result.ood_rate)
     Gauge("cxrd_drift", "1 where the verdict is drift", registry=registry).set(result.verdict == "drift")
     return generate_latest(registry).decode()

@@ -130,10 +130,10 @@ def test_cxrd_check_looks_at_the_certificate(pair: Pair) -> None:
             (None, (False, "the HL7 receiver: its certificate does not hold: self-signed certificate")),
         ):
             settings = Settings(destinations=(Hl7Destination(name="ris", hl7=where, tls=True, ca_file=trusted),))
-            assert [(check.ok, check.seen) for check in check.run(settings, "ris")] == [expected]
+            assert [(check.ok, check.text) for check in check.run(settings, "ris")] == [expected]
         hook = Settings(destinations=(WebhookDestination(name="hook", webhook=f"https://{where}/"),))
         (seen,) = check.run(hook, "hook")
-        assert (seen.ok, seen.seen) == (False, f"{where}: its certificate does not hold: self-signed certificate")
+        assert (seen.ok, seen.text) == (False, f"{where}: its certificate does not hold: self-signed certificate")
 
 
 def test_a_daemon_tells_a_receiver_over_tls(pair: Pair, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ __all__ = ["listener"]  # a fixture
 
 def seen(*, store: bool = False, **destination: Any) -> list[tuple[bool, str]]:
     settings = Settings.model_validate({"destinations": [{"name": "there", **destination}]})
-    return [(check.ok, check.seen) for check in check.run(settings, "there", store=store)]
+    return [(check.ok, check.text) for check in check.run(settings, "there", store=store)]
 
 
 def node(port: int, **more: Any) -> dict[str, Any]:

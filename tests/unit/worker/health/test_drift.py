@@ -142,7 +142,7 @@ def test_the_picture_has_a_panel_for_the_share_outside(ledger: Ledger, card: Car
     seen = period(ledger, card, None, None)
     panels = figure(seen, drift(seen, card), card).axes
     assert len(panels) == 4
-    assert panels[-1].get_title().splitlines() == ["outside the population", "drift"]
+    assert panels[-1].get_title().splitlines() == ["out of distribution", "drift"]
     assert [text.get_text() for text in panels[-1].texts] == ["2.0%", "25.0%"]
 
 
