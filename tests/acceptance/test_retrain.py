@@ -56,7 +56,7 @@ def test_readers_verdicts_become_a_model(service: Service, tmp_path: Path) -> No
     assert trained.stdout == f"Model: {folder}\n"
     card = load_card(folder)
     assert card.raw["data"]["layout"] == "the audit's confirmed findings"
-    assert card.raw["training"]["began_with"] is not None
+    assert card.raw["training"]["began_with"]
     assert "patient-" not in json.dumps(card.raw)
     assert invoke("audit", "verify", "-c", service.config).returncode == 0
 
