@@ -52,7 +52,7 @@ class WebArchive:
             The server does not answer, or not with success, or not as DICOMweb says.
         """
         matching, search = filters(query), self._client.search_for_studies
-        studies = self._found(
+        studies = self._matches(
             "StudyInstanceUID",
             lambda **page: search(search_filters=matching, fields=list(FIELDS), **page),
         )
@@ -62,7 +62,7 @@ class WebArchive:
 
     def _series_of(self, study: str, modalities: tuple[str, ...]) -> Iterator[Series]:
         search = self._client.search_for_series
-        for uid, about in self._found("SeriesInstanceUID", lambda **page: search(study, **page)):
+        for uid, about in self._matches("SeriesInstanceUID", lambda **page: search(study, **page)):
             modality = text(about, "Modality")
             if modality in modalities or not modality:
                 yield Series(study, uid, modality)
@@ -70,9 +70,9 @@ class WebArchive:
     def instances(self, series: Series) -> list[str]:
         """Return the SOP Instance UIDs of a series. Raises as `series` does."""
         search, within = self._client.search_for_instances, (series.study_instance_uid, series.series_instance_uid)
-        return [uid for uid, _ in self._found("SOPInstanceUID", lambda **page: search(*within, **page))]
+        return [uid for uid, _ in self._matches("SOPInstanceUID", lambda **page: search(*within, **page))]
 
-    def _found(self, keyword: str, search: Callable[..., list[Any]]) -> Iterator[tuple[str, Dataset]]:
+    def _matches(self, keyword: str, search: Callable[..., list[Any]]) -> Iterator[tuple[str, Dataset]]:
         """Yield each match once with its UID, page by page, until a page brings nothing new.
 
         Not until one is short: a server may give fewer than were asked for, and some know no offset.

@@ -103,7 +103,7 @@ def seen_by(card: Card, source: Source) -> NDArray[np.bool_] | None:
     if seen_images is None:
         return None
     own = np.array([bool(np.isin(keys, seen_images.keys).any()) for keys in keys_of(source)], dtype=np.bool_)
-    patients = {sample.patient for sample, seen in zip(source.samples, own, strict=True) if seen}
+    patients = {sample.patient for sample, is_seen in zip(source.samples, own, strict=True) if is_seen}
     return np.array([sample.patient in patients for sample in source.samples], dtype=np.bool_)
 
 
@@ -150,14 +150,14 @@ def unseen_images(source: Source, cards: Sequence[Card]) -> UnseenImages:
         There are none.
     """
     by_model = {version_name(card): seen_by(card, source) for card in cards}
-    seen = np.zeros(len(source.samples), dtype=np.bool_)
+    union = np.zeros(len(source.samples), dtype=np.bool_)
     for own in by_model.values():
         if own is not None:
-            seen |= own
+            union |= own
     lists = {version_name(card): seen_images_of(card) for card in cards}
     incomplete = tuple(name for name, each in lists.items() if each and not each.complete)
     left_out = {name: None if own is None else int(own.sum()) for name, own in by_model.items()}
-    samples = tuple(sample for sample, own in zip(source.samples, seen, strict=True) if not own)
+    samples = tuple(sample for sample, own in zip(source.samples, union, strict=True) if not own)
     unseen = UnseenImages(source, samples, left_out, incomplete)
     if not samples:
         raise InvalidData(f"{source.name}: nothing is left to compare on; {'; '.join(unseen.notes())}")

@@ -98,9 +98,9 @@ def fit_calibration(
     }
 
 
-def least_sensitivity(found: int, positives: int, confidence: float = CONFIDENCE) -> float:
+def least_sensitivity(true_positives: int, positives: int, confidence: float = CONFIDENCE) -> float:
     """Return the one-sided lower confidence bound of a sensitivity (Clopper and Pearson 1934)."""
-    return float(beta.ppf(1 - confidence, found, positives - found + 1)) if found else 0.0
+    return float(beta.ppf(1 - confidence, true_positives, positives - true_positives + 1)) if true_positives else 0.0
 
 
 def operating_points(
@@ -125,29 +125,29 @@ def operating_points(
     pooled = np.concatenate(files)
     positives = int((labels == 1).sum())
     points = {}
-    for name, wanted in VOUCHED.items():
-        highest = min(_highest(each, labels, wanted) for each in files)
+    for name, sensitivity in VOUCHED.items():
+        highest = min(_highest(each, labels, sensitivity) for each in files)
         below = float(np.max(pooled, initial=0.0, where=pooled < highest))
         halfway = math.floor((highest + below) / 2 * 1e4) / 1e4
         threshold = max(halfway if halfway > below else math.floor(highest * 1e4) / 1e4, 1e-4)
-        found = min(int((each[labels == 1] >= threshold).sum()) for each in files)
+        true_positives = min(int((each[labels == 1] >= threshold).sum()) for each in files)
         points[name] = {
             "threshold": threshold,
             "rule": "halfway from the highest threshold to the next lower score, rounded down to four digits; with it "
-            f"the sensitivity is at least {wanted} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, on the "
-            "validation images), in each of the files that may serve",
-            "sensitivity": round(found / positives, 4),
-            "sensitivity_at_least": round(least_sensitivity(found, positives), 4),
+            f"the sensitivity is at least {sensitivity} at {CONFIDENCE:.0%} confidence (one-sided, Clopper–Pearson, "
+            "on the validation images), in each of the files that may serve",
+            "sensitivity": round(true_positives / positives, 4),
+            "sensitivity_at_least": round(least_sensitivity(true_positives, positives), 4),
             "specificity": round(min(float((each[labels == 0] < threshold).mean()) for each in files), 4),
         }
     return points
 
 
-def _highest(probability: NDArray[np.float32], labels: NDArray[np.int64], wanted: float) -> np.float32:
+def _highest(probability: NDArray[np.float32], labels: NDArray[np.int64], sensitivity: float) -> np.float32:
     """Return the lowest score of a pneumonia that must be found for a sensitivity to be vouched for."""
     positives = np.sort(probability[labels == 1])
     missed = 0
-    while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= wanted:
+    while missed + 1 < len(positives) and least_sensitivity(len(positives) - missed - 1, len(positives)) >= sensitivity:
         missed += 1
     return np.float32(positives[missed])
 

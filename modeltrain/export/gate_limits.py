@@ -66,8 +66,8 @@ def fit_gate(
         strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
         fitted, other_ways = _parted(distorted)
         foreign, kept = np.concatenate([fitted, strangers]), np.concatenate([other_ways, others])
-    known = _features(network, chain(shifted(validation, size, rng), _plain(validation, size)))
-    return _fit(own, foreign, known, kept)
+    inside = _features(network, chain(shifted(validation, size, rng), _plain(validation, size)))
+    return _fit(own, foreign, inside, kept)
 
 
 def outlying(
@@ -79,11 +79,11 @@ def outlying(
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:count]]
-    found = list(_distorted(chosen, size, rng))
+    images = list(_distorted(chosen, size, rng))
     if outliers:
         paths = pictures(outliers)
-        found += _plain([Sample(paths[i], 0, "") for i in rng.permutation(len(paths))[:count]], size)
-    return np.stack(found)
+        images += _plain([Sample(paths[i], 0, "") for i in rng.permutation(len(paths))[:count]], size)
+    return np.stack(images)
 
 
 def _parted(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -92,9 +92,9 @@ def _parted(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return features[:fitted], features[fitted:]
 
 
-def _halfway(known: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
-    """Return the least limit that `known` allows, or halfway from there to where most of `outside` lies beyond it."""
-    near = float(np.quantile(known, 1 - FLAGGED))
+def _halfway(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """Return the least limit that `inside` allows, or halfway from there to where most of `outside` lies beyond it."""
+    near = float(np.quantile(inside, 1 - FLAGGED))
     if not len(outside):
         return near
     return (near + max(near, float(np.quantile(outside, 1 - _FOUND)))) / 2
@@ -105,19 +105,19 @@ def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]
 
 
 def _fit(
-    own: NDArray[np.float64], foreign: NDArray[np.float64], known: NDArray[np.float64], kept: NDArray[np.float64]
+    own: NDArray[np.float64], foreign: NDArray[np.float64], inside: NDArray[np.float64], kept: NDArray[np.float64]
 ) -> dict[str, Tensor]:
-    """Fit both looks on `own` [N, D] and `foreign`; set their limits on `known` and on outliers that were kept back."""
+    """Fit both looks on `own` [N, D] and `foreign`; set their limits on `inside` and on outliers kept back."""
     center, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
     both = np.concatenate([own, foreign])
     labels = np.repeat([0, 1], [len(own), len(foreign)])
     classifier = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
     classifier.fit((both - center) / spread, labels)
     weight = classifier.coef_[0] / spread
-    said = (known - center) @ weight
+    projection = (inside - center) @ weight
     # One limit's distance from the middle of the population is one unit of the exponent.
-    limit = _halfway(said, (kept - center) @ weight)
-    unit = max(limit - float(np.median(said)), 1e-6)
+    limit = _halfway(projection, (kept - center) @ weight)
+    unit = max(limit - float(np.median(projection)), 1e-6)
 
     # Principal axes of the standardised features, whitened: the smallest ones are noise and are left out.
     standard = (own - center) / spread
@@ -125,7 +125,7 @@ def _fit(
     axes = min(_AXES, len(own) // 4, own.shape[1])
     whitening = vectors[:, -axes:] / np.sqrt(np.maximum(values[-axes:], 1e-9))
     project = whitening / spread[:, None]
-    distance = np.square((known - center) @ project).mean(axis=1)
+    distance = np.square((inside - center) @ project).mean(axis=1)
     tensors = {
         "center": center,
         "weight": weight / unit,
@@ -140,8 +140,8 @@ def _fit(
 @torch.inference_mode()
 def _features(network: ChestNet, images: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Return the statistics [N, D] of the feature maps of images [1, size, size]."""
-    found = [statistics(network.taps(torch.from_numpy(stack))).numpy() for stack in _stacks(images)]
-    return np.concatenate(found).astype(np.float64)
+    stacked = [statistics(network.taps(torch.from_numpy(stack))).numpy() for stack in _stacks(images)]
+    return np.concatenate(stacked).astype(np.float64)
 
 
 def _stacks(images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:

@@ -47,8 +47,8 @@ def compare_int8(
     flips = {name: max(_differ(scores, each[name]["threshold"]) for each in tried) for name in points}
     auc = [float(roc_auc_score(fp32.labels, score)) for score in scores]
     far = [
-        np.concatenate([asked(part).outlier for part in np.split(strangers, range(16, len(strangers), 16))])
-        for asked in both
+        np.concatenate([predict_part(part).outlier for part in np.split(strangers, range(16, len(strangers), 16))])
+        for predict_part in both
     ]
     outside = [np.concatenate([raw.outlier, each]) >= 1 for raw, each in zip((fp32, int8), far, strict=True)]
     gate = int((outside[0] != outside[1]).sum())
@@ -57,7 +57,7 @@ def compare_int8(
         and abs(auc[1] - auc[0]) <= _MOST_AUC
         and gate <= _MOST_OUTSIDE * len(outside[0])
     )
-    said = {
+    comparison = {
         "kept": kept,
         "compared_on": "validation",
         "decisions_that_differ": flips,
@@ -68,7 +68,7 @@ def compare_int8(
         f"at those of both; the AUC by at most {_MOST_AUC}; and which images are outside by at most "
         f"{_MOST_OUTSIDE:.0%}, strangers among them",
     }
-    return said, points
+    return comparison, points
 
 
 def _differ(scores: list[NDArray[np.float32]], threshold: float) -> int:

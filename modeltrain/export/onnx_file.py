@@ -168,10 +168,10 @@ def _kept_whole(path: Path) -> list[str]:
     graph = onnx.load(path).graph
     made_by = {name: node.op_type for node in graph.node for name in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    said = [{item.name: list(item.ints) for item in node.attribute} for node in convolutions]
+    attributes = [{item.name: list(item.ints) for item in node.attribute} for node in convolutions]
     shortcuts = [
         node.name
-        for node, how in zip(convolutions, said, strict=True)
+        for node, how in zip(convolutions, attributes, strict=True)
         if how.get("kernel_shape") == [1, 1] and how.get("strides") == [2, 2]
     ]
     sums = [

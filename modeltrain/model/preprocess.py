@@ -98,10 +98,10 @@ def read_and_tell(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return read_picture(path, max_pixels), {}
     try:
-        rendered, said = radiograph.read(path, max_pixels=max_pixels)
+        rendered, attributes = radiograph.read(path, max_pixels=max_pixels)
     except (UnreadableObject, UnsupportedPixels) as error:
         raise type(error)(f"{path}: {error}") from error
-    return rendered.values, said
+    return rendered.values, attributes
 
 
 def names_in_header(path: Path) -> tuple[str, str]:

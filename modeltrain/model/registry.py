@@ -69,15 +69,15 @@ class Registry:
 
     def all(self) -> list[Version]:
         """Return every intact model, the shipped ones first; each is held to the digests in its card."""
-        found: dict[str, Version] = {}
+        versions: dict[str, Version] = {}
         for root in (shipped_model().parent, self.root):
             for folder in _folders(root):
                 try:
                     card = load_card(folder)
                 except InvalidModel:
                     continue  # `damaged` tells of it; it must not be in the way of a rollback
-                found.setdefault(version_name(card), Version(version_name(card), card, root != self.root))
-        return list(found.values())
+                versions.setdefault(version_name(card), Version(version_name(card), card, root != self.root))
+        return list(versions.values())
 
     def damaged(self) -> list[str]:
         """Return what is wrong with each model of the site that is not as it was added."""

@@ -80,7 +80,7 @@ class _Shown:
         self._bar = bar
         self._search = bar.add_task("searching", total=None)
         self._fetch = bar.add_task("pulling", total=None, visible=False)
-        self._series = self._received = self._known = 0
+        self._series = self._received = self._present = 0
         self.failed = 0
 
     def searched(self, done: int, total: int) -> None:
@@ -89,7 +89,7 @@ class _Shown:
     def fetched(self, step: Step) -> None:
         self._series = step.total
         self._received += step.received
-        self._known += step.present
+        self._present += step.present
         self.failed += step.failed
         if step.error:
             output.note(f"series {step.done} of {step.total}: {step.error}")
@@ -102,7 +102,7 @@ class _Shown:
                 [
                     ("Series found", self._series),
                     ("Images received", self._received),
-                    ("Already there", self._known),
+                    ("Already there", self._present),
                     ("Failed", self.failed),
                 ]
             )
