@@ -29,7 +29,7 @@ from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.header.source_image import source_image
 from dicom_io.network.spool import SpoolFile
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
-from dicom_io.network.storage_scu import Peer, deliver
+from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode
 from dicom_io.objects.secondary_capture import KIND, secondary_capture
 from dicom_io.pixels.render import render
@@ -235,7 +235,9 @@ def time_delivery(results: Sequence[Path], folder: Path, watch: Stopwatch) -> No
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         try:
             time.sleep(1.0)
-            with deliver(Peer("127.0.0.1", port, "ANY", calling_ae="CXRD", timeout=30), [_CAPTURE]) as delivery:
+            with storage_association(
+                Peer("127.0.0.1", port, "ANY", calling_ae="CXRD", timeout=30), [_CAPTURE]
+            ) as delivery:
                 delivery.store(results[0])
                 for result in results:
                     with watch.stage("pynetdicom: deliver a result"):

@@ -1,4 +1,4 @@
 """DICOMweb: storing, finding and fetching over HTTP (PS3.18).
 
-Doors: `stow.deliver_web`, `wado.web_archive`.
+Doors: `stow.stow_session`, `wado.web_archive`.
 """

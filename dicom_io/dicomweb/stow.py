@@ -34,13 +34,13 @@ class WebPeer:
     timeout: float = 30.0
 
 
-class WebDelivery:
+class StowSession:
     """A session that stores objects at one server; it answers with the statuses of C-STORE."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def accepts(self, sop_class_uid: str) -> bool:  # noqa: ARG002 - as `dicom_io.network.storage_scu.Delivery`
+    def accepts(self, sop_class_uid: str) -> bool:  # noqa: ARG002 - as `dicom_io.network.storage_scu.StorageAssociation`
         """Tell whether the server may take this SOP class: nothing is negotiated, so it is asked by sending."""
         return True
 
@@ -96,11 +96,11 @@ def require() -> None:
 
 
 @contextmanager
-def deliver_web(peer: WebPeer) -> Iterator[WebDelivery]:
+def stow_session(peer: WebPeer) -> Iterator[StowSession]:
     """Open a session with a server, and close it at the end."""
     client, session = open_client(peer)
     try:
-        yield WebDelivery(client)
+        yield StowSession(client)
     finally:
         session.close()
 

@@ -56,7 +56,7 @@ class Peer:
         return tuple(dict.fromkeys(str(each) for each in ways if each))
 
 
-class Delivery:
+class StorageAssociation:
     """An open association that stores objects at one peer."""
 
     def __init__(self, association: Any, peer: Peer) -> None:
@@ -161,7 +161,7 @@ def _bring(dataset: Dataset, syntax: str) -> bool:
 
 
 @contextmanager
-def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery]:
+def storage_association(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[StorageAssociation]:
     """Open an association for objects of these kinds, and release it at the end.
 
     Parameters
@@ -177,7 +177,7 @@ def deliver(peer: Peer, kinds: Collection[tuple[str, str]]) -> Iterator[Delivery
         When it accepts none of the presentation contexts.
     """
     with associate(peer, proposed(peer, kinds)) as association:
-        yield Delivery(association, peer)
+        yield StorageAssociation(association, peer)
 
 
 def proposed(peer: Peer, kinds: Collection[tuple[str, str]]) -> list[PresentationContext]:

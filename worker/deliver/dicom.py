@@ -12,7 +12,7 @@ from dicom_io.header.reading import syntax_of
 from dicom_io.network import capabilities
 from dicom_io.network.address import address
 from dicom_io.network.status import Verdict, verdict_of
-from dicom_io.network.storage_scu import PLAIN, Delivery, Peer, deliver, echo, ways
+from dicom_io.network.storage_scu import PLAIN, Peer, StorageAssociation, echo, storage_association, ways
 from dicom_io.objects.jpeg import LOSSY, PICTURES
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
 from worker.clock import now
@@ -52,7 +52,7 @@ def node_of(destination: DicomDestination, settings: Settings) -> Peer:
 class DicomSession:
     """An open association with a node."""
 
-    def __init__(self, association: Delivery, blobs: Blobs) -> None:
+    def __init__(self, association: StorageAssociation, blobs: Blobs) -> None:
         self._association = association
         self._blobs = blobs
 
@@ -87,7 +87,7 @@ class DicomSender:
         for delivery in due:  # a JPEG picture is offered as such, and uncompressed
             if delivery.sop_class_uid in PICTURES:
                 kinds.add((delivery.sop_class_uid, UID(syntax_of(blobs.path(delivery.sha256)))))
-        with deliver(self._node, kinds) as association:
+        with storage_association(self._node, kinds) as association:
             yield DicomSession(association, blobs)
 
     def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
@@ -135,7 +135,7 @@ class DicomSender:
     def _try_storing(self, *, search: bool) -> Iterator[Observation]:
         """Leave a test object at the node, and search for it where the node can be asked."""
         dataset = trial_object(now().astimezone())
-        with deliver(self._node, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as association:
+        with storage_association(self._node, [(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)]) as association:
             status = stored(association, dataset)
         ok = verdict_of(status) is Verdict.SENT
         yield Observation(ok, f"a test object of patient {dataset.PatientID} is answered with 0x{status:04X}")

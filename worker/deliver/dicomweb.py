@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from dicom_io.dicomweb.stow import WebDelivery, WebPeer, deliver_web, reach, require
+from dicom_io.dicomweb.stow import StowSession, WebPeer, reach, require, stow_session
 from dicom_io.dicomweb.wado import copy_of
 from dicom_io.network.query_retrieve import Series
 from dicom_io.network.status import Verdict, verdict_of
@@ -38,7 +38,7 @@ def server_of(destination: DicomwebDestination) -> WebPeer:
 class DicomwebSession:
     """An open HTTP session with a server."""
 
-    def __init__(self, client: WebDelivery, blobs: Blobs) -> None:
+    def __init__(self, client: StowSession, blobs: Blobs) -> None:
         self._client = client
         self._blobs = blobs
 
@@ -63,7 +63,7 @@ class DicomwebSender:
     def open(self, due: Sequence[DueDelivery], blobs: Blobs) -> Iterator[DicomwebSession]:
         """Open a session with the server."""
         del due
-        with deliver_web(self._server) as client:
+        with stow_session(self._server) as client:
             yield DicomwebSession(client, blobs)
 
     def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
@@ -74,7 +74,7 @@ class DicomwebSender:
         if not store:
             return
         dataset = trial_object(now().astimezone())
-        with deliver_web(self._server) as client:
+        with stow_session(self._server) as client:
             status = stored(client, dataset)
         ok = verdict_of(status) is Verdict.SENT
         answer = f"0x{status:04X}" if status else "success"

@@ -17,7 +17,7 @@ from dicom_io.errors import CxrdError, InvalidData
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.network import status
 from dicom_io.network.storage_scp import Arrival, NodeOptions, StorageNode
-from dicom_io.network.storage_scu import Peer, deliver
+from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from modeltrain.model.preprocess import read_picture
@@ -161,7 +161,7 @@ def _send(sources: dict[str, Path], port: int, title: str, bar: Progress) -> Non
     headers = [read_header(path) for path in paths]
     kinds = {(str(header.SOPClassUID), str(header.file_meta.TransferSyntaxUID)) for header in headers}
     peer = Peer(host="127.0.0.1", port=port, ae_title=title, calling_ae="DEMO", timeout=30)
-    with deliver(peer, kinds) as delivery:
+    with storage_association(peer, kinds) as delivery:
         for path in paths:
             delivery.store(path)
             bar.advance(task)

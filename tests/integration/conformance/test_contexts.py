@@ -17,7 +17,7 @@ from pydicom.datadict import dictionary_description
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 from pynetdicom import AE, evt
 
-from dicom_io.dicomweb.stow import WebPeer, deliver_web
+from dicom_io.dicomweb.stow import WebPeer, stow_session
 from dicom_io.dicomweb.wado import web_archive
 from dicom_io.errors import RefusedByPeer
 from dicom_io.network.query_retrieve import FIND, GET, MOVE, Get, Move, Query, Receipt, Series, archive
@@ -251,7 +251,7 @@ def test_media_types_and_parameters_are_those_of_the_requests(tmp_path: Path) ->
         assert {"StudyDate", "PatientID", "includefield", "limit"} <= keys
         assert all(key in text for key in keys)
     (tmp_path / "a.dcm").write_bytes(captured())
-    with serving(200) as (url, asked), suppress(Exception), deliver_web(WebPeer(url)) as delivery:
+    with serving(200) as (url, asked), suppress(Exception), stow_session(WebPeer(url)) as delivery:
         delivery.store(tmp_path / "a.dcm")
     sent = asked[0]["Content-Type"].split("; boundary")[0]
     assert f"sent: {sent};" in text

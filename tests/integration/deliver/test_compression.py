@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from dicom_io.errors import Declined, RefusedByPeer
-from dicom_io.network.storage_scu import Delivery, Peer, deliver, proposed, ways
+from dicom_io.network.storage_scu import Peer, StorageAssociation, proposed, storage_association, ways
 from dicom_io.objects.common import encode
 from dicom_io.objects.jpeg import LOSSY, QUALITY, extend, jpeg, lose
 from dicom_io.objects.multi_frame_capture import multi_frame_capture
@@ -118,7 +118,7 @@ def arrives(folder: Path, accepted: tuple[UID, ...], compression: str, quality: 
     expected = pydicom.dcmread(path)
     kinds = {(CAPTURE, ExplicitVRLittleEndian), (CAPTURE, expected.file_meta.TransferSyntaxUID)}
     with receiving([CAPTURE], accepted, plain=False) as receiver:
-        with deliver(node(compression, receiver.port), kinds) as delivery:
+        with storage_association(node(compression, receiver.port), kinds) as delivery:
             assert delivery.store(path) == 0
         (got,) = receiver.objects
     assert got.SOPInstanceUID == expected.SOPInstanceUID
@@ -132,7 +132,7 @@ def test_where_one_syntax_fails_the_next_is_tried(tmp_path: Path, monkeypatch: p
     path.write_bytes(captured())
     with receiving([CAPTURE], LOSSLESS, plain=False) as receiver:
         receiver.answers = [0xC000, 0xA900]
-        with deliver(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+        with storage_association(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             assert delivery.store(path) == 0
             (got,) = receiver.objects
             assert got.file_meta.TransferSyntaxUID == JPEGLSLossless  # after both of JPEG 2000
@@ -142,7 +142,7 @@ def test_where_one_syntax_fails_the_next_is_tried(tmp_path: Path, monkeypatch: p
             monkeypatch.setattr("dicom_io.network.storage_scu.compress", lambda *_: 1 / 0)
             with pytest.raises(Declined, match="in no transfer syntax that it can be sent in"):
                 delivery.store(path)
-    assert isinstance(delivery, Delivery)
+    assert isinstance(delivery, StorageAssociation)
 
 
 def test_only_pictures_are_offered_compressed_and_each_on_a_context_of_its_own() -> None:
@@ -165,7 +165,9 @@ def test_a_node_that_takes_lossy_pictures_alone_gets_one_of_its_own_name(
     path.write_bytes(captured() if which == "single" else framed())
     before = pydicom.dcmread(path)
     with receiving([before.SOPClassUID], accepted, plain=False) as receiver:
-        with deliver(node(compression, receiver.port), {(before.SOPClassUID, ExplicitVRLittleEndian)}) as delivery:
+        with storage_association(
+            node(compression, receiver.port), {(before.SOPClassUID, ExplicitVRLittleEndian)}
+        ) as delivery:
             assert [delivery.store(path) for _ in range(2)] == [0, 0]
         got, again = receiver.objects
     assert got.file_meta.TransferSyntaxUID == accepted[0]
@@ -190,7 +192,7 @@ def test_a_lossy_copy_goes_where_no_whole_picture_can_be_made_but_not_where_one_
     path = tmp_path / "a.dcm"
     path.write_bytes(captured())
     with receiving([CAPTURE], (JPEGLSLossless, JPEGBaseline8Bit), plain=False) as receiver:
-        with deliver(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+        with storage_association(node("auto", receiver.port), {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             receiver.answers = [0xC000]
             assert delivery.store(path) == 0xC000
             assert receiver.objects == []

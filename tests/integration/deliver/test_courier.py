@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from dicom_io.errors import PeerUnavailable
-from dicom_io.network.storage_scu import Delivery, Peer, deliver, echo
+from dicom_io.network.storage_scu import Peer, StorageAssociation, echo, storage_association
 from dicom_io.objects.common import encode
 from tests.support.peers import Receiver, chest, receiving, wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
@@ -209,14 +209,14 @@ def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Office
 def test_a_result_that_nobody_foresaw_waits_its_turn(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     office.add(2)
     bad = office.blobs.path(office.results[0].sha256)
-    store = Delivery.store
+    store = StorageAssociation.store
 
-    def surprising(self: Delivery, path: Path) -> int:
+    def surprising(self: StorageAssociation, path: Path) -> int:
         if path == bad:
             raise MemoryError
         return store(self, path)
 
-    monkeypatch.setattr(Delivery, "store", surprising)
+    monkeypatch.setattr(StorageAssociation, "store", surprising)
     with receiving([DX]) as receiver:
         office.courier(receiver.port)
         wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["pending", "sent"])
@@ -243,6 +243,6 @@ def test_a_picture_that_does_not_go_compressed_goes_as_it_is(
     with receiving([CAPTURE], [RLELossless]) as receiver:
         receiver.answers = [0xC000] if trouble == "refusal" else []
         peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=RLELossless, calling_ae="CXRD")
-        with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
+        with storage_association(peer, {(CAPTURE, ExplicitVRLittleEndian)}) as delivery:
             assert delivery.store(path) == 0
         assert not receiver.objects[-1].file_meta.TransferSyntaxUID.is_compressed

@@ -9,9 +9,9 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from dicom_io.dicomweb.stow import WebPeer, deliver_web
+from dicom_io.dicomweb.stow import WebPeer, stow_session
 from dicom_io.network.status import Verdict, verdict_of
-from dicom_io.network.storage_scu import Peer, deliver
+from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode
 from tests.integration.dicomweb.test_stow import serving
 from tests.support.peers import receiving
@@ -40,7 +40,7 @@ def test_a_jpeg_picture_is_never_refused_for_its_syntax(
     with receiving([CAPTURE], accepted) as receiver:
         receiver.answers = list(refusal)
         peer = Peer("127.0.0.1", receiver.port, "RECEIVER", timeout=5, compression=compression, calling_ae="CXRD")
-        with deliver(peer, {(CAPTURE, ExplicitVRLittleEndian), (CAPTURE, JPEGBaseline8Bit)}) as delivery:
+        with storage_association(peer, {(CAPTURE, ExplicitVRLittleEndian), (CAPTURE, JPEGBaseline8Bit)}) as delivery:
             assert delivery.store(path) == 0
         (got,) = receiver.objects
     syntax = got.file_meta.TransferSyntaxUID
@@ -55,7 +55,7 @@ def test_a_jpeg_picture_is_never_refused_for_its_syntax(
 def test_a_server_that_takes_no_jpeg_is_offered_the_pixels(tmp_path: Path, quality: int | None, attempts: int) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(encode(made_from(source("DX"), rgb=PICTURE, jpeg_quality=quality)))
-    with serving(415) as (url, asked), deliver_web(WebPeer(url)) as delivery:
+    with serving(415) as (url, asked), stow_session(WebPeer(url)) as delivery:
         assert verdict_of(delivery.store(path)) is Verdict.REFUSED
     sizes = [int(each["Content-Length"]) for each in asked]
     assert len(sizes) == attempts

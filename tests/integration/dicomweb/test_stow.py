@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dicom_io.dicomweb.stow import WebPeer, deliver_web, reach
+from dicom_io.dicomweb.stow import WebPeer, reach, stow_session
 from dicom_io.errors import InvalidSettings, PeerUnavailable
 from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.objects.common import encode
@@ -88,7 +88,7 @@ def failed(reason: int) -> dict[str, Any]:
     ],
 )
 def test_an_answer_about_the_object_becomes_a_status(status: int, body: Any, expected: Verdict, object_: Path) -> None:
-    with serving(status, body) as (url, asked), deliver_web(WebPeer(url, "cxrd", "secret")) as delivery:
+    with serving(status, body) as (url, asked), stow_session(WebPeer(url, "cxrd", "secret")) as delivery:
         assert verdict_of(delivery.store(object_)) is expected
     assert asked[0]["path"] == "/dicom-web/studies"
     assert asked[0]["Authorization"].startswith("Basic ")
@@ -97,7 +97,7 @@ def test_an_answer_about_the_object_becomes_a_status(status: int, body: Any, exp
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 503])
 def test_any_other_answer_is_waited_out(status: int, object_: Path) -> None:
-    with serving(status) as (url, _), deliver_web(WebPeer(url)) as delivery, pytest.raises(PeerUnavailable) as told:
+    with serving(status) as (url, _), stow_session(WebPeer(url)) as delivery, pytest.raises(PeerUnavailable) as told:
         delivery.store(object_)
     assert str(status) in str(told.value)
 
@@ -105,7 +105,7 @@ def test_any_other_answer_is_waited_out(status: int, object_: Path) -> None:
 def test_nobody_there(object_: Path) -> None:
     with serving(200) as (url, _):
         pass
-    with deliver_web(WebPeer(url, timeout=2)) as delivery, pytest.raises(PeerUnavailable, match="cannot be reached"):
+    with stow_session(WebPeer(url, timeout=2)) as delivery, pytest.raises(PeerUnavailable, match="cannot be reached"):
         delivery.store(object_)
     with pytest.raises(PeerUnavailable, match="cannot be reached"):
         reach(WebPeer(url, timeout=2))
