@@ -85,7 +85,7 @@ def main() -> None:
         figures[card.version] = {
             name: {
                 "auc": float(roc_auc_score(labels, score)),
-                "alike": float(roc_auc_score(labels, score, sample_weight=weights)),
+                "auc_weighted": float(roc_auc_score(labels, score, sample_weight=weights)),
                 "other_decisions": int(((score >= decider.threshold) != before).sum()),
             }
             for name, score in probabilities.items()
@@ -93,7 +93,8 @@ def main() -> None:
         if not options.json:
             for name, each in figures[card.version].items():
                 print(
-                    f"{card.name} {card.version}  {name:26}  AUC {each['auc']:.4f}  framed alike {each['alike']:.4f}  "
+                    f"{card.name} {card.version}  {name:26}  AUC {each['auc']:.4f}  "
+                    f"with overlap weights {each['auc_weighted']:.4f}  "
                     f"{each['other_decisions']:3} of {len(labels)} decisions differ"
                 )
     if options.json:

@@ -42,7 +42,7 @@ class Finding:
         The classes that the conformal set holds, in the order NORMAL, PNEUMONIA; both or none: the model is not sure.
         None where the card has no conformal part.
     outlier
-        0 and up; from 1 on the image is outside the trained population. None where the model has no gate.
+        0 and up; from 1 on the image is out of distribution. None where the model has no such score.
     agent, agent_probability
         `bacteria` or `virus`, and how probable (0.5 to 1): research only. None without a pneumonia or this answer.
     region

@@ -66,7 +66,8 @@ def key_figures(answers: Answers, evaluation: Evaluation, points: Mapping[str, f
     `auc_ci`, `sensitivity_ci`, `specificity_ci`, `accuracy_ci`: 95 % intervals by patient, bootstrapped (see
     `modeltrain.evaluation.statistics.Resamples.rate_intervals`); `ece` (15 bins);
     `brier`; `average_precision`; `specificity_at_2_missed`; `border_share` by class; `ood_rate` and `coverage`, None
-    where the model has no gate or no conformal part; `subtype_auc`; `operating_points`; `subgroups` by agent.
+    where the model has no out-of-distribution score or no conformal part; `subtype_auc`; `operating_points`;
+    `subgroups` by agent.
     """
     labels, scores = answers.labels, answers.probability
     resamples = Resamples.draw([sample.patient for sample in answers.samples], labels, scores)
@@ -142,11 +143,11 @@ def attribute_groups(answers: Answers, threshold: float) -> dict[str, dict[str, 
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name in ATTRIBUTES:
         values = np.array([each.get(name, "") for each in answers.attributes])
-        counted = Counter(value for value in values.tolist() if value).most_common()
-        frequent = [value for value, _ in counted[:MOST_VALUES]]
+        frequencies = Counter(value for value in values.tolist() if value).most_common()
+        frequent = [value for value, _ in frequencies[:MOST_VALUES]]
         ordered = [band for band in AGE_BANDS if band in frequent] if name == "AgeBand" else sorted(frequent)
         groups[name] = {value: _group(answers, values == value, threshold) for value in ordered}
-        if len(counted) > MOST_VALUES:
+        if len(frequencies) > MOST_VALUES:
             groups[name][OTHER] = _group(answers, (values != "") & ~np.isin(values, frequent), threshold)
     return {name: group for name, group in groups.items() if group}
 

@@ -48,7 +48,7 @@ class Raw:
     inputs
         float32 [N, 2]: mean and standard deviation of each input.
     outlier
-        float32 [N], NaN without a gate.
+        float32 [N], the out-of-distribution score; NaN where it was not fitted.
     cam
         float32 [N, h, w], PNEUMONIA's class activation map before the ReLU.
     """
@@ -60,10 +60,10 @@ class Raw:
     cam: NDArray[np.float32]
 
 
-def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE, *, elsewhere: bool = False) -> Raw:
+def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE, *, shift: bool = False) -> Raw:
     """Show radiographs to a network, sixteen at a time, as they are or as another room might have imaged them."""
     plain = (read_sample(sample, size) for sample in samples)
-    images = shifted(samples, size, np.random.default_rng(0)) if elsewhere else plain
+    images = shifted(samples, size, np.random.default_rng(0)) if shift else plain
     outputs, inputs = [], []
     while batch := list(islice(images, 16)):
         stack = np.stack(batch)
@@ -212,19 +212,19 @@ def normal_map(raw: Raw) -> dict[str, Any]:
     }
 
 
-def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw | None = None) -> dict[str, Any]:
+def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, shifted_raw: Raw | None = None) -> dict[str, Any]:
     """Return the parts of a card that are fitted on validation answers.
 
     How another site frames, exposes and marks is not known, so calibration and conformal sets are fitted between what
     is known and what might be. With `overlap`, the images' overlap weights (modeltrain/data/framing.py), half to the
-    validation images as they come and half to them framed alike; with `elsewhere`, the answers to the same images as
-    another room might make them (`data.shifted`), half to these. Operating points vouch for a sensitivity by
+    validation images as they come and half to them under these weights. With `shifted_raw`, the answers to the same
+    images as another room might make them (`data.shifted`), half to these. Operating points vouch for a sensitivity by
     counting pneumonias, each of them once, as it is.
     """
     weights = np.ones(len(raw.labels)) if overlap is None else (1 + overlap) / 2
     logits, labels = raw.logits, raw.labels
-    if elsewhere is not None:
-        logits, labels = np.concatenate([logits, elsewhere.logits]), np.concatenate([labels, elsewhere.labels])
+    if shifted_raw is not None:
+        logits, labels = np.concatenate([logits, shifted_raw.logits]), np.concatenate([labels, shifted_raw.labels])
         # Two answers of one image count as one: the prior, and the image that will be asked about, weigh as before.
         weights = np.concatenate([weights, weights]) / 2
     calibration = fit_calibration(logits, labels, weights)
@@ -235,7 +235,7 @@ def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, elsewhere: Raw
     for part in (calibration, conformal):
         if overlap is not None:
             part["weights"] = "half as they are, half overlap weights by framing (Li, Morgan and Zaslavsky 2018)"
-        if elsewhere is not None:
+        if shifted_raw is not None:
             part["images"] = "each half as it is, half as a copy framed and exposed anew (modeltrain/data/shifted.py)"
     return {
         "calibration": calibration,

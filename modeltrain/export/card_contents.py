@@ -48,7 +48,7 @@ def training(progress: Progress) -> dict[str, Any]:
         "learning_rate": [float(f"{line.learning_rate:.3g}") for line in history],
         "validation_loss": [round(line.validation_loss, 4) for line in history],
         "validation_auc": [round(line.validation_auc, 4) for line in history],
-        "validation_auc_alike": [
+        "validation_auc_weighted": [
             line.validation_auc_weighted and round(line.validation_auc_weighted, 4) for line in history
         ],
         "began_with": progress.began_with,

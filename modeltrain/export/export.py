@@ -24,7 +24,7 @@ from modeltrain.evaluation.evaluate import answers_of, measure
 from modeltrain.evaluation.subgroups import key_figures
 from modeltrain.export.calibrate import decided_by, fit_all, raw_answers
 from modeltrain.export.card_contents import counts, libraries, preprocessing, rounded_figures, training, write_card
-from modeltrain.export.gate_limits import fit_gate, outlying
+from modeltrain.export.gate_limits import fit_out_of_distribution, out_of_distribution_images
 from modeltrain.export.int8_comparison import compare_int8
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
 from modeltrain.model.card import (
@@ -72,8 +72,8 @@ class NewVersion:
     ----------
     name, version
         The folder is called `name-version`.
-    outliers
-        A folder of radiographs of other populations, for the out-of-distribution score (see `fit_gate`).
+    out_of_distribution
+        A folder of radiographs of other populations, for the out-of-distribution score (`fit_out_of_distribution`).
     ages
         Least and greatest age of the population in completed years: whose header states another one is out of
         distribution. None leaves ages aside.
@@ -86,7 +86,7 @@ class NewVersion:
 
     name: str
     version: str
-    outliers: Path | None = None
+    out_of_distribution: Path | None = None
     ages: tuple[float, float] | None = None
     began_with: Path | None = None
     locked_test: bool = False
@@ -162,7 +162,7 @@ def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     mirror = bool(recipe.get("mirror", False))
     predecessor = seen_images_of(load_card(new.began_with)) if new.began_with else None
-    _write_network(folder, load_file(weights), split, new.outliers, arch=progress.arch, mirror=mirror)
+    _write_network(folder, load_file(weights), split, new.out_of_distribution, arch=progress.arch, mirror=mirror)
     write_seen_images(folder, sources, predecessor)
     # A predecessor without a list may still be named, with its data, in the run's record.
     complete = predecessor.complete and teachers_had_known_data(progress) if predecessor else only_own_data(progress)
@@ -193,15 +193,17 @@ def _measure_on_test(folder: Path, data: Path) -> None:
 
 
 def _write_network(
-    folder: Path, state: dict[str, Tensor], split: Split, outliers: Path | None, *, arch: str, mirror: bool
+    folder: Path, state: dict[str, Tensor], split: Split, out_of_distribution: Path | None, *, arch: str, mirror: bool
 ) -> None:
-    """Write the weight files: at half precision, with a gate fitted to the rounded weights, and as int8."""
+    """Write the weight files: at half precision, the out-of-distribution score fitted to the rounded ones; as int8."""
     state = {key: value for key, value in rounded(state).items() if not key.startswith("gate.")}
     network = ChestNet(arch)
     empty = {f"gate.{name}": torch.zeros(0) for name in network.gate.NAMES}
     load_weights(network, {key: value.float() for key, value in (state | empty).items()})
-    gate = fit_gate(network.eval(), split.train, split.validation, outliers, size=INPUT_SIZE)
-    write_weights(state | {f"gate.{name}": value for name, value in gate.items()}, folder, arch, mirror=mirror)
+    tensors = fit_out_of_distribution(
+        network.eval(), split.train, split.validation, out_of_distribution, size=INPUT_SIZE
+    )
+    write_weights(state | {f"gate.{name}": value for name, value in tensors.items()}, folder, arch, mirror=mirror)
     count = _RANGE_IMAGES // (1 + mirror)  # a mirror image is another image, and takes as much time
     chosen = split.train[:: max(1, len(split.train) // count)][:count]
     quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
@@ -211,9 +213,9 @@ def _card(folder: Path, progress: Progress, split: Split, new: NewVersion) -> di
     """Fit the card on the finished ONNX file's answers and return it, still without figures."""
     predict = onnx_predictor(folder / ONNX)
     raw = raw_answers(predict, split.validation)
-    fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, elsewhere=True))
-    strangers = outlying(split.train, new.outliers, size=INPUT_SIZE)
-    fitted["int8"], in_both = compare_int8(folder, split, predict, raw, fitted, strangers)
+    fitted = fit_all(raw, _overlap(progress, split), raw_answers(predict, split.validation, shift=True))
+    other_images = out_of_distribution_images(split.train, new.out_of_distribution, size=INPUT_SIZE)
+    fitted["int8"], in_both = compare_int8(folder, split, predict, raw, fitted, other_images)
     if fitted["int8"]["kept"]:
         fitted |= decided_by(in_both)
     else:

@@ -1,4 +1,4 @@
-"""Fits the gate: what the trained population looks like in a network's features, and what does not look like it."""
+"""Fits the out-of-distribution score: what the trained population looks like in a network's features, and what not."""
 
 from __future__ import annotations
 
@@ -25,79 +25,79 @@ if TYPE_CHECKING:
 
 FLAGGED = 0.004  # part of the validation images that the linear look may flag
 _FARTHEST = 0.001  # part that the distance may flag: a net behind the other, for what it was never shown
-_FOUND = 0.98  # part of the outliers kept back that the linear look's limit must leave outside
+_FLAGGED_KEPT = 0.98  # part of the out-of-distribution images kept back that the linear look must flag
 _AXES = 64  # principal axes of the Mahalanobis distance
 _MOST = 2000  # images of each side that are looked at: more change little and cost a forward pass each
 _BATCH = 16
 
 
-def fit_gate(
+def fit_out_of_distribution(
     network: ChestNet,
     train: Sequence[Sample],
     validation: Sequence[Sample],
-    outliers: Path | None,
+    out_of_distribution: Path | None,
     *,
     size: int,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Return the gate's tensors for a trained network.
+    """Return the tensors of the out-of-distribution score for a trained network.
 
     Parameters
     ----------
     train
         The population; at most 2,000 of it are looked at, drawn by `seed`.
     validation
-        Where the limits are set: the linear look may flag 4 in 1,000 of these, as they are and as elsewhere, and its
-        limit lies halfway from there to outliers that were kept back, where there is a folder of them (distorted images
-        alone are so far off that people would be let in); the distance may flag one in 1,000.
-    outliers
-        A folder of radiographs of other populations (JPEG or PNG; never those that the gate is judged on). Distorted
-        images of `train` (turned, inverted, cut, noise) are outliers in any case. With a folder a sixth of both is kept
-        back.
+        Where the limits are set. The linear look may flag 4 in 1,000 of these, as they are and shifted. Its limit lies
+        halfway from there to out-of-distribution images that were kept back, where there is a folder of them: distorted
+        images alone are so far off that people would be let in. The distance may flag one in 1,000.
+    out_of_distribution
+        A folder of radiographs of other populations (JPEG or PNG; never those that the score is judged on). Distorted
+        images of `train` (turned, inverted, cut, noise) are out of distribution in any case. With a folder a sixth of
+        both is kept back.
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:_MOST]]
     own = _features(network, shifted(chosen, size, rng, every=2))
     distorted = _features(network, _distorted(chosen[: _MOST * 3 // 10], size, rng))
-    foreign, kept = distorted, distorted[:0]
-    if outliers:
-        paths = pictures(outliers)
+    fitted, kept = distorted, distorted[:0]
+    if out_of_distribution:
+        paths = pictures(out_of_distribution)
         picked = [paths[i] for i in rng.permutation(len(paths))[: _MOST * 6 // 5]]
-        strangers, others = _parted(_features(network, _plain([Sample(path, 0, "") for path in picked], size)))
-        fitted, other_ways = _parted(distorted)
-        foreign, kept = np.concatenate([fitted, strangers]), np.concatenate([other_ways, others])
+        populations = _features(network, _plain([Sample(path, 0, "") for path in picked], size))
+        halves = zip(_without_sixth(distorted), _without_sixth(populations), strict=True)
+        fitted, kept = (np.concatenate(half) for half in halves)
     inside = _features(network, chain(shifted(validation, size, rng), _plain(validation, size)))
-    return _fit(own, foreign, inside, kept)
+    return _fit(own, fitted, inside, kept)
 
 
-def outlying(
-    train: Sequence[Sample], outliers: Path | None, *, size: int, count: int = 100, seed: int = 1
+def out_of_distribution_images(
+    train: Sequence[Sample], out_of_distribution: Path | None, *, size: int, count: int = 100, seed: int = 1
 ) -> NDArray[np.float32]:
-    """Return images that are outside the population, float32 [N, 1, size, size]: `count` of each of `fit_gate`'s kinds.
+    """Return images that are out of distribution, float32 [N, 1, size, size]: `count` distorted, `count` of the folder.
 
-    They are drawn without regard to which ones the gate was fitted to: they serve to compare two copies of a gate.
+    They are drawn without regard to which ones the score was fitted to: they serve to compare two copies of a score.
     """
     rng = np.random.default_rng(seed)
     chosen = [train[i] for i in rng.permutation(len(train))[:count]]
     images = list(_distorted(chosen, size, rng))
-    if outliers:
-        paths = pictures(outliers)
+    if out_of_distribution:
+        paths = pictures(out_of_distribution)
         images += _plain([Sample(paths[i], 0, "") for i in rng.permutation(len(paths))[:count]], size)
     return np.stack(images)
 
 
-def _parted(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Divide outliers [N, D] into those that the gate is fitted to and the sixth that is kept back."""
+def _without_sixth(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Divide out-of-distribution images [N, D]: those that the score is fitted to, and the sixth that is kept back."""
     fitted = len(features) - len(features) // 6
     return features[:fitted], features[fitted:]
 
 
-def _halfway(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
-    """Return the least limit that `inside` allows, or halfway from there to where most of `outside` lies beyond it."""
+def _halfway(inside: NDArray[np.float64], kept: NDArray[np.float64]) -> float:
+    """Return the least limit that `inside` allows, or halfway from there to where most of `kept` lies beyond it."""
     near = float(np.quantile(inside, 1 - FLAGGED))
-    if not len(outside):
+    if not len(kept):
         return near
-    return (near + max(near, float(np.quantile(outside, 1 - _FOUND)))) / 2
+    return (near + max(near, float(np.quantile(kept, 1 - _FLAGGED_KEPT)))) / 2
 
 
 def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]]:
@@ -105,12 +105,15 @@ def _plain(samples: Sequence[Sample], size: int) -> Iterator[NDArray[np.float32]
 
 
 def _fit(
-    own: NDArray[np.float64], foreign: NDArray[np.float64], inside: NDArray[np.float64], kept: NDArray[np.float64]
+    own: NDArray[np.float64],
+    out_of_distribution: NDArray[np.float64],
+    inside: NDArray[np.float64],
+    kept: NDArray[np.float64],
 ) -> dict[str, Tensor]:
-    """Fit both looks on `own` [N, D] and `foreign`; set their limits on `inside` and on outliers kept back."""
+    """Fit both looks on `own` [N, D] and images out of distribution; set their limits on `inside` and on `kept`."""
     center, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
-    both = np.concatenate([own, foreign])
-    labels = np.repeat([0, 1], [len(own), len(foreign)])
+    both = np.concatenate([own, out_of_distribution])
+    labels = np.repeat([0, 1], [len(own), len(out_of_distribution)])
     classifier = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
     classifier.fit((both - center) / spread, labels)
     weight = classifier.coef_[0] / spread

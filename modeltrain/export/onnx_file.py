@@ -117,7 +117,9 @@ def _halved(model: onnx.ModelProto, matrices: set[str]) -> onnx.ModelProto:
     """Store the matrices at half precision, each followed by a Cast back to float, which the runtime folds at load."""
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.name not in matrices:  # vectors, the gate, and what the exporter computed from weights
+        if (
+            tensor.name not in matrices
+        ):  # vectors, the out-of-distribution score, and what the exporter computed from weights
             continue
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
         half = values.astype(np.float16)
@@ -162,8 +164,8 @@ def _kept_whole(path: Path) -> list[str]:
     """Name the nodes that stay in floating point: few operations, through which every later error passes.
 
     These are the first convolution, the shortcuts of residual blocks that halve the side (1×1, in steps of two), and
-    every addition that does not join two feature maps: the sums of the gate, which must tell by how much an image is
-    outside of what the ranges were taken from, and those of the two maps of a mirrored model.
+    every addition that does not join two feature maps: the sums of the out-of-distribution score, which must tell
+    how far an image lies beyond what the ranges were taken from, and those of the two maps of a mirrored model.
     """
     graph = onnx.load(path).graph
     made_by = {name: node.op_type for node in graph.node for name in node.output}

@@ -25,7 +25,7 @@ SCREENING, BALANCED, CUSTOM = "screening", "balanced", "custom"
 
 
 class Decider:
-    """Applies a card: calibration, operating point, conformal sets, gate.
+    """Applies a card: calibration, operating point, conformal sets, the limit for out of distribution.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class Outputs(NamedTuple):
     subtype
         float32 [N, 2], logits of `AGENTS`, which mean something only where there is a pneumonia.
     outlier
-        float32 [N], 0 and up: 1 and above is outside the trained population. NaN where the gate was not fitted.
+        float32 [N], 0 and up: 1 and above is out of distribution. NaN where the score was not fitted.
     """
 
     logits: NDArray[np.float32]

@@ -88,7 +88,7 @@ def code_commit() -> str:
         return ""
     command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - a fixed command
+        process = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - a fixed command
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return described.stdout.strip()
+    return process.stdout.strip()

@@ -112,7 +112,7 @@ def retrain(
         recipe=recipe,
         changes=Changes(arch=arch, epochs=epochs, patience=patience, seed=seed),
         teachers=tuple(teacher or ()),
-        outliers=outliers,
+        out_of_distribution=outliers,
         device=device,
         skip_unreadable=skip_unreadable,
         resume=resume,

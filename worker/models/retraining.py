@@ -98,8 +98,8 @@ class RetrainingRequest:
         None for robust, or for seed where it begins from scratch.
     teachers
         Run or model folders.
-    outliers
-        A folder of radiographs of other populations, for the limits of the out-of-distribution gate.
+    out_of_distribution
+        A folder of radiographs of other populations, for the out-of-distribution score.
     """
 
     data: str
@@ -109,7 +109,7 @@ class RetrainingRequest:
     recipe: str | None = None
     changes: Changes = Changes()
     teachers: tuple[Path, ...] = ()
-    outliers: Path | None = None
+    out_of_distribution: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     skip_unreadable: bool = False
     resume: bool = False
@@ -159,7 +159,9 @@ def retrain(settings: Settings, request: RetrainingRequest, watch: Watch = Watch
     weights = training.run(
         sources, model.out, recipe, start=start, teachers=teachers, resume=request.resume, device=request.device
     )
-    new = NewVersion(model.name, model.version, request.outliers, model.ages, start.parent if start else None)
+    new = NewVersion(
+        model.name, model.version, request.out_of_distribution, model.ages, start.parent if start else None
+    )
     return export_model(weights, sources, model.out, new)
 
 

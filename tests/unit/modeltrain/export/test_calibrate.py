@@ -149,8 +149,8 @@ def test_the_int8_file_is_kept_with_thresholds_that_hold_in_both(
     monkeypatch.setattr(int8_comparison, "raw_answers", lambda _predict, _samples: replace(fp32, logits=logits))
     monkeypatch.setattr(int8_comparison, "onnx_predictor", lambda _path: predictor([0.1]))
     fitted = fit_all(fp32)
-    strangers = np.zeros((1, 1, 8, 8), np.float32)
-    said, points = int8_comparison.compare_int8(tmp_path, Split((), ()), predictor([0.1]), fp32, fitted, strangers)
+    other_images = np.zeros((1, 1, 8, 8), np.float32)
+    said, points = int8_comparison.compare_int8(tmp_path, Split((), ()), predictor([0.1]), fp32, fitted, other_images)
     assert said["kept"] is kept
     scale = fitted["calibration"]
     scores = [calibrated(each, scale["slope"], scale["intercept"]) for each in (fp32.logits, logits)]
@@ -255,12 +255,12 @@ def test_all_parts_of_a_card_fit_together() -> None:
     assert len(parts["reference"]["probability"]) == 101
 
 
-def test_calibration_and_sets_lie_between_the_images_as_they_are_and_as_elsewhere() -> None:
+def test_calibration_and_sets_lie_between_the_images_as_they_are_and_shifted() -> None:
     """The vouched sensitivity stays that of the images as they are."""
     known = raw(400)
-    elsewhere = replace(known, logits=(known.logits / 2).astype(np.float32))
-    alone, between = fit_all(known), fit_all(known, elsewhere=elsewhere)
-    far = fit_all(elsewhere)
+    shifted_raw = replace(known, logits=(known.logits / 2).astype(np.float32))
+    alone, between = fit_all(known), fit_all(known, shifted_raw=shifted_raw)
+    far = fit_all(shifted_raw)
     slopes = [parts["calibration"]["slope"] for parts in (alone, between, far)]
     assert slopes[0] < slopes[1] < slopes[2]
     assert between["conformal"]["images"] == between["calibration"]["images"]

@@ -11,7 +11,7 @@ import torch
 
 from dicom_io.errors import InvalidData
 from modeltrain.data.samples import training_samples
-from modeltrain.export.gate_limits import _fit, _halfway, fit_gate
+from modeltrain.export.gate_limits import _fit, _halfway, fit_out_of_distribution
 from modeltrain.network.out_of_distribution import OutOfDistribution, statistics
 from tests.unit.modeltrain.toys import draw, kaggle_folder, lively_network
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_an_empty_gate_says_nothing() -> None:
+def test_an_empty_score_says_nothing() -> None:
     assert torch.isnan(OutOfDistribution()([torch.ones(3, 4, 2, 2)], torch.ones(3, 4))).all()
 
 
@@ -34,10 +34,10 @@ def test_statistics_are_mean_and_standard_deviation_of_each_channel() -> None:
 def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
     rng = np.random.default_rng(0)
     own = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5))
-    foreign = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
+    others = rng.normal(0, [1, 2, 0.1, 1, 1], (600, 5)) + np.array([6, 0, 0, 0, 0])
     held = rng.normal(0, [1, 2, 0.1, 1, 1], (400, 5))
     gate = OutOfDistribution()
-    gate.fill(_fit(own, foreign[:500], held, foreign[500:]))
+    gate.fill(_fit(own, others[:500], held, others[500:]))
 
     def flagged(values: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> float:
         maps = torch.from_numpy(values.astype(np.float32))
@@ -45,15 +45,15 @@ def test_both_looks_are_one_at_their_limit_and_flag_what_they_should() -> None:
         return float((score >= 1).float().mean())
 
     assert flagged(held) <= 0.0125, "four in a thousand by each look, rounded up in so few"
-    assert flagged(foreign) > 0.9, "what it was shown"
+    assert flagged(others) > 0.9, "what it was shown"
     assert flagged(held + np.array([0, 0, 3, 0, 0])) > 0.9, "what it was not shown, thirty deviations away"
 
 
-def test_the_limit_lies_halfway_to_the_outliers_that_were_kept_back() -> None:
+def test_the_limit_lies_halfway_to_the_images_that_were_kept_back() -> None:
     held = np.linspace(0, 1, 1001)
     assert _halfway(held, np.full(50, 3.0)) == pytest.approx((0.996 + 3) / 2)
     assert _halfway(held, np.full(50, 0.5)) == pytest.approx(0.996), "never below what the population allows"
-    assert _halfway(held, np.empty(0)) == pytest.approx(0.996), "no stranger is known"
+    assert _halfway(held, np.empty(0)) == pytest.approx(0.996), "no image was kept back"
 
 
 def _score(gate: OutOfDistribution, x: torch.Tensor) -> torch.Tensor:
@@ -62,15 +62,15 @@ def _score(gate: OutOfDistribution, x: torch.Tensor) -> torch.Tensor:
     return torch.maximum(linear, (centred @ gate.project - gate.offset).square().mean(dim=1) / gate.scale)
 
 
-def test_a_fitted_gate_answers_in_the_forward_pass(tmp_path: Path) -> None:
+def test_a_fitted_score_answers_in_the_forward_pass(tmp_path: Path) -> None:
     network = lively_network()
     samples = training_samples(kaggle_folder(tmp_path / "data", patients=12))
-    elsewhere = tmp_path / "elsewhere" / "deeper"
-    elsewhere.mkdir(parents=True)
+    populations = tmp_path / "populations" / "deeper"
+    populations.mkdir(parents=True)
     for seed in range(8):
-        assert cv2.imwrite(str(elsewhere / f"{seed}.png"), 255 - draw(seed, opacity=False))
-    gate = fit_gate(network, samples[4:], samples[:4], tmp_path / "elsewhere", size=96)
-    assert {name: value.ndim for name, value in gate.items()} == {
+        assert cv2.imwrite(str(populations / f"{seed}.png"), 255 - draw(seed, opacity=False))
+    tensors = fit_out_of_distribution(network, samples[4:], samples[:4], tmp_path / "populations", size=96)
+    assert {name: value.ndim for name, value in tensors.items()} == {
         "center": 1,
         "weight": 1,
         "bias": 1,
@@ -78,7 +78,7 @@ def test_a_fitted_gate_answers_in_the_forward_pass(tmp_path: Path) -> None:
         "offset": 1,
         "scale": 1,
     }
-    network.gate.fill(gate)
+    network.gate.fill(tensors)
     images = torch.rand(2, 1, 96, 96)
     with torch.inference_mode():
         outlier = network(images).outlier
@@ -91,4 +91,4 @@ def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     samples = training_samples(kaggle_folder(tmp_path / "data", patients=2))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidData, match="empty: holds no JPEG or PNG"):
-        fit_gate(lively_network(), samples, samples, tmp_path / "empty", size=64)
+        fit_out_of_distribution(lively_network(), samples, samples, tmp_path / "empty", size=64)
