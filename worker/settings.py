@@ -168,6 +168,19 @@ class Settings(BaseSettings):
         """The database's URL; by default SQLite in the storage folder."""
         return self.ledger.url or f"sqlite:///{self.storage.folder / 'ledger.sqlite'}"
 
+    def destination(self, name: str) -> Destination:
+        """Return the destination of this name.
+
+        Raises
+        ------
+        InvalidSettings
+            There is none; the message names those that there are.
+        """
+        by_name = {each.name: each for each in self.destinations}
+        if name not in by_name:
+            raise InvalidSettings(f"{name}: no such destination; there are: {', '.join(by_name) or 'none'}")
+        return by_name[name]
+
     @classmethod
     def settings_customise_sources(
         cls,

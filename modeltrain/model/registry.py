@@ -103,7 +103,8 @@ class Registry:
         ]
         if len(fitting) != 1:
             names = ", ".join(version.name for version in (fitting or every))
-            raise InvalidSettings(f"{name}: {'several models have' if fitting else 'no model has'} this name ({names})")
+            fault = "several models have names that begin so" if fitting else "no such model; there are"
+            raise InvalidSettings(f"{name}: {fault}: {names}")
         return fitting[0]
 
     def current(self) -> Path:

@@ -249,7 +249,9 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
         assert [row["accession_number"] for row in service.findings("--status", "not_analysed")] == ["A2"]
         assert [row["accession_number"] for row in service.findings("--from", "CR2", "--since", "1h")] == ["A2"]
         assert service.findings("--until", "1h") == []
-        assert invoke("redeliver", "--to", "elsewhere", "-c", service.config).stdout == "Deliveries due now: 0\n"
+        nowhere = invoke("redeliver", "--to", "elsewhere", "-c", service.config)
+        assert nowhere.returncode == 2
+        assert one_line(nowhere.stderr) == "cxrd: elsewhere: no such destination; there are: pacs"
         assert invoke("redeliver", "-c", service.config).stdout == "Deliveries due now: 1\n"
         wait_for(lambda: len(receiver.objects) == 1, 30)
         service.stop()

@@ -21,6 +21,7 @@ ORDER = {
     "modeltrain": ["model", "data", "network", "training", "evaluation", "export"],
     "worker": [
         *(
+            "defaults",
             "clock",
             "config_file",
             "setting_messages",

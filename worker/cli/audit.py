@@ -143,10 +143,9 @@ def verify(config: options.Config = None) -> None:
 
     Exit code 2 means that something was altered.
     """
-    from worker.ledger import event_chain
+    from worker.ledger.queries import verify as ask
 
-    with options.ledger_of(config).reading() as connection:
-        count, problems = event_chain.verify(connection)
+    count, problems = ask(options.ledger_of(config))
     for problem in problems:
         output.line(problem)
     output.counts([("Events checked", count), ("Problems", len(problems))])

@@ -38,9 +38,6 @@ def check(
 
 def conformance(config: options.Config = None) -> None:
     """Print the DICOM Conformance Statement (PS3.2) of this installation, as Markdown."""
-    from modeltrain.model.card import load_card
-    from worker.conformance.statement import statement
-    from worker.inference.serving import model_folder
+    from worker.conformance.statement import installation_statement
 
-    settings = options.load(config)
-    sys.stdout.write(statement(settings, load_card(model_folder(settings))))
+    sys.stdout.write(installation_statement(options.load(config)))

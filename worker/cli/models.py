@@ -11,6 +11,7 @@ import typer
 
 from dicom_io.errors import InvalidSettings
 from worker.cli import options, output
+from worker.defaults import LEAST_IMAGES, MARGIN
 
 if TYPE_CHECKING:
     from worker.models.comparison import PairedComparison
@@ -87,7 +88,7 @@ def compare(
     style: options.Format = "table",
     config: options.Config = None,
 ) -> None:
-    """Compare two models on labelled radiographs by a result test, or the shadow model with the serving one."""
+    """Compare two models on labelled radiographs by a paired test, or the shadow model with the serving one."""
     from worker.models import promotion
 
     settings = options.load(config)
@@ -143,8 +144,8 @@ def promote(
     data: options.LockedData = None,
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="How much worse AUC, sensitivity and specificity may be")
-    ] = 0.01,
-    least: Annotated[int, typer.Option(min=2, help="Images that each class must have")] = 30,
+    ] = MARGIN,
+    least: Annotated[int, typer.Option(min=2, help="Images that each class must have")] = LEAST_IMAGES,
     force: Annotated[bool, typer.Option("--force", help="Promote without the comparison, or against it")] = False,
     reason: options.Reason = "",
     config: options.Config = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import options, output
+from worker.defaults import MOST_WAITING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +27,7 @@ def pull(
     ] = None,
     most_waiting: Annotated[
         int, typer.Option(min=1, help="Pause while this many images wait to be analysed: new ones come first")
-    ] = 20,
+    ] = MOST_WAITING,
     get: Annotated[bool, typer.Option("--get", help="Use C-GET: a DICOM node then need not know our address")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the series")] = False,
     config: options.Config = None,

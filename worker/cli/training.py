@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker.cli import options, output
+from worker.defaults import MODEL_VERSION
 
 if TYPE_CHECKING:
     from modeltrain.data.sources import Sources
@@ -21,7 +22,10 @@ def train(
     out: options.RunFolder,
     recipe: Annotated[
         str,
-        typer.Option(help="`seed`: from random weights; `teacher`: a larger network from ImageNet weights"),
+        typer.Option(
+            help="`seed`: from random weights; `teacher`: EfficientNet-Lite0 from ImageNet weights, to teach and not to"
+            " serve; `robust` and `standardized`: meant for `cxrd retrain`, which begins with a model's weights"
+        ),
     ] = "seed",
     init: Annotated[
         Literal["random", "imagenet"] | None, typer.Option(help="Weights to begin with [default: the recipe's]")
@@ -36,13 +40,14 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="Name of the model [default: cxr-pneumonia- and the architecture]")
     ] = None,
-    version: options.ModelVersion = "0.0.0",
+    version: options.ModelVersion = MODEL_VERSION,
     ages: options.Ages = None,
 ) -> None:
     """Train a model on a folder of labelled radiographs (needs the extra `train`).
 
     The validation set is taken from `train`, whole patients at a time. A `test` folder is never opened. The model lands
-    in OUT/NAME-VERSION. Judge it with `cxrd evaluate`; to serve it, set `model.folder` in config.yaml.
+    in OUT/NAME-VERSION and does not serve yet: `cxrd models add` copies it, `cxrd models compare` compares it with the
+    serving model, and `cxrd models promote` lets it serve.
     """
     from worker.extras import require
 
@@ -73,7 +78,13 @@ def retrain(
     start: Annotated[str, typer.Option("--from", help="Weights to begin with: current, scratch, or a model folder")] = (
         "current"
     ),
-    recipe: Annotated[str | None, typer.Option(help="[default: robust, or seed with --from scratch]")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="`robust`: for local images; `standardized`: the shipped model's, with a --teacher; `seed` and"
+            " `teacher`: with --from scratch [default: robust, or seed with --from scratch]"
+        ),
+    ] = None,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(help="Run or model folder of a teacher (recipe standardized); may be repeated"),
@@ -89,7 +100,7 @@ def retrain(
     skip_unreadable: Annotated[bool, typer.Option("--skip-unreadable", help="Leave out what cannot be read")] = False,
     resume: options.Resume = False,
     name: Annotated[str, typer.Option(help="Name of the model")] = "cxr-pneumonia-site",
-    version: options.ModelVersion = "0.0.0",
+    version: options.ModelVersion = MODEL_VERSION,
     ages: options.Ages = None,
     config: options.Config = None,
 ) -> None:

@@ -11,10 +11,11 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from dicom_io.network.address import address
 from dicom_io.network.storage_scp import ANY_SYNTAX, RADIOGRAPHS, READABLE_SYNTAXES, supported
 from dicom_io.network.storage_scu import CONNECT, MAXIMUM_PDU
-from modeltrain.model.card import Card
+from modeltrain.model.card import Card, load_card
 from worker import __version__
 from worker.conformance import initiator, objects
 from worker.conformance.tables import contexts, table
+from worker.inference.serving import model_folder
 from worker.results.kinds import KINDS
 from worker.settings import Settings
 
@@ -24,6 +25,11 @@ _STATUSES_RETURNED = (
     ("0xA900", "Error: data set does not match SOP class", "an identifying UID is missing, too long, or differs"),
     ("0xC000", "Error: cannot understand", "the data set cannot be parsed"),
 )
+
+
+def installation_statement(settings: Settings) -> str:
+    """Return the statement of this installation, with the model that serves. Raises as `statement` and `load_card`."""
+    return statement(settings, load_card(model_folder(settings)))
 
 
 def statement(settings: Settings, card: Card) -> str:

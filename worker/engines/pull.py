@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dicom_io.dicomweb.wado import web_archive
 from dicom_io.errors import InvalidSettings
 from dicom_io.network.query_retrieve import Get, Move, Query, archive
+from worker.defaults import MOST_WAITING
 from worker.deliver.dicom import node_of
 from worker.deliver.dicomweb import server_of
 from worker.destination_settings import DicomDestination, DicomwebDestination
@@ -49,7 +50,7 @@ class PullRequest:
     patient: str = ""
     accession: str = ""
     table: Path | None = None
-    most_waiting: int = 20
+    most_waiting: int = MOST_WAITING
     get: bool = False
     dry_run: bool = False
 
@@ -85,7 +86,7 @@ def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch(
     PeerUnavailable, RefusedByPeer, OutOfResources
         As `worker.receive.backfill.fetch_series`.
     """
-    destination = _destination(settings, request.archive)
+    destination = settings.destination(request.archive)
     searches = _searches(request)
     ledger = open_ledger(settings)
     with ExitStack() as stack:
@@ -97,13 +98,6 @@ def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch(
             for step in fetch_series(open_archive, series, ledger, most_waiting=request.most_waiting):
                 watch.on_series(step)
     return len(series)
-
-
-def _destination(settings: Settings, name: str) -> Destination:
-    by_name = {each.name: each for each in settings.destinations}
-    if name not in by_name:
-        raise InvalidSettings(f"{name}: no such destination in the settings; there are: {', '.join(by_name) or 'none'}")
-    return by_name[name]
 
 
 def _searches(request: PullRequest) -> list[tuple[str, Query]]:

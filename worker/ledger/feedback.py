@@ -23,6 +23,7 @@ from worker.ledger.tables import (
     is_latest_finding,
 )
 
+_IMAGE_COLUMN = "sop_instance_uid or accession_number"
 _SHOWN = 3  # faulty rows that an error quotes; the rest is counted
 
 
@@ -126,8 +127,8 @@ def read_file(path: Path) -> list[tuple[int, Verdict | str]]:
             names = set(reader.fieldnames or ())
             missing = [name for name in ("verdict", "reader") if name not in names]
             if missing or not names & {"sop_instance_uid", "accession_number"}:
-                missing += [] if names & {"sop_instance_uid", "accession_number"} else ["sop_instance_uid"]
-                raise InvalidData(f"{path}: has no column {' and '.join(missing)}")
+                missing += [] if names & {"sop_instance_uid", "accession_number"} else [_IMAGE_COLUMN]
+                raise InvalidData(f"{path}: lacks the columns: {', '.join(missing)}")
             rows = [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror}") from error

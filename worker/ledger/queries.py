@@ -13,6 +13,7 @@ from typing import IO, Any
 from sqlalchemy import RowMapping, text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
+from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
 
 
@@ -108,6 +109,12 @@ def refusals(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
     with ledger.reading() as connection:
         rows = [_plain(row) for row in connection.execute(query, {"limit": limit}).mappings()]
     return [{"event_id": row["event_id"], "at": row["at"]} | json.loads(row["detail"]) for row in rows]
+
+
+def verify(ledger: Ledger) -> tuple[int, list[str]]:
+    """Return how many events the audit's chain has, and a line for each thing that does not fit."""
+    with ledger.reading() as connection:
+        return event_chain.verify(connection)
 
 
 def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:

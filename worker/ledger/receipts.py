@@ -294,6 +294,12 @@ class Ledger:
                     count += 1
         return count
 
+    def states(self, receipt_ids: Iterable[int]) -> dict[int, str]:
+        """Return the state of each of these receipts that exists."""
+        query = select(ReceiptRow.id, ReceiptRow.state).where(ReceiptRow.id.in_(list(receipt_ids)))
+        with self.reading() as connection:
+            return {int(number): str(state) for number, state in connection.execute(query)}
+
     def counts(self) -> dict[str, int]:
         """Return how many objects stand in each state, and how many deliveries are pending or failed."""
         with self.reading() as connection:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dicom_io.errors import InvalidSettings
 from worker.clock import now
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings
+from worker.ledger.tables import State
 from worker.queue.wake import WakeSignal
 
 if TYPE_CHECKING:
@@ -28,7 +30,15 @@ class RedeliveryRequest:
 
 
 def redeliver(settings: Settings, request: RedeliveryRequest) -> int:
-    """Make deliveries due now, with all their attempts before them; return how many."""
+    """Make deliveries due now, with all their attempts before them; return how many.
+
+    Raises
+    ------
+    InvalidSettings
+        There is no such destination.
+    """
+    if request.destination is not None:
+        settings.destination(request.destination)
     return Deliveries(open_ledger(settings)).redeliver(
         now(),
         destination=request.destination,
@@ -44,9 +54,26 @@ def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
     ----------
     receipt_ids
         Only these; all failed images where empty.
+
+    Raises
+    ------
+    InvalidSettings
+        One of these does not exist or has not failed; then none is given to the worker.
     """
     ledger = open_ledger(settings)
+    _check_failed(receipt_ids, ledger.states(receipt_ids))
     failed = receipt_ids or tuple(row["receipt_id"] for row in findings(ledger, Filter(status="failed")))
     count = ledger.requeue(failed, now())
     WakeSignal(settings.storage.folder).send()
     return count
+
+
+def _check_failed(receipt_ids: tuple[int, ...], states: dict[int, str]) -> None:
+    faults = [f"receipt {number} does not exist" for number in receipt_ids if number not in states]
+    faults += [
+        f"receipt {number} has not failed: its status is {states[number]}"
+        for number in receipt_ids
+        if states.get(number, State.FAILED) != State.FAILED
+    ]
+    if faults:
+        raise InvalidSettings("; ".join(faults))

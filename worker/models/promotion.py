@@ -11,6 +11,7 @@ from dicom_io.errors import InvalidModel, InvalidSettings
 from modeltrain.model.card import Card, load_card
 from modeltrain.model.registry import Version, prove, version_name
 from worker.clock import now
+from worker.defaults import LEAST_IMAGES, MARGIN
 from worker.extras import require
 from worker.inference.serving import model_folder, registry_of
 from worker.ledger.database import open_ledger
@@ -19,11 +20,6 @@ from worker.ledger.shadow_queries import differences, summary
 if TYPE_CHECKING:
     from worker.models.comparison import PairedComparison
     from worker.settings import Settings
-
-MARGIN = 0.01
-"""How much worse a candidate's AUC, sensitivity and specificity may be."""
-LEAST = 30
-"""Images of each class: the customary size from which the intervals of a comparison, those of large samples, hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +75,7 @@ class PromotionRequest:
     by: str
     data: str | None = None
     margin: float = MARGIN
-    least: int = LEAST
+    least: int = LEAST_IMAGES
     force: bool = False
     reason: str = ""
 

@@ -15,6 +15,7 @@ from modeltrain.model.card import SAFETENSORS, load_card
 from modeltrain.training import train as training
 from modeltrain.training.recipe import recipe_named
 from modeltrain.training.teachers import check_teachers, weights_in
+from worker.defaults import MODEL_VERSION
 from worker.inference.serving import model_folder
 from worker.models.training_data import training_data
 
@@ -40,7 +41,7 @@ class NewModel:
 
     out: Path
     name: str
-    version: str = "0.0.0"
+    version: str = MODEL_VERSION
     ages: tuple[float, float] | None = None
 
     def check(self) -> None:
@@ -78,7 +79,7 @@ class TrainingRequest:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     resume: bool = False
     name: str | None = None
-    version: str = "0.0.0"
+    version: str = MODEL_VERSION
     ages: tuple[float, float] | None = None
 
 

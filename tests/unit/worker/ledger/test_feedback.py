@@ -83,9 +83,14 @@ def test_a_file_is_read_row_by_row(ledger: Ledger, tmp_path: Path) -> None:
     assert "row 5: no image was received: 8.8" in told
     assert told.endswith("and 1 more")
     assert faults(path, rows[:1]) == ""
-    for text, message in (("verdict,reader\n", "sop_instance_uid"), ("reader\n", "verdict"), ("", "has no column")):
+    image = "sop_instance_uid or accession_number"
+    for text, columns in (
+        ("verdict,reader\n", image),
+        ("reader,accession_number\n", "verdict"),
+        ("", f"verdict, reader, {image}"),
+    ):
         path.write_text(text)
-        with pytest.raises(InvalidData, match=message):
+        with pytest.raises(InvalidData, match=f"lacks the columns: {columns}$"):
             read_file(path)
 
 
