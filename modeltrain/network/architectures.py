@@ -198,7 +198,8 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
 def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
     """Put saved weights into a network.
 
-    They are a network's own state, or a model folder's (`bare_names`). Without a gate in it the network's own stays.
+    They are a network's own state, or a model folder's (`bare_names`). Where they hold no out-of-distribution score the
+    network's own stays.
 
     Raises
     ------
