@@ -184,8 +184,8 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 rounds.setdefault(run["worker"], []).append(run)
         for worker, own in rounds.items():
             medians = {each.name: statistics.median(run[each.name] for run in own) for each in MEASURES}
-            lost = {name: sum(run[name] for run in own) for name in ("refused", "missing")}
-            lines.append({"load": load, "worker": worker} | medians | lost)
+            losses = {name: sum(run[name] for run in own) for name in ("refused", "missing")}
+            lines.append({"load": load, "worker": worker} | medians | losses)
         if rounds.keys() == {NAIVE.name, CXRD.name}:
             pairs = list(zip(rounds[NAIVE.name], rounds[CXRD.name], strict=True))
             ratios = {each.name: _ratio(pairs, each) for each in MEASURES if each.compared}
@@ -221,8 +221,8 @@ def table(setting: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
 def _brief(run: Run) -> str:
     counts = run.counts
     text = f"{counts.images_per_second:.2f} images/s, {run.cpu_seconds_per_image:.3f} CPU s/image"
-    lost = counts.refused or counts.missing
-    return text + (f"; refused: {counts.refused}, missing: {counts.missing}" if lost else "")
+    losses = counts.refused or counts.missing
+    return text + (f"; refused: {counts.refused}, missing: {counts.missing}" if losses else "")
 
 
 def _note(text: str) -> None:

@@ -180,7 +180,7 @@ class Bench:
         uids = (str(result.SOPClassUID), str(result.SOPInstanceUID), str(result.SeriesInstanceUID))
         with watch.stage("ledger.answer"):
             entry = NewResult(KIND.name, *uids, stored, len(data), ("orthanc",))
-            self.ledger.answer(receipt_id, new, [entry], now())
+            self.ledger.record_finding(receipt_id, new, [entry], now())
         return self.blobs.path(stored)
 
 

@@ -169,8 +169,8 @@ def _kind_of(values: Any) -> str | None:
     """Return the one kind of destination whose keys are given; None where there are none, or those of several."""
     if isinstance(values, BaseDestination):
         return next(kind for kind, each in KINDS.items() if isinstance(values, each))
-    given = values if isinstance(values, Mapping) else {}
-    kinds = [kind for kind, keys in _SIGNS.items() if any(given.get(key) for key in keys)]
+    entry = values if isinstance(values, Mapping) else {}
+    kinds = [kind for kind, keys in _SIGNS.items() if any(entry.get(key) for key in keys)]
     return kinds[0] if len(kinds) == 1 else None
 
 

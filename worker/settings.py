@@ -218,7 +218,7 @@ def load(path: Path | None = None) -> Settings:
     try:
         settings = Settings(**file.values)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(_explain(error, file))) from error
+        raise InvalidSettings("\n".join(_explain(error, file))) from error
     except SettingsError as error:
         raise InvalidSettings(f"environment: {error}") from error
     return _anchored(settings, named.resolve().parent if named else Path.cwd())

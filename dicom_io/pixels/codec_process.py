@@ -81,9 +81,9 @@ def encode_rgb(frame: bytes, *, syntax: str, rows: int, columns: int) -> bytes:
     return done.stdout
 
 
-def _run(given: bytes, *arguments: object) -> "subprocess.CompletedProcess[bytes]":
+def _run(data: bytes, *arguments: object) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-I", __file__, *map(str, arguments)]
-    return subprocess.run(command, input=given, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
+    return subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
 
 
 def _decode(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> None:
@@ -139,9 +139,9 @@ def _image(element: Any, rows: int, columns: int, colour: str, syntax: int) -> A
     return image
 
 
-def _write(given: str) -> None:
+def _write(text: str) -> None:
     """Write what GDCM hands over: bytes as a str."""
-    sys.stdout.buffer.write(given.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 
 
 if __name__ == "__main__":

@@ -228,7 +228,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert receipt_id is not None
     ledger.claim(receipt_id, NOW)
     finding = NewFinding(ModelIdentity("m", "1", "d"), Finding(0.95, "PNEUMONIA", 0.5), 0.5, 0.2, NOW)
-    ledger.answer(receipt_id, finding, [NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1, ("pacs",))], NOW)
+    ledger.record_finding(
+        receipt_id, finding, [NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1, ("pacs",))], NOW
+    )
     deliveries = Deliveries(ledger)
     (delivery,) = deliveries.due("pacs", NOW, 10)
     deliveries.mark_sent(delivery, 0, NOW)

@@ -12,7 +12,7 @@ import structlog
 from dicom_io.errors import PeerUnavailable, Permanent, RefusedByPeer, Retryable
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
-from worker.deliver.port import Outcome, Sender, Session, refused, retry
+from worker.deliver.port import Outcome, Sender, Session, refusal, retry
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.records import DueDelivery
 from worker.logs import unexpected
@@ -90,7 +90,7 @@ class Courier(threading.Thread):
                     due = self._more(session, left)
         except RefusedByPeer as error:
             for delivery in due:
-                self._enter(delivery, refused(str(error)))
+                self._enter(delivery, refusal(str(error)))
         except PeerUnavailable as error:
             # Nobody is there: one attempt for each that was due, so that all of them wait their turn.
             for delivery in self._due(self._settings.per_association):
@@ -121,7 +121,7 @@ class Courier(threading.Thread):
         except (RefusedByPeer, Retryable):  # they concern the session
             raise
         except Permanent as error:
-            return refused(str(error))
+            return refusal(str(error))
         except Exception as error:  # noqa: BLE001 - one result that cannot be sent must not hold up the others
             return retry(unexpected(error))
 

@@ -16,7 +16,7 @@ from dicom_io.network.storage_scu import PLAIN, Peer, StorageAssociation, echo, 
 from dicom_io.objects.jpeg import LOSSY, PICTURES
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
 from worker.clock import now
-from worker.deliver.port import Observation, Outcome, answered, refused
+from worker.deliver.port import Observation, Outcome, outcome_of, refusal
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomDestination
 from worker.ledger.records import DueDelivery
@@ -63,12 +63,12 @@ class DicomSession:
     def send(self, delivery: DueDelivery) -> Outcome:
         """Send one object; see `worker.deliver.port.Session`."""
         if not self.carries(delivery):
-            return refused(f"the peer does not accept {UID(delivery.sop_class_uid).name}")
+            return refusal(f"the peer does not accept {UID(delivery.sop_class_uid).name}")
         try:
             status = self._association.store(self._blobs.path(delivery.sha256))
         except Declined as error:
-            return refused(str(error))
-        return answered(status, self._association.sent_as)
+            return refusal(str(error))
+        return outcome_of(status, self._association.sent_as)
 
 
 class DicomSender:

@@ -14,7 +14,7 @@ from dicom_io.dicomweb.wado import copy_of
 from dicom_io.network.query_retrieve import Series
 from dicom_io.network.status import Verdict, verdict_of
 from worker.clock import now
-from worker.deliver.port import Observation, Outcome, answered
+from worker.deliver.port import Observation, Outcome, outcome_of
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomwebDestination
 from worker.ledger.records import DueDelivery
@@ -49,7 +49,7 @@ class DicomwebSession:
 
     def send(self, delivery: DueDelivery) -> Outcome:
         """Send one object; see `worker.deliver.port.Session`."""
-        return answered(self._client.store(self._blobs.path(delivery.sha256)))
+        return outcome_of(self._client.store(self._blobs.path(delivery.sha256)))
 
 
 class DicomwebSender:

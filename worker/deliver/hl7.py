@@ -14,7 +14,7 @@ from dicom_io.network.tls import client_context
 from worker.clock import now
 from worker.deliver import hl7_message
 from worker.deliver.mllp import Hl7Connection, Hl7Peer, connect
-from worker.deliver.port import Observation, Outcome, refused, retry
+from worker.deliver.port import Observation, Outcome, refusal, retry
 from worker.deliver.trial import FINDING, IDENTITY, trial_object
 from worker.destination_settings import Hl7Destination
 from worker.ledger.records import DueDelivery
@@ -60,7 +60,7 @@ class Hl7Session:
         try:
             self._connection.send(self._blobs.read(delivery.sha256, hl7_message.SUFFIX))
         except Declined as error:
-            return refused(str(error))
+            return refusal(str(error))
         except NotNow as error:
             return retry(str(error))
         return Outcome(Verdict.SENT, SUCCESS)

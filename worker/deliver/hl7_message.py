@@ -121,9 +121,9 @@ def person_names(header: Dataset) -> list[str]:
     groups = (stated[0].alphabetic, stated[0].ideographic, stated[0].phonetic)
     names = []
     for group, representation in zip(groups, "AIP", strict=True):
-        family, given, middle, prefix, suffix = (str(group or "").strip().split("^") + [""] * 5)[:5]
-        if any((family, given, middle, prefix, suffix)):
-            names.append(_composite(family, given, middle, suffix, prefix, "", "L", representation))
+        family, first, middle, prefix, suffix = (str(group or "").strip().split("^") + [""] * 5)[:5]
+        if any((family, first, middle, prefix, suffix)):
+            names.append(_composite(family, first, middle, suffix, prefix, "", "L", representation))
     return names
 
 

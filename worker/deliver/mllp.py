@@ -99,11 +99,11 @@ class Hl7Connection:
         self.open()
         assert self._socket is not None  # noqa: S101 - `open` has seen to it
         until = time.monotonic() + self._peer.timeout
-        got = bytearray()
+        frame = bytearray()
         try:
             self._socket.settimeout(self._peer.timeout)
             self._socket.sendall(_START + message + _END + b"\r")
-            while _END not in got:
+            while _END not in frame:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
@@ -111,9 +111,9 @@ class Hl7Connection:
                 piece = self._socket.recv(4096)
                 if not piece:
                     raise NotNow("the HL7 receiver closes the connection without an answer")
-                got += piece
+                frame += piece
                 # The end of an earlier frame may still have been on its way.
-                if (not got.lstrip(b"\r\n").startswith(_START) and got.strip(b"\r\n")) or len(got) > _MOST:
+                if (not frame.lstrip(b"\r\n").startswith(_START) and frame.strip(b"\r\n")) or len(frame) > _MOST:
                     raise NotNow("what answers there does not speak MLLP")
         except TimeoutError as error:
             raise PeerUnavailable("the HL7 receiver does not answer in time") from error
@@ -121,7 +121,7 @@ class Hl7Connection:
             # An alert says what TLS lacks, such as a certificate of ours, as late as here.
             name = getattr(error, "reason", None) or type(error).__name__
             raise NotNow(f"the connection to the HL7 receiver was lost ({name})") from error
-        answer, _, rest = bytes(got).partition(_START)[2].partition(_END)
+        answer, _, rest = bytes(frame).partition(_START)[2].partition(_END)
         if rest.strip(b"\r\n"):
             self.close()  # more than one answer: the next must not be taken for that of the next message
         return answer.decode("utf-8", "replace")

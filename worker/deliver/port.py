@@ -37,7 +37,7 @@ class Outcome:
     sent_as: str = ""
 
 
-def refused(reason: str, status: int | None = None) -> Outcome:
+def refusal(reason: str, status: int | None = None) -> Outcome:
     """Return that a delivery will never be taken."""
     return Outcome(Verdict.REFUSED, status, reason)
 
@@ -47,13 +47,13 @@ def retry(reason: str, status: int | None = None) -> Outcome:
     return Outcome(Verdict.RETRY, status, reason)
 
 
-def answered(status: int, sent_as: str = "") -> Outcome:
+def outcome_of(status: int, sent_as: str = "") -> Outcome:
     """Return what a C-STORE status says of a delivery."""
     verdict = verdict_of(status)
     if verdict is Verdict.SENT:
         return Outcome(verdict, status, sent_as=sent_as)
     if verdict is Verdict.REFUSED:
-        return refused(f"the peer refuses it with status 0x{status:04X}", status)
+        return refusal(f"the peer refuses it with status 0x{status:04X}", status)
     return retry(f"the peer answers with status 0x{status:04X}", status)
 
 

@@ -24,7 +24,7 @@ from dicom_io.network.storage_scu import CONNECT
 from dicom_io.network.tls import client_context, secured
 from dicom_io.uids import derived_uid
 from worker import __version__
-from worker.deliver.port import Observation, Outcome, refused
+from worker.deliver.port import Observation, Outcome, refusal
 from worker.destination_settings import WebhookDestination
 from worker.ledger.records import DueDelivery
 from worker.settings import Settings
@@ -109,7 +109,7 @@ class WebhookSender:
                 return Outcome(Verdict.SENT, SUCCESS)
         except urllib.error.HTTPError as error:
             if error.code in _NEVER:
-                return refused(f"the webhook answers with HTTP status {error.code}", DATASET_MISMATCH)
+                return refusal(f"the webhook answers with HTTP status {error.code}", DATASET_MISMATCH)
             raise PeerUnavailable(f"the webhook answers with HTTP status {error.code}") from error
         except (OSError, ValueError) as error:
             raise PeerUnavailable(f"the webhook cannot be reached ({type(error).__name__})") from error

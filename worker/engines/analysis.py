@@ -98,7 +98,7 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
     reading = reader.read_values(image.rendered) if image.rendered else reader.read(image.dataset)
     if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
         reason = out_of_distribution_reason(reading.finding)
-        return NotAnalysed(reason, _report(image, reason, reader, settings), reading)
+        return NotAnalysed(reason, _report(image, reason, reader, settings, source), reading)
     created, predecessors = image.created, image.predecessors
     pictures = Pictures(reading, reader.identity, created, settings.results)
     results = make(source, reading, reader.identity, settings.results, created, predecessors, pictures)
@@ -115,9 +115,11 @@ def out_of_distribution_reason(finding: Finding) -> str:
     return f"{OUT_OF_DISTRIBUTION} (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
 
 
-def _report(image: Image, reason: str, reader: Reader, settings: Settings) -> ResultSet:
+def _report(
+    image: Image, reason: str, reader: Reader, settings: Settings, source: SourceImage | None = None
+) -> ResultSet:
     """Return the report that an image was not analysed, where one is wanted."""
     if not (image.report_not_analysed and settings.results.report_not_analysed):
         return _NOTHING
-    source = source_image(image.dataset)
+    source = source or source_image(image.dataset)
     return not_analysed(source, reason, reader.identity, settings.results, image.created)

@@ -56,20 +56,20 @@ class FileOutcome:
 
     def as_json(self) -> dict[str, Any]:
         """Return the outcome as one flat JSON object."""
-        values = dict.fromkeys(_ANSWER) if self.finding is None else _answer(self.finding)
+        values = dict.fromkeys(_FINDING) if self.finding is None else _finding_values(self.finding)
         about = {"file": self.file, "status": self.status, "reason": self.reason}
         return about | values | {"model": self.model, "outputs": list(self.outputs), "left_out": self.left_out}
 
 
-_ANSWER = (
+_FINDING = (
     *("probability", "decision", "threshold", "model", "operating_point", "prediction_set", "out_of_distribution"),
     *("outlier", "agent", "agent_probability", "region"),
 )
 
 
-def _answer(finding: Finding) -> dict[str, Any]:
-    """Return the values of a finding as JSON, by the names in `_ANSWER`."""
-    values: dict[str, Any] = {name: getattr(finding, name, None) for name in _ANSWER}
+def _finding_values(finding: Finding) -> dict[str, Any]:
+    """Return the values of a finding as JSON, by the names in `_FINDING`."""
+    values: dict[str, Any] = {name: getattr(finding, name, None) for name in _FINDING}
     for name in ("probability", "outlier", "agent_probability"):
         values[name] = None if values[name] is None else round(values[name], 6)
     values["prediction_set"] = None if finding.prediction_set is None else list(finding.prediction_set)
@@ -115,7 +115,7 @@ def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings
             outcome = analysis.analyze(_image(file, settings), reader, settings)
             about = _write_outcome(about, outcome, out, names, file.stem)
         except CxrdError as error:
-            about = replace(about, reason=str(error))
+            about = replace(about, reason=str(error).removeprefix(f"{file}: "))  # the outcome names the file itself
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
             about = replace(about, reason=unexpected(error))
         yield about

@@ -22,7 +22,7 @@ from worker.engines.analysis import Analysed, Image, NotAnalysed, analyze
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.shadow import Shadow
 from worker.ledger.receipts import Ledger
-from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult, PreviousAnswer
+from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult, PreviousFinding
 from worker.logs import unexpected
 from worker.queue.retry import backoff
 from worker.results.kinds import KINDS, REPORT
@@ -61,7 +61,7 @@ class Tasks(Protocol):
         """Enter that it cannot be analysed."""
         ...
 
-    def answer(
+    def record_finding(
         self,
         receipt_id: int,
         finding: NewFinding,
@@ -137,7 +137,7 @@ class Pipeline:
             if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since the task was found to be due
                 self._tasks.put_back(claim.id, now())
                 return "put back: another model serves"
-            previous = self._previous_answers(claim, reader.identity)
+            previous = self._previous_findings(claim, reader.identity)
             image = Image(
                 dataset,
                 # The time of receipt or of the request, so that the same work always gives the same bytes.
@@ -151,11 +151,11 @@ class Pipeline:
                 return self._leave_out(claim, outcome, reader.identity)
             return self._answer(claim, outcome, reader.identity, previous.get(REPORT.name))
 
-    def _previous_answers(self, claim: Claim, identity: ModelIdentity) -> dict[str, PreviousAnswer]:
+    def _previous_findings(self, claim: Claim, identity: ModelIdentity) -> dict[str, PreviousFinding]:
         """Return what other models answered, by the kind of document that can point to it."""
         kinds = {name: kind for name, kind in KINDS.items() if kind.names_predecessor}
         answers = {
-            name: self._ledger.previous_answer(claim.id, identity.digest, kind.sop_class)
+            name: self._ledger.previous_finding(claim.id, identity.digest, kind.sop_class)
             for name, kind in kinds.items()
             if kind is REPORT or name in self._settings.results.kinds
         }
@@ -177,7 +177,9 @@ class Pipeline:
             self._wake_couriers()
         return _LEFT_OUT
 
-    def _answer(self, claim: Claim, outcome: Analysed, identity: ModelIdentity, previous: PreviousAnswer | None) -> str:
+    def _answer(
+        self, claim: Claim, outcome: Analysed, identity: ModelIdentity, previous: PreviousFinding | None
+    ) -> str:
         """Enter a finding, its results, and the notifications of it."""
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         results = self._keep(outcome.results, names)
@@ -194,7 +196,7 @@ class Pipeline:
                 sender=self._settings.scp.ae_title,
             )
             notifications, faults = self._keep_notifications(positive, names)
-        self._tasks.answer(
+        self._tasks.record_finding(
             claim.id,
             new_finding(outcome.reading, identity),
             results,
@@ -261,6 +263,6 @@ def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:
     return NewFinding(identity, reading.finding, reading.input_mean, reading.input_std, now())
 
 
-def is_news(finding: Finding, previous: PreviousAnswer | None) -> bool:
+def is_news(finding: Finding, previous: PreviousFinding | None) -> bool:
     """Return whether others are notified: of a positive finding, unless the previous one was positive too."""
     return finding.decision == CLASSES[1] and (previous is None or previous.decision != finding.decision)

@@ -111,7 +111,8 @@ def drift_of(settings: Settings, request: DriftRequest) -> Drift:
         try:
             figure(images, result, card).savefig(request.picture, dpi=120, facecolor="white")
         except (OSError, ValueError) as error:
-            raise OutOfResources(f"{request.picture}: cannot be written ({error})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise OutOfResources(f"{request.picture}: cannot be written ({reason})") from error
     return result
 
 

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, and_, func, insert, select, update
 
 from dicom_io.finding import Finding, ModelIdentity
 from worker.ledger import event_chain
-from worker.ledger.records import NewFinding, NewNotification, NewResult, PreviousAnswer
+from worker.ledger.records import NewFinding, NewNotification, NewResult, PreviousFinding
 from worker.ledger.tables import DeliveryRow, FindingRow, OutOfDistributionRow, ReceiptRow, ResultRow, ShadowRow
 
 
-def answer_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
+def finding_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
     """Return a model's answer as the tables ``finding`` and ``shadow``, and the events, hold it."""
     return {
         "model": model.label,
@@ -33,7 +33,7 @@ def answer_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
 
 def finding_facts(new: NewFinding) -> dict[str, Any]:
     """Return what the event of an answer tells about the finding."""
-    return answer_values(new.model, new.finding) | _input_values(new)
+    return finding_values(new.model, new.finding) | _input_values(new)
 
 
 def result_facts(
@@ -41,7 +41,7 @@ def result_facts(
 ) -> dict[str, Any]:
     """Return what an event tells about results and notifications: UIDs, and which kinds were left out and why."""
     every: list[NewResult | NewNotification] = [*results, *notifications]
-    uids: dict[str, Any] = {"results": [_uid(new) for new in every]}
+    uids: dict[str, Any] = {"results": [new.uid for new in every]}
     return uids | ({"left_out": dict(left_out)} if left_out else {})
 
 
@@ -53,7 +53,7 @@ def out_of_distribution_facts(new: NewFinding | None) -> dict[str, Any]:
     return {"model": new.model.label, "model_sha256": new.model.digest, "outlier": outlier} | _input_values(new)
 
 
-def record_answer(
+def record_finding(
     connection: Connection,
     receipt_id: int,
     finding: NewFinding,
@@ -67,7 +67,7 @@ def record_answer(
 
     The same model has one finding of an object, however often the work is done; other models' findings stay.
     """
-    finding_id = _record_finding(connection, receipt_id, finding)
+    finding_id = _enter_finding(connection, receipt_id, finding)
     record_results(connection, receipt_id, finding_id, [*results, *notifications], now, priority=priority)
 
 
@@ -110,14 +110,14 @@ def record_shadow(
     if connection.scalar(row) is not None:
         return
     columns = set(ShadowRow.__table__.columns.keys())
-    values = {name: value for name, value in answer_values(model, finding).items() if name in columns}
+    values = {name: value for name, value in finding_values(model, finding).items() if name in columns}
     connection.execute(insert(ShadowRow).values(receipt_id=receipt_id, at=now, **values))
     event_chain.append(connection, "shadow", now, receipt_id, **values)
 
 
-def previous_answer(
+def previous_finding(
     connection: Connection, receipt_id: int, model_sha256: str, report_class: str
-) -> PreviousAnswer | None:
+) -> PreviousFinding | None:
     """Return what an object was answered before this model's finding, or until now where it has none yet.
 
     Parameters
@@ -148,14 +148,14 @@ def previous_answer(
     row = connection.execute(query).mappings().first()
     if decision is None and row is None:
         return None
-    return PreviousAnswer(decision, None if row is None else dict(row))
+    return PreviousFinding(decision, None if row is None else dict(row))
 
 
 def _input_values(new: NewFinding) -> dict[str, float]:
     return {"input_mean": new.input_mean, "input_std": new.input_std}
 
 
-def _record_finding(connection: Connection, receipt_id: int, new: NewFinding) -> int:
+def _enter_finding(connection: Connection, receipt_id: int, new: NewFinding) -> int:
     """Insert a finding, or update the row of an earlier attempt at the same work."""
     values = finding_facts(new) | {"analysed_at": new.analysed_at}
     query = select(FindingRow.id)
@@ -168,10 +168,6 @@ def _record_finding(connection: Connection, receipt_id: int, new: NewFinding) ->
     return int(connection.execute(row.returning(FindingRow.id)).scalar_one())
 
 
-def _uid(new: NewResult | NewNotification) -> str:
-    return new.uid if isinstance(new, NewNotification) else new.sop_instance_uid
-
-
 def _record_result(
     connection: Connection, receipt_id: int, finding_id: int | None, new: NewResult | NewNotification, now: dt.datetime
 ) -> int:
@@ -179,7 +175,7 @@ def _record_result(
 
     The table holds both, since both are delivered; a notification has neither SOP class nor series.
     """
-    result_id = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == _uid(new)))
+    result_id = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == new.uid))
     if result_id is not None:
         stored = {"sha256": new.sha256, "size_bytes": new.size_bytes}
         connection.execute(update(ResultRow).where(ResultRow.id == result_id).values(**stored))
@@ -188,9 +184,9 @@ def _record_result(
         receipt_id=receipt_id,
         finding_id=finding_id,
         kind=new.kind,
-        sop_class_uid=new.sop_class_uid if isinstance(new, NewResult) else "",
-        sop_instance_uid=_uid(new),
-        series_instance_uid=new.series_instance_uid if isinstance(new, NewResult) else "",
+        sop_class_uid=new.sop_class_uid,
+        sop_instance_uid=new.uid,
+        series_instance_uid=new.series_instance_uid,
         sha256=new.sha256,
         size_bytes=new.size_bytes,
         created_at=now,

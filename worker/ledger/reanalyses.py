@@ -247,7 +247,7 @@ class Reanalyses:
             _settle(connection, receipt_id, ReanalysisState.FAILED, reason, now)
             event_chain.append(connection, "reanalysis_failed", now, receipt_id, reason=reason)
 
-    def answer(
+    def record_finding(
         self,
         receipt_id: int,
         finding: NewFinding,
@@ -265,7 +265,7 @@ class Reanalyses:
             analysed = {"state": State.ANALYSED, "reason": "", "finished_at": now}
             connection.execute(update(ReceiptRow).where(*before).values(**analysed))
             event_chain.append(connection, "reanalysed", now, receipt_id, **facts)
-            findings.record_answer(
+            findings.record_finding(
                 connection, receipt_id, finding, results, now, notifications=notifications, priority=PRIORITY
             )
 

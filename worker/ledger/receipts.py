@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
 from worker.ledger.outage import outage
-from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousAnswer
+from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousFinding
 from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
 
 BATCH_SIZE = 100
@@ -235,7 +235,7 @@ class Ledger:
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.FAILED, now, reason)
 
-    def answer(
+    def record_finding(
         self,
         receipt_id: int,
         finding: NewFinding,
@@ -255,12 +255,12 @@ class Ledger:
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.ANALYSED, now, "", facts)
-            findings.record_answer(connection, receipt_id, finding, results, now, notifications=notifications)
+            findings.record_finding(connection, receipt_id, finding, results, now, notifications=notifications)
 
-    def previous_answer(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousAnswer | None:
-        """Return what other models answered before this one; None where none has. See `findings.previous_answer`."""
+    def previous_finding(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousFinding | None:
+        """Return what other models answered before this one; None where none has. See `findings.previous_finding`."""
         with self.reading() as connection:
-            return findings.previous_answer(connection, receipt_id, model_sha256, report_class)
+            return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
 
     def is_busy(self, now: dt.datetime) -> bool:
         """Return whether a received object is in hand, or waits and is due."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dicom_io.finding import Finding, ModelIdentity
 
@@ -72,10 +73,18 @@ class NewResult:
     size_bytes: int
     destinations: tuple[str, ...] = ()
 
+    @property
+    def uid(self) -> str:
+        """What it goes by among results and notifications."""
+        return self.sop_instance_uid
+
 
 @dataclass(frozen=True)
 class NewNotification:
     """A message about a finding, already durable in the store, and the names of the destinations that take it."""
+
+    sop_class_uid: ClassVar[str] = ""
+    series_instance_uid: ClassVar[str] = ""
 
     kind: str
     uid: str
@@ -98,7 +107,7 @@ class DueDelivery:
 
 
 @dataclass(frozen=True)
-class PreviousAnswer:
+class PreviousFinding:
     """What an object was answered before: the decision, and the report (four UIDs) where there is one.
 
     Without a decision the report says that the object was not analysed.

@@ -120,8 +120,8 @@ class ReceiptRow(Table):
     reason: Mapped[str] = mapped_column(Text, default="")
 
 
-class AnswerColumns:
-    """The columns of a model's answer; `worker.ledger.findings.answer_values` makes their values."""
+class FindingColumns:
+    """The columns of a model's answer; `worker.ledger.findings.finding_values` makes their values."""
 
     model: Mapped[str] = mapped_column(String(128))
     model_sha256: Mapped[str] = mapped_column(String(64))
@@ -133,7 +133,7 @@ class AnswerColumns:
     outlier: Mapped[float | None] = mapped_column(Float)
 
 
-class FindingRow(AnswerColumns, Table):
+class FindingRow(FindingColumns, Table):
     """What one model found in one received object; the one that was entered last stands."""
 
     __tablename__ = "finding"
@@ -210,7 +210,7 @@ class ReanalysisRow(Table):
     crashes: Mapped[int] = mapped_column(Integer, default=0)
 
 
-class ShadowRow(AnswerColumns, Table):
+class ShadowRow(FindingColumns, Table):
     """What a candidate model answered beside the current one; it stands in the audit only."""
 
     __tablename__ = "shadow"

@@ -54,7 +54,7 @@ class Office:
                 NewResult(kind, DX, dataset.SOPInstanceUID, dataset.SeriesInstanceUID, sha256, len(data), ("pacs",))
             )
         now = dt.datetime.now(dt.UTC)
-        self.ledger.answer(self.receipt, FINDING, self.results, now)
+        self.ledger.record_finding(self.receipt, FINDING, self.results, now)
 
     def nudged(self, state: str) -> bool:
         """Wake the couriers, so that no test waits for the next look; tell whether all deliveries are in a state."""

@@ -57,3 +57,7 @@ def test_its_statuses_are_those_of_the_outbox(codes: str, follows: str) -> None:
     for code in codes.replace(";", ",").split(","):
         if code.strip().startswith("0x"):
             assert verdict_of(int(code.strip().replace("x", "", 1).replace("x", "1"), 16)) is verdict, code
+
+
+def test_the_settings_name_every_kind_of_result() -> None:
+    assert set(get_args(Kind)) == set(KINDS)

@@ -83,7 +83,7 @@ def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
     assert again.choose(Criteria(also=OUT_OF_DISTRIBUTION), NEW_MODEL[1]) == Selection((), 0, 0, 1)
     again.request([number], *NEW_MODEL, "jd", NOON)
     again.claim(number, NOON)
-    again.answer(number, NEWER, [], NOON + SECOND)
+    again.record_finding(number, NEWER, [], NOON + SECOND)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["reason"], row["decision"], row["answers"]) == ("analysed", "", "NORMAL", 1)
     assert ledger.counts() == {"analysed": 1}
@@ -101,7 +101,7 @@ def test_after_a_rollback_what_the_model_had_answered_is_answered_already(ledger
     again = Reanalyses(ledger)
     again.request([both], *NEW_MODEL, "jd", NOON)
     again.claim(both, NOON)
-    again.answer(both, NEWER, [], NOON)
+    again.record_finding(both, NEWER, [], NOON)
     old = FINDING.model.digest
     assert again.choose(Criteria(), old) == Selection((), 2, 0, 0, superseded=1)
     assert again.choose(Criteria(receipt_ids=(both, other)), old).receipt_ids == ()
@@ -181,7 +181,7 @@ def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str
     # The shipped model answers, and after it another one, which is withdrawn.
     again = Reanalyses(ledger)
     for model in (load_card(shipped_model()).sha256, "d" * 64):
-        again.answer(number, replace(NEWER, model=replace(NEWER.model, digest=model)), [], NOON)
+        again.record_finding(number, replace(NEWER, model=replace(NEWER.model, digest=model)), [], NOON)
     counts = counted(config, capsys, "--all")
     assert (counts["Already answered by this model"], counts["of these, another model answered later"]) == ("1", "1")
 

@@ -38,7 +38,7 @@ def fill(ledger: Ledger, card: Card, n: int, *, shift: float = 0.0, outlier: flo
         ledger.claim(number, NOON)
         finding = Finding(value, "PNEUMONIA", 0.5, outlier=outlier)
         model = replace(card.identity, digest=digest or card.sha256)
-        ledger.answer(number, NewFinding(model, finding, value, float(values[(index * 7) % n]), NOON), [], NOON)
+        ledger.record_finding(number, NewFinding(model, finding, value, float(values[(index * 7) % n]), NOON), [], NOON)
 
 
 def test_nothing_changed(ledger: Ledger, card: Card) -> None:
@@ -124,7 +124,7 @@ def test_images_that_the_gate_left_out_are_seen(ledger: Ledger, card: Card) -> N
     assert "\ncxrd_drift_left_out_images 50.0\n" in metrics(found)
     # One of them is answered after all, under other settings: it counts once.
     finding = Finding(0.93, "PNEUMONIA", 0.5, outlier=1.5)
-    ledger.answer(numbers[0], NewFinding(card.identity, finding, 0.5, 0.2, NOON), [], NOON)
+    ledger.record_finding(numbers[0], NewFinding(card.identity, finding, 0.5, 0.2, NOON), [], NOON)
     after = period(ledger, card, None, None)
     assert (after.n, after.left_out) == (110, 49)
 

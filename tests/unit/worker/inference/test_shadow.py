@@ -33,7 +33,7 @@ def ledger(tmp_path: Path) -> Ledger:
     number = made.receive(NEW)
     assert number == 1
     made.claim(number, NOON)
-    made.answer(number, FINDING, [], NOON)
+    made.record_finding(number, FINDING, [], NOON)
     return made
 
 

@@ -37,7 +37,9 @@ def first(ledger: Ledger, uid: str = "1.2.3", **changes: Any) -> int:
     """Enter an image that the first model has answered."""
     number = received(ledger, sop_instance_uid=uid, **changes)
     ledger.claim(number, NOON)
-    ledger.answer(number, FINDING, [replace(REPORT, sop_instance_uid=f"2.25.{number}00", destinations=("pacs",))], NOON)
+    ledger.record_finding(
+        number, FINDING, [replace(REPORT, sop_instance_uid=f"2.25.{number}00", destinations=("pacs",))], NOON
+    )
     return number
 
 
@@ -68,7 +70,7 @@ def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
     # Its results are dated by the wish, so that the same work gives the same bytes after a crash.
     assert (claim.id, claim.dated_at, claim.attempts, claim.model_sha256) == (number, NOON, 1, NEW_MODEL[1])
     assert (claim.sop_instance_uid, claim.calling_ae, claim.sha256) == ("1.2.3", "PACS", "a" * 64)
-    again.answer(number, NEWER, [replace(NEW_REPORT, destinations=("pacs", "archive"))], later)
+    again.record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs", "archive"))], later)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["model"], row["decision"], row["probability"]) == (
         "analysed",
@@ -100,21 +102,21 @@ def test_the_predecessor_is_the_last_report_of_another_model(ledger: Ledger) -> 
         "SOPClassUID": SR,
         "SOPInstanceUID": f"2.25.{number}00",
     }
-    assert ledger.previous_answer(number, FINDING.model.digest, SR) is None
-    found = ledger.previous_answer(number, NEW_MODEL[1], SR)
+    assert ledger.previous_finding(number, FINDING.model.digest, SR) is None
+    found = ledger.previous_finding(number, NEW_MODEL[1], SR)
     assert found is not None
     assert (found.decision, found.report) == ("PNEUMONIA", expected)
     # The second model's report was left out: the third one's points to the first.
-    wished(ledger, number).answer(number, NEWER, [RESULT], NOON)
-    found = ledger.previous_answer(number, "d" * 64, SR)
+    wished(ledger, number).record_finding(number, NEWER, [RESULT], NOON)
+    found = ledger.previous_finding(number, "d" * 64, SR)
     assert found is not None
     assert (found.decision, found.report) == ("NORMAL", expected)
     # Done once more, the second model's work comes out as before, whoever has spoken since.
-    assert ledger.previous_answer(number, FINDING.model.digest, SR) is None
+    assert ledger.previous_finding(number, FINDING.model.digest, SR) is None
     # No report at all is no predecessor.
     other = received(ledger, sop_instance_uid="1.2.9")
-    ledger.answer(other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], NOON)
-    found = ledger.previous_answer(other, NEW_MODEL[1], SR)
+    ledger.record_finding(other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], NOON)
+    found = ledger.previous_finding(other, NEW_MODEL[1], SR)
     assert found is not None
     assert found.report is None
 
@@ -145,7 +147,7 @@ def test_which_images_are_chosen(ledger: Ledger) -> None:
     assert again.choose(Criteria(), new) == Selection((numbers[2],), 0, 2, 0)
     assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 1  # given again, it enters only what does not wait yet
     again.claim(numbers[0], NOON)
-    again.answer(numbers[0], NEWER, [], NOON)
+    again.record_finding(numbers[0], NEWER, [], NOON)
     again.leave_out(numbers[1], "outside", NOON)
     assert again.choose(Criteria(), new) == Selection((), 1, 1, 1)
     assert again.choose(Criteria(receipt_ids=(numbers[1],)), new).receipt_ids == (numbers[1],)
@@ -211,7 +213,7 @@ def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> Non
     again = wished(ledger, number)
     again.claim(number, NOON)
     for _ in range(2):
-        again.answer(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
+        again.record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
     assert findings(ledger, Filter())[0]["answers"] == 2
     assert [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)] == [f"2.25.{number}00", "2.25.5"]
     assert intact(ledger)
@@ -219,7 +221,7 @@ def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> Non
 
 def test_results_for_new_images_go_first(ledger: Ledger) -> None:
     number = first(ledger)
-    wished(ledger, number).answer(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
+    wished(ledger, number).record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
     live = first(ledger, "1.2.8")
     due = [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)]
     assert due == [f"2.25.{number}00", f"2.25.{live}00", "2.25.5"]
@@ -248,7 +250,7 @@ def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger
 )
 def test_an_alteration_of_any_answer_shows(ledger: Ledger, statement: str, said: str) -> None:
     number = first(ledger)
-    wished(ledger, number).answer(number, NEWER, [NEW_REPORT], NOON)
+    wished(ledger, number).record_finding(number, NEWER, [NEW_REPORT], NOON)
     assert intact(ledger)
     with ledger.writing() as connection:
         for each in statement.split(";"):
@@ -269,7 +271,7 @@ def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:
         )
         connection.execute(row)
     before = (summary(ledger, None), differences(ledger, None))
-    wished(ledger, number).answer(number, NEWER, [], NOON)
+    wished(ledger, number).record_finding(number, NEWER, [], NOON)
     assert (summary(ledger, None), differences(ledger, None)) == before
     assert before[1][0]["model"] == "net-1.0.0"
     assert verdicts(ledger, disagree=True) == []
@@ -300,7 +302,7 @@ def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, d
     migrations.upgrade(engine)
     assert seen() == before
     ledger = Ledger(engine)
-    found = ledger.previous_answer(1, NEW_MODEL[1], SR)
+    found = ledger.previous_finding(1, NEW_MODEL[1], SR)
     assert found is not None
     assert found.report is not None
     assert found.report["SOPInstanceUID"] == "2.25.1"

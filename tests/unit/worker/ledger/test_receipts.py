@@ -59,7 +59,7 @@ def received(ledger: Ledger, **changes: object) -> int:
 def answered(ledger: Ledger, destinations: tuple[str, ...] = ("pacs",)) -> int:
     number = received(ledger)
     assert ledger.claim(number, NOON) is not None
-    ledger.answer(number, FINDING, [replace(RESULT, destinations=destinations)], NOON)
+    ledger.record_finding(number, FINDING, [replace(RESULT, destinations=destinations)], NOON)
     return number
 
 
@@ -134,7 +134,7 @@ def test_what_a_dead_process_had_in_hand_is_taken_back(ledger: Ledger) -> None:
 
 def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) -> None:
     number = answered(ledger)
-    ledger.answer(number, FINDING, [replace(RESULT, destinations=("pacs",))], NOON)
+    ledger.record_finding(number, FINDING, [replace(RESULT, destinations=("pacs",))], NOON)
     assert [delivery.sop_instance_uid for delivery in Deliveries(ledger).due("pacs", NOON, 9)] == ["2.25.1"]
     assert ledger.counts() == {"analysed": 1, "delivery_pending": 1}
     assert ledger.is_result("2.25.1")
@@ -257,7 +257,7 @@ def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeyp
     results = [replace(RESULT, sop_instance_uid=f"2.25.{number}", destinations=("pacs",)) for number in range(5)]
     number = received(ledger)
     ledger.claim(number, NOON)
-    ledger.answer(number, FINDING, results, NOON)
+    ledger.record_finding(number, FINDING, results, NOON)
     deliveries = Deliveries(ledger)
     for delivery in deliveries.due("pacs", NOON, 10):
         deliveries.mark_failed(delivery, 0xA900, "no", NOON)
