@@ -17,6 +17,7 @@ a log, an audit row or onto a terminal as they are.
     └── Retryable               the same step may pass later
         ├── OutOfResources      disk full, ledger locked
         ├── PeerUnavailable     a destination that does not answer, or is busy
+        │   └── AssociationRejected   it answers, and rejects our association
         └── NotNow              a peer that does not take this one thing now; others may pass
 """
 
@@ -77,6 +78,10 @@ class OutOfResources(Retryable):
 
 class PeerUnavailable(Retryable):
     """A destination that does not answer, or is busy."""
+
+
+class AssociationRejected(PeerUnavailable):
+    """A peer answers, and rejects our association."""
 
 
 class NotNow(Retryable):

@@ -14,7 +14,7 @@ from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import Declined, PeerUnavailable, RefusedByPeer
+from dicom_io.errors import AssociationRejected, Declined, PeerUnavailable, RefusedByPeer
 from dicom_io.header.reading import read_dataset
 from dicom_io.network.address import address
 from dicom_io.network.status import Verdict, verdict_of
@@ -228,7 +228,7 @@ def associate(
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say
             names = sorted({UID(str(context.abstract_syntax)).name for context in contexts})
             raise RefusedByPeer(f"the peer does not accept {' or '.join(names)}")
-        raise PeerUnavailable(_why(association))
+        raise (AssociationRejected if association.is_rejected else PeerUnavailable)(_why(association))
     try:
         yield association
     finally:
@@ -241,8 +241,10 @@ def echo(peer: Peer) -> None:
 
     Raises
     ------
+    AssociationRejected
+        When it rejects our association.
     PeerUnavailable
-        When it cannot be reached, rejects us, or answers with anything but success.
+        When it cannot be reached, or answers with anything but success.
     """
     with associate(peer, [build_context(Verification)]) as association:
         answer = association.send_c_echo()

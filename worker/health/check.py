@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dicom_io.errors import CxrdError
+from dicom_io.errors import AssociationRejected, CxrdError
 from dicom_io.network.address import address
 from dicom_io.network.storage_scu import Peer, echo
 from modeltrain.model.card import load_card
@@ -115,9 +115,11 @@ def _port_in_use(settings: Settings, why: str) -> Check:
     host = every.get(settings.scp.host, settings.scp.host)
     try:
         echo(Peer(host, settings.scp.port, title, calling_ae=title, timeout=3))
+    except AssociationRejected:
+        hint = f"is {title} in scp.allowed_calling?"
+        return Check("port", False, f"Port {settings.scp.port} is open but rejected our C-ECHO ({hint})")
     except CxrdError:
-        question = f"is {title} in scp.allowed_calling, or has another program the port?"
-        return Check("port", False, f"{why}; no answer to our C-ECHO there ({question})")
+        return Check("port", False, f"{why}; no answer to our C-ECHO there (has another program the port?)")
     return Check("port", True, f"{title} is running on {address(host, settings.scp.port)}")
 
 
