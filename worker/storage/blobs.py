@@ -39,8 +39,9 @@ class Blobs:
         return self.folder / sha256[:2] / f"{sha256[2:]}{suffix}"
 
     def read(self, sha256: str, suffix: str) -> bytes:
-        """Return the bytes of a file."""
-        return self.path(sha256, suffix).read_bytes()
+        """Return the bytes of a file. A notification that waited through an upgrade still has the suffix of DICOM."""
+        path = self.path(sha256, suffix)
+        return (path if path.exists() else self.path(sha256)).read_bytes()
 
     def check_space(self, needed: int = 0) -> None:
         """Raise `OutOfResources` where `needed` bytes would leave too little free space."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 
 from dicom_io.errors import InvalidSettings, PeerUnavailable
 from dicom_io.header.source_image import source_image
-from dicom_io.network.status import verdict_of
+from dicom_io.network.status import Verdict, verdict_of
 from tests.support.models import variant
 from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
@@ -26,7 +27,9 @@ from worker.deliver.webhook import SIGNATURE, WebhookSender, notification
 from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, story
+from worker.ledger.records import DueDelivery
 from worker.settings import Settings, load
+from worker.storage.blobs import Blobs
 
 KEY = "s3cret"
 
@@ -94,6 +97,16 @@ def test_answers_become_statuses(status: int, expected: int, listener: Listener)
     with pytest.raises(PeerUnavailable, match="503"):
         posts(listener.url).post(body)
     assert SIGNATURE not in listener.got[1][0]
+
+
+def test_a_notification_that_an_earlier_version_stored_is_delivered(listener: Listener, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path)
+    sha256 = blobs.put(b'{"id": "old"}', ".dcm")
+    due = DueDelivery(1, 1, "", "2.25.1", sha256, 0, dt.datetime.now(dt.UTC))
+    with posts(listener.url).open([due], blobs) as session:
+        assert session.carries(due)
+        assert session.send(due).verdict is Verdict.SENT
+    assert [body for _, body in listener.got] == [b'{"id": "old"}']
 
 
 def test_a_webhook_takes_notifications_and_nothing_else_does() -> None:
