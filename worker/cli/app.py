@@ -47,13 +47,14 @@ app.add_typer(feedback, name="feedback", rich_help_panel="Models")
 
 
 def main() -> None:
-    """Run the command line; an error that we know is one line on standard error and exit code 2."""
+    """Run the command line; an error that we know is one line on standard error, or one a mistake, and exit code 2."""
     # Imports make many objects and free few: looking for garbage after each 700 costs a third of a short command.
     gc.set_threshold(100_000, 10, 10)
     try:
         app()
     except CxrdError as error:
-        sys.stderr.write(f"cxrd: {' '.join(str(error).split())}\n")
+        lines = (" ".join(line.split()) for line in str(error).splitlines())
+        sys.stderr.writelines(f"cxrd: {line}\n" for line in lines)
         raise SystemExit(2) from error
     except BrokenPipeError:  # `cxrd audit list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
