@@ -117,7 +117,7 @@ def test_nobody_there(object_: Path) -> None:
     ("text", "words"),
     [
         ("url: http://x/dicom-web, host: y", "either url, or webhook, or hl7, or host"),
-        ("host: y", "port: missing; .*ae_title: missing; a DICOM node needs host, port and ae_title"),
+        ("host: y", r"(?s)port: missing; .*ae_title: missing; a DICOM node needs host, port and ae_title"),
         ("url: ftp://x", "url: must begin with http"),
     ],
 )
