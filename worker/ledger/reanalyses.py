@@ -257,7 +257,7 @@ class Reanalyses:
         notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Enter the newer finding beside the earlier ones; see `worker.ledger.receipts.Ledger.answer`."""
+        """Enter the newer finding beside the earlier ones; see `Ledger.record_finding`."""
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.DONE, "", now)
