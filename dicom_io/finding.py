@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 MANUFACTURER = "cxrd"
 """Of every object that holds a finding; by it our own results are recognised when they come back."""
 
 
+class Answer(StrEnum):
+    """All that an answer can be. Every result, table and message says one of these, and nothing else in its place."""
+
+    FLAGGED = "flagged"
+    NOT_FLAGGED = "not flagged"
+    UNCERTAIN = "uncertain"
+    OUTSIDE = "outside"
+
+    @property
+    def sentence(self) -> str:
+        """What it means, in words that a reader of radiographs understands."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Answer.FLAGGED: "Flagged: evidence for pneumonia",
+    Answer.NOT_FLAGGED: "Not flagged: no evidence for pneumonia",
+    Answer.UNCERTAIN: "Uncertain: cannot tell",
+    Answer.OUTSIDE: "Outside: not an image the model was made for",
+}
+
+
 @dataclass(frozen=True)
 class Region:
-    """The attended region in the pixels of the source image, counted from its upper left corner.
+    """A connected area of evidence in the pixels of the source image, counted from its upper left corner.
 
     Attributes
     ----------
@@ -18,10 +41,51 @@ class Region:
         left, top, right, bottom: columns and rows, right and bottom exclusive.
     contour
         (column, row) of each corner of the region's outline, in order, not closed; at least three.
+    side, zone
+        The patient's `right` or `left` lung, and its `upper`, `middle` or `lower` third; empty where the lungs are not
+        known. The patient is taken to face the reader, as a frontal radiograph is shown.
     """
 
     box: tuple[int, int, int, int]
     contour: tuple[tuple[float, float], ...] = ()
+    side: str = ""
+    zone: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is in words, `right lower`; empty where the lungs are not known."""
+        return f"{self.side} {self.zone}".strip()
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """What the segmentation found of the lungs.
+
+    Attributes
+    ----------
+    share
+        Part of the image that is lung, 0 to 1.
+    count
+        Lungs that were found: 0, 1 or 2.
+    cut
+        Whether a lung is cut off by the image's edge.
+    contours
+        The outline of each lung in the pixels of the source image, as `Region.contour`.
+    """
+
+    share: float
+    count: int
+    cut: bool = False
+    contours: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    @property
+    def caution(self) -> str:
+        """What is unusual about them, in a few words; empty where nothing is."""
+        if not self.count:
+            return "no lungs found"
+        if self.count == 1:
+            return "only one lung found"
+        return "a lung is cut off by the image's edge" if self.cut else ""
 
 
 @dataclass(frozen=True)
@@ -45,11 +109,13 @@ class Finding:
         0 and up; from 1 on the image is out of distribution. None where the model has no such score.
     agent, agent_probability
         `bacteria` or `virus`, and how probable (0.5 to 1): research only. None without a pneumonia or this answer.
-    region
-        Where the model looked, when the decision is PNEUMONIA and there was anything to see.
-    beyond_normal
-        The heatmap is empty by itself, because the threshold lies below the network's own: it and the region show what
-        goes beyond the mean map of normal radiographs instead.
+    regions
+        Where evidence for pneumonia is, one for each connected area, the strongest first; empty unless flagged or
+        uncertain.
+    lungs
+        None where the model does not look for lungs.
+    score
+        Difference of the two logits before calibration; None where it is not known.
     """
 
     probability: float
@@ -60,13 +126,29 @@ class Finding:
     outlier: float | None = None
     agent: str | None = None
     agent_probability: float | None = None
-    region: Region | None = None
-    beyond_normal: bool = False
+    regions: tuple[Region, ...] = ()
+    lungs: Lungs | None = None
+    score: float | None = None
 
     @property
     def out_of_distribution(self) -> bool | None:
         """Whether the image is outside the trained population; None where the model cannot tell."""
         return None if self.outlier is None else self.outlier >= 1
+
+    @property
+    def answer(self) -> Answer:
+        """The one answer, from population, lungs, operating point and conformal set, in this order.
+
+        - outside: out of distribution, or no lungs were found;
+        - uncertain: only one lung was found, or the conformal set does not hold just the class that the operating point
+          decides for;
+        - flagged or not flagged: that class, where nothing stands against it.
+        """
+        if self.out_of_distribution or (self.lungs is not None and self.lungs.count == 0):
+            return Answer.OUTSIDE
+        if self.certain is False or (self.lungs is not None and self.lungs.count == 1):
+            return Answer.UNCERTAIN
+        return Answer.FLAGGED if self.probability >= self.threshold else Answer.NOT_FLAGGED
 
     @property
     def certain(self) -> bool | None:

@@ -13,7 +13,8 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_score, roc_auc
 
 from dicom_io.errors import InvalidData
 from modeltrain.data.samples import Sample, evaluation_samples, read_with_attributes
-from modeltrain.model.outputs import CLASSES, Outputs, attention, probability
+from modeltrain.model.evidence import evidence_map
+from modeltrain.model.outputs import CLASSES, Outputs, probability
 from modeltrain.model.preprocess import INPUT_SIZE
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Predict = Callable[[NDArray[np.float32]], Outputs]
 """From float32 [N, 1, size, size] in [0, 1] to the network's outputs."""
 
+_MAP = 56  # side of the maps that are kept of each image
 _BATCH = 16
 
 
@@ -36,8 +38,8 @@ class Answers:
     ----------
     probability
         float32 [N], calibrated where a decider was asked too.
-    attention
-        float32 [N, h, w] in [0, 1].
+    evidence
+        float32 [N, 56, 56], maps of evidence in the radiographs' frame (`modeltrain.model.evidence.evidence_map`).
     judgements
         The decider's finding of each image; empty without a decider.
     subtype
@@ -48,7 +50,7 @@ class Answers:
 
     samples: tuple[Sample, ...]
     probability: NDArray[np.float32]
-    attention: NDArray[np.float32]
+    evidence: NDArray[np.float32]
     judgements: tuple[Finding, ...] = ()
     subtype: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     attributes: tuple[dict[str, str], ...] = ()
@@ -155,7 +157,8 @@ def answers_of(
         scores.append(decider.probability(outputs.logits) if decider else probability(outputs.logits))
         subtypes.append(probability(outputs.subtype))
         judgements += decider(outputs) if decider else []
-        maps.append(attention(outputs.cam))
+        slope, intercept = (decider.slope, decider.intercept) if decider else (1.0, 0.0)
+        maps += [evidence_map(outputs, i, slope, intercept, side=_MAP) for i in range(len(batch))]
         if advance:
             advance(start + len(batch), len(samples))
     if not scores:
@@ -163,7 +166,7 @@ def answers_of(
     return Answers(
         tuple(samples),
         np.concatenate(scores),
-        np.concatenate(maps),
+        np.stack(maps),
         tuple(judgements),
         np.concatenate(subtypes),
         tuple(attributes),

@@ -305,7 +305,7 @@ def _draw_case(left: Axes, right: Axes, answers: Answers, index: int) -> None:
     left.imshow(grey, cmap="gray", vmin=0, vmax=1)
     left.set_title(f"{CLASSES[sample.label]}   p = {answers.probability[index]:.3f}", size=9, loc="left")
     left.text(0, _CASE_SIDE + 6, sample.title or sample.path.stem, size=7, color=_GREY, va="top")
-    heat = np.clip(cv2.resize(answers.attention[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
+    heat = np.clip(cv2.resize(answers.evidence[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
     right.imshow(grey, cmap="gray", vmin=0, vmax=1)
     # Opaque only where the map is high: what the network did not look at stays a plain radiograph.
     right.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.sqrt(heat))

@@ -80,7 +80,7 @@ def key_figures(answers: Answers, evaluation: Evaluation, points: Mapping[str, f
         "average_precision": round(float(average_precision_score(labels, scores)), 4),
         "specificity_at_2_missed": round(specificity_at_missed(scores, labels, MISSED), 4),
         "border_share": {
-            name: _rounded(border_share(answers.attention[labels == label])) for label, name in enumerate(CLASSES)
+            name: _rounded(border_share(answers.evidence[labels == label])) for label, name in enumerate(CLASSES)
         },
         "ood_rate": _ood_rate(answers),
         "coverage": _coverage(answers),

@@ -49,15 +49,12 @@ class Raw:
         float32 [N, 2]: mean and standard deviation of each input.
     outlier
         float32 [N], the out-of-distribution score; NaN where it was not fitted.
-    cam
-        float32 [N, h, w], PNEUMONIA's class activation map before the ReLU.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     inputs: NDArray[np.float32]
     outlier: NDArray[np.float32]
-    cam: NDArray[np.float32]
 
 
 def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_SIZE, *, shift: bool = False) -> Raw:
@@ -74,7 +71,6 @@ def raw_answers(predict: Predict, samples: Sequence[Sample], size: int = INPUT_S
         labels=np.array([sample.label for sample in samples], dtype=np.int64),
         inputs=np.concatenate(inputs),
         outlier=np.concatenate([each.outlier for each in outputs]),
-        cam=np.concatenate([each.cam[:, 1] for each in outputs]),
     )
 
 
@@ -203,15 +199,6 @@ def reference(probability: NDArray[np.float32], raw: Raw) -> dict[str, Any]:
     }
 
 
-def normal_map(raw: Raw) -> dict[str, Any]:
-    """Return the mean map of the NORMAL images, against which a map that is empty by itself is shown."""
-    mean = raw.cam[raw.labels == 0].mean(axis=0, dtype=np.float64)
-    return {
-        "of": "NORMAL validation images: PNEUMONIA's mean class activation map before the ReLU",
-        "values": [[float(f"{value:.4g}") for value in row] for row in mean],
-    }
-
-
 def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, shifted_raw: Raw | None = None) -> dict[str, Any]:
     """Return the parts of a card that are fitted on validation answers.
 
@@ -241,6 +228,5 @@ def fit_all(raw: Raw, overlap: NDArray[np.float64] | None = None, shifted_raw: R
         "calibration": calibration,
         **decided_by(points),
         "conformal": conformal,
-        "normal_map": normal_map(raw),
         "reference": reference(probability, raw),
     }

@@ -160,9 +160,9 @@ def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new
     """Write a model's files into a folder: weights, the list of seen images, the card with its figures."""
     recipe = progress.recipe
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
-    mirror = bool(recipe.get("mirror", False))
+    lungs = bool(recipe.get("lungs", False))
     predecessor = seen_images_of(load_card(new.began_with)) if new.began_with else None
-    _write_network(folder, load_file(weights), split, new.out_of_distribution, arch=progress.arch, mirror=mirror)
+    _write_network(folder, load_file(weights), split, new.out_of_distribution, arch=progress.arch, lungs=lungs)
     write_seen_images(folder, sources, predecessor)
     # A predecessor without a list may still be named, with its data, in the run's record.
     complete = predecessor.complete and teachers_had_known_data(progress) if predecessor else only_own_data(progress)
@@ -193,19 +193,18 @@ def _measure_on_test(folder: Path, data: Path) -> None:
 
 
 def _write_network(
-    folder: Path, state: dict[str, Tensor], split: Split, out_of_distribution: Path | None, *, arch: str, mirror: bool
+    folder: Path, state: dict[str, Tensor], split: Split, out_of_distribution: Path | None, *, arch: str, lungs: bool
 ) -> None:
     """Write the weight files: at half precision, the out-of-distribution score fitted to the rounded ones; as int8."""
     state = {key: value for key, value in rounded(state).items() if not key.startswith("gate.")}
-    network = ChestNet(arch)
+    network = ChestNet(arch, lungs=lungs)
     empty = {f"gate.{name}": torch.zeros(0) for name in network.gate.NAMES}
     load_weights(network, {key: value.float() for key, value in (state | empty).items()})
     tensors = fit_out_of_distribution(
         network.eval(), split.train, split.validation, out_of_distribution, size=INPUT_SIZE
     )
-    write_weights(state | {f"gate.{name}": value for name, value in tensors.items()}, folder, arch, mirror=mirror)
-    count = _RANGE_IMAGES // (1 + mirror)  # a mirror image is another image, and takes as much time
-    chosen = split.train[:: max(1, len(split.train) // count)][:count]
+    write_weights(state | {f"gate.{name}": value for name, value in tensors.items()}, folder, arch, lungs=lungs)
+    chosen = split.train[:: max(1, len(split.train) // _RANGE_IMAGES)][:_RANGE_IMAGES]
     quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
 
 
@@ -230,7 +229,7 @@ def _card(folder: Path, progress: Progress, split: Split, new: NewVersion) -> di
         "digest": weights_digest(digests),
         "created": dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat(),
         "arch": progress.arch,
-        "mirror": bool(progress.recipe.get("mirror", False)),
+        "lungs": bool(progress.recipe.get("lungs", False)),
         "classes": list(CLASSES),
         "population": {"least_age_years": new.ages[0], "greatest_age_years": new.ages[1]} if new.ages else None,
         "intended_use": "research and screening support, not for diagnosis",

@@ -39,14 +39,14 @@ _AT_ONCE = 10  # images whose activations the calibration holds in memory
 _WHOLE = "gate."  # kept at single precision: small differences of large sums
 
 
-def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18", *, mirror: bool = False) -> None:
+def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18", *, lungs: bool = False) -> None:
     """Write `model.safetensors` and `model.onnx` from a state dict whose matrices are at half precision.
 
     The ONNX file holds the network and small tensors; it refers to the others in the safetensors file (ONNX external
-    data). With `mirror` it looks at the mirror image too and answers with the mean.
+    data).
     """
     save_file(bare_names(state), folder / SAFETENSORS)
-    network = ChestNet(arch, mirror=mirror)
+    network = ChestNet(arch, lungs=lungs)
     load_weights(network, {key: value.float() for key, value in state.items()})
     model = _onnx_model(network.eval())
     refer(model, folder / SAFETENSORS)
@@ -165,7 +165,7 @@ def _kept_whole(path: Path) -> list[str]:
 
     These are the first convolution, the shortcuts of residual blocks that halve the side (1×1, in steps of two), and
     every addition that does not join two feature maps: the sums of the out-of-distribution score, which must tell
-    how far an image lies beyond what the ranges were taken from, and those of the two maps of a mirrored model.
+    how far an image lies beyond what the ranges were taken from.
     """
     graph = onnx.load(path).graph
     made_by = {name: node.op_type for node in graph.node for name in node.output}

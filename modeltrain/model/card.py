@@ -68,9 +68,9 @@ class Card:
         return {name: _text(entry["sha256"]) for name, entry in self.raw["files"].items()}
 
     @property
-    def mirror(self) -> bool:
-        """Whether the answer is the mean of those to the image and to its mirror image (within `model.onnx` itself)."""
-        return bool(self.raw.get("mirror", False))
+    def lungs(self) -> bool:
+        """Whether the network looks at the lungs alone, and says where they are."""
+        return bool(self.raw.get("lungs", False))
 
     @property
     def identity(self) -> ModelIdentity:

@@ -36,8 +36,8 @@ class Decider:
 
     Attributes
     ----------
-    normal_map
-        float32 [h, w], for `modeltrain.model.outputs.attention`; None where the card has none.
+    slope, intercept
+        Of the calibration: log-odds of PNEUMONIA are slope · (difference of the logits) + intercept.
 
     Raises
     ------
@@ -59,19 +59,17 @@ class Decider:
         self.threshold = points[name] if threshold is None else threshold
         try:
             calibration: dict[str, Any] = card.raw.get("calibration") or {"slope": 1.0, "intercept": 0.0}
-            self._slope, self._intercept = float(calibration["slope"]), float(calibration["intercept"])
+            self.slope, self.intercept = float(calibration["slope"]), float(calibration["intercept"])
             conformal = card.raw.get("conformal")
             self._least = {c: float(conformal["least_probability"][c]) for c in CLASSES} if conformal else None
-            normal = card.raw.get("normal_map")
-            self.normal_map = np.array(normal["values"], np.float32) if normal else None
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidModel(f"{card.folder}: calibration, conformal part or map of the card is unusable") from error
-        if not (math.isfinite(self._slope) and self._slope > 0 and math.isfinite(self._intercept)):
+            raise InvalidModel(f"{card.folder}: calibration, conformal part of the card is unusable") from error
+        if not (math.isfinite(self.slope) and self.slope > 0 and math.isfinite(self.intercept)):
             raise InvalidModel(f"{card.folder}: the calibration would change the order of answers")
 
     def probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the calibrated probability of PNEUMONIA, float32 [N] in [0, 1] (Platt scaling, Platt 1999)."""
-        return calibrated(logits, self._slope, self._intercept)
+        return calibrated(logits, self.slope, self.intercept)
 
     def prediction_set(self, score: float) -> tuple[str, ...] | None:
         """Return the classes that are probable enough to be held possible (Mondrian split conformal, Vovk 2012)."""
@@ -81,28 +79,29 @@ class Decider:
         return tuple(name for name in CLASSES if each[name] >= self._least[name])
 
     def __call__(self, outputs: Outputs) -> list[Finding]:
-        """Return one finding for each image of a batch, without its region: this one does not look at the map."""
-        scores = self.probability(outputs.logits).tolist()
-        return [
-            self._one(score, subtype, outlier)
-            for score, subtype, outlier in zip(scores, outputs.subtype, outputs.outlier.tolist(), strict=True)
-        ]
+        """Return one finding for each image of a batch, without lungs and regions: this one does not look at maps."""
+        scores = (outputs.logits[:, 1] - outputs.logits[:, 0]).tolist()
+        each = zip(
+            self.probability(outputs.logits).tolist(), scores, outputs.subtype, outputs.outlier.tolist(), strict=True
+        )
+        return [self._one(*one) for one in each]
 
-    def _one(self, score: float, subtype: NDArray[np.float32], outlier: float) -> Finding:
-        positive = score >= self.threshold
+    def _one(self, chance: float, score: float, subtype: NDArray[np.float32], outlier: float) -> Finding:
+        positive = chance >= self.threshold
         agent = agent_probability = None
         if positive and np.isfinite(subtype).all():
             second = float(probability(subtype[np.newaxis])[0])
             agent, agent_probability = AGENTS[int(second >= 0.5)], max(second, 1 - second)
         return Finding(
-            probability=score,
+            probability=chance,
             decision=CLASSES[int(positive)],
             threshold=float(self.threshold),
             operating_point=self.operating_point,
-            prediction_set=self.prediction_set(score),
+            prediction_set=self.prediction_set(chance),
             outlier=outlier if math.isfinite(outlier) else None,
             agent=agent,
             agent_probability=agent_probability,
+            score=score,
         )
 
 

@@ -20,11 +20,17 @@ class Outputs(NamedTuple):
     ----------
     logits
         float32 [N, 2], one column a class, in the order of `CLASSES`.
-    cam
-        float32 [N, 2, h, w] (7×7 at 224 px): for each class the channels of the last feature map weighted by the
-        gradient of that class's logit, before the ReLU. For a network that ends in global average pooling and one
-        linear layer the gradient is that layer's weights over h·w, and this is Grad-CAM itself (Selvaraju et al. 2017,
-        section 3.1 and appendix A).
+    evidence
+        float32 [N, h, w] (11×11): what each place says by itself, as a difference of the two logits, over the part of
+        the image that `box` names. Their log-mean-exp over the lungs is the difference of `logits`; without lungs their
+        mean is. But for the additive bias this is h·w times Grad-CAM of that difference before the ReLU (Selvaraju
+        et al. 2017, section 3.1 and appendix A): the gradients of either pooling sum to the last layer's weights.
+    box
+        float32 [N, 4], left, top, right and bottom of what the classifier saw, as parts of the image's sides; may reach
+        beyond 0 to 1. The whole image for a network without lungs.
+    lungs
+        float32 [N, H/2, W/2] in [0, 1], how probably each place of the image is lung; [N, 1, 1] of ones for a network
+        that does not look for lungs.
     subtype
         float32 [N, 2], logits of `AGENTS`, which mean something only where there is a pneumonia.
     outlier
@@ -32,7 +38,9 @@ class Outputs(NamedTuple):
     """
 
     logits: NDArray[np.float32]
-    cam: NDArray[np.float32]
+    evidence: NDArray[np.float32]
+    box: NDArray[np.float32]
+    lungs: NDArray[np.float32]
     subtype: NDArray[np.float32]
     outlier: NDArray[np.float32]
 
@@ -42,16 +50,3 @@ def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     # A softmax over two classes is the logistic function of their difference; tanh does not overflow.
     half = (logits[:, 1].astype(np.float64) - logits[:, 0]) / 2
     return ((1 + np.tanh(half)) / 2).astype(np.float32)
-
-
-def attention(cam: NDArray[np.float32], normal: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return what speaks for PNEUMONIA, and where: float32 [N, h, w] in [0, 1], each map scaled to its own maximum.
-
-    The ReLU keeps what raises the class's score (Selvaraju et al. 2017, equation 2). A map with nothing positive in it
-    is all zero. With `normal`, float32 [h, w], the mean map of normal radiographs before the ReLU, the result is what
-    speaks for PNEUMONIA more than it does there in them: a score above theirs comes from somewhere, so it is not empty.
-    """
-    positive = np.maximum(cam[:, 1] if normal is None else cam[:, 1] - normal, 0)
-    peak = positive.max(axis=(1, 2), keepdims=True)
-    scaled: NDArray[np.float32] = np.divide(positive, peak, out=np.zeros_like(positive), where=peak > 0)
-    return scaled

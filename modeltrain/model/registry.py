@@ -250,8 +250,8 @@ def prove(card: Card, shown_as: Path | None = None) -> None:
             outputs = Outputs(*session.run(list(Outputs._fields), {"image": blank}))
         except Exception as error:  # ONNX Runtime's errors have no common base but this
             raise InvalidModel(f"{path}: cannot answer ({type(error).__name__})") from error
-        pair = (1, len(CLASSES))
-        if (outputs.logits.shape, outputs.cam.shape[:2], outputs.outlier.shape) != (pair, pair, (1,)):
+        shapes = (outputs.logits.shape, outputs.evidence.ndim, outputs.box.shape, outputs.lungs.ndim)
+        if shapes != ((1, len(CLASSES)), 3, (1, 4), 3) or outputs.outlier.shape != (1,):
             raise InvalidModel(f"{path}: answers in another form than {', '.join(Outputs._fields)} of two classes")
 
 

@@ -16,7 +16,9 @@ from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.model.card import SAFETENSORS
 from modeltrain.model.outputs import AGENTS, CLASSES
 from modeltrain.network.efficientnet_lite import LITE, lite_classifier, lite_weights
+from modeltrain.network import lung_crop
 from modeltrain.network.exposure import Exposure
+from modeltrain.network.lungs import Lungs
 from modeltrain.network.out_of_distribution import OutOfDistribution
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ _LITE_MEAN = _LITE_STD = (0.5, 0.5, 0.5)  # and what EfficientNet-Lite's expect:
 
 _IMAGENET = "ImageNet mean and standard deviation"
 
-_OWN = ("net.", "subtype.", "gate.", "standard.")
+_OWN = ("net.", "subtype.", "gate.", "standard.", "lungs.")
+_SHARPNESS = 0.5  # of the log-mean-exp over the lungs: 0 is their mean, infinity the strongest place
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", LITE)
 
@@ -47,7 +50,9 @@ class TensorOutputs(NamedTuple):
     """`modeltrain.model.outputs.Outputs` while it is still made of tensors."""
 
     logits: Tensor
-    cam: Tensor
+    evidence: Tensor
+    box: Tensor
+    lungs: Tensor
     subtype: Tensor
     outlier: Tensor
 
@@ -67,21 +72,27 @@ class ChestNet(nn.Module):
         A second linear layer on the same features: bacterial against viral pneumonia.
     gate
         The out-of-distribution score (modeltrain/network/out_of_distribution.py), of the image as it is.
-    mirror
-        Whether an answer is the mean of the image's and its mirror image's. The mirror image's map is turned back.
+    lungs
+        Finds the lungs (modeltrain/network/lungs.py), to which the classifier's sight is then confined
+        (modeltrain/network/lung_crop.py); None: it sees the whole image. Its last stage then has no stride but a
+        dilation, which makes the cells of the map half as wide (Yu, Koltun and Funkhouser 2017).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: str = "resnet18", *, mirror: bool = False) -> None:
+    def __init__(self, arch: str = "resnet18", *, lungs: bool = False) -> None:
         super().__init__()
         if arch not in ARCHITECTURES:
             raise InvalidData(f"no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
+        if lungs and not arch.startswith("resnet"):
+            raise InvalidData(f"{arch}: only a ResNet can look at the lungs alone")
         self.arch = arch
-        self.mirror = mirror
         self.standard = Exposure()
+        self.lungs = Lungs() if lungs else None
         self.net = _classifier(arch)
+        if lungs:
+            _dilate(self.net.layer4)
         self.rectify = nn.ReLU()  # DenseNet ends without one, and Grad-CAM looks behind it
         self.subtype = nn.Linear(self.head.in_features, len(AGENTS))
         self.gate = OutOfDistribution()
@@ -99,10 +110,19 @@ class ChestNet(nn.Module):
 
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
-        return self._features(self.standard(image))
+        if self.lungs is None:
+            return self.features(self.standard(image))
+        return self.features(self.seen(image)[0].crop)
 
-    def _features(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the feature maps of images at the landmarks' exposure."""
+    def seen(self, image: Tensor, jitter: Tensor | None = None) -> tuple[lung_crop.View, Tensor]:
+        """Return what the classifier sees of images, and their lungs, float32 [N, H/2, W/2] in [0, 1]."""
+        if self.lungs is None:
+            raise TypeError("this network does not look for lungs")
+        lungs = self.lungs(image).sigmoid()
+        return lung_crop.view(image, lungs, jitter), lungs
+
+    def features(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps of images at the landmarks' exposure, or of crops."""
         x = (image - self.mean) / self.std  # broadcasts one channel to three
         if self.arch.startswith("resnet"):
             net = self.net
@@ -113,27 +133,51 @@ class ChestNet(nn.Module):
         return (self.rectify(x) if self.arch.startswith("densenet") else x,)
 
     def forward(self, image: Tensor) -> TensorOutputs:
-        """Return logits [N, 2], cam [N, 2, h, w], subtype [N, 2] and outlier [N] (see `Outputs`)."""
-        if not self.mirror:
-            return self._answer(self.taps(image))
-        # One batch: the images, and behind them their mirror images.
-        image = self.standard(image)
-        both = self._answer(self._features(torch.cat([image, image.flip(3)])))
-        logits, cam, subtype, outlier = (each.reshape(2, -1, *each.shape[1:]) for each in both)
-        return TensorOutputs(logits.mean(0), (cam[0] + cam[1].flip(3)) / 2, subtype.mean(0), outlier[0])
+        """Return the outputs of images, each for itself (see `Outputs`)."""
+        if self.lungs is None:
+            return self._of_whole(self.features(self.standard(image)))
+        view, lungs = self.seen(image)
+        taps = self.features(view.crop)
+        share = lung_crop.cells(view.inside)
+        answer = self.answer(taps[-1], self.evidence(taps[-1]), share, view.box, lungs)
+        mean = _mean_of(taps[-1], share)
+        return answer._replace(outlier=self.gate(taps, mean))
 
-    def _answer(self, taps: tuple[Tensor, ...]) -> TensorOutputs:
-        """Return the outputs of feature maps, each image for itself."""
+    def answer(self, features: Tensor, evidence: Tensor, share: Tensor, box: Tensor, lungs: Tensor) -> TensorOutputs:
+        """Return the outputs, but for the out-of-distribution score, of a network that looks at lungs.
+
+        Parameters
+        ----------
+        features, evidence
+            The last feature map [N, C, h, w] and its evidence [N, h, w].
+        share
+            The part of each cell that is lung, [N, h, w].
+        box, lungs
+            As in `Outputs`.
+        """
+        score = pooled_score(evidence, share)
+        logits = torch.stack([-score / 2, score / 2], dim=1)
+        nothing = torch.full_like(score, torch.nan)
+        return TensorOutputs(logits, evidence, box, lungs, self.subtype(_mean_of(features, share)), nothing)
+
+    def evidence(self, features: Tensor) -> Tensor:
+        """Return what each place of feature maps [N, C, h, w] says by itself, [N, h, w]."""
+        weight, bias = self.head.weight, self.head.bias
+        return torch.einsum("c,nchw->nhw", weight[1] - weight[0], features) + (bias[1] - bias[0])
+
+    def _of_whole(self, taps: tuple[Tensor, ...]) -> TensorOutputs:
+        """Return the outputs of feature maps of whole images."""
         features = taps[-1]
         pooled = features.mean(dim=(2, 3))
-        area = features.shape[2] * features.shape[3]
         if self.arch.startswith("convnext"):
             logits, gradient = self._through_norm(pooled)
-            cam = torch.einsum("nck,nkhw->nchw", gradient, features) / area
+            evidence = torch.einsum("nc,nchw->nhw", gradient[:, 1] - gradient[:, 0], features)
         else:
             logits = self.head(self._dropout(pooled))
-            cam = torch.einsum("ck,nkhw->nchw", self.head.weight, features) / area
-        return TensorOutputs(logits, cam, self.subtype(pooled), self.gate(taps, pooled))
+            evidence = self.evidence(features)
+        whole = torch.ones_like(pooled[:, :4]) * torch.tensor([0.0, 0.0, 1.0, 1.0], device=pooled.device)
+        lungs = torch.ones_like(pooled[:, :1, None])
+        return TensorOutputs(logits, evidence, whole, lungs, self.subtype(pooled), self.gate(taps, pooled))
 
     def _dropout(self, pooled: Tensor) -> Tensor:
         """Return pooled features [N, C] as the last layer learns from them; outside training they are as they were."""
@@ -157,6 +201,31 @@ class ChestNet(nn.Module):
         return logits, (weights - mean - unit[:, None] * along) * scale[..., None]
 
 
+def pooled_score(evidence: Tensor, share: Tensor) -> Tensor:
+    """Return the log-mean-exp of evidence [N, h, w] over the cells, each by its share of lung [N, h, w]: [N].
+
+    Between mean and maximum (Pinheiro and Collobert 2015): a small opacity counts, and so does a wide one.
+    """
+    strength = (evidence * _SHARPNESS).flatten(1)
+    part = (share / share.sum(dim=(1, 2), keepdim=True)).flatten(1)
+    highest = strength.amax(dim=1, keepdim=True)
+    return (((strength - highest).exp() * part).sum(dim=1).log() + highest[:, 0]) / _SHARPNESS
+
+
+def _mean_of(features: Tensor, share: Tensor) -> Tensor:
+    """Return the mean of feature maps [N, C, h, w] over the cells, each by its share of lung: [N, C]."""
+    part = share / share.sum(dim=(1, 2), keepdim=True)
+    return (features * part[:, None]).sum(dim=(2, 3))
+
+
+def _dilate(stage: nn.Sequential) -> None:
+    """Take the stride out of a stage of basic blocks, and look twice as far in each convolution behind it."""
+    first, second = stage
+    first.conv1.stride = first.downsample[0].stride = (1, 1)
+    for layer in (first.conv2, second.conv1, second.conv2):
+        layer.dilation = layer.padding = (2, 2)
+
+
 def _classifier(arch: str) -> Any:
     """Return the published network of two classes, from random weights."""
     if arch == LITE:
@@ -166,7 +235,7 @@ def _classifier(arch: str) -> Any:
     return torchvision.models.get_model(arch, num_classes=len(CLASSES), **options)
 
 
-def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
+def build(init: str, seed: int, arch: str = "resnet18", *, lungs: bool = False) -> ChestNet:
     """Return a network to be trained, from seeded random weights or published ImageNet weights.
 
     Raises
@@ -178,7 +247,7 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
         not installed, or is another; or timm is missing.
     """
     torch.manual_seed(seed)
-    network = ChestNet(arch)
+    network = ChestNet(arch, lungs=lungs)
     if init == "imagenet" and arch == LITE:
         network.net.load_state_dict(lite_weights(network.net), strict=False)
     elif init == "imagenet":
@@ -198,8 +267,8 @@ def build(init: str, seed: int, arch: str = "resnet18") -> ChestNet:
 def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
     """Put saved weights into a network.
 
-    They are a network's own state, or a model folder's (`bare_names`). Where they hold no out-of-distribution score the
-    network's own stays.
+    They are a network's own state, or a model folder's (`bare_names`). Where they hold no out-of-distribution score, or
+    nothing that finds lungs, the network's own stays.
 
     Raises
     ------
@@ -207,7 +276,7 @@ def load_weights(network: ChestNet, state: dict[str, Tensor]) -> None:
         The weights are of another architecture.
     """
     full = {key if key.startswith(_OWN) else f"net.{key}": value for key, value in state.items()}
-    own = {key: value for key, value in network.state_dict().items() if key.startswith("gate.")}
+    own = {key: value for key, value in network.state_dict().items() if key.startswith(("gate.", "lungs."))}
     full = own | full
     network.gate.fill({key.removeprefix("gate."): value for key, value in full.items() if key.startswith("gate.")})
     network.load_state_dict(full)
@@ -224,10 +293,29 @@ def take_up(network: ChestNet, path: Path) -> None:
         The file is missing, damaged or holds another architecture.
     """
     try:
-        weights = {key: value.float() for key, value in load_file(path).items() if not key.startswith("gate.")}
+        # A network that looks at lungs has an exposure of its own.
+        left = ("gate.",) if network.lungs is None else ("gate.", "standard.")
+        weights = {key: value.float() for key, value in load_file(path).items() if not key.startswith(left)}
         load_weights(network, weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InvalidData(f"{path}: does not hold weights of the architecture {network.arch}") from error
+
+
+def take_up_lungs(network: ChestNet, path: Path) -> None:
+    """Load the weights that find lungs from a file of `training.lungs`, or from a model folder's.
+
+    Raises
+    ------
+    InvalidData
+        The file is missing or damaged, or holds none; or the network does not look for lungs.
+    """
+    try:
+        state = {key: value.float() for key, value in load_file(path).items() if key.startswith("lungs.")}
+        if network.lungs is None or not state:
+            raise InvalidData(f"{path}: holds no weights that find lungs")
+        network.lungs.load_state_dict({key.removeprefix("lungs."): value for key, value in state.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InvalidData(f"{path}: does not hold weights that find lungs") from error
 
 
 def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -245,7 +333,7 @@ def load_network(card: Card) -> ChestNet:
     """
     path = card.folder / SAFETENSORS
     try:
-        network = ChestNet(card.arch, mirror=card.mirror)
+        network = ChestNet(card.arch, lungs=card.lungs)
         load_weights(network, load_file(path))
     except (OSError, SafetensorError, RuntimeError, InvalidData) as error:
         raise InvalidModel(f"{path}: does not hold the weights of a {card.arch} with two classes") from error

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch.nn.functional import cross_entropy, relu
+from torch.nn.functional import cross_entropy, relu, softplus
 from tqdm import tqdm
 
 from modeltrain.model.outputs import probability
-from modeltrain.network.architectures import ChestNet, build, take_up
+from modeltrain.network import lung_crop
+from modeltrain.network.architectures import ChestNet, build, pooled_score, take_up, take_up_lungs
+from modeltrain.training import lung_losses
 from modeltrain.training.batches import batch_count, batches, order_of
 from modeltrain.training.landmarks import mean_landmarks
 from modeltrain.training.optimizer import fix, learning_rate, optimizer_of
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from modeltrain.training.teachers import Teachers
 
 
+_SURE = 1.0  # the score from which a drawn opacity counts as seen
+
+
 class Learner:
     """A network in training, the moving average of its weights, and its optimizer."""
 
@@ -37,17 +42,21 @@ class Learner:
     ) -> None:
         self.recipe = recipe
         self.device = device
-        self.network = _placed(build(init or recipe.init, recipe.seed, recipe.arch), device)
+        self.network = _placed(build(init or recipe.init, recipe.seed, recipe.arch, lungs=recipe.lungs), device)
         fix(self.network, recipe)
-        self.average = _placed(ChestNet(recipe.arch, mirror=recipe.mirror), device)
+        self.average = _placed(ChestNet(recipe.arch, lungs=recipe.lungs), device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = optimizer_of(self.network, recipe)
         self.weights = torch.tensor([recipe.weight_normal, 1.0], device=device)
         self.teachers = teachers
+        self._chance = torch.Generator()
 
-    def begin(self, start: Path) -> None:
-        """Load another run's weights into the network and its average."""
-        take_up(self.network, start)
+    def begin(self, start: Path | None, lungs: Path | None = None) -> None:
+        """Load another run's weights, and weights that find lungs, into the network and its average."""
+        if start:
+            take_up(self.network, start)
+        if lungs:
+            take_up_lungs(self.network, lungs)
         self.average.load_state_dict(self.network.state_dict())
 
     def set_exposure(self, images: Images) -> None:
@@ -84,7 +93,10 @@ class Learner:
         label = f"epoch {epoch + 1}/{recipe.epochs} at {recipe.side(epoch)} px"
         shown = batches(images, order, recipe, epoch)
         self.network.train()
+        if self.network.lungs is not None:
+            self.network.lungs.eval()  # its weights are fixed, and so are its norms' statistics
         torch.manual_seed(recipe.seed + epoch)  # for dropout, after a resume too
+        self._chance.manual_seed(recipe.seed + epoch)
         with tqdm(shown, label, count, disable=not progress, mininterval=2) as bar:
             for step, batch in enumerate(bar):
                 rate = learning_rate(recipe, (epoch + step / count) / recipe.epochs)
@@ -102,26 +114,49 @@ class Learner:
     def _loss(self, batch: Batch) -> Tensor:
         """Return the loss of one batch: the classes, the place of the evidence, and the agent where it is known."""
         recipe = self.recipe
-        outputs = self._outputs(batch)
+        extra: Tensor | float = 0.0
+        if recipe.lungs:
+            outputs, extra = self._through_lungs(batch)
+        else:
+            outputs = self._outputs(batch)
         labels, agents = batch.labels.to(self.device), batch.agents
         loss = cross_entropy(outputs.logits, labels, self.weights, label_smoothing=recipe.label_smoothing)
         if self.teachers:
             taught = cross_entropy(outputs.logits, self.teachers.probability(batch.images), self.weights)
             loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         if recipe.border_weight:
-            loss = loss + recipe.border_weight * _border_share(outputs.cam)
+            loss = loss + recipe.border_weight * _border_share(outputs.evidence)
         has_agent = agents >= 0
         if recipe.subtype_weight and has_agent.any():
             subtype = cross_entropy(outputs.subtype[has_agent.to(self.device)], agents[has_agent].to(self.device))
             loss = loss + recipe.subtype_weight * subtype
-        return loss
+        return loss + extra
 
-    def _outputs(self, batch: Batch) -> TensorOutputs:
-        """Return the network's outputs for a batch in float32, computed at the recipe's precision."""
-        lower = self.recipe.precision == "bfloat16"
-        with torch.autocast(self.device, torch.bfloat16, enabled=lower):
-            outputs: TensorOutputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
-        return type(outputs)(*(each.float() for each in outputs))
+    def _through_lungs(self, batch: Batch) -> tuple[TensorOutputs, Tensor]:
+        """Return a batch's outputs, and the loss of what is drawn into it and blended from it, in one pass."""
+        network, recipe = self.network, self.recipe
+        images = batch.images.to(self.device)
+        chance = self._chance
+        with torch.no_grad():
+            moved = torch.empty(len(images), 4).uniform_(-1, 1, generator=chance) * lung_losses.JITTER
+            seen, lungs = network.seen(images, moved.to(self.device))
+            normal = (batch.labels == 0).nonzero()[:, 0]
+            normal = normal[torch.randperm(len(normal), generator=chance)[: max(1, len(images) // 4)]]
+            drawn = lung_losses.draw_opacities(seen.crop[normal], seen.inside[normal], chance)
+            one = torch.randperm(len(images), generator=chance)[: len(images) // 4]
+            other = torch.randperm(len(images), generator=chance)[: len(images) // 4]
+            pairs = [lung_crop.View(*(part[chosen] for part in seen)) for chosen in (one, other)]
+            blended = lung_losses.blend(*pairs, chance)
+        crops = torch.cat([seen.crop, drawn.crop, blended.crop]).contiguous(memory_format=torch.channels_last)
+        features = network.features(crops)[-1]
+        own, with_opacity, mixed = network.evidence(features).split([len(images), len(normal), len(one)])
+        share = lung_crop.cells(seen.inside)
+        outputs = network.answer(features[: len(images)], own, share, seen.box, lungs)
+        found = pooled_score(with_opacity, share[normal])
+        loss = softplus(_SURE - found).mean() if len(normal) else found.sum()
+        place = lung_losses.place_loss(with_opacity, own[normal], drawn.place)
+        loss = recipe.opacities * (loss + place)
+        return outputs, loss + recipe.blending * lung_losses.blend_loss(mixed, own[one], own[other], blended)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -178,14 +213,14 @@ def _placed(network: ChestNet, device: str) -> ChestNet:
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-def _border_share(cam: Tensor) -> Tensor:
-    """Return the mean share of the positive mass of maps [N, C, h, w] that lies in the outer tenth of the image."""
+def _border_share(evidence: Tensor) -> Tensor:
+    """Return the mean share of the positive mass of maps [N, h, w] that lies in the outer tenth of the image."""
     inside = torch.ones(())
-    for cells in cam.shape[2:]:
+    for cells in evidence.shape[1:]:
         edges = torch.linspace(0, 1, cells + 1)
         inner = edges.clamp(0.1, 0.9)
         part = (inner[1:] - inner[:-1]) * cells
         inside = inside[..., None] * part
-    positive = relu(cam)
-    mass = positive.sum(dim=(2, 3)) + 1e-4
-    return ((positive * (1 - inside).to(cam.device)).sum(dim=(2, 3)) / mass).mean()
+    positive = relu(evidence)
+    mass = positive.sum(dim=(1, 2)) + 1e-4
+    return ((positive * (1 - inside).to(evidence.device)).sum(dim=(1, 2)) / mass).mean()

@@ -45,9 +45,15 @@ class Recipe:
     standardize
         Bring every image to one exposure, the training images' mean (`network.exposure`). Weights that have an exposure
         keep it, whatever the recipe says.
-    mirror
-        Answer with the mean of the image's and its mirror image's answers, in validation and in the exported model, at
-        twice the computation.
+    lungs
+        Look at the lungs alone (`network.lung_crop`); needs weights that find them.
+    opacities
+        Weight of a loss of opacities that are drawn into normal lungs: each is a pneumonia, and the change of the map
+        must lie where it was drawn (after Ross et al. 2017, "Right for the right reasons"). Needs `lungs`.
+    blending
+        Weight of a loss of pictures that are blended from two: each place must say what it said in the picture that it
+        comes from, so that a place speaks for itself (after CutMix, Yun et al. 2019, and Puzzle-CAM, Jo and Yu 2021).
+        Needs `lungs`.
     ema
         Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
         themselves.
@@ -80,7 +86,9 @@ class Recipe:
     subtype_weight: float = 0.0
     distillation: float = 0.0
     standardize: bool = False
-    mirror: bool = False
+    lungs: bool = False
+    opacities: float = 0.0
+    blending: float = 0.0
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: int = 5
@@ -148,7 +156,6 @@ _STANDARDIZED = dataclasses.replace(
     overlap=0.6,
     distillation=0.5,
     standardize=True,
-    mirror=True,
     # Most images take grey values and margins from another image, whichever class that one has.
     augmentation=dataclasses.replace(
         _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.8, margins=0.7
@@ -162,6 +169,26 @@ RECIPES = {
     "robust": _ROBUST,
     # The shipped model's: goes on from a model's weights, sees every image at one exposure, has a teacher.
     "standardized": _STANDARDIZED,
+    # The shipped model's: looks at the lungs alone, and is told where drawn opacities are.
+    "lungs": dataclasses.replace(
+        _ROBUST,
+        name="lungs",
+        stages=((12, 224),),
+        batch_size=16,
+        learning_rate=3e-4,
+        overlap=0.5,
+        border_weight=0.0,
+        subtype_weight=0.1,
+        ema=0.995,
+        precision="float32",
+        fixed=("lungs.",),
+        lungs=True,
+        opacities=0.3,
+        blending=0.3,
+        augmentation=dataclasses.replace(
+            _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.5, margins=0.3
+        ),
+    ),
     # For a network that teaches and does not serve: ImageNet's weights see more in few radiographs than random ones.
     "teacher": dataclasses.replace(
         _STANDARDIZED,

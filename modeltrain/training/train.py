@@ -53,6 +53,7 @@ def run(
     recipe: Recipe,
     *,
     start: Path | None = None,
+    lungs: Path | None = None,
     teachers: Sequence[Path] = (),
     resume: bool = False,
     device: str = "cpu",
@@ -71,6 +72,9 @@ def run(
         The run's folder, made if absent.
     start
         Weights of another run to begin with (its `best_model.safetensors`), instead of the recipe's `init`.
+    lungs
+        Weights that find lungs (`training.lungs`, or a model's), for a recipe that looks at them. Those in `start`
+        do where there is no such file.
     teachers
         Weights of runs, of any architecture, whose networks the recipe's `distillation` asks.
     resume
@@ -120,8 +124,8 @@ def run(
             raise InvalidData(f"{out}: holds a training run; continue it with --resume, or choose another folder")
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
-    elif start:
-        learner.begin(start)
+    elif start or lungs:
+        learner.begin(start, lungs)
     learner.set_exposure(train_images)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)

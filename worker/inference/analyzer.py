@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_io.finding import Finding
+from dicom_io.finding import Answer, Finding
 from dicom_io.header.eligibility import age_years
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Decider
-from modeltrain.model.outputs import CLASSES, attention
+from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
 from modeltrain.model.preprocess import to_input
-from modeltrain.model.region import attended_region
 from worker.inference.engine import Batcher, open_engine
 from worker.settings import Settings
 
@@ -29,21 +28,19 @@ class Reading:
     ----------
     finding
         The answer.
-    attention
-        float32 [7, 7] in [0, 1].
+    evidence
+        Evidence for pneumonia in the radiograph's frame, float32 [224, 224], 0 and up, in log-odds
+        (`modeltrain.model.evidence.evidence_map`).
     rendered
         The displayed values, with their aspect and window.
     image
         The network's input, float32 [1, 224, 224] in [0, 1].
-    cam
-        What the network gave for PNEUMONIA before the ReLU, float32 [7, 7].
     """
 
     finding: Finding
-    attention: NDArray[np.float32]
+    evidence: NDArray[np.float32]
     rendered: Rendered
     image: NDArray[np.float32]
-    cam: NDArray[np.float32]
 
     @property
     def input_mean(self) -> float:
@@ -93,16 +90,14 @@ class Reader:
         """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
         image = to_input(rendered.values, self.card.input_size)
         outputs = self._batcher.predict(image)
-        heat = attention(outputs.cam)[0]
         rows, columns = rendered.values.shape
         finding = self.decider(outputs)[0]
         if years is not None and not self.decider.least_age <= int(years) <= self.decider.greatest_age:
             # The header decides, and not how old the patient looks.
             finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0))
-        positive = finding.decision == CLASSES[1]
-        beyond = positive and not heat.any() and self.decider.normal_map is not None
-        if beyond:  # below the network's own threshold the map of PNEUMONIA is empty
-            heat = attention(outputs.cam, self.decider.normal_map)[0]
-        region = attended_region(heat, rows, columns) if positive else None
-        finding = replace(finding, region=region, beyond_normal=beyond)
-        return Reading(finding, heat, rendered, image, outputs.cam[0, 1])
+        lungs = outputs.lungs[0]
+        finding = replace(finding, lungs=lungs_of(lungs, rows, columns))
+        evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
+        if finding.answer in (Answer.FLAGGED, Answer.UNCERTAIN):
+            finding = replace(finding, regions=regions_of(evidence, lungs, rows, columns))
+        return Reading(finding, evidence, rendered, image)

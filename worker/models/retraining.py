@@ -179,8 +179,11 @@ def _beginning(settings: Settings, request: RetrainingRequest) -> tuple[Path | N
     recipe = _recipe(request.recipe or "robust", request.changes)
     if recipe.init != "random" and recipe.arch != card.arch:
         raise InvalidSettings(f"recipe {request.recipe} begins with published weights: use --from scratch")
-    # A model that looks at mirror images goes on doing so: half of its answer would be missed otherwise.
-    return folder / SAFETENSORS, dataclasses.replace(recipe, arch=card.arch, mirror=recipe.mirror or card.mirror)
+    if card.lungs and not recipe.lungs:
+        raise InvalidSettings(
+            f"recipe {recipe.name}: {card.label} looks at the lungs alone; use recipe lungs, or --from scratch"
+        )
+    return folder / SAFETENSORS, dataclasses.replace(recipe, arch=card.arch)
 
 
 def _recipe(name: str, changes: Changes) -> Recipe:

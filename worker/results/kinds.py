@@ -122,7 +122,7 @@ def _frames(basis: Basis, material: Material) -> Dataset:
 
 
 def _map(basis: Basis, material: Material) -> Dataset:
-    return parametric_map.parametric_map(basis, material.reading.cam)
+    return parametric_map.parametric_map(basis, material.reading.evidence)
 
 
 def _state(basis: Basis, material: Material) -> Dataset:

@@ -42,7 +42,7 @@ class Pictures:
     def _drawn(self, layout: Layout) -> NDArray[np.uint8]:
         return compose(
             self._reading.rendered.values,
-            self._reading.attention,
+            self._reading.evidence,
             finding=self._reading.finding,
             identity=self._identity,
             created=self._created,
