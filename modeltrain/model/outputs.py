@@ -21,7 +21,7 @@ class Outputs(NamedTuple):
     logits
         float32 [N, 2], one column a class, in the order of `CLASSES`.
     evidence
-        float32 [N, h, w] (11×11): what each place says by itself, as a difference of the two logits, over the part of
+        float32 [N, h, w] (10×10): what each place says by itself, as a difference of the two logits, over the part of
         the image that `box` names. Their log-mean-exp over the lungs is the difference of `logits`; without lungs their
         mean is. But for the additive bias this is h·w times Grad-CAM of that difference before the ReLU (Selvaraju
         et al. 2017, section 3.1 and appendix A): the gradients of either pooling sum to the last layer's weights.
