@@ -31,6 +31,20 @@ _SENTENCES = {
 }
 
 
+STRONG_EVIDENCE = 4.0
+"""Log-odds at which a picture shows evidence at its full strength: probability 0.98 of the place alone."""
+
+
+def readable(probability: float, digits: int = 2) -> str:
+    """Return a probability as a reader sees it: never as 0 or 1, since no model is that certain."""
+    least = 10.0**-digits
+    if round(probability, digits) >= 1:
+        return f"> {1 - least:.{digits}f}"
+    if round(probability, digits) <= 0:
+        return f"< {least:.{digits}f}"
+    return f"{probability:.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Region:
     """A connected area of evidence in the pixels of the source image, counted from its upper left corner.
@@ -154,6 +168,54 @@ class Finding:
     def certain(self) -> bool | None:
         """Whether the conformal set holds one class, and that is the decision; None where there is no such set."""
         return None if self.prediction_set is None else self.prediction_set == (self.decision,)
+
+    @property
+    def probability_text(self) -> str:
+        """The probability as a reader sees it, with the decimals that it takes to tell it from the threshold."""
+        return readable(self.probability, self._digits)
+
+    @property
+    def threshold_text(self) -> str:
+        """The threshold with as many decimals as `probability_text`, 2 to 4."""
+        return readable(self.threshold, self._digits)
+
+    @property
+    def _digits(self) -> int:
+        return next((n for n in (2, 3) if round(self.probability, n) != round(self.threshold, n)), 4)
+
+    @property
+    def places(self) -> str:
+        """Where the regions are, in words and each once, the strongest first: `right lower, left middle`."""
+        return ", ".join(dict.fromkeys(region.place for region in self.regions if region.place))
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What makes the answer doubtful, in a few words each; empty where nothing does."""
+        lungs = self.lungs.caution if self.lungs else ""
+        population = "patient or image unlike those that the model learnt from" if self.out_of_distribution else ""
+        return tuple(words for words in (population, lungs, self._disagreement) if words)
+
+    @property
+    def _disagreement(self) -> str:
+        if self.prediction_set is None or self.certain:
+            return ""
+        if len(self.prediction_set) == 1:
+            return "threshold and prediction set disagree"
+        return "either answer is possible" if self.prediction_set else "neither answer is likely"
+
+    @property
+    def likelihood(self) -> str:
+        """The probability in words; where the answer is `outside`, that it does not count."""
+        invalid = ", not valid for this image" if self.answer is Answer.OUTSIDE else ""
+        return f"Probability of pneumonia {self.probability_text}{invalid}"
+
+    @property
+    def summary(self) -> str:
+        """The answer and all that a reader needs beside it, in short sentences."""
+        where = f" Where: {self.places}." if self.places else ""
+        caution = f" Caution: {'; '.join(self.cautions)}." if self.cautions else ""
+        limit = f"threshold {self.threshold_text}, {self.operating_point}"
+        return f"{self.answer.sentence}. {self.likelihood} ({limit}).{where}{caution}"
 
 
 @dataclass(frozen=True)
