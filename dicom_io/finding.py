@@ -130,6 +130,8 @@ class Finding:
         None where the model does not look for lungs.
     score
         Difference of the two logits before calibration; None where it is not known.
+    age_outside
+        Whether the patient's age, as the header states it, is not one that the model was made for.
     """
 
     probability: float
@@ -143,10 +145,13 @@ class Finding:
     regions: tuple[Region, ...] = ()
     lungs: Lungs | None = None
     score: float | None = None
+    age_outside: bool = False
 
     @property
     def out_of_distribution(self) -> bool | None:
         """Whether the image is outside the trained population; None where the model cannot tell."""
+        if self.age_outside:
+            return True
         return None if self.outlier is None else self.outlier >= 1
 
     @property
@@ -163,6 +168,16 @@ class Finding:
         if self.certain is False or (self.lungs is not None and self.lungs.count == 1):
             return Answer.UNCERTAIN
         return Answer.FLAGGED if self.probability >= self.threshold else Answer.NOT_FLAGGED
+
+    @property
+    def caution(self) -> str:
+        """What is unusual about the patient's age, the image or its lungs, in a few words; empty where nothing is."""
+        about = ""
+        if self.age_outside:
+            about = "the patient's age is not one that the model was made for"
+        elif self.out_of_distribution:
+            about = "not like the images the model was made for"
+        return "; ".join(each for each in (about, self.lungs.caution if self.lungs else "") if each)
 
     @property
     def certain(self) -> bool | None:

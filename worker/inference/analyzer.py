@@ -94,7 +94,7 @@ class Reader:
         finding = self.decider(outputs)[0]
         if years is not None and not self.decider.least_age <= int(years) <= self.decider.greatest_age:
             # The header decides, and not how old the patient looks.
-            finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0))
+            finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0), age_outside=True)
         lungs = outputs.lungs[0]
         finding = replace(finding, lungs=lungs_of(lungs, rows, columns))
         evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
