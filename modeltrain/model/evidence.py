@@ -1,4 +1,4 @@
-"""From the network's local evidence to a map in the frame of the radiograph, its regions, and what is known of the lungs."""
+"""From the network's local evidence to a map in the radiograph's frame, its regions, and what is known of the lungs."""
 
 from __future__ import annotations
 
@@ -98,13 +98,14 @@ def _is_both(area: NDArray[np.uint8]) -> bool:
     rows, columns = np.nonzero(area.any(1))[0], np.nonzero(area.any(0))[0]
     middle = columns[0] + len(columns) // 3, columns[-1] + 1 - len(columns) // 3
     between = area[rows[0] : rows[-1] + 1, middle[0] : middle[1]].mean(axis=0).min()
-    return len(columns) > 0.9 * len(rows) and between < 0.6
+    return bool(len(columns) > 0.9 * len(rows) and between < 0.6)
 
 
 def _is_cut(area: NDArray[np.uint8]) -> bool:
     height, width = int(area.any(1).sum()), int(area.any(0).sum())
     sides = (area[:, 0].sum(), area[:, -1].sum())
-    return max(area[0].sum(), area[-1].sum()) >= _CUT * width or max(sides) >= _CUT * height
+    ends = (area[0].sum(), area[-1].sum())
+    return bool(max(ends) >= _CUT * width or max(sides) >= _CUT * height)
 
 
 def _outline(area: NDArray[np.uint8], rows: int, columns: int) -> tuple[tuple[float, float], ...]:

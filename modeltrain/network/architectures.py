@@ -7,7 +7,7 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import dropout
@@ -15,8 +15,8 @@ from torch.nn.functional import dropout
 from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.model.card import SAFETENSORS
 from modeltrain.model.outputs import AGENTS, CLASSES
-from modeltrain.network.efficientnet_lite import LITE, lite_classifier, lite_weights
 from modeltrain.network import lung_crop
+from modeltrain.network.efficientnet_lite import LITE, lite_classifier, lite_weights
 from modeltrain.network.exposure import Exposure
 from modeltrain.network.lungs import Lungs
 from modeltrain.network.out_of_distribution import OutOfDistribution
@@ -112,9 +112,9 @@ class ChestNet(nn.Module):
         """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
         if self.lungs is None:
             return self.features(self.standard(image))
-        return self.features(self.seen(image)[0].crop)
+        return self.features(self.view_of(image)[0].crop)
 
-    def seen(self, image: Tensor, jitter: Tensor | None = None) -> tuple[lung_crop.View, Tensor]:
+    def view_of(self, image: Tensor, jitter: Tensor | None = None) -> tuple[lung_crop.View, Tensor]:
         """Return what the classifier sees of images, and their lungs, float32 [N, H/2, W/2] in [0, 1]."""
         if self.lungs is None:
             raise TypeError("this network does not look for lungs")
@@ -136,7 +136,7 @@ class ChestNet(nn.Module):
         """Return the outputs of images, each for itself (see `Outputs`)."""
         if self.lungs is None:
             return self._of_whole(self.features(self.standard(image)))
-        view, lungs = self.seen(image)
+        view, lungs = self.view_of(image)
         taps = self.features(view.crop)
         share = lung_crop.cells(view.inside)
         answer = self.answer(taps[-1], self.evidence(taps[-1]), share, view.box, lungs)
@@ -218,7 +218,7 @@ def _mean_of(features: Tensor, share: Tensor) -> Tensor:
     return (features * part[:, None]).sum(dim=(2, 3))
 
 
-def _dilate(stage: nn.Sequential) -> None:
+def _dilate(stage: Any) -> None:
     """Take the stride out of a stage of basic blocks, and look twice as far in each convolution behind it."""
     first, second = stage
     first.conv1.stride = first.downsample[0].stride = (1, 1)
@@ -302,7 +302,7 @@ def take_up(network: ChestNet, path: Path) -> None:
 
 
 def take_up_lungs(network: ChestNet, path: Path) -> None:
-    """Load the weights that find lungs from a file of `training.lungs`, or from a model folder's.
+    """Load the weights that find lungs from a file of `training.lung_weights`, or from a model folder's.
 
     Raises
     ------
@@ -316,6 +316,21 @@ def take_up_lungs(network: ChestNet, path: Path) -> None:
         network.lungs.load_state_dict({key.removeprefix("lungs."): value for key, value in state.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InvalidData(f"{path}: does not hold weights that find lungs") from error
+
+
+def has_lungs(path: Path) -> bool:
+    """Whether a file of weights holds some that find lungs.
+
+    Raises
+    ------
+    InvalidData
+        The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(name.startswith("lungs.") for name in file.keys())  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise InvalidData(f"{path}: cannot be read as weights ({error})") from error
 
 
 def bare_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def _extent(mass: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sampled(image: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """Return the part of images [N, H, W] between two columns and two rows, [N, SIDE, SIDE], by linear interpolation."""
+    """Return the part of images [N, H, W] between two columns and two rows, [N, SIDE, SIDE], linearly interpolated."""
     return _weights(down, image.shape[1]) @ image @ _weights(across, image.shape[2]).transpose(1, 2)
 
 
@@ -110,7 +110,8 @@ def standard(crop: Tensor, inside: Tensor) -> Tensor:
     values = torch.where(chest, means, torch.full_like(lung, 2.0)).flatten(1).sort(dim=1).values
     last = (chest.flatten(1).sum(dim=1, keepdim=True) - 1).clamp(min=0).to(crop.dtype)
     shares = torch.tensor(_SHARES, device=crop.device, dtype=crop.dtype)
-    black, white = values.gather(1, (last * shares).round().long()).split(1, dim=1)
+    limits = values.gather(1, (last * shares).round().long())
+    black, white = limits[:, :1], limits[:, 1:]
     width = (white - black).clamp(min=_NARROWEST)
     return ((crop - black[:, :, None]) / width[:, :, None]).clamp(-_BEYOND, 1 + _BEYOND)
 

@@ -6,9 +6,9 @@ The part of a lung that lies behind heart and diaphragm counts as lung, as in th
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -23,14 +23,12 @@ class Lungs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        first, *deeper = CHANNELS
-        self.stem = _step(1, first)
+        self.stem = _step(1, CHANNELS[0])
         self.down = nn.ModuleList(
-            nn.Sequential(_step(above, own, stride=2), _step(own, own))
-            for above, own in zip(CHANNELS, deeper, strict=False)
+            nn.Sequential(_step(above, own, stride=2), _step(own, own)) for above, own in pairwise(CHANNELS)
         )
         levels = CHANNELS[:0:-1]  # from the deepest to a quarter of the image's side
-        self.narrow = nn.ModuleList(nn.Conv2d(below, own, 1) for below, own in zip(levels, levels[1:], strict=False))
+        self.narrow = nn.ModuleList(nn.Conv2d(below, own, 1) for below, own in pairwise(levels))
         self.up = nn.ModuleList(_step(own, own) for own in levels[1:])
         self.last = nn.Conv2d(levels[-1], 1, 1)
 

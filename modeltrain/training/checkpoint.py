@@ -59,6 +59,9 @@ class Progress:
         These runs and all that went into them, each once.
     commit
         The source code that the run was begun with (`lineage.code_commit`).
+    segmentation
+        The record of the weights that find lungs (`lung_weights.LungRecord`), as plain values; empty where the network
+        sees the whole image, or where there is no record.
     """
 
     recipe: dict[str, Any]
@@ -69,6 +72,7 @@ class Progress:
     teachers: list[str] = field(default_factory=list)
     ancestors: list[Ancestor] = field(default_factory=list)
     commit: str = ""
+    segmentation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

@@ -132,6 +132,13 @@ class Learner:
             loss = loss + recipe.subtype_weight * subtype
         return loss + extra
 
+    def _outputs(self, batch: Batch) -> TensorOutputs:
+        """Return the network's outputs for a batch in float32, computed at the recipe's precision."""
+        lower = self.recipe.precision == "bfloat16"
+        with torch.autocast(self.device, torch.bfloat16, enabled=lower):
+            outputs: TensorOutputs = self.network(batch.images.to(self.device, memory_format=torch.channels_last))
+        return type(outputs)(*(each.float() for each in outputs))
+
     def _through_lungs(self, batch: Batch) -> tuple[TensorOutputs, Tensor]:
         """Return a batch's outputs, and the loss of what is drawn into it and blended from it, in one pass."""
         network, recipe = self.network, self.recipe
@@ -139,19 +146,20 @@ class Learner:
         chance = self._chance
         with torch.no_grad():
             moved = torch.empty(len(images), 4).uniform_(-1, 1, generator=chance) * lung_losses.JITTER
-            seen, lungs = network.seen(images, moved.to(self.device))
+            view, lungs = network.view_of(images, moved.to(self.device))
             normal = (batch.labels == 0).nonzero()[:, 0]
             normal = normal[torch.randperm(len(normal), generator=chance)[: max(1, len(images) // 4)]]
-            drawn = lung_losses.draw_opacities(seen.crop[normal], seen.inside[normal], chance)
+            drawn = lung_losses.draw_opacities(view.crop[normal], view.inside[normal], chance)
             one = torch.randperm(len(images), generator=chance)[: len(images) // 4]
             other = torch.randperm(len(images), generator=chance)[: len(images) // 4]
-            pairs = [lung_crop.View(*(part[chosen] for part in seen)) for chosen in (one, other)]
-            blended = lung_losses.blend(*pairs, chance)
-        crops = torch.cat([seen.crop, drawn.crop, blended.crop]).contiguous(memory_format=torch.channels_last)
+            first, second = (lung_crop.View(*(part[chosen] for part in view)) for chosen in (one, other))
+            blended = lung_losses.blend(first, second, chance)
+        crops = torch.cat([view.crop, drawn.crop, blended.crop]).contiguous(memory_format=torch.channels_last)
         features = network.features(crops)[-1]
-        own, with_opacity, mixed = network.evidence(features).split([len(images), len(normal), len(one)])
-        share = lung_crop.cells(seen.inside)
-        outputs = network.answer(features[: len(images)], own, share, seen.box, lungs)
+        evidence = network.evidence(features)
+        own, with_opacity, mixed = torch.split(evidence, [len(images), len(normal), len(one)])
+        share = lung_crop.cells(view.inside)
+        outputs = network.answer(features[: len(images)], own, share, view.box, lungs)
         found = pooled_score(with_opacity, share[normal])
         loss = softplus(_SURE - found).mean() if len(normal) else found.sum()
         place = lung_losses.place_loss(with_opacity, own[normal], drawn.place)

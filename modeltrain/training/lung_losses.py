@@ -84,7 +84,7 @@ class Blend(NamedTuple):
 
 
 def blend(one: lung_crop.View, other: lung_crop.View, generator: torch.Generator) -> Blend:
-    """Put a random part of the `other` crops into the same places of `one`: half a plane, an ellipse, or its outside."""
+    """Put a random part of the `other` crops into the same places of `one`: half a plane, an ellipse or its outside."""
     count, side = len(one.crop), one.crop.shape[-1]
     grid = torch.linspace(-1, 1, side)
 

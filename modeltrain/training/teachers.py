@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dicom_io.errors import InvalidData
-from modeltrain.model.card import SAFETENSORS
-from modeltrain.network.architectures import ChestNet, take_up
-from modeltrain.training.checkpoint import BEST, origin_of, runs_behind
-from modeltrain.training.optimizer import fix
+from modeltrain.network.architectures import ChestNet, has_lungs, take_up
+from modeltrain.training.checkpoint import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +28,7 @@ class Teachers:
     Parameters
     ----------
     paths
-        Runs' `best_model.safetensors`, or model folders' weights (`weights_in`).
+        Runs' `best_model.safetensors`, or model folders' weights (`beginnings.weights_in`).
     recipe
         That of the run that is taught.
     parts
@@ -66,37 +63,8 @@ class Teachers:
         return torch.stack([logits.float().softmax(dim=1) for logits in outputs]).mean(dim=0)
 
 
-def check_teachers(recipe: Recipe, start: Path | None, teachers: Sequence[Path]) -> None:
-    """Check a recipe against weights and teachers, before any image is read.
-
-    Raises
-    ------
-    InvalidData
-        The recipe needs a teacher and there is none, or there are teachers and it takes none; or a teacher's file is
-        not of a training run; or the recipe keeps layers fixed that are random or that its architecture does not have.
-    InvalidModel
-        A teacher's folder is no intact model, or a library that an architecture needs is not installed.
-    """
-    if recipe.distillation and not teachers:
-        raise InvalidData(f"recipe {recipe.name}: needs a teacher (cxrd retrain --teacher)")
-    if teachers and not recipe.distillation:
-        raise InvalidData(f"recipe {recipe.name}: takes no teacher (--recipe standardized does)")
-    if recipe.fixed and recipe.init == "random" and not start:
-        raise InvalidData(f"recipe {recipe.name}: fixed layers need weights to begin with (--init imagenet)")
-    fix(ChestNet(recipe.arch), recipe)
-    for path in teachers:
-        ChestNet(runs_behind(path)[0].arch)
-
-
-def weights_in(path: Path) -> Path:
-    """Return the file of weights in a run's or a model's folder; a file is returned as it is."""
-    if not path.is_dir():
-        return path
-    return path / (BEST if (path / BEST).exists() else SAFETENSORS)
-
-
 def _network(path: Path, arch: str) -> ChestNet:
-    """Read a network for teaching, without the mirror image: the pupil sees one side at a time too."""
-    network = ChestNet(arch)
+    """Read a network for teaching."""
+    network = ChestNet(arch, lungs=has_lungs(path))
     take_up(network, path)
     return network.eval()

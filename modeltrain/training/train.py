@@ -31,14 +31,16 @@ from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images
 from modeltrain.data.sources import Source, Sources, sources_of
+from modeltrain.training.beginnings import NONE, Beginnings, check_beginnings
 from modeltrain.training.checkpoint import BEST, LAST, Epoch, Progress, origin_of, read_progress
 from modeltrain.training.learner import Learner
 from modeltrain.training.lineage import code_commit
+from modeltrain.training.lung_weights import checked_record
 from modeltrain.training.recipe import Recipe
-from modeltrain.training.teachers import Teachers, check_teachers
+from modeltrain.training.teachers import Teachers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -51,10 +53,8 @@ def run(
     data: Path | Source | Sources,
     out: Path,
     recipe: Recipe,
+    beginnings: Beginnings = NONE,
     *,
-    start: Path | None = None,
-    lungs: Path | None = None,
-    teachers: Sequence[Path] = (),
     resume: bool = False,
     device: str = "cpu",
     progress: bool = True,
@@ -70,13 +70,8 @@ def run(
         NORMAL/ and PNEUMONIA/ itself; or other sources (modeltrain/data/sources.py).
     out
         The run's folder, made if absent.
-    start
-        Weights of another run to begin with (its `best_model.safetensors`), instead of the recipe's `init`.
-    lungs
-        Weights that find lungs (`training.lungs`, or a model's), for a recipe that looks at them. Those in `start`
-        do where there is no such file.
-    teachers
-        Weights of runs, of any architecture, whose networks the recipe's `distillation` asks.
+    beginnings
+        Weights of other runs that go into this one.
     resume
         Go on after the last finished epoch of the run in `out`; a run that is complete is left as it is.
     device
@@ -88,8 +83,8 @@ def run(
     ------
     InvalidData
         The folder's layout or a picture is unusable. `out` holds a run and `resume` is false, or that run had another
-        recipe or other data. `start` or a teacher is unusable, or has seen what is for validation here. The recipe
-        needs a teacher and there is none, or the other way round.
+        recipe or other data. Weights to begin with are unusable, or have seen what is for validation here. The recipe
+        needs a teacher and there is none, or the other way round; or weights that find lungs.
     InvalidModel
         ImageNet weights cannot be loaded, a model folder is not intact, or a library that an architecture needs is not
         installed.
@@ -98,13 +93,16 @@ def run(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_teachers(recipe, start, teachers)
+    check_beginnings(recipe, beginnings)
     sources = sources_of(data)
     split = sources.split(recipe.validation_fraction, recipe.seed)
     digest = sources.digest
     parts = [part.digest for part in sources.parts]
+    start, teachers = beginnings.start, beginnings.teachers
     origin = origin_of(start, recipe, [digest, *parts]) if start else []
     taught_by = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
+    lung_weights = beginnings.finds_lungs if recipe.lungs else None
+    record = checked_record(lung_weights, recipe, [digest, *parts]) if lung_weights else None
     origins = taught_by.origins if taught_by else []
     state = Progress(
         _plain(recipe),
@@ -114,6 +112,7 @@ def run(
         teachers=[each[0].run for each in origins],
         ancestors=list({each.run: each for each in chain(*origins, origin)}.values()),
         commit=code_commit(),
+        segmentation=record.to_dict() if record else {},
     )
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
@@ -124,8 +123,8 @@ def run(
             raise InvalidData(f"{out}: holds a training run; continue it with --resume, or choose another folder")
         state = _load_last(out / LAST, state, learner)
         log.info("resuming after epoch %d", len(state.history))
-    elif start or lungs:
-        learner.begin(start, lungs)
+    elif start or beginnings.lungs:
+        learner.begin(start, beginnings.lungs)
     learner.set_exposure(train_images)
     weights = overlap(train_images, validation_images, recipe.seed) if recipe.overlap else (None, None)
     out.mkdir(parents=True, exist_ok=True)
@@ -204,6 +203,8 @@ def _load_last(path: Path, expected: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: cannot resume, the run began with other weights")
     if state.teachers != expected.teachers:
         raise InvalidData(f"{path}: cannot resume, the run had other teachers")
+    if state.segmentation != expected.segmentation:
+        raise InvalidData(f"{path}: cannot resume, the run had other weights that find lungs")
     learner.restore(load_file(path))
     return state
 

@@ -24,7 +24,8 @@ def train(
         str,
         typer.Option(
             help="`seed`: from random weights; `teacher`: EfficientNet-Lite0 from ImageNet weights, to teach and not to"
-            " serve; `robust` and `standardized`: meant for `cxrd retrain`, which begins with a model's weights"
+            " serve; `lungs`: looks at the lungs alone, as the shipped model; `robust` and `standardized`: meant for"
+            " `cxrd retrain`, which begins with a model's weights"
         ),
     ] = "seed",
     init: Annotated[
@@ -34,6 +35,10 @@ def train(
     seed: options.Seed = None,
     arch: Annotated[
         str | None, typer.Option(help="The network's architecture, see docs/training.md [default: the recipe's]")
+    ] = None,
+    lungs: Annotated[
+        Path | None,
+        typer.Option(help="Weights that find lungs: a file, run or model folder [default: the shipped model's]"),
     ] = None,
     device: options.Device = "auto",
     resume: options.Resume = False,
@@ -64,6 +69,7 @@ def train(
         changes=Changes(init=init, arch=arch, epochs=epochs, seed=seed),
         device=device,
         resume=resume,
+        lungs=lungs,
         name=name,
         version=version,
         ages=ages,
@@ -81,8 +87,15 @@ def retrain(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="`robust`: for local images; `standardized`: the shipped model's, with a --teacher; `seed` and"
-            " `teacher`: with --from scratch [default: robust, or seed with --from scratch]"
+            help="`lungs`: for a model that looks at the lungs, as the shipped one; `robust`: for another one;"
+            " `standardized`: with a --teacher; `seed` and `teacher`: with --from scratch [default: lungs or robust, as"
+            " the model; seed with --from scratch]"
+        ),
+    ] = None,
+    lungs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights that find lungs: a file, run or model folder [default: those of the model it begins with]"
         ),
     ] = None,
     teacher: Annotated[
@@ -127,6 +140,7 @@ def retrain(
         device=device,
         skip_unreadable=skip_unreadable,
         resume=resume,
+        lungs=lungs,
     )
     settings = options.load(config)
     with output.advancing("checking images") as (advance, end):

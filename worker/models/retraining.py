@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from dicom_io.errors import InvalidSettings
 from modeltrain.data.sources import Sources, folder_source, readable
 from modeltrain.export.export import NewVersion, export_model
-from modeltrain.model.card import SAFETENSORS, load_card
+from modeltrain.model.card import SAFETENSORS, load_card, shipped_model
 from modeltrain.training import train as training
+from modeltrain.training.beginnings import Beginnings, check_beginnings, weights_in
 from modeltrain.training.recipe import recipe_named
-from modeltrain.training.teachers import check_teachers, weights_in
 from worker.defaults import MODEL_VERSION
 from worker.inference.serving import model_folder
 from worker.models.training_data import training_data
@@ -70,7 +70,16 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRequest:
-    """A training run on one folder of labelled radiographs. The model's name is by default that of its architecture."""
+    """A training run on one folder of labelled radiographs.
+
+    Attributes
+    ----------
+    lungs
+        Weights that find lungs, for a recipe that looks at them: a file, a run's folder or a model's. None for the
+        shipped model's.
+    name
+        None for one with the architecture's name in it.
+    """
 
     data: Path
     out: Path
@@ -78,6 +87,7 @@ class TrainingRequest:
     changes: Changes = Changes()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     resume: bool = False
+    lungs: Path | None = None
     name: str | None = None
     version: str = MODEL_VERSION
     ages: tuple[float, float] | None = None
@@ -96,7 +106,10 @@ class RetrainingRequest:
     start
         `CURRENT`, `SCRATCH` or a model folder.
     recipe
-        None for robust, or for seed where it begins from scratch.
+        None for lungs or robust, as the model that it begins with looks at lungs or not; for seed from scratch.
+    lungs
+        Weights that find lungs: a file, a run's folder or a model's. None for those of the model that it begins with;
+        for the shipped model's from scratch.
     teachers
         Run or model folders.
     out_of_distribution
@@ -114,6 +127,7 @@ class RetrainingRequest:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     skip_unreadable: bool = False
     resume: bool = False
+    lungs: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +152,8 @@ def train(request: TrainingRequest) -> Path:
     name = request.name or f"cxr-pneumonia-{recipe.arch.replace('_', '-')}"
     model = NewModel(request.out, name, request.version, request.ages)
     model.check()
-    weights = training.run(request.data, request.out, recipe, resume=request.resume, device=request.device)
+    beginnings = Beginnings(lungs=_lungs(recipe, request.lungs))
+    weights = training.run(request.data, request.out, recipe, beginnings, resume=request.resume, device=request.device)
     return export_model(weights, request.data, request.out, NewVersion(name, model.version, ages=model.ages))
 
 
@@ -151,39 +166,46 @@ def retrain(settings: Settings, request: RetrainingRequest, watch: Watch = Watch
         What is asked for cannot be done; the message says what to change.
     """
     request.model.check()
-    start, recipe = _beginning(settings, request)
-    teachers = [weights_in(path) for path in request.teachers]
-    check_teachers(recipe, start, teachers)  # before every image is read
+    beginnings, recipe = _beginnings(settings, request)
+    check_beginnings(recipe, beginnings)  # before every image is read
     sources = checked_sources(settings, request, watch.checked)
     watch.data(sources)
-    model = request.model
-    weights = training.run(
-        sources, model.out, recipe, start=start, teachers=teachers, resume=request.resume, device=request.device
-    )
+    model, start = request.model, beginnings.start
+    weights = training.run(sources, model.out, recipe, beginnings, resume=request.resume, device=request.device)
     new = NewVersion(
         model.name, model.version, request.out_of_distribution, model.ages, start.parent if start else None
     )
     return export_model(weights, sources, model.out, new)
 
 
-def _beginning(settings: Settings, request: RetrainingRequest) -> tuple[Path | None, Recipe]:
-    """Return the weights to begin with and the recipe, of the same architecture."""
+def _beginnings(settings: Settings, request: RetrainingRequest) -> tuple[Beginnings, Recipe]:
+    """Return the weights that go into a retraining, and a recipe of the same architecture."""
     arch = request.changes.arch
+    teachers = tuple(weights_in(path) for path in request.teachers)
     if request.start == SCRATCH:
         recipe = _recipe(request.recipe or "seed", request.changes)
-        return None, recipe if arch is None else dataclasses.replace(recipe, arch=arch)
+        recipe = recipe if arch is None else dataclasses.replace(recipe, arch=arch)
+        return Beginnings(lungs=_lungs(recipe, request.lungs), teachers=teachers), recipe
     folder = model_folder(settings) if request.start == CURRENT else Path(request.start)
     card = load_card(folder)
     if arch not in (None, card.arch):
         raise InvalidSettings(f"--arch {arch}: {card.label} is a {card.arch}; use --from scratch for another one")
-    recipe = _recipe(request.recipe or "robust", request.changes)
+    recipe = _recipe(request.recipe or ("lungs" if card.lungs else "robust"), request.changes)
     if recipe.init != "random" and recipe.arch != card.arch:
         raise InvalidSettings(f"recipe {request.recipe} begins with published weights: use --from scratch")
     if card.lungs and not recipe.lungs:
         raise InvalidSettings(
             f"recipe {recipe.name}: {card.label} looks at the lungs alone; use recipe lungs, or --from scratch"
         )
-    return folder / SAFETENSORS, dataclasses.replace(recipe, arch=card.arch)
+    lungs = weights_in(request.lungs) if request.lungs else None
+    return Beginnings(folder / SAFETENSORS, lungs, teachers), dataclasses.replace(recipe, arch=card.arch)
+
+
+def _lungs(recipe: Recipe, given: Path | None) -> Path | None:
+    """Return the weights that find lungs, for a run that begins with no model: those that are given, or the shipped."""
+    if given or not recipe.lungs:
+        return weights_in(given) if given else None
+    return shipped_model() / SAFETENSORS
 
 
 def _recipe(name: str, changes: Changes) -> Recipe:
