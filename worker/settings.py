@@ -78,7 +78,7 @@ class ModelSettings(Part):
     threads: int = Field(0, ge=0)
     operating_point: Name = "screening"
     threshold: float | None = Field(None, ge=0, le=1)
-    out_of_distribution: Literal["warn", "skip"] = "warn"
+    out_of_distribution: Literal["warn", "skip"] = "skip"
     shadow: str | None = None
     batch_size: int = Field(8, ge=1, le=256)
     batch_wait_ms: float = Field(4.0, ge=0, le=1000)

@@ -17,6 +17,9 @@ def analyze(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and DICOM objects")] = Path("cxrd-out"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each file")] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Also write the evidence map of each file: NAME.npy, float32 [224, 224]")
+    ] = False,
     config: options.Config = None,
 ) -> None:
     """Read radiographs without a server: overlay pictures, result objects and a table of findings.
@@ -36,7 +39,7 @@ def analyze(
     reader = Reader(settings, model_folder(settings))
     answers = []
     with output.advancing("reading", len(files)) as (advance, _):
-        for answer in run(files, out, reader, settings):
+        for answer in run(files, out, reader, settings, maps=maps):
             if as_json:
                 output.json_value(answer.as_json(), indent=None)
             answers.append(answer)
@@ -55,21 +58,21 @@ def analyze(
 
 def show_findings(rows: Iterable[dict[str, Any]]) -> None:
     """Print findings as a table, one row for each file."""
-    output.table(("file", "status", "probability", "decision", "reason"), map(_cells, rows))
+    output.table(("file", "status", "answer", "probability", "remarks"), map(_cells, rows))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    decision = row["decision"] or ""
+    answer, probability = row["answer"] or "", row["probability"]
     return (
         Path(row["file"]).name,
         row["status"].replace("_", " "),
-        "" if row["probability"] is None else f"{row['probability']:.3f}",
-        f"[red]{decision}[/]" if decision == "PNEUMONIA" else decision,
+        f"[red]{answer}[/]" if answer == "flagged" else answer,
+        "" if probability is None or answer == "outside" else f"{probability:.3f}",  # no number beside no answer
         _remarks(row),
     )
 
 
 def _remarks(row: dict[str, Any]) -> str:
-    """Return why a file was not analysed, and which kinds of result it has not, and why."""
+    """Return why a file was not analysed, or what is unusual about it; and which kinds of result it lacks."""
     left_out = (f"no {kind}: {why.removeprefix(f'{kind}: ')}" for kind, why in row.get("left_out", {}).items())
-    return "; ".join(each for each in (row["reason"], *left_out) if each)
+    return "; ".join(each for each in (row["reason"] or row["caution"], *left_out) if each)

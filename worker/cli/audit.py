@@ -15,7 +15,9 @@ audit = typer.Typer(help="Ask the audit database.", no_args_is_help=True, rich_m
 Status = Annotated[
     Literal["received", "working", "analysed", "not_analysed", "failed"] | None, typer.Option(help="Only this status")
 ]
-Decision = Annotated[Literal["PNEUMONIA", "NORMAL"] | None, typer.Option(help="Only this decision")]
+Answer = Annotated[
+    Literal["flagged", "not-flagged", "uncertain", "outside"] | None, typer.Option(help="Only this answer")
+]
 AtLeast = Annotated[float | None, typer.Option("--min", help="Only this probability or a higher one")]
 Study = Annotated[str | None, typer.Option(help="Study Instance UID")]
 Calling = Annotated[str | None, typer.Option("--from", help="Calling AE title")]
@@ -27,7 +29,8 @@ _SHOWN = (
     "received_at",
     "status",
     "probability",
-    "decision",
+    "answer",
+    "caution",
     "delivered",
     "calling_ae",
     "accession_number",
@@ -40,7 +43,7 @@ def list_(
     since: options.Since = None,
     until: options.Until = None,
     status: Status = None,
-    decision: Decision = None,
+    answer: Answer = None,
     at_least: AtLeast = None,
     study: Study = None,
     accession: options.Accession = None,
@@ -58,7 +61,7 @@ def list_(
         since=since,
         until=until,
         status=status,
-        decision=decision,
+        answer=_stored(answer),
         at_least=at_least,
         study=study,
         accession=accession,
@@ -73,10 +76,16 @@ def list_(
     output.rows(rows, form, (*_SHOWN, "model") if history else _SHOWN, width=200)
 
 
+def _stored(answer: str | None) -> str | None:
+    """Return an answer as the ledger writes it."""
+    return answer and answer.replace("-", " ")
+
+
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as the table shows it: times to the second, deliveries as a share."""
+    """Return a row as the table shows it: times to the second, deliveries as a share, no number beside no answer."""
     return row | {
         "received_at": row["received_at"][:19],
+        "probability": None if row["answer"] == "outside" else row["probability"],
         "delivered": f"{row['delivered']}/{row['deliveries']}",
     }
 
@@ -101,7 +110,7 @@ def export(
     since: options.Since = None,
     until: options.Until = None,
     status: Status = None,
-    decision: Decision = None,
+    answer: Answer = None,
     at_least: AtLeast = None,
     calling: Calling = None,
     undelivered: Undelivered = False,
@@ -115,7 +124,7 @@ def export(
         since=since,
         until=until,
         status=status,
-        decision=decision,
+        answer=_stored(answer),
         at_least=at_least,
         calling_ae=calling,
         undelivered=undelivered,

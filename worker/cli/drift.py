@@ -64,7 +64,8 @@ def _show(result: Drift) -> None:
         [
             ("Model", result.model),
             ("Images", result.n),
-            ("Of these left out as out of distribution", result.left_out),
+            *((f"Of these {answer}", count) for answer, count in result.answers.items()),
+            ("Of these left out as outside", result.left_out),
             ("Images of other models, not counted", result.others),
             ("Verdict", result.verdict),
         ]

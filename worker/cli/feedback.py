@@ -11,7 +11,7 @@ from worker.cli import options, output
 
 feedback = typer.Typer(help="Enter and list readers' verdicts.", no_args_is_help=True, rich_markup_mode="markdown")
 
-_SHOWN = ("receipt_id", "accession_number", "verdict", "decision", "probability", "reader", "at")
+_SHOWN = ("receipt_id", "accession_number", "verdict", "answer", "probability", "reader", "at")
 
 
 @feedback.command()
@@ -52,11 +52,11 @@ def import_(
 
 @feedback.command("list")
 def list_(
-    disagree: Annotated[bool, typer.Option("--disagree", help="Only where the model decided otherwise")] = False,
+    disagree: Annotated[bool, typer.Option("--disagree", help="Only where the answer says the opposite")] = False,
     form: options.Format = "table",
     config: options.Config = None,
 ) -> None:
-    """List the last verdict on each image beside the model's decision."""
+    """List the last verdict on each image beside the model's answer."""
     from worker.ledger.feedback import verdicts
 
     output.rows(verdicts(options.ledger_of(config), disagree=disagree), form, _SHOWN)

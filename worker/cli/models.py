@@ -120,7 +120,7 @@ def _show_paired(result: PairedComparison) -> None:
 def _show_shadow(result: ShadowComparison, style: str) -> None:
     if style == "table":
         output.table(
-            ("shadow", "model", "images", "same decision", "mean difference", "largest difference"),
+            ("shadow", "model", "images", "same answer", "mean difference", "largest difference"),
             (
                 (
                     pair["shadow"],
@@ -133,8 +133,8 @@ def _show_shadow(result: ShadowComparison, style: str) -> None:
                 for pair in result.pairs
             ),
         )
-        output.line("Images with different decisions:")
-    shown = ("receipt_id", "probability", "decision", "shadow_probability", "shadow_decision")
+        output.line("Images with different answers:")
+    shown = ("receipt_id", "probability", "answer", "shadow_probability", "shadow_answer")
     output.rows(result.images, style, shown, width=100)
 
 

@@ -1,4 +1,4 @@
-"""The HL7 v2 message that tells of a positive finding: ORU^R01, version 2.5.1, so that a worklist can be re-ordered.
+"""The HL7 v2 message that tells of a flagged image: ORU^R01, version 2.5.1, so that a worklist can be re-ordered.
 
 hl7apy (the extra `hl7`) knows the message's structure. Texts are escaped here: it leaves alone what looks escaped.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom.valuerep import PersonName
 
 from dicom_io.errors import InvalidSettings, Unsuitable
+from dicom_io.finding import Answer
 from dicom_io.header.attributes import text, values
 from dicom_io.objects.common import device_uid
 from dicom_io.objects.structured_report import PNEUMONIA, PROBABILITY, presence, procedure
@@ -32,6 +33,7 @@ SUFFIX = ".hl7"
 NOTICE = "For research use. Not for diagnosis."
 _VERSION = "2.5.1"
 _LOCAL = "99CXRD"
+_ABNORMAL = {Answer.FLAGGED: "A", Answer.NOT_FLAGGED: "N"}  # HL7 table 0078, which has no word for the other two
 _ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}  # HL7 2.5.1, 2.7.1
 
 
@@ -183,13 +185,20 @@ def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> N
 
 
 def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
-    """Yield OBX-2, 3, 5 and what belongs to them; the first two are the finding, the others what it is about."""
-    answer, positive = presence(finding), finding.decision == "PNEUMONIA"
+    """Yield OBX-2, 3, 5 and what belongs to them; the first three are the finding, the others what it is about."""
+    answer, present = finding.answer, presence(finding)
+    abnormal = _ABNORMAL.get(answer, "")
     yield {
         2: "CWE",
         3: _composite(PNEUMONIA.value, PNEUMONIA.meaning, "SCT"),
-        5: _composite(answer.value, answer.meaning, "SCT"),
-        8: "A" if positive else "N",
+        5: _composite(present.value, present.meaning, "SCT"),
+        8: abnormal,
+    }
+    yield {
+        2: "CWE",
+        3: _composite("answer", "Answer", _LOCAL),
+        5: _composite(answer.name.lower().replace("_", "-"), answer.sentence, _LOCAL),
+        8: abnormal,
     }
     yield {
         2: "NM",
@@ -197,20 +206,21 @@ def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, s
         5: f"{finding.probability:.4f}",
         6: _composite("1", "no units", "UCUM"),
         7: f"<{finding.threshold:.4f}",
-        8: "H" if positive else "",
+        8: "H" if answer is Answer.FLAGGED else "",
     }
     details = {
         ("110180", "Study Instance UID", "DCM"): source.study_uid,
         ("SOPInstanceUID", "SOP Instance UID", _LOCAL): source.sop_instance_uid,
-        ("decision", "Decision", _LOCAL): finding.decision,
+        ("caution", "Caution", _LOCAL): finding.caution,
+        ("regions", "Regions, the strongest first", _LOCAL): ", ".join(
+            filter(None, (each.place for each in finding.regions))
+        ),
         ("operating-point", "Operating point", _LOCAL): finding.operating_point,
     }
     if finding.prediction_set is not None:
         details["prediction-set", "Conformal prediction set", _LOCAL] = " ".join(finding.prediction_set) or "empty"
     if finding.out_of_distribution is not None:
-        details["out-of-distribution", "Outside the trained population", _LOCAL] = (
-            "yes" if finding.out_of_distribution else "no"
-        )
+        details["out-of-distribution", "Out of distribution", _LOCAL] = "yes" if finding.out_of_distribution else "no"
     for code, value in details.items():
         if value:
             yield {2: "ST", 3: _composite(*code), 5: escaped(value)}

@@ -1,4 +1,4 @@
-"""Notifications: messages about a positive finding, of each kind that a destination takes."""
+"""Notifications: messages about a flagged image, of each kind that a destination takes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dicom_io.errors import Unsuitable
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.source_image import SourceImage
 from worker.deliver import hl7_message, webhook
 
 
 @dataclass(frozen=True)
-class PositiveFinding:
+class FlaggedFinding:
     """What a notification tells.
 
     Attributes
@@ -22,8 +22,8 @@ class PositiveFinding:
         The radiograph.
     results
         SOP Instance UIDs of the result objects.
-    earlier_decision
-        What another model decided before; None where there was none.
+    earlier_answer
+        What another model answered before; None where there was none.
     created
         When the image was received, or when it was to be read again; aware.
     sender
@@ -34,7 +34,7 @@ class PositiveFinding:
     finding: Finding
     identity: ModelIdentity
     results: tuple[str, ...]
-    earlier_decision: str | None
+    earlier_answer: Answer | None
     created: dt.datetime
     sender: str
 
@@ -49,24 +49,24 @@ class Notification:
     body: bytes
 
 
-def _json(positive: PositiveFinding) -> Notification:
+def _json(flagged: FlaggedFinding) -> Notification:
     uid, body = webhook.notification(
-        positive.source, positive.finding, positive.identity, list(positive.results), positive.earlier_decision
+        flagged.source, flagged.finding, flagged.identity, list(flagged.results), flagged.earlier_answer
     )
     return Notification(webhook.KIND, webhook.SUFFIX, uid, body)
 
 
-def _hl7(positive: PositiveFinding) -> Notification:
+def _hl7(flagged: FlaggedFinding) -> Notification:
     uid, body = hl7_message.message(
-        positive.source, positive.finding, positive.identity, created=positive.created, sender=positive.sender
+        flagged.source, flagged.finding, flagged.identity, created=flagged.created, sender=flagged.sender
     )
     return Notification(hl7_message.KIND, hl7_message.SUFFIX, uid, body)
 
 
-_MAKERS: dict[str, Callable[[PositiveFinding], Notification]] = {webhook.KIND: _json, hl7_message.KIND: _hl7}
+_MAKERS: dict[str, Callable[[FlaggedFinding], Notification]] = {webhook.KIND: _json, hl7_message.KIND: _hl7}
 
 
-def make_notifications(positive: PositiveFinding, kinds: Iterable[str]) -> tuple[list[Notification], dict[str, str]]:
+def make_notifications(flagged: FlaggedFinding, kinds: Iterable[str]) -> tuple[list[Notification], dict[str, str]]:
     """Return the notifications of these kinds; and the kinds that could not be made, with the reason.
 
     Made twice, they have the same UIDs and the same bytes.
@@ -76,7 +76,7 @@ def make_notifications(positive: PositiveFinding, kinds: Iterable[str]) -> tuple
     for kind, make in _MAKERS.items():
         if kind in kinds:
             try:
-                notifications.append(make(positive))
+                notifications.append(make(flagged))
             except Unsuitable as error:
                 left_out[kind] = str(error)
     return notifications, left_out

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dicom_io.errors import PeerUnavailable
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import text
 from dicom_io.header.source_image import SourceImage
 from dicom_io.network.address import address
@@ -43,7 +43,7 @@ def notification(
     finding: Finding,
     identity: ModelIdentity,
     results: list[str],
-    earlier_decision: str | None = None,
+    earlier_answer: Answer | None = None,
 ) -> tuple[str, bytes]:
     """Return a finding's notification: its UID, the same each time, and its JSON.
 
@@ -54,8 +54,11 @@ def notification(
         "id": uid,
         "type": "cxrd.finding",
         "finding": "PNEUMONIA",
-        "decision": finding.decision,
-        "earlier_decision": earlier_decision,
+        "answer": finding.answer.value,
+        "answer_in_words": finding.answer.sentence,
+        "caution": finding.caution,
+        "earlier_answer": None if earlier_answer is None else earlier_answer.value,
+        "regions": [{"place": each.place, "box": list(each.box)} for each in finding.regions],
         "probability": round(finding.probability, 4),
         "threshold": round(finding.threshold, 4),
         "operating_point": finding.operating_point,

@@ -76,7 +76,7 @@ def run(
     receiver.node.start()
     try:
         destinations.append(_local_destination("demo", receiver.node.port, "DEMO"))
-        daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations)))
+        daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations), drawn=images is None))
         daemon.start()
         try:
             _send(sources, daemon.port, settings.scp.ae_title, bar)
@@ -122,9 +122,14 @@ def _local_destination(name: str, port: int, title: str) -> Destination:
     return DicomDestination(name=name, host="127.0.0.1", port=port, ae_title=title)
 
 
-def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...]) -> Settings:
-    """Return the settings with a folder, a port and destinations of the demo's own."""
+def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...], *, drawn: bool) -> Settings:
+    """Return the settings with a folder, a port and destinations of the demo's own.
+
+    Drawn radiographs are not like the images the model was made for: they are answered all the same, with `outside`.
+    """
+    model = {"out_of_distribution": "warn"} if drawn else {}
     changes = {
+        "model": settings.model.model_copy(update=model),
         "storage": settings.storage.model_copy(update={"folder": folder, "min_free_mb": 0}),
         "ledger": settings.ledger.model_copy(update={"url": ""}),
         "scp": settings.scp.model_copy(update={"host": "127.0.0.1", "port": 0, "allowed_calling": ()}),

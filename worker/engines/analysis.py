@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from dicom_io.finding import Finding
+from dicom_io.finding import Answer, Finding
 from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import SourceImage, source_image
 from dicom_io.pixels.render import Rendered
 from worker.inference.analyzer import Reader, Reading
-from worker.ledger.tables import OUT_OF_DISTRIBUTION
+from worker.ledger.tables import OUTSIDE
 from worker.results.pictures import Pictures
 from worker.results.result_set import Predecessors, ResultSet, make, not_analysed
 from worker.settings import Settings
@@ -70,7 +70,7 @@ class NotAnalysed:
     results
         The report that says so; empty where none is wanted.
     reading
-        Where the image is out of the model's distribution, what the model saw; None where the rules left it out.
+        Where the image is not one that the model was made for, what it saw; None where the rules left it out.
     """
 
     reason: str
@@ -79,7 +79,7 @@ class NotAnalysed:
 
 
 def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotAnalysed:
-    """Decide by the rules, read the pixels, decide by the score, and make what answers the image.
+    """Decide by the rules, read the pixels, decide by what the model saw, and make what answers the image.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
         return NotAnalysed(verdict.reason, results)
     source = source_image(image.dataset)
     reading = reader.read_values(image.rendered) if image.rendered else reader.read(image.dataset)
-    if reading.finding.out_of_distribution and settings.model.out_of_distribution == "skip":
-        reason = out_of_distribution_reason(reading.finding)
+    if reading.finding.answer is Answer.OUTSIDE and settings.model.out_of_distribution == "skip":
+        reason = outside_reason(reading.finding)
         return NotAnalysed(reason, _report(image, reason, reader, settings, source), reading)
     created, predecessors = image.created, image.predecessors
     pictures = Pictures(reading, reader.identity, created, settings.results)
@@ -110,9 +110,9 @@ def rules_of(settings: Settings) -> Rules:
     return Rules(**settings.rules.model_dump())
 
 
-def out_of_distribution_reason(finding: Finding) -> str:
-    """Return why an image that is out of the model's distribution was not analysed."""
-    return f"{OUT_OF_DISTRIBUTION} (score {finding.outlier:.2f}, limit 1; model.out_of_distribution)"
+def outside_reason(finding: Finding) -> str:
+    """Return why an image that the model was not made for was not analysed."""
+    return f"{OUTSIDE}: {finding.caution}"
 
 
 def _report(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_io.durable import file_sha256
@@ -22,12 +26,14 @@ from worker.engines import analysis
 from worker.engines.analysis import Analysed, Image, NotAnalysed
 from worker.inference.analyzer import Reader
 from worker.logs import unexpected
+from worker.results.kinds import KINDS
 from worker.results.overlay import write_png
-from worker.results.result_set import Result
 from worker.settings import Settings
 from worker.storage.files import write_whole
 
 PICTURES = (".jpg", ".jpeg", ".png")
+PICTURE, MAP = ".png", ".npy"
+"""Suffixes of outputs that are no DICOM objects."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +62,41 @@ class FileOutcome:
 
     def as_json(self) -> dict[str, Any]:
         """Return the outcome as one flat JSON object."""
-        values = dict.fromkeys(_FINDING) if self.finding is None else _finding_values(self.finding)
         about = {"file": self.file, "status": self.status, "reason": self.reason}
-        return about | values | {"model": self.model, "outputs": list(self.outputs), "left_out": self.left_out}
+        outputs = {"model": self.model, "outputs": list(self.outputs), "left_out": self.left_out}
+        return about | finding_json(self.finding) | outputs
 
 
-_FINDING = (
-    *("probability", "decision", "threshold", "model", "operating_point", "prediction_set", "out_of_distribution"),
-    *("outlier", "agent", "agent_probability", "region"),
-)
+def finding_json(finding: Finding | None) -> dict[str, Any]:
+    """Return a finding as JSON: the answer first, then what it rests on; every value None where there is none."""
+    if finding is None:
+        return dict.fromkeys(finding_json(_NOTHING))
+    lungs, classes = finding.lungs, finding.prediction_set
+    return {
+        "answer": finding.answer.value,
+        "answer_in_words": finding.answer.sentence,
+        "caution": finding.caution,
+        "regions": [{"place": each.place, "box": list(each.box)} for each in finding.regions],
+        "lungs_share": lungs and lungs.share,
+        "lungs_count": lungs and lungs.count,
+        "lungs_cut": lungs and lungs.cut,
+        "probability": _rounded(finding.probability),
+        "threshold": finding.threshold,
+        "operating_point": finding.operating_point,
+        "prediction_set": None if classes is None else list(classes),
+        "out_of_distribution": finding.out_of_distribution,
+        "outlier": _rounded(finding.outlier),
+        "score": _rounded(finding.score),
+        "agent": finding.agent,
+        "agent_probability": _rounded(finding.agent_probability),
+    }
 
 
-def _finding_values(finding: Finding) -> dict[str, Any]:
-    """Return the values of a finding as JSON, by the names in `_FINDING`."""
-    values: dict[str, Any] = {name: getattr(finding, name, None) for name in _FINDING}
-    for name in ("probability", "outlier", "agent_probability"):
-        values[name] = None if values[name] is None else round(values[name], 6)
-    values["prediction_set"] = None if finding.prediction_set is None else list(finding.prediction_set)
-    values["region"] = list(finding.region.box) if finding.region else None
-    return values
+_NOTHING = Finding(0.0, "NORMAL", 1.0)  # for its keys
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -98,27 +120,66 @@ def find(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def analyze(files: Iterable[Path], out: Path, reader: Reader, settings: Settings) -> Iterator[FileOutcome]:
-    """Analyse files one after the other; what goes wrong with one is its outcome, and the others go on.
+def analyze(
+    files: Sequence[Path], out: Path, reader: Reader, settings: Settings, *, maps: bool = False
+) -> Iterator[FileOutcome]:
+    """Analyse files, several at a time, in their order; what goes wrong with one is its outcome, and the others go on.
 
     Parameters
     ----------
     files
         DICOM objects (with the eligibility rules applied) or JPEG and PNG pictures (without).
     out
-        Where ``NAME.png``, ``NAME.dcm``, ``NAME.sr.dcm`` and ``NAME.pr.dcm`` are written.
+        Where ``NAME.png``, ``NAME.dcm``, ``NAME.sr.dcm`` and ``NAME.pr.dcm`` are written; NAME is the file's, without
+        its suffix. Of several files of one name the later ones get a number, and no file of `files` is replaced.
+    maps
+        Also write ``NAME.npy`` for each file that the model looked at, whatever the answer: evidence for pneumonia,
+        float32 [224, 224], see `modeltrain.model.evidence.evidence_map`.
     """
-    names = _Names()
-    for file in files:
-        about = FileOutcome(str(file), reader.identity.label, "failed")
+    task = _Task(out, reader, settings, maps)
+    names = output_names(files, out)
+    with ThreadPoolExecutor(settings.worker.threads or os.cpu_count() or 1) as pool:
+        yield from pool.map(task.run, files, names)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is done with each file."""
+
+    out: Path
+    reader: Reader
+    settings: Settings
+    maps: bool
+
+    def run(self, file: Path, name: str) -> FileOutcome:
+        """Analyse one file and write what comes of it."""
+        about = FileOutcome(str(file), self.reader.identity.label, "failed")
         try:
-            outcome = analysis.analyze(_image(file, settings), reader, settings)
-            about = _write_outcome(about, outcome, out, names, file.stem)
+            outcome = analysis.analyze(_image(file, self.settings), self.reader, self.settings)
+            return self._write(about, outcome, self.out / name)
         except CxrdError as error:
-            about = replace(about, reason=str(error).removeprefix(f"{file}: "))  # the outcome names the file itself
+            return replace(about, reason=str(error).removeprefix(f"{file}: "))  # the outcome names the file itself
         except Exception as error:  # noqa: BLE001 - one bad file never stops the others
-            about = replace(about, reason=unexpected(error))
-        yield about
+            return replace(about, reason=unexpected(error))
+
+    def _write(self, about: FileOutcome, outcome: Analysed | NotAnalysed, stem: Path) -> FileOutcome:
+        """Write what came of a file, to files whose names begin alike."""
+        outputs: list[Path] = []
+        if isinstance(outcome, NotAnalysed):
+            about = replace(about, status="not_analysed", reason=outcome.reason)
+        else:
+            about = replace(about, status="analysed")
+            outputs.append(_named(stem, PICTURE))
+            write_png(outputs[0], outcome.pictures.main)
+        if outcome.reading is not None:
+            about = replace(about, finding=outcome.reading.finding)
+            if self.maps:
+                outputs.append(_named(stem, MAP))
+                _write_map(outputs[-1], outcome.reading.evidence)
+        for result in outcome.results.results:
+            outputs.append(_named(stem, result.suffix))
+            write_whole(outputs[-1], result.data)
+        return replace(about, outputs=tuple(map(str, outputs)), left_out=outcome.results.left_out)
 
 
 def _image(file: Path, settings: Settings) -> Image:
@@ -129,47 +190,38 @@ def _image(file: Path, settings: Settings) -> Image:
     return Image(_wrapped(values, file), now().astimezone(), rendered=Rendered(values=values, aspect=1.0))
 
 
-def _write_outcome(
-    about: FileOutcome, outcome: Analysed | NotAnalysed, out: Path, names: _Names, stem: str
-) -> FileOutcome:
-    """Write what came of a file, under a name that no other file of this call has."""
-    results = outcome.results
-    if isinstance(outcome, NotAnalysed):
-        finding = outcome.reading.finding if outcome.reading else None
-        outputs = _write(results.results, out / names.unique(stem)) if results.results else ()
-        about = replace(about, status="not_analysed", reason=outcome.reason, finding=finding)
-    else:
-        name = names.unique(stem)
-        write_png(out / f"{name}.png", outcome.pictures.main)
-        outputs = (str(out / f"{name}.png"), *_write(results.results, out / name))
-        about = replace(about, status="analysed", finding=outcome.reading.finding)
-    return replace(about, outputs=outputs, left_out=results.left_out)
+def output_names(files: Iterable[Path], out: Path) -> list[str]:
+    """Return what the outputs of each file in `out` are called, without suffix: no two alike.
 
-
-def _write(results: tuple[Result, ...], stem: Path) -> tuple[str, ...]:
-    """Write result objects to files whose names begin alike; return those names."""
-    files = [stem.with_name(stem.name + result.suffix) for result in results]
-    for file, result in zip(files, results, strict=True):
-        write_whole(file, result.data)
-    return tuple(str(file) for file in files)
-
-
-class _Names:
-    """Hands out file names, each once: two folders may hold files of the same name."""
-
-    def __init__(self) -> None:
-        self._used: set[str] = set()
-
-    def unique(self, stem: str) -> str:
-        name, number = stem, 1
-        while name in self._used:
+    That is the file's own name without its suffix; with a number where that is taken, or where an output would replace
+    one of the files.
+    """
+    files = list(files)
+    here = out.resolve()
+    taken = {file.name for file in files if file.parent.resolve() == here}
+    suffixes = (PICTURE, MAP, *(kind.suffix for kind in KINDS.values()))
+    names: list[str] = []
+    for file in files:
+        name, number = file.stem, 1
+        while any(name + suffix in taken for suffix in suffixes):
             number += 1
-            name = f"{stem}-{number}"
-        self._used.add(name)
-        return name
+            name = f"{file.stem}-{number}"
+        taken.update(name + suffix for suffix in suffixes)
+        names.append(name)
+    return names
 
 
-def _wrapped(values: np.ndarray[Any, np.dtype[np.float32]], file: Path) -> Dataset:
+def _named(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _write_map(path: Path, evidence: NDArray[np.float32]) -> None:
+    buffer = BytesIO()
+    np.save(buffer, evidence)
+    write_whole(path, buffer.getvalue())
+
+
+def _wrapped(values: NDArray[np.float32], file: Path) -> Dataset:
     """Wrap a picture that is not DICOM, so that its result has a study to stand in: anonymous, and its own."""
     pixels = (values * 255).round().astype(np.uint8)
     return radiograph(pixels, uid_seed=file_sha256(file), PatientName="", PatientID="")

@@ -12,11 +12,10 @@ from typing import Protocol
 import structlog
 
 from dicom_io.errors import Permanent, Retryable
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.reading import read_dataset
-from modeltrain.model.outputs import CLASSES
 from worker.clock import now
-from worker.deliver.notifications import PositiveFinding, make_notifications
+from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
 from worker.engines.analysis import Analysed, Image, NotAnalysed, analyze
 from worker.inference.analyzer import Reader, Reading
@@ -51,10 +50,8 @@ class Tasks(Protocol):
         """Put it back as it was."""
         ...
 
-    def leave_out(
-        self, receipt_id: int, reason: str, now: dt.datetime, *, out_of_distribution: NewFinding | None = None
-    ) -> None:
-        """Enter that it is not analysed, and the finding that does not count where it is out of distribution."""
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewFinding | None = None) -> None:
+        """Enter that it is not analysed, and the finding that does not count where it is outside."""
         ...
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
@@ -166,13 +163,11 @@ class Pipeline:
         finding = new_finding(outcome.reading, identity) if outcome.reading else None
         left_out = outcome.results.left_out
         if not (outcome.results.results or left_out):
-            self._tasks.leave_out(claim.id, outcome.reason, now(), out_of_distribution=finding)
+            self._tasks.leave_out(claim.id, outcome.reason, now(), outside=finding)
             return _LEFT_OUT
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         results = self._keep(outcome.results, names)
-        self._ledger.leave_out(
-            claim.id, outcome.reason, now(), results=results, left_out=left_out, out_of_distribution=finding
-        )
+        self._ledger.leave_out(claim.id, outcome.reason, now(), results=results, left_out=left_out, outside=finding)
         if names:
             self._wake_couriers()
         return _LEFT_OUT
@@ -186,16 +181,16 @@ class Pipeline:
         notifications: list[NewNotification] = []
         faults: dict[str, str] = {}
         if is_news(outcome.reading.finding, previous):
-            positive = PositiveFinding(
+            flagged = FlaggedFinding(
                 source=outcome.source,
                 finding=outcome.reading.finding,
                 identity=identity,
                 results=tuple(result.sop_instance_uid for result in results),
-                earlier_decision=previous.decision if previous else None,
+                earlier_answer=previous.answer if previous else None,
                 created=claim.dated_at.astimezone(),
                 sender=self._settings.scp.ae_title,
             )
-            notifications, faults = self._keep_notifications(positive, names)
+            notifications, faults = self._keep_notifications(flagged, names)
         self._tasks.record_finding(
             claim.id,
             new_finding(outcome.reading, identity),
@@ -205,7 +200,7 @@ class Pipeline:
             left_out=outcome.results.left_out | faults,
         )
         if self._shadow:
-            self._shadow.offer(claim.id, outcome.reading.image)
+            self._shadow.offer(claim.id, outcome.reading.image, outcome.reading.years)
         if names:
             self._wake_couriers()
         return "analysed"
@@ -227,11 +222,11 @@ class Pipeline:
         ]
 
     def _keep_notifications(
-        self, positive: PositiveFinding, names: Sequence[str]
+        self, flagged: FlaggedFinding, names: Sequence[str]
     ) -> tuple[list[NewNotification], dict[str, str]]:
         """Make notifications durable, and return them as the ledger takes them; and why a kind could not be made."""
         destinations = self._settings.destinations
-        notifications, faults = make_notifications(positive, notification_kinds(destinations))
+        notifications, faults = make_notifications(flagged, notification_kinds(destinations))
         for kind, reason in faults.items():
             log.warning("result_left_out", kind=kind, reason=reason)
         new = [
@@ -264,5 +259,5 @@ def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:
 
 
 def is_news(finding: Finding, previous: PreviousFinding | None) -> bool:
-    """Return whether others are notified: of a positive finding, unless the previous one was positive too."""
-    return finding.decision == CLASSES[1] and (previous is None or previous.decision != finding.decision)
+    """Return whether others are notified: of an image that is flagged, unless it was flagged before."""
+    return finding.answer is Answer.FLAGGED and (previous is None or previous.answer is not Answer.FLAGGED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ import numpy as np
 from sqlalchemy import ColumnElement, distinct, exists, func, literal, select, union_all
 
 from dicom_io.errors import InvalidModel, OutOfResources
+from dicom_io.finding import Answer
 from modeltrain.model.card import Card, load_card
 from worker.inference.serving import model_folder
 from worker.ledger.database import open_ledger
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import FindingRow, OutOfDistributionRow, ReceiptRow
+from worker.ledger.tables import FindingRow, OutsideRow, ReceiptRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,14 +54,16 @@ class Drift:
     """A period's drift.
 
     ``n`` counts the images that the model has looked at, among them ``left_out``: those that it left out without an
-    answer. ``others`` counts the images that only other models have answered. ``ood_verdict`` is that on ``ood_rate``;
-    ``verdict`` is the worst of all.
+    answer. ``others`` counts the images that only other models have answered. ``answers`` counts those of ``n`` by
+    answer; what was left out counts as outside. ``ood_verdict`` is that on ``ood_rate``; ``verdict`` is the worst of
+    all.
     """
 
     model: str
     n: int
     left_out: int
     others: int
+    answers: dict[str, int]
     measures: tuple[Measure, ...]
     ood_rate: float | None
     reference_ood_rate: float | None
@@ -75,7 +79,7 @@ class Drift:
 class Period:
     """What the ledger holds of the current model's images in a period: one array for each measure, and outlier.
 
-    ``n`` and ``left_out`` as in `Drift`: an image that was left out has no probability, but all the rest.
+    ``n``, ``left_out`` and ``answers`` as in `Drift`: an image that was left out has no probability, but all the rest.
     """
 
     values: dict[str, NDArray[np.float64]]
@@ -83,6 +87,7 @@ class Period:
     n: int
     left_out: int
     others: int
+    answers: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -122,19 +127,21 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
     limits += [ReceiptRow.received_at >= since] if since else []
     limits += [ReceiptRow.received_at < until] if until else []
     answered = exists().where(
-        FindingRow.receipt_id == OutOfDistributionRow.receipt_id,
-        FindingRow.model_sha256 == OutOfDistributionRow.model_sha256,
+        FindingRow.receipt_id == OutsideRow.receipt_id,
+        FindingRow.model_sha256 == OutsideRow.model_sha256,
     )
-    answered_rows = select(FindingRow.receipt_id, *(getattr(FindingRow, name) for name in (*MEASURES, "outlier")))
+    columns = (getattr(FindingRow, name) for name in (*MEASURES, "outlier", "answer"))
+    answered_rows = select(FindingRow.receipt_id, *columns)
     stopped = select(
-        OutOfDistributionRow.receipt_id,
+        OutsideRow.receipt_id,
         literal(None, FindingRow.probability.type),
-        OutOfDistributionRow.input_mean,
-        OutOfDistributionRow.input_std,
-        OutOfDistributionRow.outlier,
+        OutsideRow.input_mean,
+        OutsideRow.input_std,
+        OutsideRow.outlier,
+        literal(Answer.OUTSIDE.value, FindingRow.answer.type),
     )
     # An image that was left out once and answered later, under other settings, counts once.
-    stopped = stopped.where(OutOfDistributionRow.model_sha256 == card.sha256, ~answered)
+    stopped = stopped.where(OutsideRow.model_sha256 == card.sha256, ~answered)
     looked = union_all(answered_rows.where(FindingRow.model_sha256 == card.sha256), stopped).subquery()
     others = select(func.count(distinct(ReceiptRow.id))).join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
     others = others.where(~exists().where(looked.c.receipt_id == ReceiptRow.id), *limits)
@@ -142,11 +149,13 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
     with ledger.reading() as connection:
         rows = connection.execute(query.order_by(ReceiptRow.id)).all()
         count = connection.scalar(others) or 0
-    table = np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+    answers = Counter(row.answer for row in rows)
+    table = np.array([[np.nan if value is None else value for value in row[:-1]] for row in rows], dtype=np.float64)
     table = table.reshape(len(rows), len(MEASURES) + 1)
     values = {name: table[:, place][~np.isnan(table[:, place])] for place, name in enumerate(MEASURES)}
     left_out = len(rows) - len(values["probability"])
-    return Period(values, table[:, -1][~np.isnan(table[:, -1])], len(rows), left_out, count)
+    outlier = table[:, -1][~np.isnan(table[:, -1])]
+    return Period(values, outlier, len(rows), left_out, count, {each.value: answers[each.value] for each in Answer})
 
 
 def drift(recent: Period, card: Card) -> Drift:
@@ -167,7 +176,16 @@ def drift(recent: Period, card: Card) -> Drift:
     verdicts = [*(measure.verdict for measure in measures), ood_verdict]
     worst = next((each for each in ("drift", "watch", "stable") if each in verdicts), "too few images")
     return Drift(
-        card.label, recent.n, recent.left_out, recent.others, measures, rate, reference_rate, ood_verdict, worst
+        model=card.label,
+        n=recent.n,
+        left_out=recent.left_out,
+        others=recent.others,
+        answers=recent.answers,
+        measures=measures,
+        ood_rate=rate,
+        reference_ood_rate=reference_rate,
+        ood_verdict=ood_verdict,
+        verdict=worst,
     )
 
 
@@ -242,7 +260,7 @@ def figure(recent: Period, result: Drift, card: Card) -> Figure:
     _draw_out_of_distribution(last, result, recent.outlier.size)
     for axes in (*panels, last):
         axes.spines[["top", "right"]].set_visible(False)
-    left_out = f", {result.left_out} of them left out as out of distribution" if result.left_out else ""
+    left_out = f", {result.left_out} of them left out as outside" if result.left_out else ""
     picture.suptitle(f"{result.model}: {result.n} images{left_out}; {result.verdict}", size=13, weight="bold")
     return picture
 
@@ -272,6 +290,9 @@ def metrics(result: Drift) -> str:
     registry = CollectorRegistry()
     Gauge("cxrd_drift_images", "Images of the period", registry=registry).set(result.n)
     Gauge("cxrd_drift_left_out_images", "Of these, left out", registry=registry).set(result.left_out)
+    answers = Gauge("cxrd_drift_answers", "Images of the period by answer", ["answer"], registry=registry)
+    for answer, count in result.answers.items():
+        answers.labels(answer).set(count)
     index = Gauge("cxrd_drift_psi", "Population stability index", ["measure"], registry=registry)
     statistic = Gauge("cxrd_drift_ks", "Kolmogorov-Smirnov statistic", ["measure"], registry=registry)
     for measure in result.measures:

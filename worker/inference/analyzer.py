@@ -15,6 +15,7 @@ from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Decider
 from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
+from modeltrain.model.outputs import Outputs
 from modeltrain.model.preprocess import to_input
 from worker.inference.engine import Batcher, open_engine
 from worker.settings import Settings
@@ -35,12 +36,15 @@ class Reading:
         The displayed values, with their aspect and window.
     image
         The network's input, float32 [1, 224, 224] in [0, 1].
+    years
+        The patient's age, where the header states it.
     """
 
     finding: Finding
     evidence: NDArray[np.float32]
     rendered: Rendered
     image: NDArray[np.float32]
+    years: float | None = None
 
     @property
     def input_mean(self) -> float:
@@ -90,14 +94,29 @@ class Reader:
         """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
         image = to_input(rendered.values, self.card.input_size)
         outputs = self._batcher.predict(image)
-        rows, columns = rendered.values.shape
-        finding = self.decider(outputs)[0]
-        if years is not None and not self.decider.least_age <= int(years) <= self.decider.greatest_age:
-            # The header decides, and not how old the patient looks.
-            finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0), age_outside=True)
-        lungs = outputs.lungs[0]
-        finding = replace(finding, lungs=lungs_of(lungs, rows, columns))
+        finding = finding_of(outputs, self.decider, rendered.values.shape, years)
         evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
         if finding.answer in (Answer.FLAGGED, Answer.UNCERTAIN):
-            finding = replace(finding, regions=regions_of(evidence, lungs, rows, columns))
-        return Reading(finding, evidence, rendered, image)
+            finding = replace(finding, regions=regions_of(evidence, outputs.lungs[0], *rendered.values.shape))
+        return Reading(finding, evidence, rendered, image, years)
+
+
+def finding_of(outputs: Outputs, decider: Decider, shape: tuple[int, int], years: float | None = None) -> Finding:
+    """Return what a model found in one radiograph, without regions.
+
+    Parameters
+    ----------
+    outputs
+        Of a batch of one.
+    shape
+        Rows and columns of the radiograph.
+    years
+        The patient's age, where the header states it.
+    """
+    finding = replace(decider(outputs)[0], lungs=lungs_of(outputs.lungs[0], *shape))
+    if years is not None and not decider.least_age <= int(years) <= decider.greatest_age:
+        # The header decides, and not how old the patient looks.
+        finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0), age_outside=True)
+    if finding.answer is not Answer.FLAGGED:  # a cause is named of what is flagged, and of nothing else
+        finding = replace(finding, agent=None, agent_probability=None)
+    return finding

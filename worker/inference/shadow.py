@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from modeltrain.model.card import Card, load_card
 from modeltrain.model.decision import Decider
 from worker.clock import now
+from worker.inference.analyzer import finding_of
 from worker.inference.engine import OnnxEngine, onnx_file
 from worker.inference.serving import registry_of
 from worker.ledger.findings import record_shadow
@@ -49,14 +50,14 @@ class Shadow:
         self._decider = Decider(card, settings.model.operating_point, settings.model.threshold)
         # One thread: a candidate must not take the cores from the model that people wait for.
         self._engine = OnnxEngine(card.folder / onnx_file(card, settings.model.precision), threads=1)
-        self._queue: queue.Queue[tuple[int, NDArray[np.float32]] | None] = queue.Queue(_MOST)
+        self._queue: queue.Queue[tuple[int, NDArray[np.float32], float | None] | None] = queue.Queue(_MOST)
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
-        """Queue an analysed image, float32 [1, size, size]; it is skipped when too many wait."""
+    def offer(self, receipt_id: int, image: NDArray[np.float32], years: float | None = None) -> None:
+        """Queue an analysed image, float32 [1, size, size], and the patient's age; skipped when too many wait."""
         try:
-            self._queue.put_nowait((receipt_id, image))
+            self._queue.put_nowait((receipt_id, image, years))
         except queue.Full:
             log.warning("shadow_skipped", receipt=receipt_id)
 
@@ -67,13 +68,14 @@ class Shadow:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            receipt_id, image = item
+            receipt_id, image, years = item
             try:
-                self._answer(receipt_id, image)
+                self._answer(receipt_id, image, years)
             except Exception as error:  # noqa: BLE001 - a candidate's error must not stop the current model
                 log.warning("shadow_error", receipt=receipt_id, reason=unexpected(error))
 
-    def _answer(self, receipt_id: int, image: NDArray[np.float32]) -> None:
-        (finding,) = self._decider(self._engine.predict(image[np.newaxis]))
+    def _answer(self, receipt_id: int, image: NDArray[np.float32], years: float | None) -> None:
+        _, rows, columns = image.shape
+        finding = finding_of(self._engine.predict(image[np.newaxis]), self._decider, (rows, columns), years)
         with self._ledger.writing() as connection:
             record_shadow(connection, receipt_id, self.card.identity, finding, now())

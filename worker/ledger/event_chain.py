@@ -10,21 +10,27 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
 
-from worker.ledger.tables import EventRow, FindingRow, OutOfDistributionRow, ReceiptRow
+from dicom_io.finding import Finding
+from worker.ledger.tables import EventRow, FindingRow, OutsideRow, ReceiptRow
 
 GENESIS = "0" * 64
 """What stands before the first event."""
 _DECISIVE = ("analysed", "not_analysed", "failed")
+_LUNG_COLUMNS = ("lungs_share", "lungs_count", "lungs_cut")
 _FINDING_COLUMNS = (
     "probability",
-    "decision",
+    "answer",
     "threshold",
     "model_sha256",
     "operating_point",
     "prediction_set",
     "outlier",
+    "caution",
+    "regions",
+    "score",
+    *_LUNG_COLUMNS,
 )
-_SCORE_COLUMNS = ("outlier", "input_mean", "input_std")
+_OUTSIDE_COLUMNS = ("outlier", "input_mean", "input_std", *_LUNG_COLUMNS)
 
 
 def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str) -> str:
@@ -76,7 +82,7 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
     previous, count = GENESIS, 0
     states: dict[int, str] = {}
     answers: dict[tuple[int, str], dict[str, Any]] = {}
-    scores: dict[tuple[int, str], dict[str, Any]] = {}
+    outside: dict[tuple[int, str], dict[str, Any]] = {}
     rows = connection.execute(select(EventRow.__table__).order_by(EventRow.id)).mappings()
     for row in rows:
         count += 1
@@ -90,18 +96,32 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
             states[row["receipt_id"]] = row["kind"]
         if row["kind"] in ("analysed", "reanalysed") and row["receipt_id"] is not None:
             facts = json.loads(row["detail"])
-            answers[row["receipt_id"], facts["model_sha256"]] = facts
+            answers[row["receipt_id"], facts["model_sha256"]] = _completed(facts)
             states[row["receipt_id"]] = "analysed"  # which one that had been left out becomes by a second reading
         if row["kind"] in ("not_analysed", "reanalysis_left_out") and row["receipt_id"] is not None:
             facts = json.loads(row["detail"])
-            if "outlier" in facts:  # out of distribution; the rules give no score
-                scores[row["receipt_id"], facts["model_sha256"]] = facts
+            if "outlier" in facts:  # the model looked at it; what the rules leave out has no score, not even none
+                outside[row["receipt_id"], facts["model_sha256"]] = facts
     problems.extend(_state_problems(connection, states))
     problems.extend(_row_problems(connection, FindingRow, _FINDING_COLUMNS, answers, "finding"))
-    problems.extend(
-        _row_problems(connection, OutOfDistributionRow, _SCORE_COLUMNS, scores, "out-of-distribution score")
-    )
+    problems.extend(_row_problems(connection, OutsideRow, _OUTSIDE_COLUMNS, outside, "record of an image outside"))
     return count, problems
+
+
+def _completed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a finding with what an event of before revision 0006 did not name: answer and regions."""
+    if "answer" in facts:
+        return facts
+    classes, box = facts.get("prediction_set"), facts.get("region")
+    finding = Finding(
+        facts["probability"],
+        facts["decision"],
+        facts["threshold"],
+        prediction_set=None if classes is None else tuple(classes.split()),
+        outlier=facts.get("outlier"),
+    )
+    regions = json.dumps([{"place": "", "box": [int(each) for each in box.split(",")]}]) if box else None
+    return facts | {"answer": finding.answer.value, "regions": regions}
 
 
 def _state_problems(connection: Connection, states: dict[int, str]) -> Iterable[str]:
@@ -116,7 +136,7 @@ def _state_problems(connection: Connection, states: dict[int, str]) -> Iterable[
 
 def _row_problems(
     connection: Connection,
-    table: type[FindingRow | OutOfDistributionRow],
+    table: type[FindingRow | OutsideRow],
     names: Iterable[str],
     events: dict[tuple[int, str], dict[str, Any]],
     name: str,

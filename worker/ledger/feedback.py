@@ -11,13 +11,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select
 
 from dicom_io.errors import InvalidData
+from dicom_io.finding import Answer
 from modeltrain.model.outputs import AGENTS, CLASSES
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import (
     FeedbackRow,
     FindingRow,
-    OutOfDistributionRow,
+    OutsideRow,
     ReceiptRow,
     State,
     is_latest_finding,
@@ -104,11 +105,11 @@ def _receipts(connection: Connection, verdict: Verdict) -> list[int]:
 def takes_verdicts() -> ColumnElement[bool]:
     """Return whether a received object is, or may yet turn out to be, one that models answer.
 
-    An object that the rules left out is not. An image that is out of a model's distribution is: its header calls it a
-    frontal radiograph of a chest, and nobody but its readers can answer it.
+    An object that the rules left out is not. An image that a model was not made for is: its header calls it a frontal
+    radiograph of a chest, and nobody but its readers can answer it.
     """
-    out_of_distribution = exists().where(OutOfDistributionRow.receipt_id == ReceiptRow.id)
-    return or_(ReceiptRow.state != State.NOT_ANALYSED, out_of_distribution)
+    outside = exists().where(OutsideRow.receipt_id == ReceiptRow.id)
+    return or_(ReceiptRow.state != State.NOT_ANALYSED, outside)
 
 
 def read_file(path: Path) -> list[tuple[int, Verdict | str]]:
@@ -208,7 +209,10 @@ def import_file(ledger: Ledger, path: Path, at: dt.datetime, *, skip_bad: bool =
 
 
 def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
-    """Return the last verdict on each image beside the decision that stands, the newest image first."""
+    """Return the last verdict on each image beside the answer that stands, the newest image first.
+
+    With `disagree` only where the answer says the opposite: what is uncertain or outside contradicts no verdict.
+    """
     last = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.receipt_id)
     query = (
         select(
@@ -219,7 +223,7 @@ def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
             FeedbackRow.agent,
             FeedbackRow.reader,
             FeedbackRow.at,
-            FindingRow.decision,
+            FindingRow.answer,
             FindingRow.probability,
             FindingRow.model,
         )
@@ -229,7 +233,9 @@ def verdicts(ledger: Ledger, *, disagree: bool = False) -> list[dict[str, Any]]:
         .order_by(FeedbackRow.receipt_id.desc())
     )
     if disagree:
-        query = query.where(FeedbackRow.verdict != FindingRow.decision)
+        normal, pneumonia = CLASSES
+        missed = (FeedbackRow.verdict == pneumonia) & (FindingRow.answer == Answer.NOT_FLAGGED)
+        query = query.where(missed | ((FeedbackRow.verdict == normal) & (FindingRow.answer == Answer.FLAGGED)))
     with ledger.reading() as connection:
         rows = [dict(row) for row in connection.execute(query).mappings()]
     return [row | {"at": row["at"].isoformat(sep=" ", timespec="seconds")} for row in rows]

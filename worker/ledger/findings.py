@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, insert, select, update
 
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, Lungs, ModelIdentity, Region
 from worker.ledger import event_chain
 from worker.ledger.records import NewFinding, NewNotification, NewResult, PreviousFinding
-from worker.ledger.tables import DeliveryRow, FindingRow, OutOfDistributionRow, ReceiptRow, ResultRow, ShadowRow
+from worker.ledger.tables import DeliveryRow, FindingRow, OutsideRow, ReceiptRow, ResultRow, ShadowRow
 
 
 def finding_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
@@ -20,15 +21,32 @@ def finding_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
         "model": model.label,
         "model_sha256": model.digest,
         "probability": finding.probability,
-        "decision": finding.decision,
+        "answer": finding.answer.value,
         "threshold": finding.threshold,
         "operating_point": finding.operating_point,
         "prediction_set": None if finding.prediction_set is None else " ".join(finding.prediction_set),
         "outlier": finding.outlier,
         "agent": finding.agent,
         "agent_probability": finding.agent_probability,
-        "region": ",".join(map(str, finding.region.box)) if finding.region else None,
+        "caution": finding.caution or None,
+        "regions": regions_text(finding.regions),
+        "score": finding.score,
+        **_lung_values(finding.lungs),
     }
+
+
+def regions_text(regions: Sequence[Region]) -> str | None:
+    """Return regions as the ledger holds them: a JSON list, the strongest first; None where there are none.
+
+    Each has its `place` in words, and its `box`: left, top, right, bottom in the pixels of the source image.
+    """
+    return json.dumps([{"place": each.place, "box": list(each.box)} for each in regions]) if regions else None
+
+
+def _lung_values(lungs: Lungs | None) -> dict[str, float | int | None]:
+    if lungs is None:
+        return {"lungs_share": None, "lungs_count": None, "lungs_cut": None}
+    return {"lungs_share": lungs.share, "lungs_count": lungs.count, "lungs_cut": int(lungs.cut)}
 
 
 def finding_facts(new: NewFinding) -> dict[str, Any]:
@@ -45,12 +63,12 @@ def result_facts(
     return uids | ({"left_out": dict(left_out)} if left_out else {})
 
 
-def out_of_distribution_facts(new: NewFinding | None) -> dict[str, Any]:
-    """Return what an event tells about an image out of the model's distribution: no probability and no decision."""
+def outside_facts(new: NewFinding | None) -> dict[str, Any]:
+    """Return what an event tells about an image that the model was not made for: no probability."""
     if new is None:
         return {}
-    outlier = new.finding.outlier or 0.0  # never absent here: without a score nothing is out of distribution
-    return {"model": new.model.label, "model_sha256": new.model.digest, "outlier": outlier} | _input_values(new)
+    seen_by = {"model": new.model.label, "model_sha256": new.model.digest, "outlier": new.finding.outlier}
+    return seen_by | _lung_values(new.finding.lungs) | _input_values(new)
 
 
 def record_finding(
@@ -87,19 +105,14 @@ def record_results(
             _record_delivery(connection, result_id, destination, now, priority)
 
 
-def record_out_of_distribution(
-    connection: Connection, receipt_id: int, new: NewFinding | None, now: dt.datetime
-) -> None:
-    """Enter the score of an image that is out of a model's distribution, once for each model; None enters nothing."""
+def record_outside(connection: Connection, receipt_id: int, new: NewFinding | None, now: dt.datetime) -> None:
+    """Enter what a model saw in an image that it was not made for, once for each model; None enters nothing."""
     if new is None:
         return
-    own = (
-        OutOfDistributionRow.receipt_id == receipt_id,
-        OutOfDistributionRow.model_sha256 == new.model.digest,
-    )
-    values = out_of_distribution_facts(new) | {"at": now}
-    if not connection.execute(update(OutOfDistributionRow).where(*own).values(**values)).rowcount:
-        connection.execute(insert(OutOfDistributionRow).values(receipt_id=receipt_id, **values))
+    own = (OutsideRow.receipt_id == receipt_id, OutsideRow.model_sha256 == new.model.digest)
+    values = outside_facts(new) | {"at": now}
+    if not connection.execute(update(OutsideRow).where(*own).values(**values)).rowcount:
+        connection.execute(insert(OutsideRow).values(receipt_id=receipt_id, **values))
 
 
 def record_shadow(
@@ -130,7 +143,7 @@ def previous_finding(
     finding_id = connection.scalar(own)
     if finding_id is not None:  # the work is done once more: it must come out the same
         before.append(FindingRow.id < finding_id)
-    decision = connection.scalar(select(FindingRow.decision).where(*before).order_by(FindingRow.id.desc()).limit(1))
+    answer = connection.scalar(select(FindingRow.answer).where(*before).order_by(FindingRow.id.desc()).limit(1))
     query = (
         select(
             ReceiptRow.study_instance_uid.label("StudyInstanceUID"),
@@ -146,9 +159,9 @@ def previous_finding(
         .limit(1)
     )
     row = connection.execute(query).mappings().first()
-    if decision is None and row is None:
+    if answer is None and row is None:
         return None
-    return PreviousFinding(decision, None if row is None else dict(row))
+    return PreviousFinding(None if answer is None else Answer(answer), None if row is None else dict(row))
 
 
 def _input_values(new: NewFinding) -> dict[str, float]:

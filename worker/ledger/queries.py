@@ -27,7 +27,7 @@ class Filter:
     since: dt.datetime | None = None
     until: dt.datetime | None = None
     status: str | None = None
-    decision: str | None = None
+    answer: str | None = None
     at_least: float | None = None
     study: str | None = None
     accession: str | None = None
@@ -41,7 +41,7 @@ _CONDITIONS = {
     "since": "received_at >= :since",
     "until": "received_at < :until",
     "status": "status = :status",
-    "decision": "decision = :decision",
+    "answer": "answer = :answer",
     "at_least": "probability >= :at_least",
     "study": "study_instance_uid = :study",
     "accession": "accession_number = :accession",

@@ -231,15 +231,13 @@ class Reanalyses:
             if connection.execute(_in_hand(receipt_id).values(**values)).rowcount:
                 event_chain.append(connection, "reanalysis_put_back", now, receipt_id)
 
-    def leave_out(
-        self, receipt_id: int, reason: str, now: dt.datetime, *, out_of_distribution: NewFinding | None = None
-    ) -> None:
+    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewFinding | None = None) -> None:
         """Enter that the rules or the newer model leave the image out; see `Ledger.leave_out`."""
-        facts = findings.out_of_distribution_facts(out_of_distribution)
+        facts = findings.outside_facts(outside)
         with self._ledger.writing() as connection:
             _settle(connection, receipt_id, ReanalysisState.LEFT_OUT, reason, now)
             event_chain.append(connection, "reanalysis_left_out", now, receipt_id, reason=reason, **facts)
-            findings.record_out_of_distribution(connection, receipt_id, out_of_distribution, now)
+            findings.record_outside(connection, receipt_id, outside, now)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
         """Enter that the image could not be read again."""

@@ -212,7 +212,7 @@ class Ledger:
         *,
         results: Sequence[NewResult] = (),
         left_out: Mapping[str, str] | None = None,
-        out_of_distribution: NewFinding | None = None,
+        outside: NewFinding | None = None,
     ) -> None:
         """Enter the decision not to analyse an object.
 
@@ -220,14 +220,14 @@ class Ledger:
         ----------
         results, left_out
             The report that says so, where there is one; see `answer`.
-        out_of_distribution
-            The finding that does not count, where the image is out of the model's distribution.
+        outside
+            The finding that does not count, where the image is not one that the model was made for.
         """
         facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
-        facts |= findings.out_of_distribution_facts(out_of_distribution)
+        facts |= findings.outside_facts(outside)
         with self.writing() as connection:
             self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
-            findings.record_out_of_distribution(connection, receipt_id, out_of_distribution, now)
+            findings.record_outside(connection, receipt_id, outside, now)
             findings.record_results(connection, receipt_id, None, results, now)
 
     def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, ModelIdentity
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class DueDelivery:
 
 @dataclass(frozen=True)
 class PreviousFinding:
-    """What an object was answered before: the decision, and the report (four UIDs) where there is one.
+    """What an object was answered before: the answer, and the report (four UIDs) where there is one.
 
-    Without a decision the report says that the object was not analysed.
+    Without an answer the report says that the object was not analysed.
     """
 
-    decision: str | None
+    answer: Answer | None
     report: Mapping[str, str] | None = None

@@ -15,21 +15,21 @@ _BESIDE = (ShadowRow.receipt_id == FindingRow.receipt_id) & (ShadowRow.model_sha
 
 
 def differences(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
-    """Return the images that the shadow model decided otherwise than a model that served, the newest first."""
+    """Return the images that the shadow model answered otherwise than a model that served, the newest first."""
     query = _since(
         select(
             ReceiptRow.id.label("receipt_id"),
             ReceiptRow.sop_instance_uid,
             FindingRow.model,
             FindingRow.probability,
-            FindingRow.decision,
+            FindingRow.answer,
             ShadowRow.model.label("shadow"),
             ShadowRow.probability.label("shadow_probability"),
-            ShadowRow.decision.label("shadow_decision"),
+            ShadowRow.answer.label("shadow_answer"),
         )
         .join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
         .join(ShadowRow, _BESIDE)
-        .where(ShadowRow.decision != FindingRow.decision)
+        .where(ShadowRow.answer != FindingRow.answer)
         .order_by(ReceiptRow.id.desc()),
         since,
     )
@@ -38,14 +38,14 @@ def differences(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any
 
 
 def summary(ledger: Ledger, since: dt.datetime | None) -> list[dict[str, Any]]:
-    """Return one row for each pair of models: images, how many were decided alike, and how far apart they are."""
+    """Return one row for each pair of models: images, how many were answered alike, and how far apart they are."""
     gap = ShadowRow.probability - FindingRow.probability
     query = _since(
         select(
             FindingRow.model,
             ShadowRow.model.label("shadow"),
             func.count().label("n"),
-            func.sum(case((ShadowRow.decision == FindingRow.decision, 1), else_=0)).label("agree"),
+            func.sum(case((ShadowRow.answer == FindingRow.answer, 1), else_=0)).label("agree"),
             func.avg(gap).label("mean_difference"),
             func.max(func.abs(gap)).label("largest_difference"),
         )

@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-OUT_OF_DISTRIBUTION = "outside the trained population"
-"""The first words of the reason why an image was not analysed that is out of the model's distribution."""
+OUTSIDE = "outside"
+"""The first word of the reason why an image was not analysed that is not one the model was made for."""
 
 
 class State(StrEnum):
@@ -37,7 +37,7 @@ class State(StrEnum):
     RECEIVED = "received"  # acknowledged to the sender, waiting for a worker
     WORKING = "working"  # a worker has it; after a crash it becomes `received` again
     ANALYSED = "analysed"  # a finding stands, results are in the outbox
-    NOT_ANALYSED = "not_analysed"  # left out by the rules or as out of distribution; the reason says why
+    NOT_ANALYSED = "not_analysed"  # left out by the rules or as outside; the reason says why
     FAILED = "failed"  # it should have been analysed and could not be; the reason says why
 
 
@@ -55,7 +55,7 @@ class ReanalysisState(StrEnum):
     WAITING = "waiting"  # until its model serves, and nothing new is to be analysed
     WORKING = "working"  # a worker has it; after a crash it becomes `waiting` again
     DONE = "done"  # the model's finding stands, its results are in the outbox
-    LEFT_OUT = "left_out"  # left out by the rules or as out of distribution; the earlier finding stands
+    LEFT_OUT = "left_out"  # left out by the rules or as outside; the earlier finding stands
     FAILED = "failed"  # it could not be read; the earlier finding stands
     WITHDRAWN = "withdrawn"  # by `cxrd reanalyze --cancel`
 
@@ -126,14 +126,22 @@ class FindingColumns:
     model: Mapped[str] = mapped_column(String(128))
     model_sha256: Mapped[str] = mapped_column(String(64))
     probability: Mapped[float] = mapped_column(Float)
-    decision: Mapped[str] = mapped_column(String(32))
+    answer: Mapped[str] = mapped_column(String(16))  # a value of `dicom_io.finding.Answer`
     threshold: Mapped[float] = mapped_column(Float)
     operating_point: Mapped[str | None] = mapped_column(String(32))
     prediction_set: Mapped[str | None] = mapped_column(String(32))  # the classes with a space between them
     outlier: Mapped[float | None] = mapped_column(Float)
 
 
-class FindingRow(FindingColumns, Table):
+class LungColumns:
+    """What a model found of the lungs, see `dicom_io.finding.Lungs`; NULL where it does not look for them."""
+
+    lungs_share: Mapped[float | None] = mapped_column(Float)
+    lungs_count: Mapped[int | None] = mapped_column(Integer)
+    lungs_cut: Mapped[int | None] = mapped_column(Integer)  # 1 where one is cut off by the image's edge
+
+
+class FindingRow(FindingColumns, LungColumns, Table):
     """What one model found in one received object; the one that was entered last stands."""
 
     __tablename__ = "finding"
@@ -144,7 +152,9 @@ class FindingRow(FindingColumns, Table):
     analysed_at: Mapped[dt.datetime]
     agent: Mapped[str | None] = mapped_column(String(16))
     agent_probability: Mapped[float | None] = mapped_column(Float)
-    region: Mapped[str | None] = mapped_column(String(64))  # the box as left,top,right,bottom
+    caution: Mapped[str | None] = mapped_column(Text)
+    regions: Mapped[str | None] = mapped_column(Text)  # JSON, see `worker.ledger.findings.regions_text`
+    score: Mapped[float | None] = mapped_column(Float)
     input_mean: Mapped[float | None] = mapped_column(Float)
     input_std: Mapped[float | None] = mapped_column(Float)
 
@@ -221,8 +231,8 @@ class ShadowRow(FindingColumns, Table):
     at: Mapped[dt.datetime]
 
 
-class OutOfDistributionRow(Table):
-    """The score of an image that is out of a model's distribution and was therefore not analysed; it has no finding."""
+class OutsideRow(LungColumns, Table):
+    """What a model saw in an image that is not one it was made for and was therefore not analysed: no finding."""
 
     __tablename__ = "outside"
     __table_args__ = (UniqueConstraint("receipt_id", "model_sha256"),)
@@ -231,7 +241,7 @@ class OutOfDistributionRow(Table):
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"))
     model: Mapped[str] = mapped_column(String(128))
     model_sha256: Mapped[str] = mapped_column(String(64))
-    outlier: Mapped[float] = mapped_column(Float)
+    outlier: Mapped[float | None] = mapped_column(Float)
     input_mean: Mapped[float] = mapped_column(Float)
     input_std: Mapped[float] = mapped_column(Float)
     at: Mapped[dt.datetime]

@@ -45,7 +45,7 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class ShadowComparison:
-    """The shadow model beside those that served: one row for each pair, and the images that they decide otherwise."""
+    """The shadow model beside those that served: one row for each pair, and the images that they answer otherwise."""
 
     pairs: list[dict[str, Any]]
     images: list[dict[str, Any]]

@@ -12,7 +12,7 @@ from worker.clock import now
 from worker.inference.serving import model_folder
 from worker.ledger.database import open_ledger
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
-from worker.ledger.tables import OUT_OF_DISTRIBUTION
+from worker.ledger.tables import OUTSIDE
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -31,7 +31,7 @@ class ReanalysisRequest:
     everything
         All analysed images; goes with none of the others.
     include_not_analysed
-        Also images that a model left out as out of distribution.
+        Also images that a model left out as outside.
     reason
         Only images that were not analysed, for a reason that begins so.
     """
@@ -86,7 +86,7 @@ def reanalyze(settings: Settings, request: ReanalysisRequest, *, dry_run: bool =
         request.receipt_ids,
         request.model,
         request.reason,
-        OUT_OF_DISTRIBUTION if request.include_not_analysed else None,
+        OUTSIDE if request.include_not_analysed else None,
     )
     selection = reanalyses.choose(criteria, card.sha256)
     if dry_run:
