@@ -170,16 +170,6 @@ class Finding:
         return Answer.FLAGGED if self.probability >= self.threshold else Answer.NOT_FLAGGED
 
     @property
-    def caution(self) -> str:
-        """What is unusual about the patient's age, the image or its lungs, in a few words; empty where nothing is."""
-        about = ""
-        if self.age_outside:
-            about = "the patient's age is not one that the model was made for"
-        elif self.out_of_distribution:
-            about = "not like the images the model was made for"
-        return "; ".join(each for each in (about, self.lungs.caution if self.lungs else "") if each)
-
-    @property
     def certain(self) -> bool | None:
         """Whether the conformal set holds one class, and that is the decision; None where there is no such set."""
         return None if self.prediction_set is None else self.prediction_set == (self.decision,)
@@ -207,12 +197,22 @@ class Finding:
     def cautions(self) -> tuple[str, ...]:
         """What makes the answer doubtful, in a few words each; empty where nothing does."""
         lungs = self.lungs.caution if self.lungs else ""
-        population = "patient or image unlike those that the model learnt from" if self.out_of_distribution else ""
-        return tuple(words for words in (population, lungs, self._disagreement) if words)
+        return tuple(words for words in (self._strangeness, lungs, self._disagreement) if words)
+
+    @property
+    def caution(self) -> str:
+        """The cautions as one text, for a table or a message."""
+        return "; ".join(self.cautions)
+
+    @property
+    def _strangeness(self) -> str:
+        if self.age_outside:
+            return "the patient's age is not one that the model was made for"
+        return "not like the images the model was made for" if self.out_of_distribution else ""
 
     @property
     def _disagreement(self) -> str:
-        if self.prediction_set is None or self.certain:
+        if self.prediction_set is None or self.certain or self.answer is Answer.OUTSIDE:
             return ""
         if len(self.prediction_set) == 1:
             return "threshold and prediction set disagree"

@@ -66,12 +66,11 @@ def test_the_summary_names_the_answer_and_no_other(finding: Finding) -> None:
 
 
 def test_what_is_doubtful_is_said_in_words() -> None:
-    doubtful = replace(FLAGGED, prediction_set=(), outlier=1.3, lungs=Lungs(0.2, 1))
-    assert doubtful.cautions == (
-        "patient or image unlike those that the model learnt from",
-        "only one lung found",
-        "neither answer is likely",
-    )
+    doubtful = replace(FLAGGED, prediction_set=(), lungs=Lungs(0.2, 1))
+    assert doubtful.cautions == ("only one lung found", "neither answer is likely")
+    outside = ("not like the images the model was made for", "only one lung found")
+    assert replace(doubtful, outlier=1.3).cautions == outside
+    assert replace(doubtful, age_outside=True).caution.startswith("the patient's age is not one")
     assert replace(FLAGGED, prediction_set=("NORMAL",)).cautions == ("threshold and prediction set disagree",)
     assert FLAGGED.cautions == ()
 
