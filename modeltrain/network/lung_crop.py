@@ -52,10 +52,10 @@ def view(image: Tensor, lungs: Tensor, jitter: Tensor | None = None) -> View:
     `jitter`, float32 [N, 4], moves each side of the box by a part of its width or height, in training.
     """
     box = box_of(lungs, jitter)
-    found = (lungs >= _LUNG).to(lungs.dtype).mean(dim=(1, 2)) >= _LEAST
+    enough = (lungs >= _LUNG).to(lungs.dtype).mean(dim=(1, 2)) >= _LEAST
     across, down = box[:, 0::2], box[:, 1::2]
     crop = _sampled(image[:, 0], across, down)
-    inside = torch.where(found[:, None, None], _sampled(lungs, across, down), torch.ones_like(crop))
+    inside = torch.where(enough[:, None, None], _sampled(lungs, across, down), torch.ones_like(crop))
     return View(masked(standard(crop, inside), inside)[:, None], inside, box)
 
 
@@ -69,8 +69,8 @@ def box_of(lungs: Tensor, jitter: Tensor | None = None) -> Tensor:
     margin = torch.tensor([-_MARGIN, -_MARGIN, _MARGIN, _MARGIN], device=box.device)
     box = box + size * (margin if jitter is None else margin + jitter)
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=box.device).expand_as(box)
-    found = solid.mean(dim=(1, 2)) >= _LEAST
-    return torch.where(found[:, None], box, whole)
+    enough = solid.mean(dim=(1, 2)) >= _LEAST
+    return torch.where(enough[:, None], box, whole)
 
 
 def _extent(mass: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from worker.cli.models import models
 from worker.cli.pull import pull
 from worker.cli.reanalyze import reanalyze
 from worker.cli.serve import serve
-from worker.cli.training import evaluate, retrain, train
+from worker.cli.training import evaluate, retrain, train, train_lungs
 
 app = typer.Typer(
     name="cxrd",
@@ -37,7 +37,7 @@ app = typer.Typer(
 for panel, commands in {
     "Run": (serve, check, conformance, analyze, demo),
     "Deliver, fetch, read again": (redeliver, retry, reanalyze, pull),
-    "Models": (train, evaluate, retrain, drift),
+    "Models": (train, train_lungs, evaluate, retrain, drift),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
