@@ -225,12 +225,18 @@ class Finding:
         return f"Probability of pneumonia {self.probability_text}{invalid}"
 
     @property
-    def summary(self) -> str:
-        """The answer and all that a reader needs beside it, in short sentences."""
-        where = f" Where: {self.places}." if self.places else ""
-        caution = f" Caution: {'; '.join(self.cautions)}." if self.cautions else ""
+    def sentences(self) -> tuple[str, ...]:
+        """The answer and what a reader needs beside it: probability, places and cautions, as far as there are any."""
         limit = f"threshold {self.threshold_text}, {self.operating_point}"
-        return f"{self.answer.sentence}. {self.likelihood} ({limit}).{where}{caution}"
+        where = f"Where: {self.places}." if self.places else ""
+        caution = f"Caution: {self.caution}." if self.cautions else ""
+        answer, likelihood = f"{self.answer.sentence}.", f"{self.likelihood} ({limit})."
+        return tuple(words for words in (answer, likelihood, where, caution) if words)
+
+    @property
+    def summary(self) -> str:
+        """The sentences as one text."""
+        return " ".join(self.sentences)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def begin(basis: Basis, kind: ObjectKind, *, variant: str = "") -> Dataset:
     _equip(equipment, identity)
     # Its zone is that of the object (Timezone Offset From UTC); DCMTK 3.6.7 takes +0000 for an error.
     equipment.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
-    equipment.ContributionDescription = "Pneumonia classifier with Grad-CAM heatmap"
+    equipment.ContributionDescription = "Pneumonia classifier with a map of its evidence"
     dataset.ContributingEquipmentSequence = [equipment]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID

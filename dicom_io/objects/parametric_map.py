@@ -1,4 +1,4 @@
-"""Makes the Parametric Map of the raw heatmap: the model's own grid of numbers, for those who compute with it."""
+"""Makes the Parametric Map of the evidence: log-odds for each place, for those who compute with it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ParametricMapStorage
 
 from dicom_io.errors import Unsuitable
+from dicom_io.finding import STRONG_EVIDENCE
 from dicom_io.header.copied import put
 from dicom_io.objects.common import ObjectKind, begin, code, plain_text, reference, require_place, source_reference
 from dicom_io.objects.secondary_capture import pass_on_loss
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
     from dicom_io.objects.common import Basis
 
 KIND = ObjectKind("parametric-map", ParametricMapStorage, "OT")
-LABEL = "CXRD GRADCAM"  # CS: at most 16 capital letters, digits, spaces
+LABEL = "CXRD EVIDENCE"  # CS: at most 16 capital letters, digits, spaces
+# The standard's nearest name: the gradient of the pooling weights each place. LUT Explanation says it exactly.
 QUANTITY = codes.DCM.GradientWeightedClassActivation
 # Where the letters of Patient Orientation point to in the patient-based coordinate system (PS3.3 C.7.6.2.1.1).
 _AXES = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "H": (0, 0, 1), "F": (0, 0, -1)}
 _TYPE = ("DERIVED", "PRIMARY", "STATIC", "QUANTITY")
 
 
-def parametric_map(basis: Basis, cam: NDArray[np.float32]) -> Dataset:
-    """Store the heatmap as the network gave it (Parametric Map, PS3.3 A.75), one frame of Float Pixel Data.
+def parametric_map(basis: Basis, evidence: NDArray[np.float32]) -> Dataset:
+    """Store the evidence as it is (Parametric Map, PS3.3 A.75), one frame of Float Pixel Data.
 
-    Real world values are the stored values: contributions to the logit of PNEUMONIA, negative ones too, without units.
+    Real world values are the stored values: the log-odds of pneumonia if all lung looked like that place; 0 where these
+    are below even, and outside the lungs. They have no units, and are not scaled to their own maximum.
 
     The IOD requires a Frame of Reference, which a projection radiograph seldom has. The map gets one derived from the
     source: its origin is the centre of the source's first pixel, in the plane of the detector, and its axes are the
@@ -48,8 +51,8 @@ def parametric_map(basis: Basis, cam: NDArray[np.float32]) -> Dataset:
     ----------
     basis
         Source, model, time and series.
-    cam
-        float32 [h,w], covering the whole field of view of the source.
+    evidence
+        float32 [h,w] in log-odds, 0 and up, covering the whole field of view of the source.
 
     Raises
     ------
@@ -61,16 +64,16 @@ def parametric_map(basis: Basis, cam: NDArray[np.float32]) -> Dataset:
     ValueError
         The map is not float32 [h,w], not finite, or the time is naive.
     """
-    if cam.dtype != np.float32 or cam.ndim != 2 or not np.isfinite(cam).all():
+    if evidence.dtype != np.float32 or evidence.ndim != 2 or not np.isfinite(evidence).all():
         raise ValueError("the map is not float32 [h,w] of finite numbers")
     source = basis.source
     require_place(source)
     dataset = begin(basis, KIND)
-    plane = _plane(source, cam)
-    _image(dataset, cam)
+    plane = _plane(source, evidence)
+    _image(dataset, evidence)
     dataset.DeviceSerialNumber = plain_text(basis.identity.digest)[:64]
-    _relate(dataset, source, cam)
-    _group(dataset, source, plane, cam)
+    _relate(dataset, source, evidence)
+    _group(dataset, source, plane, evidence)
     return dataset
 
 
@@ -83,9 +86,9 @@ class _Plane:
     directions: NDArray[np.float64]  # [2,3], unit vectors
 
 
-def _plane(source: SourceImage, cam: NDArray[np.float32]) -> _Plane:
+def _plane(source: SourceImage, evidence: NDArray[np.float32]) -> _Plane:
     """Return where the map lies in the plane of its source's pixels (PS3.3 C.7.6.2.1.1, C.7.6.1.1.1)."""
-    down, across = source.rows / cam.shape[0], source.columns / cam.shape[1]
+    down, across = source.rows / evidence.shape[0], source.columns / evidence.shape[1]
     directions = np.array([_AXES.get(each[:1], (0, 0, 0)) for each in source.orientation], np.float64)
     if directions.shape != (2, 3) or not np.array_equal(directions @ directions.T, np.eye(2)):
         raise Unsuitable("the source lacks PatientOrientation")
@@ -96,31 +99,32 @@ def _plane(source: SourceImage, cam: NDArray[np.float32]) -> _Plane:
     return _Plane((spacing[0] * down, spacing[1] * across), middle @ directions, directions)
 
 
-def _image(dataset: Dataset, cam: NDArray[np.float32]) -> None:
+def _image(dataset: Dataset, evidence: NDArray[np.float32]) -> None:
     """Set the numbers and what describes them (PS3.3 C.7.6.24, C.8.32.2)."""
     dataset.ImageType = list(_TYPE)
-    dataset.ContentLabel, dataset.ContentDescription = LABEL, "Grad-CAM on the model's own grid. Research only."
+    dataset.ContentLabel, dataset.ContentDescription = LABEL, "Log-odds of pneumonia at each place. Research only."
     dataset.ContentCreatorName = None
     dataset.PixelPresentation, dataset.PresentationLUTShape = "MONOCHROME", "IDENTITY"
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.BitsAllocated = 1, "MONOCHROME2", 32
     dataset.NumberOfFrames = 1
-    dataset.Rows, dataset.Columns = cam.shape
+    dataset.Rows, dataset.Columns = evidence.shape
     dataset.BurnedInAnnotation, dataset.RecognizableVisualFeatures = "NO", "NO"
     dataset.LossyImageCompression = "00"
     dataset.AcquisitionContextSequence = []
-    dataset.FloatPixelData = np.ascontiguousarray(cam, "<f4").tobytes()
+    dataset.FloatPixelData = np.ascontiguousarray(evidence, "<f4").tobytes()
 
 
-def _relate(dataset: Dataset, source: SourceImage, cam: NDArray[np.float32]) -> None:
+def _relate(dataset: Dataset, source: SourceImage, evidence: NDArray[np.float32]) -> None:
     """Relate the map to its source: frame of reference, orientation, derivation (PS3.3 C.7.4.1, C.7.6.1, C.12.2)."""
     # Of the source alone: the maps of all models lie in one frame of reference.
     dataset.FrameOfReferenceUID = derived_uid(source.sop_instance_uid, "", "frame-of-reference")
     dataset.PositionReferenceIndicator = None
     if source.orientation_element is not None:
         put(dataset, [source.orientation_element])
+    cells, pixels = f"{evidence.shape[0]} x {evidence.shape[1]}", f"{source.rows} x {source.columns}"
     dataset.DerivationDescription = (
-        f"Grad-CAM, {cam.shape[0]} x {cam.shape[1]} cells from edge to edge of the source's {source.rows} x"
-        f" {source.columns} pixels. For research use. Not for diagnosis."
+        f"Log-odds of pneumonia at each place, {cells} cells from edge to edge of the source's {pixels} pixels."
+        " For research use. Not for diagnosis."
     )
     series = Dataset()
     series.SeriesInstanceUID = UID(source.series_uid)
@@ -129,7 +133,7 @@ def _relate(dataset: Dataset, source: SourceImage, cam: NDArray[np.float32]) -> 
     pass_on_loss(dataset, source)
 
 
-def _group(dataset: Dataset, source: SourceImage, plane: _Plane, cam: NDArray[np.float32]) -> None:
+def _group(dataset: Dataset, source: SourceImage, plane: _Plane, evidence: NDArray[np.float32]) -> None:
     """Set the functional groups of the one frame, and the one dimension (PS3.3 A.75.5, C.7.6.16, C.7.6.17)."""
     organization = derived_uid(source.sop_instance_uid, dataset.SOPInstanceUID, "dimension-organization")
     item, index = Dataset(), Dataset()
@@ -152,8 +156,8 @@ def _group(dataset: Dataset, source: SourceImage, plane: _Plane, cam: NDArray[np
     shared.FrameAnatomySequence = [anatomy]
     identical.RescaleIntercept, identical.RescaleSlope, identical.RescaleType = 0, 1, "US"
     shared.PixelValueTransformationSequence = [identical]
-    shared.FrameVOILUTSequence = [_window(cam)]
-    shared.RealWorldValueMappingSequence = [_mapping(cam)]
+    shared.FrameVOILUTSequence = [_window()]
+    shared.RealWorldValueMappingSequence = [_mapping(evidence)]
     dataset.SharedFunctionalGroupsSequence = [shared]
     frame, content = Dataset(), Dataset()
     content.DimensionIndexValues, content.FrameLabel = [1], LABEL
@@ -162,20 +166,19 @@ def _group(dataset: Dataset, source: SourceImage, plane: _Plane, cam: NDArray[np
     dataset.PerFrameFunctionalGroupsSequence = [frame]
 
 
-def _window(cam: NDArray[np.float32]) -> VOILUTTransformation:
-    """Show what speaks for the class, from black at 0 on; a map without any shows black."""
-    top = max(float(cam.max()), 1e-6)
-    centre, width = _short(top / 2), _short(top)
+def _window() -> VOILUTTransformation:
+    """Show evidence as the pictures do, black at 0 and full at `STRONG_EVIDENCE`: a weak map looks weak."""
+    centre, width = _short(STRONG_EVIDENCE / 2), _short(STRONG_EVIDENCE)
     return VOILUTTransformation(window_center=centre, window_width=width, voi_lut_function="LINEAR_EXACT")
 
 
-def _mapping(cam: NDArray[np.float32]) -> RealWorldValueMapping:
+def _mapping(evidence: NDArray[np.float32]) -> RealWorldValueMapping:
     """Say that the stored values are the real ones, and of what (PS3.3 C.7.6.16.2.11)."""
     return RealWorldValueMapping(
-        lut_label="GRADCAM",
-        lut_explanation="Grad-CAM of PNEUMONIA before the ReLU",
+        lut_label="LOG-ODDS",
+        lut_explanation="Log-odds of pneumonia, natural logarithm",
         unit=codes.UCUM.NoUnits,
-        value_range=(float(cam.min()), float(cam.max())),
+        value_range=(float(evidence.min()), float(evidence.max())),
         slope=1.0,
         intercept=0.0,
         quantity_definition=QUANTITY,

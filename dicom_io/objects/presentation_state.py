@@ -1,4 +1,4 @@
-"""Makes the presentation state: the attended region drawn on the radiograph itself, in a layer that can be hidden."""
+"""Makes the presentation state: regions of evidence drawn on the radiograph itself, in a layer that can be hidden."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydicom.valuerep import DSfloat
 
 from dicom_io.header.attributes import is_valid, number, text
 from dicom_io.objects.common import ObjectKind, begin, instance_dataset, plain_text, reference, require_place
-from dicom_io.objects.structured_report import tracking_uid
+from dicom_io.objects.structured_report import tracking_identifier, tracking_uid
 from dicom_io.pixels.grayscale import lut_item, lut_words, window_of
 
 if TYPE_CHECKING:
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dicom_io.finding import Finding, Region
+    from dicom_io.finding import Finding, ModelIdentity, Region
     from dicom_io.header.source_image import SourceImage
     from dicom_io.objects.common import Basis
 
 KIND = ObjectKind("presentation-state", GrayscaleSoftcopyPresentationStateStorage, "PR")
 LAYER = "CXRD FINDING"
-LABEL = "CXRD PNEUMONIA"  # CS: at most 16 capital letters, digits, spaces
+LABEL = "CXRD EVIDENCE"  # CS: at most 16 capital letters, digits, spaces
+_NOTICE = "cxrd. For research use. Not for diagnosis."
 _AMBER = CIELabColor(l_star=78.0, a_star=15.0, b_star=70.0)
 
 
@@ -38,8 +39,8 @@ def presentation_state(
 ) -> Dataset:
     """Show a finding on the radiograph it was made from (Grayscale Softcopy Presentation State, PS3.3 A.33.1).
 
-    Outline and box of the attended region and one line of text, in a graphic layer of their own; modality LUT, window
-    and polarity as the model saw the image; the whole image displayed, with the true shape of its pixels.
+    Outline and box of each region and the answer as text, in a graphic layer of their own; modality LUT, window and
+    polarity as the model saw the image; the whole image displayed, with the true shape of its pixels.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def presentation_state(
     require_place(source)
     state = begin(basis, KIND)
     _identify(state, source)
-    _annotate(state, source, finding, tracking_uid(source, basis.identity))
+    _annotate(state, source, finding, basis.identity)
     _area(state, source, aspect)
     _grayscale(state, source.grayscale, window)
     return state
@@ -71,7 +72,7 @@ def presentation_state(
 def _identify(state: Dataset, source: SourceImage) -> None:
     """Say what is presented (PS3.3 C.11.10, C.11.11)."""
     state.ContentLabel = LABEL
-    state.ContentDescription = "Where the model looked. Research only."
+    state.ContentDescription = "Evidence for pneumonia. Research only."
     state.PresentationCreationDate, state.PresentationCreationTime = state.ContentDate, state.ContentTime
     state.ContentCreatorName = None
     for keyword in ("ContentDate", "ContentTime"):  # of images and documents
@@ -82,15 +83,22 @@ def _identify(state: Dataset, source: SourceImage) -> None:
     state.ReferencedSeriesSequence = [series]
 
 
-def _annotate(state: Dataset, source: SourceImage, finding: Finding, tracking: str) -> None:
-    """Draw the region and write the line (PS3.3 C.10.5, C.10.7)."""
+def _annotate(state: Dataset, source: SourceImage, finding: Finding, identity: ModelIdentity) -> None:
+    """Draw the regions and write the answer (PS3.3 C.10.5, C.10.7)."""
     layer = GraphicLayer(LAYER, order=1, description="cxrd pneumonia (research)", display_color=_AMBER)
-    region = finding.region
     outlines = [
-        GraphicObject("POLYLINE", points, units="PIXEL", tracking_id="cxrd pneumonia", tracking_uid=tracking)
-        for points in (_outlines(region, source.rows, source.columns) if region else ())
+        GraphicObject(
+            "POLYLINE",
+            points,
+            units="PIXEL",
+            tracking_id=tracking_identifier(region, number),
+            tracking_uid=tracking_uid(source, identity, number),
+        )
+        for number, region in enumerate(finding.regions, start=1)
+        for points in _outlines(region, source.rows, source.columns)
     ]
-    line = TextObject(_line(finding), units="DISPLAY", bounding_box=(0.02, 0.94, 0.98, 0.98), text_justification="LEFT")
+    words = "\r\n".join(plain_text(each) for each in (*finding.sentences, _NOTICE))
+    line = TextObject(words, units="DISPLAY", bounding_box=(0.02, 0.8, 0.98, 0.98), text_justification="LEFT")
     annotation = GraphicAnnotation(
         [instance_dataset(source)], layer, graphic_objects=outlines or None, text_objects=[line]
     )
@@ -105,15 +113,6 @@ def _outlines(region: Region, rows: int, columns: int) -> Iterator[NDArray[np.fl
     for outline in (region.contour, corners):
         if len(outline) > 2:
             yield np.clip(np.array([*outline, outline[0]], dtype=np.float64), 0, (columns, rows))
-
-
-def _line(finding: Finding) -> str:
-    sure = " not sure" if finding.certain is False else ""
-    strange = " unlike the training images" if finding.out_of_distribution else ""
-    return plain_text(
-        f"cxrd {finding.decision} {finding.probability:.2f}{sure}{strange} (threshold {finding.threshold:.2f},"
-        f" {finding.operating_point}). Research only, not for diagnosis."
-    )
 
 
 def _area(state: Dataset, source: SourceImage, aspect: float) -> None:

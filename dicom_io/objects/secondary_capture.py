@@ -86,9 +86,8 @@ def describe_derivation(dataset: Dataset, basis: Basis, finding: Finding) -> Non
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.SourceImageSequence = [source_reference(basis.source)]
     dataset.DerivationDescription = plain_text(
-        f"Grad-CAM heatmap beside the radiograph, by {identity.name} {identity.version}: pneumonia probability"
-        f" {finding.probability:.4f}, decision {finding.decision} at threshold {finding.threshold:.4f}."
-        " For research use. Not for diagnosis."
+        f"The radiograph with what {identity.name} {identity.version} says of it. {finding.summary} For research use."
+        " Not for diagnosis."
     )[:1024]
     dataset.DerivationCodeSequence = [
         code("113085", "Spatial resampling"),

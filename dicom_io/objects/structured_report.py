@@ -13,6 +13,7 @@ from highdicom.sr import (
     ContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
+    FindingSite,
     ImageContentItem,
     ImageRegion,
     Measurement,
@@ -33,15 +34,15 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, Comprehensive3DSRStorage
 
-from dicom_io.finding import MANUFACTURER
+from dicom_io.finding import MANUFACTURER, Answer, readable
 from dicom_io.header.source_image import sop_instance
 from dicom_io.objects.common import ObjectKind, begin, device_uid, instance_references, plain_text, require_place
 from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from dicom_io.finding import Finding, ModelIdentity
+    from dicom_io.finding import Finding, ModelIdentity, Region
     from dicom_io.header.source_image import Code, Request, SopInstance, SourceImage
     from dicom_io.objects.common import Basis
 
@@ -55,26 +56,46 @@ INDETERMINATE = CodedConcept("82334004", "SCT", "Indeterminate")
 CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
 UNIT = CodedConcept("1", "UCUM", "no units")
+ZONES = {
+    "upper": codes.cid6171.UpperZoneOfLung,
+    "middle": codes.cid6171.MiddleZoneOfLung,
+    "lower": codes.cid6171.LowerZoneOfLung,
+}
+"""Zone of Lung (PS3.16 CID 6171), by `Region.zone`."""
+SIDES = {"right": codes.cid244.Right, "left": codes.cid244.Left}
+"""Laterality (PS3.16 CID 244), by `Region.side`."""
+_PRESENCE = {
+    Answer.FLAGGED: PRESENT,
+    Answer.NOT_FLAGGED: ABSENT,
+    Answer.UNCERTAIN: INDETERMINATE,
+    Answer.OUTSIDE: INDETERMINATE,
+}
 _PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
 _NOT_ANALYSED = "/not-analysed"
 _NOTICE = "For research use. Not for diagnosis."
 _ACQUISITION = RelationshipTypeValues.HAS_ACQ_CONTEXT
 
 
-def tracking_uid(source: SourceImage, identity: ModelIdentity) -> str:
-    """Return the Tracking UID that report and presentation state give to the same finding."""
-    return derived_uid(source.sop_instance_uid, str(identity), "tracking")
+def tracking_uid(source: SourceImage, identity: ModelIdentity, number: int = 1) -> str:
+    """Return the Tracking UID of a region by its number, from 1 on, the same in report and presentation state.
+
+    The image's own group has the first region's: they tell of one finding, and a viewer that brings groups of one UID
+    together (OHIF) shows the probability at that region.
+    """
+    return derived_uid(source.sop_instance_uid, str(identity), "tracking" if number == 1 else f"tracking/{number}")
+
+
+def tracking_identifier(region: Region, number: int) -> str:
+    """Return the Tracking Identifier of a region: its number, and where it is."""
+    return f"cxrd evidence {number} {region.place}".strip()
 
 
 def presence(finding: Finding | None) -> CodedConcept:
-    """Return present, absent or indeterminate (PS3.16 CID 240, and SNOMED CT's word for what the set leaves open).
+    """Return present, absent or indeterminate as the answer has it (PS3.16 CID 240, and SNOMED CT's word for neither).
 
-    Indeterminate is what was not analysed, what lies outside the trained population, and what the conformal set does
-    not decide.
+    Indeterminate is also what was not analysed.
     """
-    if finding is None or finding.out_of_distribution or finding.certain is False:
-        return INDETERMINATE
-    return PRESENT if finding.decision == "PNEUMONIA" else ABSENT
+    return INDETERMINATE if finding is None else _PRESENCE[finding.answer]
 
 
 def structured_report(
@@ -88,8 +109,9 @@ def structured_report(
 
     A report of not having analysed has UIDs of its own: it must not stand in the way of a later finding's.
 
-    TID 1500: procedure reported, observer device (TID 1004), image library (TID 1600), and one group of measurements
-    and evaluations (TID 1501; with a region TID 1410): presence of pneumonia, its probability, algorithm (TID 4019).
+    TID 1500: procedure reported, observer device (TID 1004), image library (TID 1600), one group for the image (TID
+    1501) with presence of pneumonia, its probability, the answer in words and the algorithm (TID 4019), and one for
+    each region (TID 1410) with its outline, side and zone.
 
     Parameters
     ----------
@@ -118,13 +140,12 @@ def structured_report(
         observation_context=_observer(identity),
         procedure_reported=procedure(source),
         title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=[_group(source, finding, identity, reason)],
+        imaging_measurements=[_group(source, finding, identity, reason), *_regions(source, finding, identity)],
     )
     content[0].ContentSequence.insert(-1, _library(source))
-    if finding is None:
-        words = plain_text(f"Not analysed: {reason}")
-        group = content[0].ContentSequence[-1].ContentSequence[0]
-        group.ContentSequence.append(TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS))
+    words = plain_text(f"{finding.summary} {_NOTICE}" if finding else f"Not analysed: {reason}")
+    group = content[0].ContentSequence[-1].ContentSequence[0]
+    group.ContentSequence.append(TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS))
     for element in content[0]:
         report[element.tag] = element
     _document(report, [source, *map(sop_instance, others)], predecessors)
@@ -226,39 +247,48 @@ def _library(source: SourceImage) -> ContainerContentItem:
 
 def _group(
     source: SourceImage, finding: Finding | None, identity: ModelIdentity, reason: str
-) -> MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations:
-    """Return the finding as a group: with its region where it has one, else with the image as a whole."""
+) -> MeasurementsAndQualitativeEvaluations:
+    """Return the finding in the image as a whole (TID 1501)."""
     algorithm = AlgorithmIdentification(
         name=plain_text(identity.name)[:64],
         version=plain_text(identity.version)[:64],
         parameters=[plain_text(each) for each in _parameters(finding, identity, reason)],
         manufacturer=MANUFACTURER,
     )
-    tracking = TrackingIdentifier(tracking_uid(source, identity), "cxrd pneumonia")
-    evaluations = [QualitativeEvaluation(PRESENCE, presence(finding))]
-    measurements = [Measurement(PROBABILITY, round(finding.probability, 4), UNIT)] if finding else []
-    contour = finding.region.contour if finding and finding.region else ()
-    if len(contour) < 3:
-        return MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=tracking,
-            finding_type=PNEUMONIA,
-            algorithm_id=algorithm,
-            measurements=measurements,
-            qualitative_evaluations=evaluations,
-            source_images=[SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
-        )
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=tracking,
-        referenced_region=ImageRegion(
-            graphic_type="POLYLINE",
-            graphic_data=np.array([*contour, contour[0]], dtype=np.float64),
-            source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
-        ),
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(tracking_uid(source, identity), "cxrd pneumonia"),
         finding_type=PNEUMONIA,
         algorithm_id=algorithm,
-        measurements=measurements,
-        qualitative_evaluations=evaluations,
+        measurements=[Measurement(PROBABILITY, round(finding.probability, 4), UNIT)] if finding else [],
+        qualitative_evaluations=[QualitativeEvaluation(PRESENCE, presence(finding))],
+        source_images=[SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
     )
+
+
+def _regions(
+    source: SourceImage, finding: Finding | None, identity: ModelIdentity
+) -> Iterator[PlanarROIMeasurementsAndQualitativeEvaluations]:
+    """Yield a group for each region (TID 1410): where there is evidence for what the image's group says.
+
+    It repeats the presence and not the probability: that is the image's, and no region has one of its own.
+    """
+    for number, region in enumerate(finding.regions if finding else (), start=1):
+        if len(region.contour) < 3:
+            continue
+        site = FindingSite(ZONES[region.zone], laterality=SIDES[region.side]) if region.place else None
+        yield PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(
+                tracking_uid(source, identity, number), tracking_identifier(region, number)
+            ),
+            referenced_region=ImageRegion(
+                graphic_type="POLYLINE",
+                graphic_data=np.array([*region.contour, region.contour[0]], dtype=np.float64),
+                source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
+            ),
+            finding_type=PNEUMONIA,
+            finding_sites=[site] if site else None,
+            qualitative_evaluations=[QualitativeEvaluation(PRESENCE, presence(finding))],
+        )
 
 
 def _parameters(finding: Finding | None, identity: ModelIdentity, reason: str) -> list[str]:
@@ -267,14 +297,16 @@ def _parameters(finding: Finding | None, identity: ModelIdentity, reason: str) -
     if finding is None:
         return [*parameters, f"not analysed: {reason}"]
     parameters += [
-        f"decision {finding.decision}",
-        f"threshold {finding.threshold:.4f}",
+        f"answer: {finding.answer}",
+        f"threshold {readable(finding.threshold, 4)}",
         f"operating point {finding.operating_point}",
     ]
     if finding.prediction_set is not None:
         parameters.append("conformal prediction set: " + (", ".join(finding.prediction_set) or "empty"))
     if finding.outlier is not None:
         parameters.append(f"out of distribution score {finding.outlier:.2f} (limit 1)")
-    if finding.beyond_normal:
-        parameters.append("region: where Grad-CAM exceeds the mean of normal radiographs")
+    if finding.lungs is not None:
+        parameters.append(f"lungs: {finding.lungs.count} found, {finding.lungs.share:.0%} of the image")
+    if finding.regions:
+        parameters.append("regions: log-odds of each place by itself at least half as high as the highest")
     return parameters

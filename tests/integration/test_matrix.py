@@ -28,7 +28,7 @@ from tests.support.tools import tool
 from tests.unit.dicom_io.objects.test_presentation_state import table
 from tests.unit.dicom_io.objects.test_secondary_capture import MISSING, NAMES
 from tests.unit.worker.results.test_result_set import (
-    CAM,
+    EVIDENCE,
     FINDING,
     NORMAL,
     PICTURE,
@@ -275,13 +275,13 @@ def test_dcmtk_shows_the_pictures_that_went_in(examined: Examinations, variant: 
 def test_highdicom_reads_the_map_and_where_it_lies(examined: Examinations, variant: str) -> None:
     file = examined[variant].files["parametric-map"]
     read = highdicom.imread(file)
-    assert np.array_equal(read.get_frames(apply_real_world_transform=True)[0].astype(np.float32), CAM)
+    assert np.array_equal(read.get_frames(apply_real_world_transform=True)[0].astype(np.float32), EVIDENCE)
     assert read.FrameOfReferenceUID
     geometry = read.get_volume_geometry()
     assert geometry is not None
     # The middle of the map is the middle of the source, whose first pixel's centre is the origin.
     down, across = (float(each) for each in source_spacing(variant))
-    middle = geometry.map_indices_to_reference(np.array([[0, 3, 3]]))[0]
+    middle = geometry.map_indices_to_reference(np.array([[0, 111.5, 111.5]]))[0]
     assert np.allclose(middle, [(96 - 1) / 2 * across, 0, -(128 - 1) / 2 * down], atol=1e-3)
 
 

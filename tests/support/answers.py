@@ -41,6 +41,7 @@ def findings(draw: st.DrawFn) -> Finding:
         draw(st.sampled_from(SETS)),
         draw(st.sampled_from((None, 0.0, 0.4, 0.9999, 1.0, 3.7))),
         lungs=draw(st.sampled_from(LUNGS)),
+        age_outside=draw(st.booleans()),
     )
     if finding.answer not in (Answer.FLAGGED, Answer.UNCERTAIN):
         return finding

@@ -9,6 +9,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 from pynetdicom.presentation import AllStoragePresentationContexts
 
+from dicom_io.finding import Answer
 from dicom_io.objects import key_objects, parametric_map
 from dicom_io.objects import structured_report as report
 from dicom_io.objects.presentation_state import LAYER
@@ -44,6 +45,11 @@ CODES: dict[str, tuple[_Code, ...]] = {
         report.INDETERMINATE,
         report.PROBABILITY,
         report.UNIT,
+        codes.DCM.Comment,
+        codes.SCT.FindingSite,
+        *report.ZONES.values(),
+        codes.SCT.Laterality,
+        *report.SIDES.values(),
         codes.DCM.AlgorithmName,
         codes.DCM.AlgorithmVersion,
         codes.DCM.AlgorithmParameters,
@@ -109,7 +115,8 @@ def _objects(settings: Settings) -> Iterator[str]:
     yield from (f"- {words}" for kind, words in _contents(settings) if kind in settings.results.kinds)
     yield (
         "- When an image is read again by a newer model, objects with UIDs of their own are made beside the earlier"
-        " ones; a report or PDF names the last earlier one in Predecessor Documents Sequence."
+        " ones, whose Series Description ends in the model's version; a report or PDF names the last earlier one in"
+        " Predecessor Documents Sequence."
     )
     if settings.results.report_not_analysed:
         yield (
@@ -125,16 +132,19 @@ def _contents(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "secondary-capture", f"Secondary Capture: {height}; {encoding}."
     yield (
         "presentation-state",
-        f"Presentation state: graphic layer {LAYER}, with the report's Tracking UID; window and polarity as shown.",
+        (
+            f"Presentation state: graphic layer {LAYER}, outline and box of each region with the report's Tracking UID,"
+            " and the answer as text; window and polarity as shown."
+        ),
     )
-    yield "structured-report", "Structured report: TID 1500 with TID 1004, 1600, 1501 or 1410, and 4019; UNVERIFIED."
+    yield "structured-report", "Structured report: TID 1500 with TID 1004, 1600, 1501, 1410 and 4019; UNVERIFIED."
     yield from (("structured-report", words) for words in _report())
     yield "key-objects", "Key objects: TID 2010; the image, with the presentation state, and every other result."
     yield (
         "parametric-map",
         (
-            "Parametric map: one frame of Float Pixel Data, real world values as stored; in a frame of reference of its"
-            " own in the plane of the detector."
+            "Parametric map: one frame of Float Pixel Data, log-odds of pneumonia at each place, real world values as"
+            " stored; in a frame of reference of its own in the plane of the detector."
         ),
     )
     yield "encapsulated-pdf", "Encapsulated PDF: one A4 page without patient's name, ID or any UID of the study."
@@ -145,25 +155,28 @@ def _contents(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _report() -> Iterator[str]:
-    """Yield what the report's group of measurements and evaluations holds."""
+    """Yield what the report's groups of measurements and evaluations hold."""
     yield (
-        f"The report's group: {_code(codes.DCM.TrackingIdentifier)} and {_code(codes.DCM.TrackingUniqueIdentifier)},"
-        f" the same for each finding of a model on an image; finding {_code(report.PNEUMONIA)}."
+        "The report's groups: one for the image (TID 1501) and one for each region (TID 1410), each with"
+        f" {_code(codes.DCM.TrackingIdentifier)} and {_code(codes.DCM.TrackingUniqueIdentifier)}, the same for each"
+        f" finding of a model on an image; finding {_code(report.PNEUMONIA)}."
     )
     yield (
-        f"CODE {_code(report.PRESENCE)}: {_code(report.PRESENT)}, {_code(report.ABSENT)}, or"
-        f" {_code(report.INDETERMINATE)} where the conformal set does not hold just the decision, outside the trained"
-        " population, and for what was not analysed."
+        f"CODE {_code(report.PRESENCE)}, as the answer is: {_code(report.PRESENT)} for *{Answer.FLAGGED}*,"
+        f" {_code(report.ABSENT)} for *{Answer.NOT_FLAGGED}*, {_code(report.INDETERMINATE)} for *{Answer.UNCERTAIN}*,"
+        f" for *{Answer.OUTSIDE}*, and for what was not analysed."
     )
-    yield f"NUM {_code(report.PROBABILITY)}: 0 to 1, unit {_code(report.UNIT)}."
+    yield f"NUM {_code(report.PROBABILITY)} in the image's group: 0 to 1, unit {_code(report.UNIT)}."
+    yield f"TEXT {_code(codes.DCM.Comment)} in the image's group: answer, probability, places and cautions in words."
+    zones = ", ".join(_code(each) for each in report.ZONES.values())
     yield (
-        "SCOORD POLYLINE, closed, in pixels of the image, where a region was found (TID 1410); without one the image as"
-        " a whole (TID 1501)."
+        f"SCOORD POLYLINE in a region's group, closed, in pixels of the image; {_code(codes.SCT.FindingSite)}: {zones}"
+        f" (CID 6171), with {_code(codes.SCT.Laterality)}: {', '.join(_code(each) for each in report.SIDES.values())}."
     )
     yield (
         f"Algorithm identification (TID 4019): {_code(codes.DCM.AlgorithmName)}, {_code(codes.DCM.AlgorithmVersion)},"
         f" {_code(codes.DCM.AlgorithmManufacturer)}, {_code(codes.DCM.AlgorithmParameters)}: research notice, digest of"
-        " the weights, decision, threshold, operating point, conformal set, out of distribution score."
+        " the weights, answer, threshold, operating point, conformal set, out of distribution score, lungs."
     )
 
 

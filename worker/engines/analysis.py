@@ -40,6 +40,8 @@ class Image:
         The documents of an earlier model, which those of this one point to.
     report_not_analysed
         Whether an image that is not analysed gets a report that says so.
+    again
+        Whether an earlier model has read it already: then the series name the model's version.
     """
 
     dataset: Dataset
@@ -47,6 +49,7 @@ class Image:
     rendered: Rendered | None = None
     predecessors: Predecessors = field(default_factory=dict)
     report_not_analysed: bool = True
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
         return NotAnalysed(reason, _report(image, reason, reader, settings, source), reading)
     created, predecessors = image.created, image.predecessors
     pictures = Pictures(reading, reader.identity, created, settings.results)
-    results = make(source, reading, reader.identity, settings.results, created, predecessors, pictures)
+    results = make(
+        source, reading, reader.identity, settings.results, created, predecessors, pictures, again=image.again
+    )
     return Analysed(source, reading, results, pictures)
 
 

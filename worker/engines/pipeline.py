@@ -142,6 +142,7 @@ class Pipeline:
                 predecessors={kind: each.report for kind, each in previous.items() if each.report},
                 # A second reading that is left out needs no report: the first answer stands.
                 report_not_analysed=not claim.model_sha256,
+                again=bool(claim.model_sha256),
             )
             outcome = analyze(image, reader, self._settings)
             if isinstance(outcome, NotAnalysed):

@@ -24,6 +24,8 @@ from worker.inference.analyzer import Reading
 from worker.results.pictures import Pictures
 from worker.settings import Results
 
+_LONGEST = 64  # characters of a Series Description (VR LO)
+
 
 @dataclass(frozen=True)
 class Material:
@@ -37,6 +39,8 @@ class Material:
         By kind: what an earlier model made of the same image.
     others
         The results that were made before this one.
+    again
+        Whether an earlier model has read the image already: then each series names the model's version.
     """
 
     source: SourceImage
@@ -47,6 +51,7 @@ class Material:
     pictures: Pictures
     predecessors: Mapping[str, SopInstance]
     others: Sequence[Dataset] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,22 @@ class ResultKind:
         """Modality of its series."""
         return self.dicom.modality
 
-    def basis(self, source: SourceImage, identity: ModelIdentity, settings: Results, created: dt.datetime) -> Basis:
+    def basis(
+        self,
+        source: SourceImage,
+        identity: ModelIdentity,
+        settings: Results,
+        created: dt.datetime,
+        *,
+        again: bool = False,
+    ) -> Basis:
         """Return what an object of this kind is based on."""
         number = settings.series_number + self.series_offset
-        return Basis(source, identity, created, number, self.description or settings.series_description)
+        description = self.description or settings.series_description
+        if again:
+            version = f", {identity.version[: _LONGEST // 2]}"
+            description = description[: _LONGEST - len(version)] + version
+        return Basis(source, identity, created, number, description)
 
     def make(self, material: Material) -> Dataset:
         """Make an object of this kind.
@@ -106,7 +123,8 @@ class ResultKind:
         Unsuitable
             The source lacks what this kind needs.
         """
-        basis = self.basis(material.source, material.identity, material.settings, material.created)
+        source, identity, settings = material.source, material.identity, material.settings
+        basis = self.basis(source, identity, settings, material.created, again=material.again)
         return self.maker(basis, material)
 
 
@@ -117,7 +135,7 @@ def _capture(basis: Basis, material: Material) -> Dataset:
 
 def _frames(basis: Basis, material: Material) -> Dataset:
     finding, quality = material.reading.finding, material.settings.jpeg_quality
-    labels = ("Radiograph", "Heatmap")
+    labels = ("Radiograph", "Evidence")
     return multi_frame_capture.multi_frame_capture(basis, finding, material.pictures.frames, labels, quality)
 
 
@@ -160,8 +178,8 @@ KINDS: dict[str, ResultKind] = {
     for kind in (
         ResultKind(secondary_capture.KIND, 0, ".dcm", "", _capture),
         ResultKind(multi_frame_capture.KIND, 6, ".mf.dcm", "cxrd pneumonia frames (research)", _frames),
-        ResultKind(parametric_map.KIND, 4, ".pm.dcm", "cxrd pneumonia raw heatmap (research)", _map),
-        ResultKind(presentation_state.KIND, 2, ".pr.dcm", "cxrd pneumonia region (research)", _state),
+        ResultKind(parametric_map.KIND, 4, ".pm.dcm", "cxrd pneumonia evidence map (research)", _map),
+        ResultKind(presentation_state.KIND, 2, ".pr.dcm", "cxrd pneumonia regions (research)", _state),
         PAGE,
         REPORT,
         ResultKind(key_objects.KIND, 3, ".ko.dcm", "cxrd pneumonia results (research)", _selection),

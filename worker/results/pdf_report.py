@@ -14,8 +14,7 @@ from reportlab.pdfgen.canvas import Canvas
 
 from dicom_io.objects.common import device_uid, plain_text
 from dicom_io.objects.jpeg import jpeg
-from dicom_io.objects.structured_report import presence
-from worker.results.overlay import NOTICE
+from worker.results import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +60,7 @@ def report_page(picture: NDArray[np.uint8], *, finding: Finding, identity: Model
     canvas.setFont(bold, 16)
     canvas.drawString(_MARGIN, height - 60, "Chest radiograph: pneumonia classifier")
     canvas.setFont(bold, 10)
-    canvas.drawString(_MARGIN, height - 80, NOTICE)
+    canvas.drawString(_MARGIN, height - 80, words.NOTICE)
     rows, columns = picture.shape[:2]
     scale = min((width - 2 * _MARGIN) / columns, 380 / rows)
     top = height - 100 - rows * scale
@@ -72,7 +71,7 @@ def report_page(picture: NDArray[np.uint8], *, finding: Finding, identity: Model
         canvas.setFont(bold, 9)
         canvas.drawString(_MARGIN, line, name)
         canvas.setFont(plain, 9)
-        canvas.drawString(_MARGIN + 120, line, plain_text(value))
+        canvas.drawString(_MARGIN + 140, line, plain_text(value))
         line -= 16
     canvas.showPage()
     canvas.save()
@@ -80,19 +79,9 @@ def report_page(picture: NDArray[np.uint8], *, finding: Finding, identity: Model
 
 
 def _facts(finding: Finding, identity: ModelIdentity, created: datetime) -> Iterator[tuple[str, str]]:
-    """Yield what the structured report says too, in words."""
-    yield "Pneumonia", presence(finding).meaning
-    yield "Probability", f"{finding.probability:.4f}"
-    yield "Decision", f"{finding.decision} (threshold {finding.threshold:.4f}, {finding.operating_point})"
-    if finding.prediction_set is not None:
-        yield "Prediction set", ", ".join(finding.prediction_set) or "empty: neither class is likely"
-    if finding.out_of_distribution:
-        yield "Caution", "unlike the images the model was trained on"
-    if finding.region:
-        left, up, right, down = finding.region.box
-        name = "Region beyond normal" if finding.beyond_normal else "Attended region"
-        yield name, f"columns {left} to {right}, rows {up} to {down} of the image"
-    yield "Received", created.strftime("%Y-%m-%d %H:%M %z")
+    """Yield the answer and what it rests on, and by which model it was given."""
+    yield from words.facts(finding)
+    yield "Received", words.time(created)
     yield "Model", f"{identity.name} {identity.version}"[:70]
     yield "Weights (SHA-256)", identity.digest[:64]
     yield "Device UID", device_uid(identity)

@@ -59,6 +59,8 @@ def make(
     created: dt.datetime,
     predecessors: Predecessors | None = None,
     pictures: Pictures | None = None,
+    *,
+    again: bool = False,
 ) -> ResultSet:
     """Make every kind of object that the settings ask for.
 
@@ -71,6 +73,8 @@ def make(
         Of the same image: report and page each point to their own (Predecessor Documents Sequence).
     pictures
         Of the same reading, where the caller shows them too: so each is drawn once.
+    again
+        Whether an earlier model has read the image already.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def make(
     """
     pictures = pictures or Pictures(reading, identity, created, settings)
     before = {kind: _instance(uids) for kind, uids in (predecessors or {}).items()}
-    material = Material(source, reading, identity, created, settings, pictures, before)
+    material = Material(source, reading, identity, created, settings, pictures, before, again=again)
     answer = ResultSet((), {})
     for kind in (each for name, each in KINDS.items() if name in settings.kinds):
         others = [result.dataset for result in answer.results]

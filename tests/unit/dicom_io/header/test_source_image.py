@@ -12,7 +12,7 @@ from pydicom import Dataset
 from dicom_io.header.copied import COPIED
 from dicom_io.header.source_image import Code, sop_instance, source_image
 from dicom_io.pixels.render import render
-from tests.unit.worker.results.test_result_set import CAM, FINDING, MODEL, NOW, Drawn, raw, sequence, source
+from tests.unit.worker.results.test_result_set import EVIDENCE, FINDING, MODEL, NOW, Drawn, raw, sequence, source
 from worker.destination_settings import Kind
 from worker.inference.analyzer import Reading
 from worker.results.result_set import make
@@ -45,7 +45,7 @@ def test_each_attribute_is_read_once_and_what_is_copied_once_more() -> None:
 def test_results_are_made_without_another_look_at_the_header() -> None:
     def answered(original: Dataset, *, forgotten: bool) -> list[bytes]:
         zeros = np.zeros((7, 7), np.float32)
-        reading = Reading(FINDING, zeros, render(original), zeros, CAM)
+        reading = Reading(FINDING, EVIDENCE, render(original), zeros)
         header = source_image(original)
         if forgotten:
             original.clear()

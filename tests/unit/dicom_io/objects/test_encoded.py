@@ -17,6 +17,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filewriter import dcmwrite
 
 from dicom_io.errors import InvalidResult
+from dicom_io.finding import STRONG_EVIDENCE
 from dicom_io.header.source_image import sop_instance
 from dicom_io.objects import common, presentation_state, structured_report
 from dicom_io.objects.common import encode, instance_references
@@ -24,7 +25,7 @@ from dicom_io.objects.encoded import Element, Item, read
 from dicom_io.objects.validate import _representations
 from tests.unit.worker.results.test_result_set import answered, checked, objects, source, tree
 from worker.destination_settings import Kind
-from worker.results.overlay import _COLOURS, _OPACITY, _blend, _overlaid
+from worker.results.overlay import _COLOURS, _OPACITY, _overlaid
 from worker.settings import Results
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -234,21 +235,21 @@ def test_evidence_is_grouped_as_highdicom_groups_it(numbers: list[tuple[int, int
 # ---- the overlay ---------------------------------------------------------------------------------------------------
 
 
-def blended(grey: NDArray[np.uint8], attention: NDArray[np.float32], fade: float) -> NDArray[np.uint8]:
+def blended(grey: NDArray[np.uint8], evidence: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Blend pixel by pixel, in float, as the table does for all pairs."""
     height, width = grey.shape
-    smooth = np.maximum(cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC), 0)
-    level = cv2.convertScaleAbs(smooth, alpha=255.0)
-    weight = np.linspace(0, _OPACITY * fade, 256, dtype=np.float32)[level][..., None]
+    smooth = np.maximum(cv2.resize(evidence, (width, height), interpolation=cv2.INTER_CUBIC), 0)
+    level = cv2.convertScaleAbs(smooth, alpha=255.0 / STRONG_EVIDENCE)
+    weight = np.linspace(0, _OPACITY, 256, dtype=np.float32)[level][..., None]
     exact = grey[..., None] * (1 - weight) + weight * _COLOURS[0][level]
     return np.asarray(np.clip(np.rint(exact), 0, 255), np.uint8)
 
 
-@pytest.mark.parametrize("fade", [1.0, 0.2, 0.0])
-def test_the_table_of_blends_is_the_blend(fade: float) -> None:
+@pytest.mark.parametrize("strongest", [9.0, 4.0, 0.8, 0.0])
+def test_the_table_of_blends_is_the_blend(strongest: float) -> None:
     random = np.random.default_rng(5)
     grey = random.integers(0, 256, (300, 260)).astype(np.uint8)
-    attention = random.random((7, 7), dtype=np.float32)
-    found = _overlaid(grey, attention, _blend(fade)).astype(np.int64)
-    assert np.abs(found - blended(grey, attention, fade)).max() <= 1  # a half is rounded either way
-    assert np.mean(found != blended(grey, attention, fade)) < 0.01
+    evidence = strongest * random.random((7, 7), dtype=np.float32)
+    found = _overlaid(grey, evidence).astype(np.int64)
+    assert np.abs(found - blended(grey, evidence)).max() <= 1  # a half is rounded either way
+    assert np.mean(found != blended(grey, evidence)) < 0.01

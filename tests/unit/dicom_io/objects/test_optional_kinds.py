@@ -13,6 +13,7 @@ from pydicom import Dataset
 from pydicom.uid import JPEGBaseline8Bit
 
 from dicom_io.errors import InvalidResult, Unsuitable
+from dicom_io.finding import STRONG_EVIDENCE, Lungs
 from dicom_io.objects.common import device_uid, encode
 from dicom_io.objects.encapsulated_pdf import encapsulated_pdf
 from dicom_io.objects.jpeg import jpeg
@@ -21,7 +22,7 @@ from dicom_io.objects.multi_frame_capture import multi_frame_capture
 from dicom_io.objects.parametric_map import parametric_map
 from tests.unit.dicom_io.objects.test_secondary_capture import made_from
 from tests.unit.worker.results.test_result_set import (
-    CAM,
+    EVIDENCE,
     FINDING,
     MODEL,
     NOW,
@@ -122,7 +123,7 @@ def test_key_objects_alone_name_the_radiograph() -> None:
 def test_a_map_that_cannot_be_laid_over_its_source_is_left_out(attributes: dict[str, Any], words: str) -> None:
     original = source(**attributes)
     with pytest.raises(Unsuitable, match=words):
-        parametric_map(basis(original), CAM)
+        parametric_map(basis(original), EVIDENCE)
     made = answered(original, kinds=("secondary-capture", "parametric-map"))
     assert [each.kind for each in made.results] == ["secondary-capture"]
     assert words in made.left_out["parametric-map"]
@@ -139,12 +140,12 @@ def test_a_map_that_cannot_be_laid_over_its_source_is_left_out(attributes: dict[
     ],
 )
 def test_a_map_lies_as_its_source_does(orientation: list[str], expected: list[float]) -> None:
-    made = parametric_map(basis(source(PatientOrientation=orientation, PixelSpacing=[0.5, 0.25])), CAM)
+    made = parametric_map(basis(source(PatientOrientation=orientation, PixelSpacing=[0.5, 0.25])), EVIDENCE)
     shared = made.SharedFunctionalGroupsSequence[0]
     directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, np.float64)
     assert list(directions) == expected
     spacing = shared.PixelMeasuresSequence[0].PixelSpacing
-    assert np.allclose([float(each) for each in spacing], [0.5 * 128 / 7, 0.25 * 96 / 7], atol=1e-3)
+    assert np.allclose([float(each) for each in spacing], [0.5 * 128 / 224, 0.25 * 96 / 224], atol=1e-3)
     # From the first cell's centre, half a cell up and to the left is the corner of the source's first pixel.
     first = np.array(shared.PlanePositionSequence[0].ImagePositionPatient, np.float64)
     corner = first - directions[:3] * float(spacing[1]) / 2 - directions[3:] * float(spacing[0]) / 2
@@ -153,23 +154,28 @@ def test_a_map_lies_as_its_source_does(orientation: list[str], expected: list[fl
 
 def test_maps_of_two_models_share_a_frame_of_reference_and_no_other_object_has_it() -> None:
     original = source()
-    one = parametric_map(basis(original), CAM)
-    other = parametric_map(basis(original, replace(MODEL, version="9")), CAM)
+    one = parametric_map(basis(original), EVIDENCE)
+    other = parametric_map(basis(original, replace(MODEL, version="9")), EVIDENCE)
     assert one.FrameOfReferenceUID == other.FrameOfReferenceUID != original.get("FrameOfReferenceUID")
     assert one.SOPInstanceUID != other.SOPInstanceUID
 
 
-@pytest.mark.parametrize("cam", [CAM.astype(np.float64), CAM[0], np.full((7, 7), np.nan, np.float32)])
-def test_a_map_of_something_else_is_refused(cam: Any) -> None:
+@pytest.mark.parametrize("wrong", [EVIDENCE.astype(np.float64), EVIDENCE[0], np.full((7, 7), np.nan, np.float32)])
+def test_a_map_of_something_else_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="map"):
-        parametric_map(basis(source()), cam)
+        parametric_map(basis(source()), wrong)
 
 
-def test_a_map_without_anything_positive_is_shown_black() -> None:
-    made = parametric_map(basis(source()), np.full((7, 7), -1, np.float32))
-    window = made.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0]
-    assert float(window.WindowCenter) - float(window.WindowWidth) / 2 >= 0
-    assert float(window.WindowWidth) > 0
+@pytest.mark.parametrize("strength", [0.0, 0.4, 9.0])
+def test_a_weak_map_is_shown_weak(strength: float) -> None:
+    made = parametric_map(basis(source()), np.full((224, 224), strength, np.float32))
+    shared = made.SharedFunctionalGroupsSequence[0]
+    window = shared.FrameVOILUTSequence[0]
+    assert (float(window.WindowCenter), float(window.WindowWidth)) == (STRONG_EVIDENCE / 2, STRONG_EVIDENCE)
+    mapping = shared.RealWorldValueMappingSequence[0]
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
+    assert "Log-odds of pneumonia" in mapping.LUTExplanation
+    assert "Log-odds of pneumonia" in made.DerivationDescription
 
 
 def test_wrong_frames_and_pages_are_refused() -> None:
@@ -233,17 +239,19 @@ def test_a_selection_that_lost_its_radiograph_is_found() -> None:
 def test_the_page_is_the_same_twice_and_tells_what_is_doubtful() -> None:
     import pypdf
 
-    doubtful = replace(FINDING, prediction_set=(), outlier=1.3)
+    doubtful = replace(FINDING, prediction_set=(), lungs=Lungs(0.18, 1))
     first, second = (report_page(PICTURE, finding=doubtful, identity=MODEL, created=NOW) for _ in range(2))
     assert first == second
     words = pypdf.PdfReader(BytesIO(first)).pages[0].extract_text()
     for expected in (
-        "Indeterminate",
+        "Uncertain: cannot tell",
         "0.9340",
-        "neither class is likely",
-        "unlike the images",
+        "neither answer is likely",
+        "only one lung found",
+        "1 found, 18% of the image",
+        "right lower, left middle",
+        "2026-01-02 23:04 -05:00",
         MODEL.digest,
-        "10 to 60",
     ):
         assert expected in words
 

@@ -93,7 +93,7 @@ def test_says_that_it_is_derived_from_what_and_by_what() -> None:
     assert image.ReferencedSOPClassUID == original.SOPClassUID
     assert image.ReferencedSOPInstanceUID == original.SOPInstanceUID
     assert image.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
-    for words in ("0.9340", "PNEUMONIA", "0.4100", "1.0.0", "For research use. Not for diagnosis."):
+    for words in ("Flagged: evidence for pneumonia", "0.93", "0.41", "1.0.0", "For research use. Not for diagnosis."):
         assert words in result.DerivationDescription
     assert result.DerivationCodeSequence
     equipment = result.ContributingEquipmentSequence[0]

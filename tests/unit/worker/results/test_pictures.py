@@ -9,7 +9,7 @@ import pytest
 
 from dicom_io.header.source_image import source_image
 from dicom_io.pixels.render import render
-from tests.unit.worker.results.test_result_set import CAM, FINDING, MODEL, NOW, source
+from tests.unit.worker.results.test_result_set import EVIDENCE, FINDING, MODEL, NOW, source
 from worker.inference.analyzer import Reading
 from worker.results import pictures
 from worker.results.overlay import compose
@@ -37,7 +37,7 @@ def test_no_picture_is_drawn_twice(layout: str, kinds: list[str], drawn: int, mo
     monkeypatch.setattr(pictures, "compose", counted)
     settings = Results.model_validate({"layout": layout, "kinds": kinds})
     image = np.zeros((1, 224, 224), np.float32)
-    reading = Reading(FINDING, np.full((7, 7), 0.5, np.float32), render(source()), image, CAM)
+    reading = Reading(FINDING, EVIDENCE, render(source()), image)
     mine = Pictures(reading, MODEL, NOW, settings)
     made = make(source_image(source()), reading, MODEL, settings, NOW, pictures=mine)
     assert made.left_out == {}

@@ -18,7 +18,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
 from dicom_io.errors import InvalidResult, UnreadableObject
-from dicom_io.finding import Finding, ModelIdentity, Region
+from dicom_io.finding import Finding, Lungs, ModelIdentity
 from dicom_io.header.source_image import sop_instance, source_image
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
 from dicom_io.objects.common import Basis, device_uid, encode
@@ -26,6 +26,7 @@ from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.objects.validate_kinds import RULES
 from dicom_io.pixels.render import Rendered, render
+from tests.support.answers import REGIONS
 from tests.support.tools import tool
 from worker.destination_settings import Kind
 from worker.inference.analyzer import Reading
@@ -35,12 +36,14 @@ from worker.results.result_set import Predecessors, ResultSet, make
 from worker.settings import Results
 
 MODEL = ModelIdentity("cxr-pneumonia-resnet18", "1.1.0", "ab12" * 16)
-REGION = Region((10, 20, 60, 90), ((10.0, 20.0), (60.0, 40.5), (42.25, 90.0)))
-FINDING = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, REGION)
-NORMAL = Finding(0.02, "NORMAL", 0.41, "screening", ("NORMAL",), 0.4)
+LUNGS = Lungs(
+    0.31, 2, contours=(((8.0, 10.0), (44.0, 10.0), (44.0, 110.0)), ((52.0, 10.0), (90.0, 10.0), (90.0, 110.0)))
+)
+FINDING = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, REGIONS[:2], LUNGS, 2.6)
+NORMAL = Finding(0.02, "NORMAL", 0.41, "screening", ("NORMAL",), 0.4, lungs=LUNGS)
 NOW = dt.datetime(2026, 1, 2, 23, 4, 5, tzinfo=dt.timezone(dt.timedelta(hours=-5)))
 PIXELS = np.linspace(0, 4095, 128 * 96).astype(np.uint16).reshape(128, 96)
-CAM = np.linspace(-1.5, 2.5, 49, dtype=np.float32).reshape(7, 7)
+EVIDENCE = np.linspace(0, 5, 224 * 224, dtype=np.float32).reshape(224, 224)
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 
@@ -76,12 +79,14 @@ def answered(
     finding: Finding = FINDING,
     model: ModelIdentity = MODEL,
     before: Predecessors | None = None,
+    *,
+    again: bool = False,
     **settings: Any,
 ) -> ResultSet:
     shown = render(original) if "PixelData" in original else Rendered(np.zeros((2, 2), np.float32), 1.0)
     zeros = np.zeros((7, 7), np.float32)
-    reading = Reading(finding, zeros, shown, zeros, CAM)
-    return make(source_image(original), reading, model, Results(**settings), NOW, before, Drawn())
+    reading = Reading(finding, EVIDENCE, shown, zeros)
+    return make(source_image(original), reading, model, Results(**settings), NOW, before, Drawn(), again=again)
 
 
 def checked(data: bytes, kind: str, original: Dataset) -> None:
@@ -171,22 +176,71 @@ def test_the_report_says_present_absent_or_indeterminate(finding: Finding, expec
     assert (report.CompletionFlag, report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
 
 
-def test_the_region_is_on_the_source_image_in_both() -> None:
+def regions(report: Dataset) -> list[Dataset]:
+    """Return the groups of measurements that have a region."""
+    groups = [item for item in tree(report) if "Group" in item.ConceptNameCodeSequence[0].CodeMeaning]
+    return [group for group in groups if any(each.ValueType == "SCOORD" for each in group.get("ContentSequence", []))]
+
+
+def test_each_region_is_on_the_source_image_in_both() -> None:
     original = source()
     made = objects(answered(original))
-    (region,) = [item for item in tree(made["structured-report"]) if item.get("ValueType") == "SCOORD"]
-    expected = [*REGION.contour, REGION.contour[0]]
-    assert np.allclose(np.reshape(region.GraphicData, (-1, 2)), expected)
-    assert region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == original.SOPInstanceUID
-    outline, box = made["presentation-state"].GraphicAnnotationSequence[0].GraphicObjectSequence
-    assert np.allclose(np.reshape(outline.GraphicData, (-1, 2)), expected)
-    assert np.allclose(np.reshape(box.GraphicData, (-1, 2)), [(10, 20), (60, 20), (60, 90), (10, 90), (10, 20)])
-    (tracking,) = [
-        item.UID
-        for item in tree(made["structured-report"])
-        if item.get("ValueType") == "UIDREF" and "Tracking" in item.ConceptNameCodeSequence[0].CodeMeaning
-    ]
-    assert outline.TrackingUID == tracking
+    groups = regions(made["structured-report"])
+    graphics = made["presentation-state"].GraphicAnnotationSequence[0].GraphicObjectSequence
+    assert len(groups) == len(graphics) / 2 == 2
+    uids: list[str] = []
+    for number, (group, region) in enumerate(zip(groups, REGIONS, strict=False)):
+        items = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in group.ContentSequence}
+        expected = [*region.contour, region.contour[0]]
+        (outlined,) = [item for item in group.ContentSequence if item.ValueType == "SCOORD"]
+        assert np.allclose(np.reshape(outlined.GraphicData, (-1, 2)), expected)
+        image = outlined.ContentSequence[0].ReferencedSOPSequence[0]
+        assert image.ReferencedSOPInstanceUID == original.SOPInstanceUID
+        outline, box = graphics[2 * number : 2 * number + 2]
+        left, top, right, bottom = region.box
+        assert np.allclose(np.reshape(outline.GraphicData, (-1, 2)), expected)
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        assert np.allclose(np.reshape(box.GraphicData, (-1, 2)), corners)
+        uid = items["Tracking Unique Identifier"].UID
+        assert uid == outline.TrackingUID == box.TrackingUID
+        named = f"cxrd evidence {number + 1} {region.place}"
+        assert named == items["Tracking Identifier"].TextValue == outline.TrackingID
+        assert items["Presence"].ConceptCodeSequence[0].CodeMeaning == "Present"
+        assert "Probability" not in items  # the image has one, and no region of it
+        uids.append(uid)
+    # The image's own group has the first region's UID: one finding.
+    everywhere = [item.UID for item in tree(made["structured-report"]) if item.get("ValueType") == "UIDREF"]
+    assert [each for each in everywhere if each in uids] == [uids[0], *uids]
+    assert len(set(uids)) == 2
+
+
+@pytest.mark.parametrize("zone", ["upper", "middle", "lower"])
+@pytest.mark.parametrize(("side", "laterality"), [("right", "24028007"), ("left", "7771000")])
+def test_side_and_zone_are_coded(side: str, laterality: str, zone: str) -> None:
+    # PS3.16 CID 6171 (Zone of Lung) and CID 244 (Laterality)
+    zones = {"upper": "281392002", "middle": "281393007", "lower": "281394001"}
+    region = replace(REGIONS[0], side=side, zone=zone)
+    (group,) = regions(objects(answered(source(), replace(FINDING, regions=(region,))))["structured-report"])
+    (site,) = [item for item in group.ContentSequence if item.ConceptNameCodeSequence[0].CodeMeaning == "Finding Site"]
+    assert site.ConceptCodeSequence[0].CodeValue == zones[zone]
+    assert site.ConceptCodeSequence[0].CodeMeaning.lower().startswith(zone)
+    assert site.ContentSequence[0].ConceptCodeSequence[0].CodeValue == laterality
+
+
+def test_a_region_without_a_place_has_no_finding_site() -> None:
+    report = objects(answered(source(), replace(FINDING, regions=REGIONS[2:])))["structured-report"]
+    assert len(regions(report)) == 1
+    assert "Finding Site" not in {item.ConceptNameCodeSequence[0].CodeMeaning for item in tree(report)[1:]}
+
+
+def test_a_second_reading_s_series_name_the_model_s_version() -> None:
+    first, second = (objects(answered(source(), again=again, kinds=get_args(Kind))) for again in (False, True))
+    for kind, each in second.items():
+        assert each.SeriesDescription == f"{first[kind].SeriesDescription}, 1.1.0"
+    long = answered(source(), model=replace(MODEL, version="9" * 80), again=True, series_description="x" * 64)
+    for each in objects(long).values():
+        assert len(each.SeriesDescription) <= 64
+        assert each.SeriesDescription.endswith(", " + "9" * 32)
 
 
 def test_an_image_that_was_not_analysed_can_be_reported() -> None:
@@ -323,7 +377,7 @@ def test_what_a_source_lacks_leaves_out_just_what_needs_it(spoil: Any, left_out:
     spoil(original)
     zeros = np.zeros((7, 7), np.float32)
     made = make(
-        source_image(original), Reading(FINDING, zeros, rendered, zeros, CAM), MODEL, Results(), NOW, pictures=Drawn()
+        source_image(original), Reading(FINDING, EVIDENCE, rendered, zeros), MODEL, Results(), NOW, pictures=Drawn()
     )
     assert set(made.left_out) == left_out
     assert {each.kind for each in made.results} == set(Results().kinds) - left_out
