@@ -14,6 +14,8 @@ from modeltrain.model.preprocess import INPUT_SIZE
 from modeltrain.network.architectures import normalisation
 from modeltrain.network.efficientnet_lite import LITE
 from modeltrain.network.exposure import KEY
+from modeltrain.network.lung_crop import SIDE
+from modeltrain.training.lung_weights import LungRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +64,29 @@ def libraries(arch: str) -> dict[str, str]:
     return {name: installed(name) for name in (*_LIBRARIES, *(["timm"] if arch == LITE else []))}
 
 
-def preprocessing(folder: Path, arch: str) -> dict[str, Any]:
+def segmentation(progress: Progress, lungs: LungRecord | None) -> dict[str, Any] | None:
+    """Tell how the weights that find lungs came to be; None for a network that sees the whole image.
+
+    `lungs` is their record where the run's own file has none.
+    """
+    if not progress.recipe.get("lungs"):
+        return None
+    record = LungRecord.from_dict(progress.segmentation) if progress.segmentation else lungs
+    return {**record.to_dict(), "digest": record.digest} if record else {}
+
+
+def preprocessing(folder: Path, arch: str, *, lungs: bool) -> dict[str, Any]:
     """Tell how an image comes to the network of a model's folder, and what becomes of it inside."""
+    if lungs:
+        return {
+            "size": INPUT_SIZE,
+            "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
+            "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
+            "lungs": "inside the network: the lungs are found in the whole image, by a U-Net at half its side",
+            "crop": f"inside the network: the box of the lungs becomes {SIDE}×{SIDE} pixels, all else even grey",
+            "exposure": "inside the network: percentiles of the chest between the lungs' outer edges are set",
+            "normalisation": normalisation(arch),
+        }
     with safe_open(folder / SAFETENSORS, framework="numpy") as file:
         landmarks = file.get_tensor(KEY).size if KEY in file.keys() else 0  # noqa: SIM118 - no mapping
     exposure = f"inside the network: {landmarks} percentiles of an image moved to training images' mean"

@@ -23,7 +23,15 @@ from modeltrain.data.sources import Source, Sources, sources_of
 from modeltrain.evaluation.evaluate import answers_of, measure
 from modeltrain.evaluation.subgroups import key_figures
 from modeltrain.export.calibrate import decided_by, fit_all, raw_answers
-from modeltrain.export.card_contents import counts, libraries, preprocessing, rounded_figures, training, write_card
+from modeltrain.export.card_contents import (
+    counts,
+    libraries,
+    preprocessing,
+    rounded_figures,
+    segmentation,
+    training,
+    write_card,
+)
 from modeltrain.export.gate_limits import fit_out_of_distribution, out_of_distribution_images
 from modeltrain.export.int8_comparison import compare_int8
 from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
@@ -49,6 +57,7 @@ from modeltrain.training.checkpoint import (
     teachers_had_known_data,
     with_times,
 )
+from modeltrain.training.lung_weights import checked_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +68,7 @@ if TYPE_CHECKING:
 
     from modeltrain.data.samples import Sample, Split
     from modeltrain.model.card import Card
+    from modeltrain.training.lung_weights import LungRecord
 
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
 log = logging.getLogger(__name__)
@@ -79,6 +89,8 @@ class NewVersion:
         distribution. None leaves ages aside.
     began_with
         The model folder whose weights the run began with: what they had learnt from, these have too.
+    lungs
+        The file of the weights that find lungs (`training.lung_weights`), for a run whose own file lacks their record.
     locked_test
         Measure the finished file on `data/test` too and put the figures into the card. Once, for what is shipped: a
         test set that is looked at along the way steers the work, and then says nothing.
@@ -89,6 +101,7 @@ class NewVersion:
     out_of_distribution: Path | None = None
     ages: tuple[float, float] | None = None
     began_with: Path | None = None
+    lungs: Path | None = None
     locked_test: bool = False
 
     def folder(self, models: Path) -> Path:
@@ -161,13 +174,15 @@ def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new
     recipe = progress.recipe
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     lungs = bool(recipe.get("lungs", False))
-    predecessor = seen_images_of(load_card(new.began_with)) if new.began_with else None
+    record = _lungs_of(new, load_file(weights), progress)
+    predecessor = seen_images_of(load_card(new.began_with, serves=False)) if new.began_with else None
     _write_network(folder, load_file(weights), split, new.out_of_distribution, arch=progress.arch, lungs=lungs)
     write_seen_images(folder, sources, predecessor)
     # A predecessor without a list may still be named, with its data, in the run's record.
     complete = predecessor.complete and teachers_had_known_data(progress) if predecessor else only_own_data(progress)
     card = _card(folder, progress, split, new)
     card["data"]["layout"] = sources.name
+    card["segmentation"] = segmentation(progress, record)
     card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete}
     write_card(folder, card)
     served = load_card(folder)
@@ -240,11 +255,33 @@ def _card(folder: Path, progress: Progress, split: Split, new: NewVersion) -> di
             "split": parts,
         },
         "training": training(progress),
-        "preprocessing": preprocessing(folder, progress.arch),
+        "preprocessing": preprocessing(folder, progress.arch, lungs=bool(progress.recipe.get("lungs", False))),
         "files": {path.name: {"sha256": digests[path.name], "bytes": path.stat().st_size} for path in paths},
         "precision": "convolution and linear weights stored as float16, computed in float32",
         "libraries": libraries(progress.arch),
     }
+
+
+def _lungs_of(new: NewVersion, state: dict[str, Tensor], progress: Progress) -> LungRecord | None:
+    """Return the record in the file that `new` names; its weights must be those of the run.
+
+    Raises
+    ------
+    InvalidData
+        They are others, have no record, or have seen validation patients of the run.
+    """
+    if new.lungs is None:
+        return None
+    split = (progress.recipe["seed"], progress.recipe["validation_fraction"])
+    record = checked_record(new.lungs, split, progress.data_digests)
+    own, others = (
+        rounded({name: value for name, value in each.items() if name.startswith("lungs.")})
+        for each in (state, load_file(new.lungs))
+    )
+    alike = own.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in own.items())
+    if record is None or not alike:
+        raise InvalidData(f"{new.lungs}: is not the record of the weights that find lungs in this run")
+    return record
 
 
 def _overlap(progress: Progress, split: Split) -> NDArray[np.float64] | None:

@@ -160,10 +160,14 @@ class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX
 _MAPS = {"Conv", "Relu", "Clip", "Mul", "Add", "MaxPool"}  # what a feature map comes from
 
 
+_GREY_CHANNELS = (1, 3)  # of an image; a classifier gets it three times
+
+
 def _kept_whole(path: Path) -> list[str]:
     """Name the nodes that stay in floating point: few operations, through which every later error passes.
 
-    These are the first convolution, the shortcuts of residual blocks that halve the side (1×1, in steps of two), and
+    These are the convolutions that see grey values (the first of the classifier, and of the search for lungs) and the
+    one that says where lungs are, the shortcuts of residual blocks that halve the side (1×1, in steps of two), and
     every addition that does not join two feature maps: the sums of the out-of-distribution score, which must tell
     how far an image lies beyond what the ranges were taken from.
     """
@@ -176,12 +180,19 @@ def _kept_whole(path: Path) -> list[str]:
         for node, how in zip(convolutions, attributes, strict=True)
         if how.get("kernel_shape") == [1, 1] and how.get("strides") == [2, 2]
     ]
+    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    groups = [next((item.i for item in node.attribute if item.name == "group"), 1) for node in convolutions]
+    ends = [
+        node.name
+        for node, group in zip(convolutions, groups, strict=True)
+        if group == 1 and (sizes[node.input[1]][1] in _GREY_CHANNELS or sizes[node.input[1]][0] == 1)
+    ]
     sums = [
         node.name
         for node in graph.node
         if node.op_type == "Add" and not all(made_by.get(name) in _MAPS for name in node.input)
     ]
-    return [convolutions[0].name, *shortcuts, *sums]
+    return [*ends, *shortcuts, *sums]
 
 
 def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]]) -> None:

@@ -83,14 +83,20 @@ class Card:
         return f"{self.name}-{self.version}"
 
 
-def load_card(folder: Path) -> Card:
+def load_card(folder: Path, *, serves: bool = True) -> Card:
     """Read a model's card and compare its files with the digests in it.
+
+    Parameters
+    ----------
+    serves
+        False where only weights and lineage are needed: a model of an earlier version of cxrd, whose answers have
+        another form than `modeltrain.model.outputs.Outputs`, will then do.
 
     Raises
     ------
     InvalidModel
-        The folder or a file is missing, the card is not one or was changed after it was added to a site's models, or a
-        file is not the one the card was written for.
+        The folder or a file is missing, the card is not one or was changed after it was added to a site's models, a
+        file is not the one the card was written for, or the model's answers have an earlier version's form.
     """
     if not folder.is_dir():
         raise InvalidModel(f"{folder}: no such model folder")
@@ -125,6 +131,11 @@ def load_card(folder: Path) -> Card:
     for name, digest in card.digests.items():
         if file_digest(folder / name) != digest:
             raise InvalidModel(f"{folder / name}: is not the file that {CARD} was written for (SHA-256 differs)")
+    if serves and "lungs" not in raw:
+        raise InvalidModel(
+            f"{folder}: was made by an earlier version of cxrd and cannot serve; "
+            f"begin with its weights (cxrd retrain --from {folder}), or use another model (cxrd models list)"
+        )
     if card.sha256 != identity:
         raise InvalidModel(f"{path}: digest is not that of {ONNX} and {SAFETENSORS}")
     return card

@@ -36,6 +36,7 @@ _LITE_MEAN = _LITE_STD = (0.5, 0.5, 0.5)  # and what EfficientNet-Lite's expect:
 _IMAGENET = "ImageNet mean and standard deviation"
 
 _OWN = ("net.", "subtype.", "gate.", "standard.", "lungs.")
+_DEEPEST = 2  # maps of the lungs' search that the out-of-distribution score looks at
 _SHARPNESS = 0.5  # of the log-mean-exp over the lungs: 0 is their mean, infinity the strongest place
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", LITE)
@@ -71,7 +72,7 @@ class ChestNet(nn.Module):
     subtype
         A second linear layer on the same features: bacterial against viral pneumonia.
     gate
-        The out-of-distribution score (modeltrain/network/out_of_distribution.py), of the image as it is.
+        The out-of-distribution score (modeltrain/network/out_of_distribution.py).
     lungs
         Finds the lungs (modeltrain/network/lungs.py), to which the classifier's sight is then confined
         (modeltrain/network/lung_crop.py); None: it sees the whole image. Its last stage then has no stride but a
@@ -85,8 +86,8 @@ class ChestNet(nn.Module):
         super().__init__()
         if arch not in ARCHITECTURES:
             raise InvalidData(f"no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
-        if lungs and not arch.startswith("resnet"):
-            raise InvalidData(f"{arch}: only a ResNet can look at the lungs alone")
+        if lungs and arch != "resnet18":
+            raise InvalidData(f"{arch}: only resnet18 can look at the lungs alone")
         self.arch = arch
         self.standard = Exposure()
         self.lungs = Lungs() if lungs else None
@@ -109,10 +110,16 @@ class ChestNet(nn.Module):
         return layer
 
     def taps(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return feature maps [N, C, h, w] of increasing depth; the last is the one that is pooled and classified."""
+        """Return the feature maps [N, C, h, w] that the out-of-distribution score looks at.
+
+        The last is the one that is pooled and classified. With lungs, the deepest maps of their search come first: they
+        see the whole image, the classifier sees the lungs alone.
+        """
         if self.lungs is None:
             return self.features(self.standard(image))
-        return self.features(self.view_of(image)[0].crop)
+        maps = self.lungs.maps(image)
+        view = lung_crop.view(image, self.lungs.logits(maps).sigmoid())
+        return *maps[-_DEEPEST:], *self.features(view.crop)
 
     def view_of(self, image: Tensor, jitter: Tensor | None = None) -> tuple[lung_crop.View, Tensor]:
         """Return what the classifier sees of images, and their lungs, float32 [N, H/2, W/2] in [0, 1]."""
@@ -136,12 +143,14 @@ class ChestNet(nn.Module):
         """Return the outputs of images, each for itself (see `Outputs`)."""
         if self.lungs is None:
             return self._of_whole(self.features(self.standard(image)))
-        view, lungs = self.view_of(image)
+        maps = self.lungs.maps(image)
+        lungs = self.lungs.logits(maps).sigmoid()
+        view = lung_crop.view(image, lungs)
         taps = self.features(view.crop)
         share = lung_crop.cells(view.inside)
         answer = self.answer(taps[-1], self.evidence(taps[-1]), share, view.box, lungs)
         mean = _mean_of(taps[-1], share)
-        return answer._replace(outlier=self.gate(taps, mean))
+        return answer._replace(outlier=self.gate((*maps[-_DEEPEST:], *taps), mean))
 
     def answer(self, features: Tensor, evidence: Tensor, share: Tensor, box: Tensor, lungs: Tensor) -> TensorOutputs:
         """Return the outputs, but for the out-of-distribution score, of a network that looks at lungs.

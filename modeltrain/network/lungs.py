@@ -34,6 +34,10 @@ class Lungs(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return how certainly each place is lung: logits, float32 [N, H/2, W/2]."""
+        return self.logits(self.maps(image))
+
+    def maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return feature maps [N, C, h, w] of the whole image, each of half the side of the one before."""
         x = avg_pool2d(image, 2)
         mean = x.mean(dim=(2, 3), keepdim=True)
         spread = (x - mean).square().mean(dim=(2, 3), keepdim=True).add(1e-6).sqrt()
@@ -42,9 +46,13 @@ class Lungs(nn.Module):
         for down in self.down:
             x = down(x)
             maps.append(x)
-        x = maps.pop()
-        for narrow, up in zip(self.narrow, self.up, strict=True):
-            x = up(interpolate(narrow(x), scale_factor=2.0, mode="nearest") + maps.pop())
+        return tuple(maps)
+
+    def logits(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Return what `forward` does, from the maps of an image."""
+        *finer, x = maps
+        for narrow, up, beside in zip(self.narrow, self.up, reversed(finer), strict=True):
+            x = up(interpolate(narrow(x), scale_factor=2.0, mode="nearest") + beside)
         return interpolate(self.last(x), scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
 
 

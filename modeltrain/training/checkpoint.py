@@ -176,7 +176,7 @@ def runs_behind(weights: Path) -> list[Ancestor]:
         The folder is no intact model, or its card does not list its runs.
     """
     if weights.name == SAFETENSORS:
-        return _runs_behind_model(load_card(weights.parent))
+        return _runs_behind_model(load_card(weights.parent, serves=False))
     progress = read_progress(weights)
     own = Ancestor(
         run=progress.digest,

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from modeltrain.training.recipe import Recipe
-
 LUNGS = "lungs.safetensors"
 _PREFIX = "lungs."
 _HEADER = "segmentation"  # of the record in the header of a run's file, too
@@ -150,7 +148,7 @@ def record_behind(path: Path) -> LungRecord | None:
         The folder is no intact model, or its card's entry is none.
     """
     if path.name == SAFETENSORS:
-        card = load_card(path.parent)
+        card = load_card(path.parent, serves=False)
         return _read(card.raw.get(_HEADER), InvalidModel(f"{card.folder / CARD}: {_HEADER} is unusable"))
     unfit = InvalidData(f"{path}: its record of the weights that find lungs is unusable")
     try:
@@ -173,8 +171,10 @@ def _read(plain: Any, unfit: InvalidData | InvalidModel) -> LungRecord | None:
         raise unfit from error
 
 
-def checked_record(path: Path, recipe: Recipe, parts: Collection[str]) -> LungRecord | None:
+def checked_record(path: Path, split: tuple[int, float], parts: Collection[str]) -> LungRecord | None:
     """Return the record of weights that find lungs, for a run on data with these digests.
+
+    `split` are the run's seed and its `validation_fraction`.
 
     Raises
     ------
@@ -187,8 +187,7 @@ def checked_record(path: Path, recipe: Recipe, parts: Collection[str]) -> LungRe
     record = record_behind(path)
     if record is None:
         return None
-    divided_alike = (record.seed, record.validation_fraction) == (recipe.seed, recipe.validation_fraction)
-    if {record.data, *record.parts} & set(parts) and not divided_alike:
+    if {record.data, *record.parts} & set(parts) and (record.seed, record.validation_fraction) != split:
         raise InvalidData(
             f"{path}: its lungs have seen patients that are for validation here; "
             f"use seed {record.seed} and validation_fraction {record.validation_fraction}"

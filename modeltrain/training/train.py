@@ -40,7 +40,7 @@ from modeltrain.training.recipe import Recipe
 from modeltrain.training.teachers import Teachers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -101,8 +101,7 @@ def run(
     start, teachers = beginnings.start, beginnings.teachers
     origin = origin_of(start, recipe, [digest, *parts]) if start else []
     taught_by = Teachers(teachers, recipe, [digest, *parts], device) if teachers else None
-    lung_weights = beginnings.finds_lungs if recipe.lungs else None
-    record = checked_record(lung_weights, recipe, [digest, *parts]) if lung_weights else None
+    segmentation = _segmentation(recipe, beginnings, [digest, *parts])
     origins = taught_by.origins if taught_by else []
     state = Progress(
         _plain(recipe),
@@ -112,7 +111,7 @@ def run(
         teachers=[each[0].run for each in origins],
         ancestors=list({each.run: each for each in chain(*origins, origin)}.values()),
         commit=code_commit(),
-        segmentation=record.to_dict() if record else {},
+        segmentation=segmentation,
     )
     train_images = Images(split.train, recipe.cache_bytes)
     validation_images = Images(split.validation, recipe.cache_bytes // 8)
@@ -147,6 +146,14 @@ def run(
                 _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
             _save(out / LAST, learner.tensors(), state.to_json())
     return out / BEST
+
+
+def _segmentation(recipe: Recipe, beginnings: Beginnings, parts: Sequence[str]) -> dict[str, Any]:
+    """Return the record of the weights that find lungs; empty where the recipe looks for none, or there is none."""
+    if not (recipe.lungs and beginnings.finds_lungs):
+        return {}
+    record = checked_record(beginnings.finds_lungs, (recipe.seed, recipe.validation_fraction), parts)
+    return record.to_dict() if record else {}
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

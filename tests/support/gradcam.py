@@ -39,7 +39,9 @@ class LayerTap:
         self._hook.remove()
 
 
-def grad_cam(forward: Callable[[Tensor], Tensor], layer: nn.Module, images: Tensor, target: int) -> Tensor:
+def grad_cam(
+    forward: Callable[[Tensor], Tensor], layer: nn.Module, images: Tensor, target: int, *, rectified: bool = True
+) -> Tensor:
     """Return Grad-CAM of a class at a layer (Selvaraju et al. 2017, equations 1 and 2), float32 [N, h, w], not scaled.
 
     Parameters
@@ -48,6 +50,8 @@ def grad_cam(forward: Callable[[Tensor], Tensor], layer: nn.Module, images: Tens
         From images to logits [N, classes], through `layer`.
     target
         Index of the class.
+    rectified
+        Whether what speaks against the class is left out (the ReLU of equation 2).
 
     Raises
     ------
@@ -61,7 +65,8 @@ def grad_cam(forward: Callable[[Tensor], Tensor], layer: nn.Module, images: Tens
     if tap.activations is None or tap.gradients is None:
         raise ValueError("the layer took no part in the class's score")
     weights = tap.gradients.mean(dim=(2, 3), keepdim=True)
-    return (weights * tap.activations).sum(dim=1).relu()
+    cam = (weights * tap.activations).sum(dim=1)
+    return cam.relu() if rectified else cam
 
 
 def last_layer(network: ChestNet) -> nn.Module:

@@ -187,7 +187,7 @@ def _beginnings(settings: Settings, request: RetrainingRequest) -> tuple[Beginni
         recipe = recipe if arch is None else dataclasses.replace(recipe, arch=arch)
         return Beginnings(lungs=_lungs(recipe, request.lungs), teachers=teachers), recipe
     folder = model_folder(settings) if request.start == CURRENT else Path(request.start)
-    card = load_card(folder)
+    card = load_card(folder, serves=False)
     if arch not in (None, card.arch):
         raise InvalidSettings(f"--arch {arch}: {card.label} is a {card.arch}; use --from scratch for another one")
     recipe = _recipe(request.recipe or ("lungs" if card.lungs else "robust"), request.changes)

@@ -23,6 +23,7 @@ from modeltrain.network import efficientnet_lite
 from modeltrain.network.architectures import ChestNet, build
 from modeltrain.training import train
 from modeltrain.training.batches import batches, order_of
+from modeltrain.training.beginnings import Beginnings, weights_in
 from modeltrain.training.checkpoint import (
     Progress,
     only_own_data,
@@ -31,7 +32,7 @@ from modeltrain.training.checkpoint import (
 )
 from modeltrain.training.learner import Learner
 from modeltrain.training.lineage import UNKNOWN, Ancestor
-from modeltrain.training.teachers import Teachers, weights_in
+from modeltrain.training.teachers import Teachers
 from tests.unit.modeltrain.toys import ancestor, batch
 from tests.unit.modeltrain.training.test_train import QUICK, kill_in_second_epoch
 
@@ -54,11 +55,12 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     teacher: Path, data: Path, tmp_path: Path
 ) -> None:
-    whole = train.run(data, tmp_path / "whole", PUPIL, teachers=[teacher], progress=False)
-    kill_in_second_epoch(data, tmp_path / "killed", PUPIL, teachers=[teacher])
+    whole = train.run(data, tmp_path / "whole", PUPIL, Beginnings(teachers=(teacher,)), progress=False)
+    kill_in_second_epoch(data, tmp_path / "killed", PUPIL, beginnings=Beginnings(teachers=(teacher,)))
+    both = Beginnings(teachers=(teacher, teacher))
     with pytest.raises(InvalidData, match="had other teachers"):
-        train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher, teacher], resume=True, progress=False)
-    resumed = train.run(data, tmp_path / "killed", PUPIL, teachers=[teacher], resume=True, progress=False)
+        train.run(data, tmp_path / "killed", PUPIL, both, resume=True, progress=False)
+    resumed = train.run(data, tmp_path / "killed", PUPIL, Beginnings(teachers=(teacher,)), resume=True, progress=False)
     assert resumed.read_bytes() == whole.read_bytes(), "no time of the clock in it, not of the teacher's run either"
     card = load_card(export_model(whole, data, tmp_path, NewVersion("toy", "0.1.0")))
     (run,) = card.raw["training"]["ancestors"]
@@ -71,7 +73,9 @@ def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     # A model folder teaches as well as a run does.
     assert weights_in(card.folder) == card.folder / "model.safetensors"
     assert weights_in(whole.parent) == whole
-    second = train.run(data, tmp_path / "second", PUPIL, teachers=[weights_in(card.folder)], progress=False)
+    second = train.run(
+        data, tmp_path / "second", PUPIL, Beginnings(teachers=(weights_in(card.folder),)), progress=False
+    )
     progress = read_progress(second)
     first, before = progress.ancestors
     assert (first.recipe, first.model) == ("pupil", version_name(card))
@@ -101,9 +105,9 @@ def test_a_pupil_is_told_what_the_teacher_says_of_the_image_that_it_sees(teacher
 def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
     other = dataclasses.replace(PUPIL, seed=7)
     with pytest.raises(InvalidData, match=r"teacher/best_model.*patients that are for validation here"):
-        train.run(data, tmp_path / "run", other, teachers=[teacher], progress=False)
+        train.run(data, tmp_path / "run", other, Beginnings(teachers=(teacher,)), progress=False)
     # Nor may one begin with a pupil whose teacher saw them.
-    pupil = train.run(data, tmp_path / "taught", PUPIL, teachers=[teacher], progress=False)
+    pupil = train.run(data, tmp_path / "taught", PUPIL, Beginnings(teachers=(teacher,)), progress=False)
     told = read_progress(pupil)
     told.recipe["seed"] = 7
     assert told.ancestors[0].seed == 42
@@ -111,20 +115,20 @@ def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, dat
     path = tmp_path / "alone.safetensors"
     train._save(path, load_file(pupil), alone.to_json())
     with pytest.raises(InvalidData, match="patients that are for validation here"):
-        train.run(data, tmp_path / "on", dataclasses.replace(QUICK, seed=7), start=path, progress=False)
+        train.run(data, tmp_path / "on", dataclasses.replace(QUICK, seed=7), Beginnings(path), progress=False)
 
 
 def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="recipe quick: takes no teacher"):
-        train.run(data, tmp_path / "run", QUICK, teachers=[teacher], progress=False)
+        train.run(data, tmp_path / "run", QUICK, Beginnings(teachers=(teacher,)), progress=False)
     with pytest.raises(InvalidData, match=r"recipe pupil: needs a teacher \(cxrd retrain --teacher\)"):
-        train.run(data, tmp_path / "run", PUPIL, start=teacher, progress=False)
+        train.run(data, tmp_path / "run", PUPIL, Beginnings(teacher), progress=False)
     with pytest.raises(InvalidData, match=r"none\.safetensors: not a file of a training run"):
-        train.run(data, tmp_path / "run", PUPIL, teachers=[tmp_path / "none.safetensors"], progress=False)
+        train.run(data, tmp_path / "run", PUPIL, Beginnings(teachers=(tmp_path / "none.safetensors",)), progress=False)
     empty = tmp_path / "empty.safetensors"
     train._save(empty, {}, read_progress(teacher).to_json())
     with pytest.raises(InvalidData, match="does not hold weights of the architecture efficientnet_lite0"):
-        train.run(data, tmp_path / "run", PUPIL, teachers=[empty], progress=False)
+        train.run(data, tmp_path / "run", PUPIL, Beginnings(teachers=(empty,)), progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -156,9 +160,9 @@ def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> N
     with pytest.raises(
         InvalidData, match=r"recipe quick: does not fit resnet18, which has no parameters net\.blocks\.\*"
     ):
-        train.run(data, tmp_path / "run", wrong, start=begin, progress=False)
+        train.run(data, tmp_path / "run", wrong, Beginnings(begin), progress=False)
     assert not (tmp_path / "run").exists()
-    after = load_file(train.run(data, tmp_path / "run", some, start=begin, progress=False))
+    after = load_file(train.run(data, tmp_path / "run", some, Beginnings(begin), progress=False))
     assert torch.equal(begun["net.layer1.0.conv1.weight"], after["net.layer1.0.conv1.weight"])
     assert not torch.equal(begun["net.layer1.0.bn1.running_mean"], after["net.layer1.0.bn1.running_mean"])
     assert not torch.equal(begun["net.layer4.1.conv2.weight"], after["net.layer4.1.conv2.weight"])
