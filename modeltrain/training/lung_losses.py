@@ -35,6 +35,8 @@ def draw_opacities(crop: Tensor, inside: Tensor, generator: torch.Generator) -> 
     Each is an ellipse with a rough, soft edge, somewhere in the lungs but not at their rim.
     """
     count, side = len(crop), crop.shape[-1]
+    if not count:
+        return Drawn(crop, crop[:, 0])
     lung = (inside >= 0.5).float()
     core = -max_pool2d(-lung[:, None], 13, stride=1, padding=6)[:, 0]
     chance = torch.where(core.sum((1, 2), keepdim=True) > 0, core, lung).flatten(1) + 1e-9
@@ -66,13 +68,13 @@ def _smooth_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
 def place_loss(after: Tensor, before: Tensor, place: Tensor) -> Tensor:
     """Return how badly the change of evidence, [M, h, w] after and before, tells where opacities [M, S, S] were drawn.
 
-    It is the cross-entropy between where they lie and a softmax of the change.
+    It is the cross-entropy between where they lie and a softmax of the change; 0 without opacities.
     """
     target = avg_pool2d(place[:, None], lung_crop.CELL)[:, 0].flatten(1)
     target = target / (target.sum(dim=1, keepdim=True) + 1e-6)
     change = log_softmax((after - before.detach()).flatten(1) * _STEEP, dim=1)
     entropy = -(target * (target + 1e-9).log()).sum(dim=1)
-    return (-(target * change).sum(dim=1) - entropy).mean()
+    return (-(target * change).sum(dim=1) - entropy).sum() / max(1, len(place))
 
 
 class Blend(NamedTuple):
