@@ -31,10 +31,11 @@ def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: 
     folder.mkdir(parents=True)
     shutil.copyfile(source / SAFETENSORS, folder / SAFETENSORS)
     model = onnx.load_model(source / ONNX, load_external_data=False)
-    for tensor in model.graph.initializer:
-        if tensor.name == "net.fc.bias":
-            values = numpy_helper.to_array(tensor) + np.array([0, bias], np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for node in model.graph.node:
+        node.output[:] = ["bare_logits" if name == "logits" else name for name in node.output]
+    more = numpy_helper.from_array(np.array([0, bias], np.float32), "more")
+    model.graph.initializer.append(more)
+    model.graph.node.append(helper.make_node("Add", ["bare_logits", "more"], ["logits"], "raise"))
     (folder / ONNX).write_bytes(model.SerializeToString())
     return _with_card(folder, version, card)
 

@@ -19,6 +19,7 @@ from modeltrain.model.card import load_card
 from modeltrain.network.architectures import load_network
 from modeltrain.network.exposure import KEY, LANDMARKS, Exposure, landmarks_of
 from modeltrain.training import train
+from modeltrain.training.beginnings import Beginnings
 from modeltrain.training.checkpoint import read_progress
 from modeltrain.training.landmarks import mean_landmarks
 from modeltrain.training.learner import Learner
@@ -155,8 +156,8 @@ def test_weights_keep_their_landmarks_whatever_the_recipe(
 ) -> None:
     others = torch.linspace(0.2, 0.8, 7)
     train._save(tmp_path / "start", load_file(best) | {KEY: others}, read_progress(best).to_json(timed=False))
-    kill_in_second_epoch(data, tmp_path / "run", recipe, start=tmp_path / "start")
-    again = train.run(data, tmp_path / "run", recipe, start=tmp_path / "start", resume=True, progress=False)
+    kill_in_second_epoch(data, tmp_path / "run", recipe, beginnings=Beginnings(tmp_path / "start"))
+    again = train.run(data, tmp_path / "run", recipe, Beginnings(tmp_path / "start"), resume=True, progress=False)
     assert torch.equal(load_file(again)[KEY], others)
 
 
@@ -185,20 +186,12 @@ def test_a_model_shows_its_network_one_exposure(best: Path, data: Path, tmp_path
         plain = [network(torch.from_numpy(shown)).logits for shown in (images.numpy(), darker)]
     moved = np.abs(predict(darker).logits - predict(images.numpy()).logits).max()
     assert moved < (plain[0] - plain[1]).abs().max() / 5
-    write_weights(rounded(load_file(card.folder / "model.safetensors")), tmp_path, mirror=True)
-    mirrored = load_network(dataclasses.replace(card, folder=tmp_path, raw=card.raw | {"mirror": True}))
-    predict = onnx_predictor(tmp_path / "model.onnx")
-    with torch.inference_mode():
-        expected = mirrored(images).logits.numpy()
-    np.testing.assert_allclose(predict(images.numpy()).logits, expected, atol=1e-3)
-    turned = np.ascontiguousarray(images.numpy()[..., ::-1])
-    np.testing.assert_allclose(predict(turned).logits, expected, atol=1e-3)
 
 
 def test_the_int8_file_has_the_landmarks_whole(tmp_path: Path) -> None:
     network = lively_network()
     network.standard.landmarks = standard().landmarks
-    write_weights(rounded(network.state_dict()), tmp_path, mirror=True)
+    write_weights(rounded(network.state_dict()), tmp_path)
     quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", list(batch(4)))
     graph = onnx.load(tmp_path / "int8.onnx").graph
     made_by = {name: node for node in graph.node for name in node.output}
