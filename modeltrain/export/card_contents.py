@@ -15,7 +15,6 @@ from modeltrain.network.architectures import normalisation
 from modeltrain.network.efficientnet_lite import LITE
 from modeltrain.network.exposure import KEY
 from modeltrain.network.lung_crop import SIDE
-from modeltrain.training.lung_weights import LungRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from modeltrain.data.samples import Sample
     from modeltrain.training.checkpoint import Progress
+    from modeltrain.training.lung_weights import LungRecord
 
 _LIBRARIES = (
     "cxrd",
@@ -64,15 +64,9 @@ def libraries(arch: str) -> dict[str, str]:
     return {name: installed(name) for name in (*_LIBRARIES, *(["timm"] if arch == LITE else []))}
 
 
-def segmentation(progress: Progress, lungs: LungRecord | None) -> dict[str, Any] | None:
-    """Tell how the weights that find lungs came to be; None for a network that sees the whole image.
-
-    `lungs` is their record where the run's own file has none.
-    """
-    if not progress.recipe.get("lungs"):
-        return None
-    record = LungRecord.from_dict(progress.segmentation) if progress.segmentation else lungs
-    return {**record.to_dict(), "digest": record.digest} if record else {}
+def segmentation(record: LungRecord | None) -> dict[str, Any] | None:
+    """Tell how the weights that find lungs came to be; None without a record, and for one that sees the whole image."""
+    return {**record.to_dict(), "digest": record.digest} if record else None
 
 
 def preprocessing(folder: Path, arch: str, *, lungs: bool) -> dict[str, Any]:

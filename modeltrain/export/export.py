@@ -52,12 +52,13 @@ from modeltrain.network.architectures import ChestNet, load_weights
 from modeltrain.training.checkpoint import (
     LAST,
     Progress,
+    lungs_had_known_data,
     only_own_data,
     read_progress,
     teachers_had_known_data,
     with_times,
 )
-from modeltrain.training.lung_weights import checked_record
+from modeltrain.training.lung_weights import LungRecord, checked_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
 
     from modeltrain.data.samples import Sample, Split
     from modeltrain.model.card import Card
-    from modeltrain.training.lung_weights import LungRecord
 
 _RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
 log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     lungs = bool(recipe.get("lungs", False))
     record = _lungs_of(new, load_file(weights), progress)
+    lungs_known = not lungs or lungs_had_known_data(progress, record)
     predecessor = seen_images_of(load_card(new.began_with, serves=False)) if new.began_with else None
     _write_network(folder, load_file(weights), split, new.out_of_distribution, arch=progress.arch, lungs=lungs)
     write_seen_images(folder, sources, predecessor)
@@ -182,8 +183,8 @@ def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new
     complete = predecessor.complete and teachers_had_known_data(progress) if predecessor else only_own_data(progress)
     card = _card(folder, progress, split, new)
     card["data"]["layout"] = sources.name
-    card["segmentation"] = segmentation(progress, record)
-    card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete}
+    card["segmentation"] = segmentation(record)
+    card["data"]["seen_images"] = {"file": SEEN_IMAGES, "keys": KEYS, "complete": complete and lungs_known}
     write_card(folder, card)
     served = load_card(folder)
     card["metrics"] = {"of": _served(served), "validation": _figures_of(served, split.validation), "test": None}
@@ -263,13 +264,17 @@ def _card(folder: Path, progress: Progress, split: Split, new: NewVersion) -> di
 
 
 def _lungs_of(new: NewVersion, state: dict[str, Tensor], progress: Progress) -> LungRecord | None:
-    """Return the record in the file that `new` names; its weights must be those of the run.
+    """Return the record of the weights that find lungs: the run's, or else that in the file that `new` names.
+
+    The weights in that file must be those of the run, `state`.
 
     Raises
     ------
     InvalidData
         They are others, have no record, or have seen validation patients of the run.
     """
+    if progress.segmentation:
+        return LungRecord.from_dict(progress.segmentation)
     if new.lungs is None:
         return None
     split = (progress.recipe["seed"], progress.recipe["validation_fraction"])

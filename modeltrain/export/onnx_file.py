@@ -181,11 +181,12 @@ def _kept_whole(path: Path) -> list[str]:
         if how.get("kernel_shape") == [1, 1] and how.get("strides") == [2, 2]
     ]
     sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    weights = [sizes.get(node.input[1], [0, 0]) for node in convolutions]
     groups = [next((item.i for item in node.attribute if item.name == "group"), 1) for node in convolutions]
     ends = [
         node.name
-        for node, group in zip(convolutions, groups, strict=True)
-        if group == 1 and (sizes[node.input[1]][1] in _GREY_CHANNELS or sizes[node.input[1]][0] == 1)
+        for node, group, size in zip(convolutions, groups, weights, strict=True)
+        if group == 1 and (size[1] in _GREY_CHANNELS or size[0] == 1)
     ]
     sums = [
         node.name

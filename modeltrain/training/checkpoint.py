@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modeltrain.model.card import Card
+    from modeltrain.training.lung_weights import LungRecord
     from modeltrain.training.recipe import Recipe
 
 BEST, LAST = "best_model.safetensors", "last.safetensors"
@@ -228,3 +229,11 @@ def teachers_had_known_data(progress: Progress) -> bool:
         data |= run.learnt_from - {UNKNOWN}
     others = [run for run in progress.teachers if run != progress.began_with]
     return all(run.learnt_from <= data for run in line_of(others, progress.ancestors))
+
+
+def lungs_had_known_data(progress: Progress, record: LungRecord | None) -> bool:
+    """Return whether the weights that find lungs learnt from no data but the run's and those of what it began with."""
+    data = set(progress.data_digests)
+    for run in line_of([progress.began_with], progress.ancestors):
+        data |= run.learnt_from - {UNKNOWN}
+    return record is not None and set(record.parts) <= data

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from dicom_io.errors import InvalidData, InvalidModel
+from modeltrain.data.seen_images import seen_images_of
 from modeltrain.export.export import NewVersion, export_model
 from modeltrain.export.onnx_file import onnx_predictor
 from modeltrain.model.card import load_card
@@ -19,7 +20,7 @@ from modeltrain.model.registry import prove
 from modeltrain.network.architectures import ChestNet, load_network, take_up_lungs
 from modeltrain.training import lungs, train
 from modeltrain.training.beginnings import Beginnings
-from modeltrain.training.checkpoint import read_progress
+from modeltrain.training.checkpoint import lungs_had_known_data, read_progress
 from modeltrain.training.lung_weights import record_behind, save_lungs
 from modeltrain.training.recipe import RECIPES
 from tests.unit.modeltrain.toys import batch, draw_mask, write_masks
@@ -142,6 +143,10 @@ def test_the_model_looks_at_lungs_on_every_engine_and_its_card_says_so(
     for name in ("logits", "evidence", "box", "lungs"):
         np.testing.assert_allclose(getattr(answers, name), getattr(expected, name), atol=5e-3, err_msg=name)
     np.testing.assert_allclose(answers.outlier, expected.outlier, rtol=0.05)
+    own = seen_images_of(card)
+    assert own is not None
+    assert own.complete, "the lungs learnt from the same images"
+    assert not lungs_had_known_data(dataclasses.replace(read_progress(best), data_digest="b", parts=["b"]), record)
     # A run that lacks the record gets it from the file, if the weights are the same.
     progress = dataclasses.replace(read_progress(best), segmentation={})
     bare = tmp_path / "bare.safetensors"
