@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dicom_io.finding import Answer
 from dicom_io.pixels.render import render
 from modeltrain.model.outputs import Outputs
+from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.unit.worker.engines.test_pipeline import Bench
 from worker.inference.analyzer import Reader
 from worker.inference.engine import Batcher
-from worker.results.overlay import caption
 from worker.settings import ModelSettings, Settings
 
 
@@ -46,53 +48,80 @@ def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> No
         assert "outside the trained population" in str(row["reason"])
 
 
-class Silent:
-    """A batcher in whose maps nothing speaks for PNEUMONIA."""
+class Drawn:
+    """A batcher that gives the same drawn outputs for every image."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher, outputs: Outputs) -> None:
         self._batcher = batcher
+        self._outputs = outputs
 
-    def predict(self, image: NDArray[np.float32]) -> Outputs:
-        """Answer with the same logits and a map without a positive cell."""
-        slope = np.arange(49, dtype=np.float32).reshape(7, 7)
-        outputs = self._batcher.predict(image)
-        return outputs._replace(cam=-np.abs(outputs.cam) - slope)
+    def predict(self, _image: NDArray[np.float32]) -> Outputs:
+        """Answer."""
+        return self._outputs
 
     def close(self) -> None:
         """End the batcher."""
         self._batcher.close()
 
 
+def drawn(score: float, lungs: int = 2) -> Outputs:
+    """The outputs of a network with a score, so many lungs, and all evidence in one place of the left one."""
+    evidence = np.full((1, 10, 10), -3, np.float32)
+    evidence[0, 7, 7] = score
+    found = np.zeros((1, 112, 112), np.float32)
+    for left in (20, 65)[2 - lungs :]:
+        found[0, 20:95, left : left + 28] = 1
+    logits = np.array([[-score / 2, score / 2]], np.float32)
+    return Outputs(logits, evidence, np.array([[0.1, 0.1, 0.9, 0.9]], np.float32), found, logits, logits[:, 0] * 0)
+
+
 @pytest.fixture
-def everything() -> Iterator[Reader]:
-    """Calls everything pneumonia, with an empty map: its threshold lies below the network's own."""
-    made = Reader(Settings(model=ModelSettings(threshold=0.0)))
-    made._batcher = Silent(made._batcher)  # type: ignore[assignment]
+def reader_of(tmp_path: Path) -> Iterator[Callable[[Outputs], Reader]]:
+    """Makes readers whose network gives drawn outputs, decided at even odds and without a conformal set."""
+    folder = tiny(tmp_path / "tiny", calibration=None, conformal=None, operating_points={})
+    readers = []
+
+    def made(outputs: Outputs) -> Reader:
+        reader = Reader(Settings(model=ModelSettings(folder=folder, threshold=0.5)))
+        reader._batcher = Drawn(reader._batcher, outputs)  # type: ignore[assignment]
+        readers.append(reader)
+        return reader
+
     yield made
-    made.close()
+    for reader in readers:
+        reader.close()
 
 
-def test_a_pneumonia_without_a_place_is_shown_against_normal_radiographs(everything: Reader) -> None:
-    slope = np.arange(49, dtype=np.float32).reshape(7, 7)
-    everything.decider.normal_map = -20 - slope
-    everything.decider.normal_map[3, 2] -= 20
-    reading = everything.read_values(render(chest("place")))
-    assert reading.finding.decision == "PNEUMONIA"
-    assert reading.finding.beyond_normal
-    assert int(reading.attention.argmax()) == 3 * 7 + 2
-    region = reading.finding.region
-    assert region is not None
-    rows, columns = render(chest("place")).values.shape
+@pytest.mark.parametrize(
+    ("score", "lungs", "answer", "regions"),
+    [
+        (4.0, 2, Answer.FLAGGED, 1),
+        (-4.0, 2, Answer.NOT_FLAGGED, 0),
+        (4.0, 1, Answer.UNCERTAIN, 1),
+        (4.0, 0, Answer.OUTSIDE, 0),
+    ],
+)
+def test_places_are_named_of_what_is_flagged_or_uncertain(
+    reader_of: Callable[[Outputs], Reader], score: float, lungs: int, answer: Answer, regions: int
+) -> None:
+    finding = reader_of(drawn(score, lungs)).read_values(render(chest("place"))).finding
+    assert finding.answer is answer
+    assert len(finding.regions) == regions
+    assert finding.lungs is not None
+    assert finding.lungs.count == lungs
+    assert finding.score == pytest.approx(score)
+
+
+def test_the_place_is_where_the_evidence_is_in_the_radiograph_s_pixels(
+    reader_of: Callable[[Outputs], Reader],
+) -> None:
+    reading = reader_of(drawn(4.0)).read_values(render(chest("place", rows=300, cols=200)))
+    (region,) = reading.finding.regions
     left, top, right, bottom = region.box
-    assert left <= 2.5 / 7 * columns <= right
-    assert top <= 3.5 / 7 * rows <= bottom
-    assert caption(reading.finding) == "Where it differs from normal (Grad-CAM)"
-
-
-def test_a_card_without_a_map_of_normal_radiographs_leaves_it_without_a_region(everything: Reader) -> None:
-    everything.decider.normal_map = None
-    finding = everything.read_values(render(chest("place"))).finding
-    assert finding.decision == "PNEUMONIA"
-    assert finding.region is None
-    assert not finding.beyond_normal
-    assert caption(finding) == "Grad-CAM: no part speaks for it by itself"
+    place = 0.1 + 7.5 / 10 * 0.8
+    assert left <= place * 200 <= right
+    assert top <= place * 300 <= bottom
+    assert region.place == "left lower"
+    assert reading.evidence.shape == (224, 224)
+    assert float(reading.evidence.max()) == pytest.approx(4, abs=0.2), "log-odds, in absolute terms"
+    assert float(reading.evidence.min()) == 0

@@ -32,7 +32,10 @@ class Echo:
             raise RuntimeError("broken")
         means = images.mean(axis=(1, 2, 3))
         logits = np.stack([np.zeros_like(means), means], axis=1)
-        return Outputs(logits, np.zeros((len(images), 2, 7, 7), np.float32), logits, means)
+        n = len(images)
+        box = np.tile(np.array([0, 0, 1, 1], np.float32), (n, 1))
+        evidence, lungs = np.zeros((n, 7, 7), np.float32), np.ones((n, 1, 1), np.float32)
+        return Outputs(logits, evidence, box, lungs, logits, means)
 
 
 def image(value: float) -> Image:
