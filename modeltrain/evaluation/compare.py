@@ -9,13 +9,19 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from dicom_io.errors import InvalidData
-from modeltrain.evaluation.statistics import CONFIDENCE, Resamples
+from modeltrain.evaluation.faithfulness import MEASURES
+from modeltrain.evaluation.statistics import CONFIDENCE, Resamples, interval
 from modeltrain.model.outputs import CLASSES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modeltrain.evaluation.evaluate import Answers
+    from modeltrain.evaluation.faithfulness import Faithfulness
+
+MAP_MARGINS = {"contrast": 0.2, "opacity_raises": 0.05, "opacity_found": 0.05, "peak_inside": 0.05}
+"""What maps are compared by, and how much worse a new model's may be: log-odds for the first, parts for the others."""
+_LEAST_TOLD = 10  # images of which both models tell, below which a measure of their maps is not compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,29 @@ class Difference:
         """Return plain values."""
         keys = ("old", "new", "low", "high")
         return {key: round(getattr(self, key), 5) for key in keys} | {"difference": round(self.value, 5)}
+
+
+@dataclass(frozen=True, slots=True)
+class MapComparison:
+    """The paired differences of two models' maps, by the names of `MAP_MARGINS`; not those too few images tell of."""
+
+    normal: int
+    pneumonia: int
+    measures: dict[str, Difference]
+
+    def worse(self) -> list[str]:
+        """Return what the new model's maps are worse in: by more than the margin, and beyond chance."""
+        return [
+            f"{MEASURES[name]} {each.new:.3f} against {each.old:.3f} (difference {each.value:+.3f}, {each.low:+.3f} to "
+            f"{each.high:+.3f}, margin {MAP_MARGINS[name]:g})"
+            for name, each in self.measures.items()
+            if each.high < 0 and each.value < -MAP_MARGINS[name]
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        parts = {name: each.to_dict() for name, each in self.measures.items()}
+        return {"normal": self.normal, "pneumonia": self.pneumonia, **parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +142,21 @@ def compare(old: Answers, new: Answers, thresholds: tuple[float, float]) -> Comp
         low, high = np.quantile(rates[1][name] - rates[0][name], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         spread[name] = Difference(float(exact[0][name][0]), float(exact[1][name][0]), float(low), float(high))
     return Comparison(counts[0], counts[1], auc, spread["sensitivity"], spread["specificity"])
+
+
+def compare_maps(old: Faithfulness, new: Faithfulness) -> MapComparison:
+    """Compare two models' maps of the same cases.
+
+    The same patients are drawn anew for both, so the differences are paired, also where an image tells only of one.
+    """
+    measures = {}
+    for name in MAP_MARGINS:
+        told = [int(np.isfinite(each.values[name]).sum()) for each in (old, new)]
+        if min(told) >= _LEAST_TOLD:
+            (before, *_), (after, *_) = values = old.resampled(name), new.resampled(name)
+            low, high = interval(values[1][1:] - values[0][1:])
+            measures[name] = Difference(float(before), float(after), low, high)
+    return MapComparison(len(old.cases.normal), len(old.cases.pneumonia), measures)
 
 
 def delong(labels: NDArray[np.int64], old: NDArray[np.float32], new: NDArray[np.float32]) -> Difference:

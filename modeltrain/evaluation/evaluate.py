@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,8 @@ class Answers:
         float32 [N], probability of the second of `AGENTS`, NaN where the model does not tell.
     attributes
         What the header of each image states (see `dicom_io.pixels.radiograph.attributes`); empty where nobody looked.
+    images
+        The network's inputs, float32 [1, size, size] in [0, 1], of the samples that were to be kept, by their indices.
     """
 
     samples: tuple[Sample, ...]
@@ -54,6 +56,7 @@ class Answers:
     judgements: tuple[Finding, ...] = ()
     subtype: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     attributes: tuple[dict[str, str], ...] = ()
+    images: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -101,6 +104,7 @@ def evaluate(
     model: str,
     decider: Decider | None = None,
     size: int = INPUT_SIZE,
+    keep: Collection[int] = (),
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, Answers]:
     """Evaluate a model on labelled radiographs.
@@ -116,6 +120,8 @@ def evaluate(
         What the model is called in the result.
     decider
         The model's decider, where the answers shall be what serving says; without it probabilities are as they come.
+    keep
+        Indices of the samples whose images are kept in memory (`Answers.images`).
     advance
         Called after each batch with the number of images done and of all images.
 
@@ -125,7 +131,7 @@ def evaluate(
         A folder is missing or empty, so that a class is without images, or a picture cannot be read (which is named).
     """
     samples = evaluation_samples(data) if isinstance(data, Path) else data
-    answers = answers_of(predict, samples, decider=decider, size=size, advance=advance)
+    answers = answers_of(predict, samples, decider=decider, size=size, keep=keep, advance=advance)
     return measure(answers, threshold=threshold, model=model), answers
 
 
@@ -135,6 +141,7 @@ def answers_of(
     *,
     decider: Decider | None = None,
     size: int = INPUT_SIZE,
+    keep: Collection[int] = (),
     advance: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Return a model's answers to radiographs, which it sees sixteen at a time.
@@ -149,11 +156,13 @@ def answers_of(
     scores, maps, subtypes = [], [], []
     judgements: list[Finding] = []
     attributes: list[dict[str, str]] = []
+    kept: dict[int, NDArray[np.float32]] = {}
     for start in range(0, len(samples), _BATCH):
         batch = samples[start : start + _BATCH]
         images, stated = zip(*(read_with_attributes(sample, size) for sample in batch), strict=True)
         outputs = predict(np.stack(images))
         attributes += stated
+        kept |= {start + i: image for i, image in enumerate(images) if start + i in keep}
         scores.append(decider.probability(outputs.logits) if decider else probability(outputs.logits))
         subtypes.append(probability(outputs.subtype))
         judgements += decider(outputs) if decider else []
@@ -170,6 +179,7 @@ def answers_of(
         tuple(judgements),
         np.concatenate(subtypes),
         tuple(attributes),
+        kept,
     )
 
 

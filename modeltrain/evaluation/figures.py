@@ -30,17 +30,27 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREY = "#2166ac", "#c2571a", "#5f6770"
 _DPI = 150
 _GRID = np.linspace(0, 1, 201)
+SATURATED = 4.0
+"""Calibrated log-odds from which a map is shown at full strength: a probability of 0.98."""
 _CASES = 3  # cases of each kind in the grid
 _CASE_SIDE = 336  # pixels: one and a half times the network's input, so that its pixels do not show
 
 
-def write_figures(answers: Answers, evaluation: Evaluation, out: Path, points: Mapping[str, float]) -> tuple[Path, ...]:
+def write_figures(
+    answers: Answers,
+    evaluation: Evaluation,
+    out: Path,
+    points: Mapping[str, float],
+    lungs: Mapping[str, NDArray[np.float32]] | None = None,
+) -> tuple[Path, ...]:
     """Write all figures into a folder (made if absent) and return their paths.
 
     Parameters
     ----------
     points
         Operating points by name.
+    lungs
+        How often each place is lung, by class (`modeltrain.evaluation.faithfulness.Faithfulness.lungs`).
 
     Raises
     ------
@@ -55,6 +65,7 @@ def write_figures(answers: Answers, evaluation: Evaluation, out: Path, points: M
         "metrics.png": metrics_figure(evaluation, resamples),
         "operating_points.png": points_figure(answers, evaluation, points),
         "calibration.png": calibration_figure(answers, evaluation),
+        "mean_maps.png": mean_maps_figure(answers, evaluation, lungs),
         "gradcam_grid.png": cases_figure(answers, evaluation),
         "worst_errors.png": errors_figure(answers, evaluation),
     }
@@ -260,7 +271,7 @@ def choose_cases(answers: Answers, threshold: float) -> dict[str, NDArray[np.int
 
 
 def cases_figure(answers: Answers, evaluation: Evaluation) -> Figure:
-    """Draw radiographs beside their Grad-CAM overlays: one row a kind, the radiograph left and the overlay right."""
+    """Draw radiographs beside their evidence maps: one row a kind, the radiograph left and the overlay right."""
     cases = choose_cases(answers, evaluation.threshold)
     figure = Figure(figsize=(13.2, 2.62 * len(cases) + 0.7), layout="constrained")
     grid = figure.subplots(len(cases), 2 * _CASES, squeeze=False)
@@ -275,10 +286,40 @@ def cases_figure(answers: Answers, evaluation: Evaluation) -> Figure:
         for place, index in enumerate(chosen):
             _draw_case(row[2 * place], row[2 * place + 1], answers, int(index))
     figure.suptitle(
-        f"Grad-CAM for PNEUMONIA, each map scaled to its own maximum\n{evaluation.model}, {evaluation.n:,} images, "
+        f"Evidence for pneumonia, from 0 to log-odds of {SATURATED:g}\n{evaluation.model}, {evaluation.n:,} images, "
         f"threshold {evaluation.threshold:.4g}",
         size=12,
     )
+    return figure
+
+
+def mean_maps_figure(
+    answers: Answers, evaluation: Evaluation, lungs: Mapping[str, NDArray[np.float32]] | None
+) -> Figure:
+    """Draw the mean evidence map of each true class on one absolute scale, with the outline of the mean lungs."""
+    figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+    both = figure.subplots(1, 2)
+    shown = None
+    for axes, (label, name) in zip(both, enumerate(CLASSES), strict=True):
+        maps = answers.evidence[answers.labels == label]
+        side = maps.shape[1]
+        shown = axes.imshow(
+            maps.mean(axis=0),
+            cmap="inferno",
+            vmin=0,
+            vmax=SATURATED,
+            extent=(0, side, side, 0),
+            interpolation="bilinear",
+        )
+        if lungs:
+            outline = cv2.resize(lungs[name], (side, side), interpolation=cv2.INTER_AREA)
+            middles = np.arange(side) + 0.5
+            axes.contour(middles, middles, outline, levels=[0.5], colors="white", linewidths=0.8)
+        axes.set_title(f"{name}   {len(maps):,} images", size=10)
+        axes.axis("off")
+    if shown is not None:
+        figure.colorbar(shown, ax=list(both), shrink=0.8, label="evidence for pneumonia, log-odds")
+    figure.suptitle(f"Mean heatmap of each class\n{evaluation.model}", size=12)
     return figure
 
 
@@ -305,7 +346,8 @@ def _draw_case(left: Axes, right: Axes, answers: Answers, index: int) -> None:
     left.imshow(grey, cmap="gray", vmin=0, vmax=1)
     left.set_title(f"{CLASSES[sample.label]}   p = {answers.probability[index]:.3f}", size=9, loc="left")
     left.text(0, _CASE_SIDE + 6, sample.title or sample.path.stem, size=7, color=_GREY, va="top")
-    heat = np.clip(cv2.resize(answers.evidence[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC), 0, 1)
+    fine = cv2.resize(answers.evidence[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    heat = np.clip(fine / SATURATED, 0, 1)
     right.imshow(grey, cmap="gray", vmin=0, vmax=1)
     # Opaque only where the map is high: what the network did not look at stays a plain radiograph.
     right.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.sqrt(heat))

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from dicom_io.errors import OutOfResources
 from dicom_io.pixels.radiograph import ATTRIBUTES
 from modeltrain.data.duplicates import COMPARED
+from modeltrain.evaluation.faithfulness import MEASURES
 from modeltrain.evaluation.subgroups import PREVALENCES
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Report:
     Attributes
     ----------
     details
-        What `modeltrain.evaluation.subgroups.details` returned.
+        What `modeltrain.evaluation.subgroups.details` returned, and as `heatmaps` what
+        `modeltrain.evaluation.faithfulness.Faithfulness.to_dict` did, or None.
     figures
         PNG files, which the page carries within itself.
     data
@@ -83,6 +85,7 @@ def write_report(report: Report, out: Path) -> Path:
         data=report.data,
         learnt_from=report.learnt_from,
         attributes=ATTRIBUTES,
+        map_measures=MEASURES,
     )
     path = out / REPORT
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SIDE = 224  # of a map; finer than this the network saw nothing
 _LUNG = 0.5  # probability from which a place is lung
 _SOFT = (0.3, 0.7)  # between these probabilities the map fades out at the lungs' edge
-_LEAST_LUNG = 0.015  # a lung is no smaller part of the image: a child's in a frame of two bodies has 0.04
+LEAST_LUNG = 0.015  # a lung is no smaller part of the image: a child's in a frame of two bodies has 0.04
 _LEAST_OF_OTHER = 0.12  # a second area that is smaller than this part of the first is no lung
 _CUT = 0.25  # a lung is cut off where this part of its height or width lies on the image's edge
 _REGION = 0.5  # a region holds what is at least this part of the map's peak
@@ -53,6 +53,11 @@ def _resized(values: NDArray[np.float32], rows: int, columns: int) -> NDArray[np
     return np.asarray(cv2.resize(values, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
+def lung_mask(probability: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.bool_]:
+    """Return which places of a radiograph of `rows` and `columns` are lung, from one image's `Outputs.lungs`."""
+    return np.asarray(_resized(probability, rows, columns) >= _LUNG)
+
+
 def lungs_of(probability: NDArray[np.float32], rows: int, columns: int) -> Lungs | None:
     """Return what was found of the lungs.
 
@@ -70,7 +75,7 @@ def lungs_of(probability: NDArray[np.float32], rows: int, columns: int) -> Lungs
     if probability.size == 1:
         return None
     mask = (probability >= _LUNG).astype(np.uint8)
-    areas = [area for area in _areas(mask) if area.mean() >= _LEAST_LUNG]
+    areas = [area for area in _areas(mask) if area.mean() >= LEAST_LUNG]
     areas = [area for area in areas if area.sum() >= _LEAST_OF_OTHER * areas[0].sum()][:2]
     if len(areas) == 1 and _is_both(areas[0]):
         return _described(areas, 2, rows, columns)
@@ -164,7 +169,7 @@ def _place(area: NDArray[np.uint8], lungs: NDArray[np.float32]) -> tuple[str, st
     """Return side and zone of an area's middle; a zone is a third of the height of the lung that it lies in."""
     if lungs.size == 1:
         return "", ""
-    mask = _resized(lungs, *area.shape) >= _LUNG
+    mask = lung_mask(lungs, *area.shape)
     ys, xs = np.nonzero(area)
     x, y = float(xs.mean()), float(ys.mean())
     columns = np.nonzero(mask.any(0))[0]

@@ -105,14 +105,24 @@ def compare(
 
 
 def _show_paired(result: PairedComparison) -> None:
+    from modeltrain.evaluation.faithfulness import MEASURES
+
     rows = []
     for measure in ("auc", "sensitivity", "specificity"):
         each = getattr(result.comparison, measure)
         interval = f"{each.low:+.4f} to {each.high:+.4f}"
         rows.append((measure, f"{each.old:.4f}", f"{each.new:.4f}", f"{each.value:+.4f}", interval))
-    output.table(("measure", "old", "new", "difference", "95 % interval"), rows, 100)
+    for name, each in result.maps.measures.items() if result.maps else ():
+        numbers = (f"{each.old:.3f}", f"{each.new:.3f}", f"{each.value:+.3f}", f"{each.low:+.3f} to {each.high:+.3f}")
+        rows.append((f"heatmaps: {MEASURES[name]}", *numbers))
+    output.table(("measure", "old", "new", "difference", "95 % interval"), rows, 120)
     output.counts([("NORMAL images", result.comparison.normal), ("PNEUMONIA images", result.comparison.pneumonia)])
     output.line("Intervals: AUC by DeLong; sensitivity and specificity by bootstrap, at each model's own threshold.")
+    if result.maps:
+        output.line(
+            "Heatmaps: intervals by bootstrap. "
+            f"NORMAL images: {result.maps.normal}. PNEUMONIA images: {result.maps.pneumonia}."
+        )
     for text in result.notes:
         output.line(text)
 
@@ -153,8 +163,9 @@ def promote(
     """Let a model serve, if it is not worse than the serving one on labelled radiographs.
 
     It is refused if AUC, sensitivity or specificity is lower and the 95 % interval of the difference reaches beyond the
-    margin. It is also refused if there are too few images to tell. Images that either model was trained on do not
-    count. --force needs a --reason.
+    margin. It is refused if its heatmaps are worse: they move the answer less, find fewer drawn opacities, or peak in a
+    lung less often. It is also refused if there are too few images to tell. Images that either model was trained on do
+    not count. --force needs a --reason.
 
     A running worker changes to the new model within a second of the next image.
     """

@@ -139,7 +139,7 @@ def compare_shadow(settings: Settings, since: dt.datetime | None) -> ShadowCompa
 
 
 def promote(settings: Settings, request: PromotionRequest) -> Exchange:
-    """Let a model serve, if it is not worse than the current one on locked radiographs.
+    """Let a model serve, if neither answers nor heatmaps are worse than the current one's on locked radiographs.
 
     Raises
     ------
@@ -160,16 +160,16 @@ def promote(settings: Settings, request: PromotionRequest) -> Exchange:
     if request.data is not None:
         result = _compared(settings, serving, candidate.card, request.data)
         worse, few = result.comparison.worse(request.margin), result.comparison.too_few(request.least)
-        facts |= {"comparison": result.to_dict(), "margin": request.margin, "worse": worse}
+        worse_maps = result.maps.worse() if result.maps else []
+        facts |= {"comparison": result.to_dict(), "margin": request.margin, "worse": [*worse, *worse_maps]}
         facts |= {"least": request.least, "too_few": bool(few)}
         notes = tuple(result.notes)
         if few and not request.force:
             raise InvalidSettings("; ".join([f"{candidate.name} is not promoted: {few}", *notes]))
-        if worse and not request.force:
-            raise InvalidSettings(
-                f"{candidate.name} is not promoted: it may be worse by more than the margin {request.margin:g}: "
-                f"{'; '.join(worse)}"
-            )
+        reasons = [f"it may be worse by more than the margin {request.margin:g}: {'; '.join(worse)}"] if worse else []
+        reasons += [f"its heatmaps are worse: {'; '.join(worse_maps)}"] if worse_maps else []
+        if reasons and not request.force:
+            raise InvalidSettings(f"{candidate.name} is not promoted: {'; '.join(reasons)}")
     before = _exchange(settings, candidate, request.by, "promoted", facts)
     return Exchange(candidate.name, before, notes)
 
