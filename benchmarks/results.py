@@ -36,8 +36,8 @@ from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
+from modeltrain.model.evidence import SIDE, lungs_of, regions_of
 from modeltrain.model.preprocess import to_input
-from modeltrain.model.region import attended_region
 from worker.demo.phantom import draw
 from worker.inference.engine import open_engine
 from worker.results.overlay import compose
@@ -65,10 +65,25 @@ class Example:
         self.file = encode(radiograph(pixels.astype(np.uint16) * 16, uid_seed="benchmark", modality="DX"))
         self.rendered: Rendered = render(dcmread(BytesIO(self.file)))
         self.identity = card.identity
-        down, across = np.mgrid[0:7, 0:7].astype(np.float32)
-        self.heat = np.exp(-((down - 4) ** 2 + (across - 2) ** 2) / 3).astype(np.float32)
-        region = attended_region(self.heat, common.ROWS, common.COLUMNS)
-        self.finding = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4, "virus", 0.6, region)
+        down, across = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
+        self.evidence = (4 * np.exp(-((down - 0.6) ** 2 + (across - 0.3) ** 2) / 0.02)).astype(np.float32)
+        lungs = ((np.abs(across - 0.5) > 0.08) & (np.abs(across - 0.5) < 0.36) & (np.abs(down - 0.5) < 0.35)).astype(
+            np.float32
+        )
+        shape = common.ROWS, common.COLUMNS
+        self.finding = Finding(
+            probability=0.934,
+            decision="PNEUMONIA",
+            threshold=0.41,
+            operating_point="screening",
+            prediction_set=("PNEUMONIA",),
+            outlier=0.4,
+            agent="virus",
+            agent_probability=0.6,
+            regions=regions_of(self.evidence, lungs, *shape),
+            lungs=lungs_of(lungs, *shape),
+            score=2.6,
+        )
         self.settings = Results()
 
     def round(self, step: Callable[[str, Callable[[], Any]], Any]) -> None:
@@ -78,7 +93,7 @@ class Example:
         basis = Basis(source, self.identity, _CREATED, series_number=9701, series_description="benchmark")
         common: dict[str, Any] = {"finding": self.finding, "identity": self.identity, "created": _CREATED}
         finding, aspect, window = self.finding, self.rendered.aspect, self.rendered.window
-        picture = step("compose the picture", lambda: compose(self.rendered.values, self.heat, **common))
+        picture = step("compose the picture", lambda: compose(self.rendered.values, self.evidence, **common))
         datasets: list[Dataset] = []
         makers: dict[ObjectKind, Callable[[], Dataset]] = {
             secondary_capture.KIND: lambda: secondary_capture.secondary_capture(basis, finding, picture),

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -35,7 +35,7 @@ from dicom_io.objects.secondary_capture import KIND, secondary_capture
 from dicom_io.pixels.render import render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Decider
-from modeltrain.model.outputs import attention
+from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
 from modeltrain.model.preprocess import to_input
 from worker.clock import now
 from worker.demo.orthanc import free_port
@@ -155,14 +155,21 @@ class Bench:
             rendered = render(dataset, max_pixels=self.settings.pixels.max_pixels)
         with watch.stage("to_input"):
             image = to_input(rendered.values, self.card.input_size)
-        with watch.stage("forward, attention"):
+        with watch.stage("forward"):
             outputs = self.engine.predict(image[None])
-            heat, finding = attention(outputs.cam)[0], self.decider(outputs)[0]
+        with watch.stage("evidence, lungs, regions"):
+            evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
+            lungs, shape = outputs.lungs[0], rendered.values.shape
+            finding = replace(
+                self.decider(outputs)[0],
+                lungs=lungs_of(lungs, *shape),
+                regions=regions_of(evidence, lungs, *shape),
+            )
         created = now()
         with watch.stage("compose"):
             picture = compose(
                 rendered.values,
-                heat,
+                evidence,
                 finding=finding,
                 identity=self.identity,
                 created=created,

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from dicom_io.errors import OutOfResources
+from dicom_io.finding import STRONG_EVIDENCE
 from modeltrain.data.samples import read_sample
 from modeltrain.evaluation.statistics import BINS, Resamples, calibration_curve, calibration_error, interval
 from modeltrain.evaluation.subgroups import threshold_rows, worst_errors
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREY = "#2166ac", "#c2571a", "#5f6770"
 _DPI = 150
 _GRID = np.linspace(0, 1, 201)
-SATURATED = 4.0
-"""Calibrated log-odds from which a map is shown at full strength: a probability of 0.98."""
 _CASES = 3  # cases of each kind in the grid
 _CASE_SIDE = 336  # pixels: one and a half times the network's input, so that its pixels do not show
 
@@ -286,8 +285,8 @@ def cases_figure(answers: Answers, evaluation: Evaluation) -> Figure:
         for place, index in enumerate(chosen):
             _draw_case(row[2 * place], row[2 * place + 1], answers, int(index))
     figure.suptitle(
-        f"Evidence for pneumonia, from 0 to log-odds of {SATURATED:g}\n{evaluation.model}, {evaluation.n:,} images, "
-        f"threshold {evaluation.threshold:.4g}",
+        f"Evidence for pneumonia, from 0 to log-odds of {STRONG_EVIDENCE:g}\n{evaluation.model}, "
+        f"{evaluation.n:,} images, threshold {evaluation.threshold:.4g}",
         size=12,
     )
     return figure
@@ -307,7 +306,7 @@ def mean_maps_figure(
             maps.mean(axis=0),
             cmap="inferno",
             vmin=0,
-            vmax=SATURATED,
+            vmax=STRONG_EVIDENCE,
             extent=(0, side, side, 0),
             interpolation="bilinear",
         )
@@ -347,7 +346,7 @@ def _draw_case(left: Axes, right: Axes, answers: Answers, index: int) -> None:
     left.set_title(f"{CLASSES[sample.label]}   p = {answers.probability[index]:.3f}", size=9, loc="left")
     left.text(0, _CASE_SIDE + 6, sample.title or sample.path.stem, size=7, color=_GREY, va="top")
     fine = cv2.resize(answers.evidence[index], grey.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    heat = np.clip(fine / SATURATED, 0, 1)
+    heat = np.clip(fine / STRONG_EVIDENCE, 0, 1)
     right.imshow(grey, cmap="gray", vmin=0, vmax=1)
     # Opaque only where the map is high: what the network did not look at stays a plain radiograph.
     right.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.65 * np.sqrt(heat))

@@ -14,9 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.duplicates import COMPARED, Duplicates, near_duplicates, perceptual_hash
-from modeltrain.data.samples import Sample, scan
+from modeltrain.data.samples import Sample, read_sample, scan
 from modeltrain.evaluation import statistics
 from modeltrain.evaluation.evaluate import Answers, answers_of, measure
+from modeltrain.evaluation.faithfulness import cases_of, judge_maps
 from modeltrain.evaluation.figures import write_figures
 from modeltrain.evaluation.report import Report, write_report
 from modeltrain.evaluation.statistics import (
@@ -32,7 +33,7 @@ from modeltrain.evaluation.subgroups import details, worst_errors
 from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import AGENTS
-from tests.unit.modeltrain.toys import draw, predictor, write_class
+from tests.unit.modeltrain.toys import draw, predictor, steady, write_class
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,15 +252,22 @@ def test_the_report_stands_alone_and_escapes_names(answers: Answers, tmp_path: P
     out = tmp_path / "out"
     figures = write_figures(answers, evaluation, out, {"screening": 0.5, "balanced": 0.7})
     card = load_card(shipped_model())
-    further = details(answers, evaluation, {"screening": 0.5})
+    samples = answers.samples
+    cases = cases_of([read_sample(sample) for sample in samples], samples, [steady])
+    maps = judge_maps(steady, cases, threshold=0.5)
+    further = details(answers, evaluation, {"screening": 0.5}) | {"heatmaps": maps.to_dict()}
     pairs = near_duplicates(answers.samples[:1], answers.samples[:1]).pairs
     duplicates = Duplicates(pairs, answers.samples[:2])
     page = write_report(Report(evaluation, further, figures, card, "e", duplicates=duplicates), out)
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "toy &lt;script&gt;" in text
-    assert text.count("data:image/png;base64,") == len(figures) == 8
+    assert text.count("data:image/png;base64,") == len(figures) == 9
     assert not any(outside in text for outside in ('src="http', "href=", "url(http"))
+    assert "<td>peak in the middle one of seven columns</td><td>1.0000</td>" in text
+    further["heatmaps"] = None
+    without = write_report(Report(evaluation, further, figures, card, "e"), out).read_text(encoding="utf-8")
+    assert "The heatmaps could not be judged" in without
     assert "<td>pairs that look alike</td><td>1</td>" in text
     assert "<td>images that cannot be read, not compared</td><td>2</td>" in text
 
