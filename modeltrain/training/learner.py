@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import cross_entropy, relu, softplus
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from modeltrain.model.outputs import probability
@@ -105,6 +106,8 @@ class Learner:
                 loss = self._loss(batch)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
+                if self.recipe.clip:
+                    clip_grad_norm_(self.network.parameters(), self.recipe.clip)
                 self.optimizer.step()
                 self._follow()
                 losses.append(loss.item())

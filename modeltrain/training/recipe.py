@@ -54,6 +54,8 @@ class Recipe:
         Weight of a loss of pictures that are blended from two: each place must say what it said in the picture that it
         comes from, so that a place speaks for itself (after CutMix, Yun et al. 2019, and Puzzle-CAM, Jo and Yu 2021).
         Needs `lungs`.
+    clip
+        Largest norm of a step's gradient, to which longer ones are shortened; 0 leaves them as they are.
     ema
         Decay a step of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
         themselves.
@@ -89,6 +91,7 @@ class Recipe:
     lungs: bool = False
     opacities: float = 0.0
     blending: float = 0.0
+    clip: float = 0.0
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: int = 5
@@ -175,16 +178,17 @@ RECIPES = {
         name="lungs",
         stages=((12, 224),),
         batch_size=16,
-        learning_rate=3e-4,
-        overlap=0.5,
+        learning_rate=1e-4,
+        overlap=0.0,
         border_weight=0.0,
         subtype_weight=0.1,
+        clip=1.0,
         ema=0.995,
         precision="float32",
-        fixed=("lungs.",),
+        fixed=("lungs.", "net.conv1.", "net.bn1.", "net.layer1."),
         lungs=True,
         opacities=0.3,
-        blending=0.3,
+        blending=0.2,
         augmentation=dataclasses.replace(
             _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.5, margins=0.3
         ),
