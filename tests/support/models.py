@@ -40,7 +40,15 @@ def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: 
     return _with_card(folder, version, card)
 
 
-def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Source | None = None, **card: Any) -> Path:
+def tiny(
+    folder: Path,
+    *,
+    version: str = "9.0.0",
+    bias: float = 0.0,
+    seen: Source | None = None,
+    lungs: bool = False,
+    **card: Any,
+) -> Path:
     """Write a model of a few kilobytes in the form of a real one, for tests to which its answers do not matter.
 
     Its logit of PNEUMONIA is the mean grey value and `bias`; its map is the mean of each tile of 32 pixels.
@@ -49,6 +57,8 @@ def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Sourc
     ----------
     seen
         What it says that it has learnt from; by default it does not say.
+    lungs
+        Whether it looks for lungs: it takes all that is darker than 0.4 for them.
     card
         Parts of the card to put in place of the shipped ones.
     """
@@ -65,6 +75,8 @@ def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Sourc
         "second": np.array([1]),
         "nothing": np.zeros((1, 1), np.float32),
         "one": np.ones((1, 1, 1), np.float32),
+        "level": np.array(0.4, np.float32),
+        "steepness": np.array(20, np.float32),
     }
     nodes = [
         helper.make_node("Conv", ["image", "weight"], ["tiles"], strides=[32, 32]),
@@ -74,8 +86,7 @@ def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Sourc
         helper.make_node("Mul", ["grey", "nothing"], ["blank"]),
         helper.make_node("Add", ["blank", "whole"], ["box"]),
         helper.make_node("ReduceMean", ["blank", "second"], ["flat"], keepdims=1),
-        helper.make_node("Unsqueeze", ["flat", "second"], ["zero"]),
-        helper.make_node("Add", ["zero", "one"], ["lungs"]),
+        *_lung_nodes(looks=lungs),
         helper.make_node("Add", ["mean", "bias"], ["logits"]),
         helper.make_node("Identity", ["logits"], ["subtype"]),
         helper.make_node("ReduceMax", ["mean", "second"], ["outlier"], keepdims=0),
@@ -84,7 +95,7 @@ def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Sourc
         "logits": ["N", 2],
         "evidence": ["N", 7, 7],
         "box": ["N", 4],
-        "lungs": ["N", 1, 1],
+        "lungs": ["N", *([112, 112] if lungs else [1, 1])],
         "subtype": ["N", 2],
         "outlier": ["N"],
     }
@@ -101,6 +112,22 @@ def tiny(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, seen: Sourc
     if seen:
         write_seen_images(folder, Sources((seen,)))
     return _with_card(folder, version, card)
+
+
+def _lung_nodes(*, looks: bool) -> list[Any]:
+    """Return what makes the output `lungs` of a tiny model."""
+    if not looks:
+        return [
+            helper.make_node("Unsqueeze", ["flat", "second"], ["zero"]),
+            helper.make_node("Add", ["zero", "one"], ["lungs"]),
+        ]
+    return [
+        helper.make_node("AveragePool", ["image"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Squeeze", ["half", "unit"], ["halved"]),
+        helper.make_node("Sub", ["level", "halved"], ["darkness"]),
+        helper.make_node("Mul", ["darkness", "steepness"], ["odds"]),
+        helper.make_node("Sigmoid", ["odds"], ["lungs"]),
+    ]
 
 
 def _with_card(folder: Path, version: str, parts: dict[str, Any]) -> Path:

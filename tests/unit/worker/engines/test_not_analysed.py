@@ -231,22 +231,20 @@ def test_a_crash_before_the_entry_leaves_nothing_behind_that_is_sent(
 
 
 def test_what_the_gate_stops_is_reported_too(bench: Bench) -> None:
-    model = ModelSettings(out_of_distribution="skip")
-    bench.pipeline._settings = Settings(results=ON, model=model, destinations=(PACS,))
+    bench.pipeline._settings = Settings(results=ON, destinations=(PACS,))
     found = told(bench, done(bench, chest(PatientAge="040Y")))
     assert found["finding"]["status"] == "not_analysed"
     report = pydicom.dcmread(BytesIO(bench.results()["structured-report"]))
-    assert any("outside the trained population" in item.get("TextValue", "") for item in tree(report))
+    assert any("outside: the patient's age is not one" in item.get("TextValue", "") for item in tree(report))
 
 
 @pytest.mark.parametrize("results", [ON, Results()])
 def test_what_the_gate_saw_is_kept_without_an_answer(bench: Bench, results: Results) -> None:
-    bench.pipeline._settings = Settings(results=results, model=ModelSettings(out_of_distribution="skip"))
+    bench.pipeline._settings = Settings(results=results)
     found = told(bench, done(bench, chest(PatientAge="040Y")))
     row = found["finding"]
-    assert [row[key] for key in ("status", "probability", "decision", "model", "outlier")] == ["not_analysed"] + [
-        None
-    ] * 4
+    assert (row["status"], row["answer"]) == ("not_analysed", "outside")
+    assert [row[key] for key in ("probability", "model", "outlier", "score")] == [None] * 4
     assert found["answers"] == []
     (saw,) = found["outside"]
     identity = bench.reader.identity
@@ -258,7 +256,7 @@ def test_what_the_gate_saw_is_kept_without_an_answer(bench: Bench, results: Resu
     assert {key: event[key] for key in ("outlier", "input_mean", "input_std")} == {
         key: saw[key] for key in ("outlier", "input_mean", "input_std")
     }
-    assert not {"probability", "decision"} & set(event)
+    assert not {"probability", "answer", "score"} & set(event)
     seen = period(bench.ledger, bench.reader.card, None, None)
     assert (seen.n, seen.left_out, len(seen.values["probability"])) == (1, 1, 0)
     # What the rules leave out has not been looked at.
@@ -266,14 +264,14 @@ def test_what_the_gate_saw_is_kept_without_an_answer(bench: Bench, results: Resu
 
 
 def test_a_second_look_that_is_left_out_is_kept_too(bench: Bench) -> None:
-    bench.pipeline._settings = Settings()
+    bench.pipeline._settings = Settings(model=ModelSettings(out_of_distribution="warn"))
     number = done(bench, chest(PatientAge="040Y"))
+    assert bench.row(number)["answer"] == "outside"
     work = Reanalyses(bench.ledger)
     work.request([number], "other", bench.reader.identity.digest, "jd", now())
     with bench.ledger.writing() as connection:  # as though another model had answered first
         connection.exec_driver_sql("UPDATE finding SET model_sha256 = '0'")
-    skip = Settings(model=ModelSettings(out_of_distribution="skip"))
-    Pipeline(skip, bench.ledger, bench.blobs, lent(bench.reader), lambda: None, tasks=work).process(number)
+    Pipeline(Settings(), bench.ledger, bench.blobs, lent(bench.reader), lambda: None, tasks=work).process(number)
     found = told(bench, number)
     assert found["reanalysis"]["state"] == "left_out"
     assert len(found["answers"]) == len(found["outside"]) == 1
@@ -283,12 +281,12 @@ def test_a_second_look_that_is_left_out_is_kept_too(bench: Bench) -> None:
     ("statement", "said"),
     [
         ("UPDATE outside SET outlier = 0.5", "outlier differs from what its event says"),
-        ("DELETE FROM outside", "the out-of-distribution score of model .* was removed"),
-        ("UPDATE event SET detail = '{}' WHERE kind = 'not_analysed'", "out-of-distribution score without an event"),
+        ("DELETE FROM outside", "the record of an image outside of model .* was removed"),
+        ("UPDATE event SET detail = '{}' WHERE kind = 'not_analysed'", "record of an image outside without an event"),
     ],
 )
 def test_an_altered_score_shows(bench: Bench, statement: str, said: str) -> None:
-    bench.pipeline._settings = Settings(model=ModelSettings(out_of_distribution="skip"))
+    bench.pipeline._settings = Settings()
     done(bench, chest(PatientAge="040Y"))
     with bench.ledger.reading() as connection:
         assert event_chain.verify(connection)[1] == []

@@ -22,7 +22,7 @@ from pydicom import Dataset
 
 from dicom_io.errors import OutOfResources, UnsupportedPixels
 from dicom_io.objects.common import encode
-from tests.support.models import variant
+from tests.support.models import tiny
 from tests.support.peers import chest, wait_for
 from tests.support.tools import tool
 from tests.unit.worker.ledger.test_receipts import NEW
@@ -279,16 +279,16 @@ def test_an_unforeseen_error_is_described_without_its_message() -> None:
 
 @pytest.fixture(scope="module")
 def sterner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """A newer model that calls everything PNEUMONIA."""
-    made = Reader(Settings(), variant(tmp_path_factory.mktemp("models") / "net", bias=60.0))
+    """A newer model that flags everything."""
+    made = Reader(Settings(), tiny(tmp_path_factory.mktemp("models") / "net", bias=60.0))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
 def milder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """An earlier model that calls everything NORMAL."""
-    made = Reader(Settings(), variant(tmp_path_factory.mktemp("models") / "net", version="0.9.0", bias=-60.0))
+    """An earlier model that flags nothing."""
+    made = Reader(Settings(), tiny(tmp_path_factory.mktemp("models") / "net", version="0.9.0", bias=-60.0))
     yield made
     made.close()
 
@@ -374,7 +374,7 @@ def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, st
     assert bench.row(number) == before | {"reanalysis": expected[0]}
 
 
-def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: Reader, sterner: Reader) -> None:
+def test_a_webhook_hears_only_of_what_has_become_flagged(bench: Bench, milder: Reader, sterner: Reader) -> None:
     hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
     number = bench.put(chest())
     Pipeline(Settings(**hooks), bench.ledger, bench.blobs, lent(milder), lambda: None).process(number)
@@ -383,9 +383,9 @@ def test_a_webhook_hears_only_of_what_has_become_positive(bench: Bench, milder: 
     assert found is not None
     (told,) = [each for each in found["results"] if each["kind"] == "notification"]
     said = json.loads(bench.blobs.path(told["sha256"], ".json").read_bytes())
-    assert (said["decision"], said["earlier_decision"]) == ("PNEUMONIA", "NORMAL")
+    assert (said["answer"], said["earlier_answer"]) == ("flagged", "not flagged")
     assert [each["destination"] for each in found["deliveries"]] == ["hook"]
-    # The other way round, or positive as before: no news.
+    # The other way round, or flagged as before: no news.
     other = bench.put(chest("b"))
     Pipeline(Settings(**hooks), bench.ledger, bench.blobs, lent(sterner), lambda: None).process(other)
     again(bench, milder, other, **hooks).process(other)

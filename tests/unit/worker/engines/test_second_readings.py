@@ -12,9 +12,9 @@ import pydicom
 import pytest
 
 from dicom_io.errors import InvalidSettings
-from dicom_io.finding import Finding
+from dicom_io.finding import Finding, Lungs
 from modeltrain.model.card import load_card, shipped_model
-from tests.support.models import variant
+from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.support.printed import labelled
 from tests.unit.worker.engines.test_pipeline import Bench, lent
@@ -22,14 +22,14 @@ from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL, NEWER, first, in
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
 from worker.cli.app import app
 from worker.clock import now
-from worker.engines.analysis import out_of_distribution_reason
+from worker.engines.analysis import outside_reason
 from worker.engines.pipeline import Pipeline
 from worker.inference.analyzer import Reader
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import OUT_OF_DISTRIBUTION
+from worker.ledger.tables import OUTSIDE
 from worker.settings import ModelSettings, Results, Settings, load
 
 
@@ -42,33 +42,43 @@ def left_out(ledger: Ledger, uid: str, reason: str, **changes: Any) -> int:
 
 def test_what_a_gate_left_out_is_read_where_that_is_asked_for(ledger: Ledger) -> None:
     answered = first(ledger, "1.1")
-    gated = left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20, limit 1; model.out_of_distribution)")
+    gated = left_out(ledger, "1.2", "outside the trained population (score 1.20)")
     lateral = left_out(ledger, "1.3", "view position LL, which is not frontal", received_at=NOON + 60 * SECOND)
     own = left_out(ledger, "1.4", "own output")
-    ledger.fail(received(ledger, sop_instance_uid="1.5"), f"{OUT_OF_DISTRIBUTION}, it says", NOON)
+    ledger.fail(received(ledger, sop_instance_uid="1.5"), "outside, it says", NOON)
     again = Reanalyses(ledger)
 
     def chosen(**wanted: Any) -> list[int]:
         return list(again.choose(Criteria(**wanted), NEW_MODEL[1]).receipt_ids)
 
     assert chosen() == [answered]
-    assert chosen(also=OUT_OF_DISTRIBUTION) == [gated, answered]
-    assert chosen(also=OUT_OF_DISTRIBUTION, receipt_ids=(gated, own)) == [gated]
+    assert chosen(also=OUTSIDE) == [gated, answered]
+    assert chosen(also=OUTSIDE, receipt_ids=(gated, own)) == [gated]
     assert chosen(reason="view") == [lateral]
     assert chosen(reason="VIEW position ll") == [lateral]
     assert chosen(reason="view", until=NOON) == []
     assert chosen(reason="%view") == chosen(reason="position") == []  # its beginning, letter by letter
-    assert chosen(reason=OUT_OF_DISTRIBUTION) == [gated]
+    assert chosen(reason=OUTSIDE) == [gated]
 
 
-def test_the_reason_of_the_gate_begins_as_it_is_looked_for() -> None:
-    assert out_of_distribution_reason(Finding(0.9, "PNEUMONIA", 0.5, "screening", outlier=1.2)).startswith(
-        OUT_OF_DISTRIBUTION
-    )
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (Finding(0.9, "PNEUMONIA", 0.5, outlier=1.2), "outside: not like the images the model was made for"),
+        (Finding(0.9, "PNEUMONIA", 0.5, lungs=Lungs(0.0, 0)), "outside: no lungs found"),
+        (
+            Finding(0.9, "PNEUMONIA", 0.5, outlier=1.0, age_outside=True),
+            "outside: the patient's age is not one that the model was made for",
+        ),
+    ],
+)
+def test_the_reason_says_what_is_outside(found: Finding, reason: str) -> None:
+    assert outside_reason(found) == reason
+    assert reason.startswith(OUTSIDE)  # by which `cxrd reanalyze --include-not-analysed` finds it
 
 
 def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
-    number = left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20)")
+    number = left_out(ledger, "1.2", "outside: no lungs found")
     again = Reanalyses(ledger)
     again.request([number], *NEW_MODEL, "jd", NOON)
     assert findings(ledger, Filter())[0]["status"] == "not_analysed"  # until there is an answer
@@ -77,15 +87,15 @@ def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["reason"], row["reanalysis"]) == (
         "not_analysed",
-        f"{OUT_OF_DISTRIBUTION} (score 1.20)",
+        "outside: no lungs found",
         "left_out",
     )
-    assert again.choose(Criteria(also=OUT_OF_DISTRIBUTION), NEW_MODEL[1]) == Selection((), 0, 0, 1)
+    assert again.choose(Criteria(also=OUTSIDE), NEW_MODEL[1]) == Selection((), 0, 0, 1)
     again.request([number], *NEW_MODEL, "jd", NOON)
     again.claim(number, NOON)
     again.record_finding(number, NEWER, [], NOON + SECOND)
     (row,) = findings(ledger, Filter())
-    assert (row["status"], row["reason"], row["decision"], row["answers"]) == ("analysed", "", "NORMAL", 1)
+    assert (row["status"], row["reason"], row["answer"], row["answers"]) == ("analysed", "", "not flagged", 1)
     assert ledger.counts() == {"analysed": 1}
     assert kinds(ledger, number)[:3] == ["received", "not_analysed", "reanalysis_requested"]
     assert kinds(ledger, number)[-1] == "reanalysed"
@@ -119,7 +129,7 @@ def test_after_a_rollback_what_the_model_had_answered_is_answered_already(ledger
 @pytest.fixture(scope="module")
 def wider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A newer model, whose gate nobody asks."""
-    made = Reader(Settings(), variant(tmp_path_factory.mktemp("models") / "net", bias=60.0))
+    made = Reader(Settings(), tiny(tmp_path_factory.mktemp("models") / "net", bias=60.0))
     yield made
     made.close()
 
@@ -130,19 +140,18 @@ def test_the_new_report_takes_the_place_of_the_one_that_nothing_was_analysed(
     if reader.decider.greatest_age > 39:
         pytest.skip("the shipped model states another population")
     bench = Bench(tmp_path, reader)
-    strict = Settings(
-        model=ModelSettings(out_of_distribution="skip"), results=Results(report_not_analysed=True), destinations=()
-    )
+    strict = Settings(results=Results(report_not_analysed=True), destinations=())
     bench.pipeline._settings = strict
     number = bench.put(chest("adult", PatientAge="040Y"))
     bench.pipeline.process(number)
     assert bench.row(number)["status"] == "not_analysed"
     work = Reanalyses(bench.ledger)
-    (chosen,) = work.choose(Criteria(also=OUT_OF_DISTRIBUTION), wider.identity.digest).receipt_ids
+    (chosen,) = work.choose(Criteria(also=OUTSIDE), wider.identity.digest).receipt_ids
     work.request([chosen], wider.card.label, wider.identity.digest, "jd", now())
-    Pipeline(Settings(), bench.ledger, bench.blobs, lent(wider), lambda: None, tasks=work).process(number)
+    warn = Settings(model=ModelSettings(out_of_distribution="warn"))
+    Pipeline(warn, bench.ledger, bench.blobs, lent(wider), lambda: None, tasks=work).process(number)
     row = bench.row(number)
-    assert (row["status"], row["decision"], row["reason"]) == ("analysed", "PNEUMONIA", "")
+    assert (row["status"], row["answer"], row["reason"]) == ("analysed", "outside", "")
     found = story(bench.ledger, str(number))
     assert found is not None
     reports = [each for each in found["results"] if each["kind"] == "structured-report"]
@@ -172,7 +181,7 @@ def counted(config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> di
 def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = open_ledger(load(config))
     number = first(ledger, "1.1")
-    left_out(ledger, "1.2", f"{OUT_OF_DISTRIBUTION} (score 1.20)")
+    left_out(ledger, "1.2", "outside: no lungs found")
     left_out(ledger, "1.3", "view position LL")
     assert counted(config, capsys, "--all")["Would be read again"] == "1"
     assert counted(config, capsys, "--all", "--include-not-analysed")["Would be read again"] == "2"

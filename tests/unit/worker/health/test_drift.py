@@ -36,7 +36,7 @@ def fill(ledger: Ledger, card: Card, n: int, *, shift: float = 0.0, outlier: flo
     for index, value in enumerate(values.tolist()):
         number = received(ledger, sop_instance_uid=f"1.{n}.{index}.{len(digest)}")
         ledger.claim(number, NOON)
-        finding = Finding(value, "PNEUMONIA", 0.5, outlier=outlier)
+        finding = Finding(value, "PNEUMONIA" if value >= 0.5 else "NORMAL", 0.5, outlier=outlier)
         model = replace(card.identity, digest=digest or card.sha256)
         ledger.record_finding(number, NewFinding(model, finding, value, float(values[(index * 7) % n]), NOON), [], NOON)
 
@@ -96,14 +96,14 @@ def test_ties_are_no_drift() -> None:
     assert stability_index(values, np.quantile(values, QUANTILES)) < 0.01
 
 
-def left_out(ledger: Ledger, card: Card, n: int, *, outlier: float = 1.5) -> list[int]:
+def left_out(ledger: Ledger, card: Card, n: int, *, outlier: float | None = 1.5) -> list[int]:
     """Enter images that the gate has kept from an answer."""
     numbers = []
     for index in range(n):
         number = received(ledger, sop_instance_uid=f"3.{index}")
         ledger.claim(number, NOON)
         stopped = NewFinding(card.identity, Finding(0.9, "PNEUMONIA", 0.5, outlier=outlier), 0.9, 0.05, NOON)
-        ledger.leave_out(number, "outside the trained population", NOON, out_of_distribution=stopped)
+        ledger.leave_out(number, "outside: not like the images the model was made for", NOON, outside=stopped)
         numbers.append(number)
     return numbers
 
@@ -122,11 +122,20 @@ def test_images_that_the_gate_left_out_are_seen(ledger: Ledger, card: Card) -> N
     assert verdicts == {"probability": "stable", "input_mean": "drift", "input_std": "drift"}
     assert f"\ncxrd_ood_ratio {50 / 110}\n" in metrics(found)
     assert "\ncxrd_drift_left_out_images 50.0\n" in metrics(found)
+    assert (found.answers["outside"], sum(found.answers.values())) == (50, 110)
+    assert '\ncxrd_drift_answers{answer="outside"} 50.0\n' in metrics(found)
     # One of them is answered after all, under other settings: it counts once.
     finding = Finding(0.93, "PNEUMONIA", 0.5, outlier=1.5)
     ledger.record_finding(numbers[0], NewFinding(card.identity, finding, 0.5, 0.2, NOON), [], NOON)
     after = period(ledger, card, None, None)
     assert (after.n, after.left_out) == (110, 49)
+
+
+def test_an_image_without_lungs_has_no_outlier_score(ledger: Ledger, card: Card) -> None:
+    left_out(ledger, card, 60, outlier=None)
+    seen = period(ledger, card, None, None)
+    assert (seen.n, seen.left_out, seen.outlier.size, seen.answers["outside"]) == (60, 60, 0, 60)
+    assert drift(seen, card).ood_rate is None
 
 
 def test_only_left_out_images_are_drift_too(ledger: Ledger, card: Card) -> None:

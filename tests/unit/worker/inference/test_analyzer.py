@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dicom_io.finding import Answer
-from dicom_io.pixels.render import render
+from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.outputs import Outputs
 from tests.support.models import tiny
 from tests.support.peers import chest
@@ -20,32 +20,88 @@ from worker.inference.engine import Batcher
 from worker.settings import ModelSettings, Settings
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A tiny model that looks for lungs and flags whatever has two, for children of one to five years."""
+    population = {"least_age_years": 1, "greatest_age_years": 5}
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    made = Reader(Settings(), tiny(folder, lungs=True, bias=60.0, population=population))
+    yield made
+    made.close()
+
+
+def picture(*lungs: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """Return a radiograph, float32 [448, 448], that is bright but for lungs: left, top, right, bottom."""
+    values = np.full((448, 448), 0.7, np.float32)
+    for left, top, right, bottom in lungs:
+        values[top:bottom, left:right] = 0.1
+    return values
+
+
+RIGHT, LEFT = (60, 80, 180, 380), (268, 80, 388, 380)
+TWO = picture(RIGHT, LEFT)
+
+
 @pytest.mark.parametrize(
-    ("age", "strange"), [("003Y", False), ("005Y", False), ("040Y", True), ("006Y", True), ("003M", True)]
+    ("years", "strange"), [(3.0, False), (5.9, False), (40.0, True), (6.0, True), (0.25, True), (None, False)]
 )
-def test_an_age_outside_the_trained_population_decides_first(reader: Reader, age: str, strange: bool) -> None:
-    if (reader.decider.least_age, reader.decider.greatest_age) != (1, 5):
-        pytest.skip("the shipped model states another population")
-    dataset = chest("age", PatientAge=age)
-    by_image = reader.read_values(render(dataset)).finding.outlier or 0.0
-    finding = reader.read(dataset).finding
-    if strange:
-        assert finding.out_of_distribution
-        assert (finding.outlier or 0.0) >= 1.0
-    else:
-        assert (finding.outlier or 0.0) == by_image
+def test_an_age_outside_the_trained_population_decides_first(
+    reader: Reader, years: float | None, strange: bool
+) -> None:
+    by_image = reader.read_values(Rendered(TWO, 1.0)).finding.outlier or 0.0
+    assert by_image < 1
+    finding = reader.read_values(Rendered(TWO, 1.0), years).finding
+    assert finding.age_outside == strange
+    assert (finding.outlier or 0.0) == (1.0 if strange else by_image)
+    assert finding.answer is (Answer.OUTSIDE if strange else Answer.FLAGGED)
+    assert bool(finding.regions) == bool(finding.agent) == (not strange)  # no place and no cause beside no answer
 
 
-def test_what_is_outside_can_be_left_out(tmp_path: object, reader: Reader) -> None:
-    bench = Bench(tmp_path, reader)  # type: ignore[arg-type]
-    settings = Settings(model=ModelSettings(out_of_distribution="skip"))
-    bench.pipeline._settings = settings
-    number = bench.put(chest("adult", PatientAge="040Y"))
+@pytest.mark.parametrize(
+    ("values", "answer", "caution", "share"),
+    [
+        (TWO, Answer.FLAGGED, "", 0.36),
+        (picture(), Answer.OUTSIDE, "no lungs found", 0.0),
+        (picture(RIGHT), Answer.UNCERTAIN, "only one lung found", 0.18),
+        (picture(RIGHT, (300, 80, 448, 380)), Answer.FLAGGED, "a lung is cut off by the image's edge", 0.4),
+    ],
+)
+def test_what_is_wrong_with_the_lungs_is_said_and_not_guessed(
+    reader: Reader, values: NDArray[np.float32], answer: Answer, caution: str, share: float
+) -> None:
+    reading = reader.read_values(Rendered(values, 1.0))
+    finding = reading.finding
+    assert (finding.answer, finding.caution) == (answer, caution)
+    assert finding.lungs is not None
+    assert finding.lungs.share == pytest.approx(share, abs=0.03)
+    assert bool(finding.regions) == (answer in (Answer.FLAGGED, Answer.UNCERTAIN))
+    assert {region.side for region in finding.regions} <= {"right", "left"}
+    assert finding.score == pytest.approx(60 + float(reading.image.mean()), abs=1e-3)
+
+
+@pytest.mark.parametrize(("setting", "status"), [("skip", "not_analysed"), ("warn", "analysed")])
+@pytest.mark.parametrize(
+    ("attributes", "caution"),
+    [
+        ({"PatientAge": "040Y"}, "the patient's age is not one that the model was made for"),
+        ({"PixelData": b"\xd0" * (64 * 48)}, "no lungs found"),
+    ],
+)
+def test_what_is_outside_gets_no_answer_by_default(
+    tmp_path: Path, reader: Reader, setting: str, status: str, attributes: dict[str, object], caution: str
+) -> None:
+    assert Settings().model.out_of_distribution == "skip"
+    bench = Bench(tmp_path, reader)
+    bench.pipeline._settings = Settings(model=ModelSettings.model_validate({"out_of_distribution": setting}))
+    number = bench.put(chest("adult", **attributes))
     bench.pipeline.process(number)
     row = bench.row(number)
-    if (reader.decider.least_age, reader.decider.greatest_age) == (1, 5):
-        assert row["status"] == "not_analysed"
-        assert "outside the trained population" in str(row["reason"])
+    assert (row["status"], row["answer"]) == (status, "outside")
+    if setting == "skip":
+        assert (row["reason"], row["probability"]) == (f"outside: {caution}", None)
+    else:
+        assert row["caution"] == caution
+        assert row["probability"] == pytest.approx(1)
 
 
 class Drawn:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import InvalidData
+from dicom_io.finding import Answer
 from modeltrain.data.samples import read_sample
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, answered, received
 from worker.ledger import event_chain
@@ -27,7 +28,7 @@ def test_the_last_verdict_counts_and_all_are_kept(ledger: Ledger) -> None:
     assert enter(ledger, [said(sop_instance_uid="1.2.3")], "command line", NOON) == 1
     enter(ledger, [said("pneumonia", sop_instance_uid="1.2.3", agent="VIRUS")], "command line", NOON)
     (row,) = verdicts(ledger)
-    assert (row["verdict"], row["agent"], row["decision"], row["reader"]) == ("PNEUMONIA", "virus", "PNEUMONIA", "jd")
+    assert (row["verdict"], row["agent"], row["answer"], row["reader"]) == ("PNEUMONIA", "virus", "flagged", "jd")
     assert verdicts(ledger, disagree=True) == []
     assert findings(ledger, Filter())[0]["feedback"] == "PNEUMONIA"
     with ledger.reading() as connection:
@@ -105,7 +106,7 @@ def test_confirmed_images_become_training_samples(ledger: Ledger, tmp_path: Path
     first, second = confirmed_samples(ledger, blobs)
     assert (first.path, first.label, first.patient, first.agent) == (blobs.path("a" * 64), 1, "k", 0)
     assert (second.label, second.patient, second.agent) == (0, f"receipt-{other}", -1)
-    assert FINDING.finding.decision == "PNEUMONIA"
+    assert FINDING.finding.answer is Answer.FLAGGED
     assert RESULT.kind
 
 
@@ -124,7 +125,7 @@ def test_what_the_rules_left_out_takes_no_verdict(ledger: Ledger, tmp_path: Path
 def test_what_the_gate_left_out_takes_one(ledger: Ledger, tmp_path: Path) -> None:
     stopped = replace(FINDING, finding=replace(FINDING.finding, outlier=1.5))
     for uid in ("5.1", "5.2"):
-        ledger.leave_out(received(ledger, sop_instance_uid=uid), "any words", NOON, out_of_distribution=stopped)
+        ledger.leave_out(received(ledger, sop_instance_uid=uid), "any words", NOON, outside=stopped)
     assert enter(ledger, [said(sop_instance_uid="5.1"), said("PNEUMONIA", sop_instance_uid="5.2")], "x", NOON) == 2
     assert len(confirmed_samples(ledger, Blobs(tmp_path / "objects"))) == 2
 

@@ -12,7 +12,7 @@ from alembic import command
 from sqlalchemy import text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
-from dicom_io.finding import Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, ModelIdentity
 from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
 from worker.engines.idle import IdleEngine
@@ -72,10 +72,10 @@ def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
     assert (claim.sop_instance_uid, claim.calling_ae, claim.sha256) == ("1.2.3", "PACS", "a" * 64)
     again.record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs", "archive"))], later)
     (row,) = findings(ledger, Filter())
-    assert (row["status"], row["model"], row["decision"], row["probability"]) == (
+    assert (row["status"], row["model"], row["answer"], row["probability"]) == (
         "analysed",
         "net-2.0.0",
-        "NORMAL",
+        "not flagged",
         0.2,
     )
     assert (row["answers"], row["reanalysis"]) == (2, "done")
@@ -83,12 +83,12 @@ def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
     newest, oldest = findings(ledger, Filter(history=True))
     assert [(each["model"], each["stands"]) for each in (newest, oldest)] == [("net-2.0.0", 1), ("net-1.0.0", 0)]
     assert (oldest["result_uids"], oldest["deliveries"]) == (f"2.25.{number}00", 1)
-    assert findings(ledger, Filter(history=True, decision="PNEUMONIA")) == [oldest]
+    assert findings(ledger, Filter(history=True, answer="flagged")) == [oldest]
     # An earlier result still leads to the image, and the deliveries name what each result says.
     found = story(ledger, f"2.25.{number}00")
     assert found is not None
     assert [each["model"] for each in found["answers"]] == ["net-1.0.0", "net-2.0.0"]
-    assert [each["decision"] for each in found["deliveries"]] == ["PNEUMONIA", "NORMAL", "NORMAL"]
+    assert [each["answer"] for each in found["deliveries"]] == ["flagged", "not flagged", "not flagged"]
     assert found["reanalysis"]["requested_by"] == "jd"
     assert kinds(ledger, number) == ["received", "analysed", "reanalysis_requested", "reanalysed"]
     assert intact(ledger)
@@ -105,12 +105,12 @@ def test_the_predecessor_is_the_last_report_of_another_model(ledger: Ledger) -> 
     assert ledger.previous_finding(number, FINDING.model.digest, SR) is None
     found = ledger.previous_finding(number, NEW_MODEL[1], SR)
     assert found is not None
-    assert (found.decision, found.report) == ("PNEUMONIA", expected)
+    assert (found.answer, found.report) == (Answer.FLAGGED, expected)
     # The second model's report was left out: the third one's points to the first.
     wished(ledger, number).record_finding(number, NEWER, [RESULT], NOON)
     found = ledger.previous_finding(number, "d" * 64, SR)
     assert found is not None
-    assert (found.decision, found.report) == ("NORMAL", expected)
+    assert (found.answer, found.report) == (Answer.NOT_FLAGGED, expected)
     # Done once more, the second model's work comes out as before, whoever has spoken since.
     assert ledger.previous_finding(number, FINDING.model.digest, SR) is None
     # No report at all is no predecessor.
@@ -242,7 +242,7 @@ def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger
     ("statement", "said"),
     [
         ("UPDATE finding SET probability = 0.1 WHERE model = 'net-1.0.0'", "probability differs"),
-        ("UPDATE finding SET decision = 'PNEUMONIA' WHERE model = 'net-2.0.0'", "decision differs"),
+        ("UPDATE finding SET answer = 'flagged' WHERE model = 'net-2.0.0'", "answer differs"),
         ("UPDATE finding SET model_sha256 = 'x' WHERE model = 'net-2.0.0'", "finding without an event"),
         ("UPDATE result SET finding_id = NULL; DELETE FROM finding WHERE model = 'net-1.0.0'", "was removed"),
         ("UPDATE receipt SET state = 'failed'", "state differs"),
@@ -264,7 +264,7 @@ def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:
     enter(ledger, [Verdict("NORMAL", "jd", "1.2.3")], "x", NOON)
     assert verdicts(ledger, disagree=True)[0]["model"] == "net-1.0.0"
     # The second model looked at the image in the shadow before it served and answered it once more.
-    shadow = {"probability": 0.2, "decision": "NORMAL", "threshold": 0.5, "at": NOON}
+    shadow = {"probability": 0.2, "answer": "not flagged", "threshold": 0.5, "at": NOON}
     with ledger.writing() as connection:
         row = ShadowRow.__table__.insert().values(  # type: ignore[attr-defined]
             receipt_id=number, model=NEW_MODEL[0], model_sha256=NEW_MODEL[1], **shadow
@@ -276,7 +276,7 @@ def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:
     assert before[1][0]["model"] == "net-1.0.0"
     assert verdicts(ledger, disagree=True) == []
     (row_,) = verdicts(ledger)
-    assert (row_["model"], row_["decision"]) == ("net-2.0.0", "NORMAL")
+    assert (row_["model"], row_["answer"]) == ("net-2.0.0", "not flagged")
 
 
 def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, database: str) -> None:
@@ -291,12 +291,14 @@ def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, d
     views = "SELECT {} FROM findings ORDER BY receipt_id", "SELECT {} FROM deliveries ORDER BY delivery_id"
 
     def seen() -> list[list[tuple[Any, ...]]]:
-        queries = [view.format(columns) for view, columns in zip(views, names, strict=True)]
+        queries = [view.format(", ".join(columns)) for view, columns in zip(views, names, strict=True)]
         with engine.connect().execution_options(reading=True) as connection:
             return [[tuple(row) for row in connection.execute(text(query))] for query in queries]
 
     with engine.connect().execution_options(reading=True) as connection:
-        names = [", ".join(connection.execute(text(view.format("*"))).keys()) for view in views]
+        every = [list(connection.execute(text(view.format("*"))).keys()) for view in views]
+    # A later version tells the answer in the place of the decision, and all regions in the place of one box.
+    names = [[name for name in columns if name not in ("decision", "region")] for columns in every]
     before = seen()
     assert len(before[0]) == 3
     migrations.upgrade(engine)
@@ -312,6 +314,9 @@ def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, d
         config.attributes["connection"] = connection
         command.downgrade(config, "0002")
     assert seen() == before
+    with engine.connect().execution_options(reading=True) as connection:
+        decisions = connection.scalars(text("SELECT decision FROM findings ORDER BY receipt_id")).all()
+    assert decisions == ["PNEUMONIA", "NORMAL", None]
     engine.dispose()
 
 
