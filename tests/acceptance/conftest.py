@@ -11,6 +11,12 @@ import pytest
 from tests.acceptance.program import Service
 
 
+@pytest.fixture(autouse=True)
+def _answers_for_drawn_radiographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have drawn radiographs answered, which may be unlike those that the model was made for."""
+    monkeypatch.setenv("CXRD_MODEL__OUT_OF_DISTRIBUTION", "warn")
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Make services in this test's folder: `serve(**parts of the settings)`; they are not started yet."""

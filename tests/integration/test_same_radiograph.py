@@ -55,5 +55,5 @@ def test_as_jpeg_and_as_dicom(reader: Reader, folder: Path, tmp_path: Path, synt
         stem = str(dataset.ImageComments).split()[1]
         full = reader.read(dataset).finding
         copy = reader.read_values(Rendered(values=read_picture(small(stem)), aspect=1.0)).finding
-        assert full.decision == copy.decision, stem
+        assert full.answer == copy.answer, stem
         assert abs(full.probability - copy.probability) <= 0.03, stem

@@ -1,4 +1,4 @@
-"""HL7 v2: the message as others read it, every kind of answer, and a daemon that tells of positive findings."""
+"""HL7 v2: the message as others read it, every kind of acknowledgement, and a daemon that tells of flagged images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hl7apy.parser import parse_message
 from dicom_io.errors import Declined, InvalidSettings, NotNow, PeerUnavailable
 from dicom_io.header.source_image import source_image
 from tests.support.mllp import acknowledgement, foreign_receiver, parsed, receiver
-from tests.support.models import variant
+from tests.support.models import tiny
 from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
 from worker.deliver.hl7_message import control_id, escaped, message
@@ -66,6 +66,12 @@ def test_it_says_what_was_found_of_whom_and_where() -> None:
     assert field(told, "NTE", 3) == "For research use. Not for diagnosis."
     seen = {str(each[3][0][0]): each for each in told["OBX"]}
     assert str(seen["233604007"][5]) == "52101004^Present^SCT"
+    assert str(seen["answer"][5]) == "flagged^Flagged: evidence for pneumonia^99CXRD"
+    assert {name: str(seen[name][8]) for name in ("233604007", "answer", "122157")} == {
+        "233604007": "A",
+        "answer": "A",
+        "122157": "H",
+    }
     assert (str(seen["122157"][5]), str(seen["122157"][7])) == ("0.9340", "<0.4100")
     assert str(seen["110180"][5]) == source.StudyInstanceUID
     assert str(seen["SOPInstanceUID"][5]) == source.SOPInstanceUID
@@ -270,7 +276,7 @@ def run(tmp_path: Path, port: int, images: list[Any], bias: float = 60.0) -> Dae
             "scp": {"port": 0},
             "storage": {"folder": tmp_path / "data", "min_free_mb": 0},
             "outbox": {"retry_first": 0.1, "retry_max": 0.2},
-            "model": {"folder": variant(tmp_path / "model", bias=bias)},
+            "model": {"folder": tiny(tmp_path / "model", bias=bias)},
             "destinations": [{"name": "ris", "hl7": f"127.0.0.1:{port}", "hl7_application": "RIS", "timeout": 2}],
         }
     )
@@ -315,7 +321,7 @@ def test_a_message_that_is_refused_does_not_hold_up_the_next(tmp_path: Path) -> 
         assert errors == {"", "the HL7 receiver answers AE, error 101"}
 
 
-def test_a_negative_finding_is_not_told(tmp_path: Path) -> None:
+def test_what_is_not_flagged_is_not_told(tmp_path: Path) -> None:
     with receiver() as there:
-        run(tmp_path, there.port, [chest("negative", rows=200, cols=200)], bias=-60.0)
+        run(tmp_path, there.port, [chest("not-flagged", rows=200, cols=200)], bias=-60.0)
         assert there.messages == []

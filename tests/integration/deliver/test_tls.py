@@ -15,7 +15,7 @@ from dicom_io.network.tls import client_context
 from tests.integration.deliver.test_hl7 import made
 from tests.support.certificates import certificate, server_context
 from tests.support.mllp import receiver
-from tests.support.models import variant
+from tests.support.models import tiny
 from tests.support.peers import chest, send, wait_for
 from worker.deliver.hl7 import receiver_of
 from worker.deliver.mllp import Hl7Peer, connect
@@ -144,7 +144,7 @@ def test_a_daemon_tells_a_receiver_over_tls(pair: Pair, tmp_path: Path) -> None:
             "scp": {"port": 0},
             "storage": {"folder": tmp_path / "data", "min_free_mb": 0},
             "outbox": {"retry_first": 0.1, "retry_max": 0.2},
-            "model": {"folder": variant(tmp_path / "model", bias=60.0)},
+            "model": {"folder": tiny(tmp_path / "model", bias=60.0)},
             "destinations": [place],
         }
         daemon = Daemon(Settings.model_validate(parts))

@@ -1,4 +1,4 @@
-"""Notifications: only of positive findings, without a person in them, signed, and delivered as patiently as results."""
+"""Notifications: only of flagged images, without a person in them, signed, and delivered as patiently as results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from dicom_io.errors import InvalidSettings, PeerUnavailable
 from dicom_io.header.source_image import source_image
 from dicom_io.network.status import Verdict, verdict_of
-from tests.support.models import variant
+from tests.support.models import tiny
 from tests.support.peers import chest, send, wait_for
 from tests.unit.worker.results.test_result_set import FINDING, MODEL
 from worker.deliver.routing import takers
@@ -71,6 +71,7 @@ def test_it_names_the_study_and_no_person() -> None:
     uid, body = notification(source_image(source), FINDING, MODEL, ["2.25.1"])
     told = json.loads(body)
     assert (told["id"], told["accession_number"], told["finding"]) == (uid, "A77", "PNEUMONIA")
+    assert (told["answer"], told["answer_in_words"]) == ("flagged", "Flagged: evidence for pneumonia")
     assert told["study_instance_uid"] == source.StudyInstanceUID
     assert b"Gerda" not in body
     assert b"SECRET-1" not in body
@@ -135,16 +136,14 @@ def test_a_webhook_is_nothing_else(more: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("bias", "expected"), [(60.0, 1), (-60.0, 0)])
-def test_a_daemon_tells_of_positive_findings_only(
-    bias: float, expected: int, listener: Listener, tmp_path: Path
-) -> None:
+def test_a_daemon_tells_of_flagged_images_only(bias: float, expected: int, listener: Listener, tmp_path: Path) -> None:
     listener.answers = [500]  # the first attempt fails, and is repeated
     settings = Settings.model_validate(
         {
             "scp": {"port": 0},
             "storage": {"folder": tmp_path / "data", "min_free_mb": 0},
             "outbox": {"retry_first": 0.1, "retry_max": 0.2},
-            "model": {"folder": variant(tmp_path / "model", bias=bias)},
+            "model": {"folder": tiny(tmp_path / "model", bias=bias)},
             "destinations": [{"name": "hook", "webhook": listener.url, "secret": KEY}],
         }
     )
