@@ -107,7 +107,7 @@ class DicomwebDestination(_ResultDestination):
 
 
 class WebhookDestination(BaseDestination):
-    """An address that positive findings are posted to."""
+    """An address that is told of flagged images."""
 
     title: ClassVar[str] = "a webhook"
     notification: ClassVar[str | None] = "notification"
@@ -123,7 +123,7 @@ def _port_in_range(value: str) -> str:
 
 
 class Hl7Destination(BaseDestination):
-    """An HL7 v2 receiver that positive findings are sent to."""
+    """An HL7 v2 receiver that is told of flagged images."""
 
     title: ClassVar[str] = "an HL7 receiver"
     notification: ClassVar[str | None] = "oru"

@@ -25,7 +25,7 @@ def reanalyze(
     everything: Annotated[bool, typer.Option("--all", help="All analysed images")] = False,
     not_analysed: Annotated[
         bool,
-        typer.Option("--include-not-analysed", help="Also images that a model left out as out of distribution"),
+        typer.Option("--include-not-analysed", help="Also images that a model left out as outside"),
     ] = False,
     reason: Annotated[
         str | None, typer.Option(help="Only images that were not analysed, for a reason that begins so")

@@ -84,7 +84,7 @@ def test_what_is_wrong_with_the_lungs_is_said_and_not_guessed(
     ("attributes", "caution"),
     [
         ({"PatientAge": "040Y"}, "the patient's age is not one that the model was made for"),
-        ({"PixelData": b"\xd0" * (64 * 48)}, "no lungs found"),
+        ({"PixelData": b"\x00\x0d" * (64 * 48)}, "no lungs found"),
     ],
 )
 def test_what_is_outside_gets_no_answer_by_default(
