@@ -13,7 +13,7 @@ from dicom_io.errors import InvalidData
 from modeltrain.data.samples import training_samples
 from modeltrain.export.gate_limits import _fit, _halfway, fit_out_of_distribution
 from modeltrain.network.out_of_distribution import OutOfDistribution, statistics
-from tests.unit.modeltrain.toys import draw, kaggle_folder, lively_network
+from tests.unit.modeltrain.toys import batch, draw, kaggle_folder, lively_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,3 +92,33 @@ def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidData, match="empty: holds no JPEG or PNG"):
         fit_out_of_distribution(lively_network(), samples, samples, tmp_path / "empty", size=64)
+
+
+def test_with_lungs_the_score_sees_the_whole_image_too() -> None:
+    """The classifier's maps are of the lungs alone: what surrounds them is in the maps of the search for them."""
+    network = lively_network(lungs=True)
+    images = torch.from_numpy(batch(2))
+    with torch.inference_mode():
+        taps = network.taps(images)
+        assert [tuple(tap.shape[1:]) for tap in taps] == [
+            (96, 14, 14),
+            (128, 7, 7),
+            (128, 20, 20),
+            (256, 10, 10),
+            (512, 10, 10),
+        ]
+        values = statistics(taps)
+        size = values.shape[1]
+        network.gate.fill(
+            {
+                "center": values[0],
+                "weight": torch.zeros(size),
+                "bias": torch.zeros(1),
+                "project": torch.eye(size),
+                "offset": torch.zeros(size),
+                "scale": torch.full((1,), 1e-6),
+            }
+        )
+        outlier = network(images).outlier
+    assert float(outlier[0]) == pytest.approx(1, abs=0.05), "the forward pass looks at the same maps"
+    assert float(outlier[1]) > 2
