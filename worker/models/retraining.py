@@ -201,10 +201,10 @@ def _beginnings(settings: Settings, request: RetrainingRequest) -> tuple[Beginni
     return Beginnings(folder / SAFETENSORS, lungs, teachers), dataclasses.replace(recipe, arch=card.arch)
 
 
-def _lungs(recipe: Recipe, given: Path | None) -> Path | None:
-    """Return the weights that find lungs, for a run that begins with no model: those that are given, or the shipped."""
-    if given or not recipe.lungs:
-        return weights_in(given) if given else None
+def _lungs(recipe: Recipe, path: Path | None) -> Path | None:
+    """Return the weights that find lungs, for a run that begins with no model: those that are named, or the shipped."""
+    if path or not recipe.lungs:
+        return weights_in(path) if path else None
     return shipped_model() / SAFETENSORS
 
 

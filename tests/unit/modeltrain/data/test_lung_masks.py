@@ -53,20 +53,22 @@ def test_what_is_wrong_with_masks_is_said_in_one_line(data: Path, tmp_path: Path
         read_pairs(samples, data, masks)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_image_and_mask_are_varied_together(seed: int) -> None:
+def test_image_and_mask_are_varied_together() -> None:
+    """Lungs stay darker than what is beside them, unless an opacity was drawn into them."""
     image, mask = draw(1, opacity=False, side=224), np.minimum(draw_mask(224), 1)
-    grey, lungs = varied(image, mask, np.random.default_rng([3, seed]))
-    assert grey.shape == lungs.shape == (224, 224)
-    assert grey.dtype == lungs.dtype == np.float32
-    assert 0 <= grey.min() <= grey.max() <= 1
-    again = varied(image, mask, np.random.default_rng([3, seed]))
-    np.testing.assert_array_equal(grey, again[0])
-    np.testing.assert_array_equal(lungs, again[1])
-    if lungs.any():
-        core = cv2.erode(lungs, np.ones((9, 9))) > 0.99
-        around = (cv2.dilate(lungs, np.ones((31, 31))) > 0) & (cv2.dilate(lungs, np.ones((9, 9))) <= 0)
-        assert np.median(grey[core]) < np.median(grey[around]), "lungs are darker than what is beside them"
+    darker = []
+    for seed in range(40):
+        grey, lungs = varied(image, mask, np.random.default_rng([3, seed]))
+        assert grey.shape == lungs.shape == (224, 224)
+        assert grey.dtype == lungs.dtype == np.float32
+        assert 0 <= grey.min() <= grey.max() <= 1
+        if lungs.any():
+            core = cv2.erode(lungs, np.ones((9, 9))) > 0.99
+            around = (cv2.dilate(lungs, np.ones((31, 31))) > 0) & (cv2.dilate(lungs, np.ones((9, 9))) <= 0)
+            darker.append(np.median(grey[core]) < np.median(grey[around]))
+    assert np.mean(darker) > 0.8
+    one, other = (varied(image, mask, np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_some_variations_show_no_chest_and_no_lung() -> None:

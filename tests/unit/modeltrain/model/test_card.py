@@ -120,7 +120,7 @@ def test_the_shipped_model_is_whole() -> None:
     assert card.raw["intended_use"] == "research and screening support, not for diagnosis"
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name], "one version is shipped"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 40_000_000, "a repository must stay light"
-    assert (folder / ONNX).stat().st_size < 100_000, "the weights are in the safetensors file alone"
+    assert (folder / ONNX).stat().st_size < 150_000, "the weights are in the safetensors file alone"
 
 
 def test_a_model_of_an_earlier_version_cannot_serve_but_its_weights_can_be_begun_with(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_chest_elsewhere_and_of_another_size_gives_the_same_crop(
 def framed(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Black on each side, up to the lungs' box."""
     black = np.zeros_like(image)
-    black[34:190, 30:194] = image[34:190, 30:194]
+    black[29:195, 27:197] = image[29:195, 27:197]
     return black
 
 
@@ -76,7 +76,7 @@ def test_the_answer_does_not_hear_of_frames_markers_and_exposure(
 ) -> None:
     network = network_of_lungs(MASK)
     plain, other = (torch.from_numpy(each)[None, None] for each in (chest(), change(chest())))
-    assert float((plain - other).abs().max()) > 0.1
+    assert float((plain - other).abs().max()) > 0.05
     with torch.inference_mode():
         one, two = network(plain), network(other)
     torch.testing.assert_close(two.evidence, one.evidence, atol=2e-3, rtol=2e-3)
@@ -113,7 +113,7 @@ def test_without_lungs_the_whole_image_is_seen_and_nothing_is_not_a_number() -> 
 def test_specks_far_from_the_lungs_do_not_move_the_box() -> None:
     specks = MASK.copy()
     specks[2:6, 2:6] = specks[220:223, 5:9] = 255
-    np.testing.assert_allclose(view(chest(), specks).box.numpy(), view(chest(), MASK).box.numpy(), atol=0.01)
+    np.testing.assert_allclose(view(chest(), specks).box.numpy(), view(chest(), MASK).box.numpy(), atol=0.02)
 
 
 def test_a_sample_lies_where_the_box_says() -> None:
