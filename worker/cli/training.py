@@ -26,8 +26,8 @@ def train(
         str,
         typer.Option(
             help="`seed`: from random weights; `teacher`: EfficientNet-Lite0 from ImageNet weights, to teach and not to"
-            " serve; `lungs`: looks at the lungs alone, as the shipped model; `robust` and `standardized`: meant for"
-            " `cxrd retrain`, which begins with a model's weights"
+            " serve; `lungs`: looks at the lungs alone, as the shipped model, with --init imagenet; `robust` and"
+            " `standardized`: meant for `cxrd retrain`, which begins with a model's weights"
         ),
     ] = "seed",
     init: Annotated[
@@ -92,7 +92,7 @@ def train_lungs(
     """Train the network that finds lungs, from masks that people drew (needs the extra `train`).
 
     Patients are set aside for validation as by `cxrd train`. Images without a mask are left out. Give OUT to `cxrd
-    train --recipe lungs --lungs` or to `cxrd retrain --lungs`. It takes about half an hour for 5,000 images.
+    retrain --lungs` or to `cxrd train --recipe lungs --lungs`. It takes about half an hour for 5,000 images.
     """
     from worker.extras import require
 

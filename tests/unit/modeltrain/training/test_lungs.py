@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = lungs.LungRecipe(epochs=2, batch_size=8, learning_rate=5e-3)
-LOOKS = dataclasses.replace(RECIPES["lungs"], stages=((1, 64),), batch_size=8, overlap=0.0)
+LOOKS = dataclasses.replace(RECIPES["lungs"], stages=((1, 64),), batch_size=8, fixed=("lungs.",))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,8 @@ def test_a_run_goes_on_with_the_same_lungs_only(best: Path, data: Path, weights:
 def test_a_recipe_and_its_lungs_must_fit(best: Path, weights: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match=r"recipe lungs: needs weights that find lungs \(--lungs"):
         train.run(data, tmp_path, LOOKS, progress=False)
+    with pytest.raises(InvalidData, match=r"recipe lungs: fixed layers need weights to begin with"):
+        train.run(data, tmp_path, RECIPES["lungs"], Beginnings(lungs=weights), progress=False)
     with pytest.raises(InvalidData, match="recipe seed: does not look at the lungs"):
         train.run(data, tmp_path, RECIPES["seed"], Beginnings(lungs=weights), progress=False)
     with pytest.raises(InvalidData, match=r"none\.safetensors: cannot be read as weights"):
