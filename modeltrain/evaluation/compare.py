@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAP_MARGINS = {"contrast": 0.2, "opacity_raises": 0.05, "opacity_found": 0.05, "peak_inside": 0.05}
 """What maps are compared by, and how much worse a new model's may be: log-odds for the first, parts for the others."""
-_LEAST_TOLD = 10  # images of which both models tell, below which a measure of their maps is not compared
+_LEAST_COUNT = 10  # images of which both models tell, below which a measure of their maps is not compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,8 @@ def compare_maps(old: Faithfulness, new: Faithfulness) -> MapComparison:
     """
     measures = {}
     for name in MAP_MARGINS:
-        told = [int(np.isfinite(each.values[name]).sum()) for each in (old, new)]
-        if min(told) >= _LEAST_TOLD:
+        counts = [int(np.isfinite(each.values[name]).sum()) for each in (old, new)]
+        if min(counts) >= _LEAST_COUNT:
             (before, *_), (after, *_) = values = old.resampled(name), new.resampled(name)
             low, high = interval(values[1][1:] - values[0][1:])
             measures[name] = Difference(float(before), float(after), low, high)

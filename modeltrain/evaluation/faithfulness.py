@@ -147,13 +147,13 @@ class Faithfulness:
         """Return plain values for JSON: of each measure its value and 95 % interval, None where unknown, and images."""
         measures = {}
         for name in MEASURES:
-            known = np.isfinite(self.values[name]) if name in self.values else self.maps.any(axis=1)
+            finite = np.isfinite(self.values[name]) if name in self.values else self.maps.any(axis=1)
             value, *sets = self.resampled(name)
-            told = bool(np.isfinite(value))
+            is_number = bool(np.isfinite(value))
             measures[name] = {
-                "value": round(float(value), 4) if told else None,
-                "ci": interval(np.array(sets)) if told else None,
-                "n": int(known.sum()),
+                "value": round(float(value), 4) if is_number else None,
+                "ci": interval(np.array(sets)) if is_number else None,
+                "n": int(finite.sum()),
             }
         share = np.mean([case.lungs.mean() for case in self.cases.pneumonia])
         return {
@@ -195,9 +195,9 @@ def cases_of(images: Sequence[NDArray[np.float32]], samples: Sequence[Sample], f
     lungs = [np.ones(image.shape[1:], bool) for image in images]
     has_lungs = False
     for predict in finders:
-        found = _lungs_in(predict, images)
-        if found is not None:
-            lungs, has_lungs = found, True
+        masks = _lungs_in(predict, images)
+        if masks is not None:
+            lungs, has_lungs = masks, True
             break
     by_class: list[list[Case]] = [[] for _ in CLASSES]
     for image, mask, sample in zip(images, lungs, samples, strict=True):
@@ -244,12 +244,12 @@ def judge_maps(
         maps.append(cv2.resize(heat, (_MAP, _MAP), interpolation=cv2.INTER_AREA).ravel())
         if advance:
             advance(done, len(cases))
-    found = []
+    opacities = []
     for done, case in enumerate(cases.normal, start=len(cases.pneumonia) + 1):
-        found.append(_found_in(model, case, rng))
+        opacities.append(_found_in(model, case, rng))
         if advance:
             advance(done, len(cases))
-    values = {name: np.array([row[name] for row in part]) for part in (rows, found) for name in part[0]}
+    values = {name: np.array([row[name] for row in part]) for part in (rows, opacities) for name in part[0]}
     return Faithfulness(cases, values, np.stack(maps))
 
 
@@ -360,24 +360,24 @@ def _found_in(model: _Model, case: Case, rng: np.random.Generator) -> dict[str, 
     place = inner_place(case.lungs, rng)
     marked = with_opacity(case.image, place, rng)
     (before, after), heat = model.look(case.image, marked)
-    told = {"opacity_raises": float(after > before), "opacity_found": np.nan, "opacity_side": np.nan}
+    shares = {"opacity_raises": float(after > before), "opacity_found": np.nan, "opacity_side": np.nan}
     if not _probability(before) < model.threshold <= _probability(after):
-        return told
+        return shares
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     apart = float(np.hypot(column - place[0], row - place[1]))
     left, _, right, _ = box_of(case.lungs)
     middle = (left + right) // 2
     sides = float(heat[:, :middle].sum()), float(heat[:, middle:].sum())
     own, other = sides if place[0] < middle else sides[::-1]
-    found = bool(heat.any()) and apart <= _REACH * heat.shape[1]
-    return told | {"opacity_found": float(found), "opacity_side": float(own > other)}
+    hit = bool(heat.any()) and apart <= _REACH * heat.shape[1]
+    return shares | {"opacity_found": float(hit), "opacity_side": float(own > other)}
 
 
 def _means(values: NDArray[np.float64], sets: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean of those values that are known in each set [R, N]; NaN where none is."""
-    known = np.isfinite(values)
-    total = sets[:, known].sum(axis=1)
-    sums = sets[:, known] @ values[known]
+    finite = np.isfinite(values)
+    total = sets[:, finite].sum(axis=1)
+    sums = sets[:, finite] @ values[finite]
     return _divided(sums, total)
 
 
@@ -385,12 +385,12 @@ def _mean_correlation(
     maps: NDArray[np.float32], patients: NDArray[np.str_], sets: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the mean correlation between the maps of different patients in each set; empty maps do not count."""
-    told = maps.std(axis=1) > 0
-    if told.sum() < 2:
+    filled = maps.std(axis=1) > 0
+    if filled.sum() < 2:
         return np.full(len(sets), np.nan)
-    correlation = np.corrcoef(maps[told].astype(np.float64))
-    others = patients[told][:, np.newaxis] != patients[told]
-    weights = sets[:, told]
+    correlation = np.corrcoef(maps[filled].astype(np.float64))
+    others = patients[filled][:, np.newaxis] != patients[filled]
+    weights = sets[:, filled]
     total = np.einsum("ri,ij,rj->r", weights, others.astype(np.float64), weights, optimize=True)
     sums = np.einsum("ri,ij,rj->r", weights, np.where(others, correlation, 0), weights, optimize=True)
     return _divided(sums, total)
