@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from modeltrain.model.card import Card
     from modeltrain.network.architectures import ChestNet
 
-EACH = 30  # images of each class
+EACH = 30  # images of each class: 810 forward passes
 FEW = 8
 SHIFT = (18, -12)  # pixels to the right and down
 CASCADE = ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")

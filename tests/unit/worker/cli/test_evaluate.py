@@ -21,7 +21,10 @@ from dicom_io.pixels.radiograph import AGE_BANDS, age_band, attributes
 from modeltrain.data.csv_file import csv_source
 from modeltrain.data.duplicates import Duplicates
 from modeltrain.data.evaluation_set import evaluation_set
+from modeltrain.data.seen_images import UnseenImages
 from modeltrain.data.sources import Source
+from modeltrain.evaluation.compare import Comparison, Difference, MapComparison
+from modeltrain.evaluation.faithfulness import MEASURES
 from modeltrain.model.registry import Registry
 from tests.support.models import tiny
 from tests.support.peers import chest
@@ -36,6 +39,7 @@ from worker.ledger.database import open_ledger
 from worker.ledger.feedback import Verdict, enter
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger
+from worker.models.comparison import PairedComparison
 from worker.models.training_data import AUDIT, evaluation_data, training_data
 from worker.settings import Settings
 
@@ -92,6 +96,7 @@ def test_a_list_of_dicom_objects_is_judged_by_subgroup(
     assert all_four["auc"] == pytest.approx(told["auc"], abs=1e-4)
     assert (all_four["normal"], all_four["pneumonia"]) == (2, 2)
     # The four images to learn from were compared with these.
+    assert told["heatmaps"] is None or set(told["heatmaps"]["measures"]) == set(MEASURES)
     assert told["near_duplicates"]["compared"]
     assert told["near_duplicates"]["n"] == len(told["near_duplicates"]["pairs"])
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -174,6 +179,29 @@ def test_a_promotion_needs_enough_images_or_force(
     compare([name, name], str(listed), config=config)
     shown = capsys.readouterr().out
     assert re.search(r"NORMAL images: +2\nPNEUMONIA images: +2\nIntervals: AUC by DeLong", shown)
+
+
+def test_a_candidate_with_worse_heatmaps_is_refused_unless_forced(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = Registry(tmp_path / "data" / "models").add(tiny(tmp_path / "new")).name
+    same = Difference(0.9, 0.9, 0, 0)
+    maps = MapComparison(50, 50, {"contrast": Difference(2.0, 0.5, -2.0, -1.0), "peak_inside": same})
+    result = PairedComparison(
+        Comparison(50, 50, same, same, same), UnseenImages(Source("locked", (), "d"), (), {}), maps
+    )
+    monkeypatch.setattr("worker.models.promotion._compared", lambda *_: result)
+    words = (
+        r"is not promoted: its heatmaps are worse: drop of log-odds, hottest less random third 0\.500 against 2\.000 "
+        r"\(difference -1\.500, -2\.000 to -1\.000, margin 0\.2\)$"
+    )
+    with pytest.raises(InvalidSettings, match=words):
+        promote(name, "locked", config=config)
+    assert promoted(config) == []
+    promote(name, "locked", force=True, reason="nothing better at hand", config=config)
+    (event,) = promoted(config)
+    assert event["worse"] == maps.worse()
+    assert event["comparison"]["maps"]["contrast"]["new"] == 0.5
 
 
 def test_a_model_is_not_compared_on_what_it_has_learnt_from(
