@@ -65,7 +65,6 @@ def facts(finding: Finding) -> list[tuple[str, str]]:
     if shows_evidence(finding):
         rows.append(("Evidence", finding.places or caption(finding)))
     if finding.lungs is not None:
-        found = f"{finding.lungs.count} found, {finding.lungs.share:.0%} of the image"
-        rows.append(("Lungs", found))
+        rows.append(("Lungs", f"{finding.lungs.count} found, {finding.lungs.share:.0%} of the image"))
     rows += [("Caution", words) for words in finding.cautions]
     return rows

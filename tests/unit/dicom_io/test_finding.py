@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from dicom_io.finding import Answer, Finding, Lungs, readable
-from tests.support.answers import REGIONS, answers_in, findings
+from tests.support.answers import GRID, REGIONS, answers_in, findings
 
 FLAGGED = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4)
 NOT_FLAGGED = Finding(0.02, "NORMAL", 0.41, "screening", ("NORMAL",), 0.4)
@@ -57,6 +57,7 @@ def test_a_near_thing_is_written_with_enough_decimals(probability: float, thresh
     assert finding.probability_text != finding.threshold_text
 
 
+@GRID
 @given(findings())
 def test_the_summary_names_the_answer_and_no_other(finding: Finding) -> None:
     assert answers_in(finding.summary) == {finding.answer}

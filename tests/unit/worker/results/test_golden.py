@@ -18,16 +18,16 @@ from worker.results.result_set import not_analysed
 from worker.settings import Results
 
 GOLDEN = {
-    "PNEUMONIA secondary-capture": "da40a38faa215a643be4eebd7227783e2b36d3b3ece6d6781e7d7ad538eb74a5",
-    "PNEUMONIA presentation-state": "8e6b9acfec7ea918700c5f5bf4ca21dcaec40e704a7240a495f30ef6caf9cd4b",
-    "PNEUMONIA structured-report": "fa1059860beff6d1999950a75f73f1f04cdba5f71be7b0cf5a56b49c3cd7b986",
-    "NORMAL secondary-capture": "801fe42effe12eede29318a17a3695c1858595583b35def93b1902eb5da198c8",
-    "NORMAL presentation-state": "ee41a6e8448d1a4e6aed1c42764332d201e2cc7d96043d231e6aca79a268c6c1",
-    "NORMAL structured-report": "fb99c08675e0fa02dc03a65ac8c736fd6f7acc9b99c2d1f28eb85c68b3d27f57",
-    "not analysed structured-report": "ef59bb4c931da4ccbdfbfb08c07f6e913a07a80f23c7083ecfcfcca8a0bba7fe",
-    "all multi-frame-capture": "ae237fdea2c26153d6bcdad7e235298b9eb32a43cf67b090f93e6511816d5645",
-    "all parametric-map": "eafa4b63ff082e3fc710c9b53a6b4ee15a391d634907c3e1130b4bad149d7c0d",
-    "all key-objects": "2d8d5d5c66f2cab90f6f704998fa4810ba7294f478d2d2afd9d79bb2af601393",
+    "PNEUMONIA secondary-capture": "db2c23eae1cce523dd0b9c9a9b880707f5e11ea15424e562553511f8d3ecc612",
+    "PNEUMONIA presentation-state": "07639813f4db0f244fbc0c49717003e8bcd4ccb7c43eaf356f20df553b5652d2",
+    "PNEUMONIA structured-report": "73bb0478c7fdbc47ac8fdf017184655b2fcf42a0d068f2d7e3ed19d71fbc663e",
+    "NORMAL secondary-capture": "39c348cfaaf5fc8fa336867e0f8dbee578d6e9607509b0063d3d898054fb38da",
+    "NORMAL presentation-state": "90a5bf8377d574cab9bd2521d772782a3b099cb2454709a5758b7b00afa2112c",
+    "NORMAL structured-report": "09a9f3effb0059a72a1e3ae5ec4bf17fdc5c324a50b892e2a80da460e317e920",
+    "not analysed structured-report": "c6fdbc3f61f11ef6f5f4e5672c3b007b8419aae8255c152689a4d9fe01495445",
+    "all multi-frame-capture": "d0c39c31db233fb189fe50fd5ca04044e151e00d405720f1543a98d9cb65fd6d",
+    "all parametric-map": "d8719444ca8b1d25c21e84bf629fb5a0949501339631934b95fedc79f7bd868e",
+    "all key-objects": "011214947b31be26d6fcdfc45b41f4300b2feda23a1f265c19907c0be7a1c0c3",
 }
 
 

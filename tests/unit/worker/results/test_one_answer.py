@@ -10,14 +10,14 @@ import numpy as np
 import pydicom
 import pypdf
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from PIL import ImageDraw
 from pydicom import Dataset
 
 from dicom_io.finding import Answer, Finding
 from dicom_io.header.source_image import source_image
 from dicom_io.pixels.render import render
-from tests.support.answers import answers_in, findings
+from tests.support.answers import GRID, answers_in, findings
 from tests.unit.worker.results.test_result_set import EVIDENCE, MODEL, NOW, source, tree
 from worker.destination_settings import Kind
 from worker.inference.analyzer import Reading
@@ -85,7 +85,7 @@ def contradicts_nothing(text: str, finding: Finding) -> None:
     assert RESEARCH.search(text)
 
 
-@settings(max_examples=60, deadline=None)
+@GRID
 @given(findings())
 def test_every_result_names_the_one_answer(finding: Finding) -> None:
     made = results(finding)
@@ -96,7 +96,7 @@ def test_every_result_names_the_one_answer(finding: Finding) -> None:
     assert coded & set(PRESENCE.values()) == {PRESENCE[finding.answer]}
 
 
-@settings(max_examples=40, deadline=None)
+@GRID
 @given(findings())
 def test_every_picture_names_the_one_answer(finding: Finding) -> None:
     for layout in get_args(Layout):
@@ -106,7 +106,7 @@ def test_every_picture_names_the_one_answer(finding: Finding) -> None:
         assert ("strong" in text) == (finding.answer in (Answer.FLAGGED, Answer.UNCERTAIN) and layout != "radiograph")
 
 
-@settings(max_examples=20, deadline=None)
+@GRID
 @given(findings())
 def test_what_stands_beside_the_answer_is_the_same_for_all(finding: Finding) -> None:
     for each in results(finding).values():
