@@ -56,7 +56,7 @@ class Region:
     contour
         (column, row) of each corner of the region's outline, in order, not closed; at least three.
     side, zone
-        The patient's `right` or `left` lung, and its `upper`, `middle` or `lower` third; empty where the lungs are not
+        The patient's `right` or `left` lung, and its `upper`, `middle` or `lower` third; empty where not both lungs are
         known. The patient is taken to face the reader, as a frontal radiograph is shown.
     """
 
@@ -67,7 +67,7 @@ class Region:
 
     @property
     def place(self) -> str:
-        """Where it is in words, `right lower`; empty where the lungs are not known."""
+        """Where it is in words, `right lower`; empty where not both lungs are known."""
         return f"{self.side} {self.zone}".strip()
 
 

@@ -133,7 +133,7 @@ def regions_of(
     evidence
         float32 [h, w], of `evidence_map`.
     lungs
-        One image's `Outputs.lungs`, which tell side and zone.
+        One image's `Outputs.lungs`, which tell side and zone where there are two: one alone does not say which it is.
     rows, columns
         Of the radiograph.
 
@@ -149,10 +149,12 @@ def regions_of(
     # The one with the peak is named however small it is.
     kept = [area for area in areas if area.mean() >= _LEAST_REGION or float(evidence[area > 0].max()) == peak]
     kept.sort(key=lambda area: -float(evidence[area > 0].max()))
-    return tuple(_region(area, lungs, rows, columns) for area in kept)
+    anatomy = lungs_of(lungs, rows, columns)
+    both = lungs if anatomy and anatomy.count == 2 else None
+    return tuple(_region(area, both, rows, columns) for area in kept)
 
 
-def _region(area: NDArray[np.uint8], lungs: NDArray[np.float32], rows: int, columns: int) -> Region:
+def _region(area: NDArray[np.uint8], lungs: NDArray[np.float32] | None, rows: int, columns: int) -> Region:
     left, top, width, height = cv2.boundingRect(area)
     across, down = columns / area.shape[1], rows / area.shape[0]
     box = (
@@ -161,14 +163,12 @@ def _region(area: NDArray[np.uint8], lungs: NDArray[np.float32], rows: int, colu
         min(math.ceil((left + width) * across), columns),
         min(math.ceil((top + height) * down), rows),
     )
-    side, zone = _place(area, lungs)
+    side, zone = _place(area, lungs) if lungs is not None else ("", "")
     return Region(box, _outline(area, rows, columns), side, zone)
 
 
 def _place(area: NDArray[np.uint8], lungs: NDArray[np.float32]) -> tuple[str, str]:
     """Return side and zone of an area's middle; a zone is a third of the height of the lung that it lies in."""
-    if lungs.size == 1:
-        return "", ""
     mask = lung_mask(lungs, *area.shape)
     ys, xs = np.nonzero(area)
     x, y = float(xs.mean()), float(ys.mean())

@@ -137,6 +137,13 @@ def test_sides_are_the_patient_s_and_zones_are_thirds(x: int, y: int, place: str
     assert region.place == place
 
 
+@pytest.mark.parametrize("alone", [RIGHT, LEFT])
+def test_one_lung_alone_does_not_say_which_it_is(alone: tuple[int, int, int, int]) -> None:
+    x = alone[0] + alone[2]  # its middle, in a map of 224
+    (region,) = regions_of(spots((x, 115, 8, 2.0)), lungs(alone), 224, 224)
+    assert (region.side, region.zone, region.place) == ("", "", "")
+
+
 def test_grain_is_no_region_but_the_peak_is_however_small() -> None:
     evidence = spots((64, 100, 15, 3.0), (150, 100, 1, 2.0), (150, 60, 1, 4.0))
     regions = regions_of(evidence, lungs(RIGHT, LEFT), 224, 224)
