@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ def findings(draw: st.DrawFn) -> Finding:
     if finding.answer not in (Answer.FLAGGED, Answer.UNCERTAIN):
         return finding
     count = draw(st.integers(0, len(REGIONS)))
-    return Finding(**{**vars(finding), "regions": REGIONS[:count]})
+    return replace(finding, regions=REGIONS[:count])
 
 
 def answers_in(text: str) -> set[Answer]:

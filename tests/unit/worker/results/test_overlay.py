@@ -44,7 +44,8 @@ def hot(row: int, column: int, strength: float = STRONG_EVIDENCE) -> NDArray[np.
 def composed(
     values: NDArray[np.float32], evidence: NDArray[np.float32], finding: Finding = FLAGGED, **options: Any
 ) -> NDArray[np.uint8]:
-    return compose(values, evidence, **{"finding": finding, "identity": MODEL, "created": NOW, **options})
+    arguments: dict[str, Any] = {"finding": finding, "identity": MODEL, "created": NOW, **options}
+    return compose(values, evidence, **arguments)
 
 
 def frame_of(shape: tuple[int, ...], finding: Finding = FLAGGED, aspect: float = 1.0, panels: int = 2) -> Frame:
