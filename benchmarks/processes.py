@@ -94,7 +94,8 @@ def cxrd(folder: Path, destination: int, model: Path) -> tuple[Process, int]:
     settings = {
         "scp": {"port": port},
         "storage": {"folder": str(folder / "data"), "min_free_mb": 0},
-        "model": {"folder": str(model), "engine": "onnx"},
+        # Every image costs a whole answer, also one that the model was not made for.
+        "model": {"folder": str(model), "engine": "onnx", "out_of_distribution": "warn"},
         "results": {"kinds": list(Results().kinds)},
         "destinations": [{"name": "orthanc", "host": "127.0.0.1", "port": destination, "ae_title": "ORTHANC"}],
         "logging": {"format": "json"},
