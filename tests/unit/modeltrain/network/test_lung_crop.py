@@ -25,7 +25,7 @@ MASK = draw_mask(224)
 def chest() -> NDArray[np.float32]:
     """A drawn chest without noise, float32 [224, 224]."""
     smooth = cv2.GaussianBlur(draw(3, opacity=True, side=224), (0, 0), 3)
-    return smooth.astype(np.float32) / 255 * np.float32(0.8)
+    return np.asarray(smooth, np.float32) / np.float32(255) * np.float32(0.8)
 
 
 def view(image: NDArray[np.float32], mask: NDArray[np.uint8]) -> lung_crop.View:
@@ -63,7 +63,7 @@ def marked(image: NDArray[np.float32]) -> NDArray[np.float32]:
     marks = np.zeros(image.shape, np.uint8)
     for at in ((3, 20), (170, 24), (60, 220)):
         cv2.putText(marks, "L 12:40", at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 2)
-    return np.maximum(image, marks.astype(np.float32) / 255)
+    return np.maximum(image, marks.astype(np.float32) / np.float32(255))
 
 
 @pytest.mark.parametrize(
