@@ -35,7 +35,7 @@ class Pictures:
 
     @cached_property
     def frames(self) -> NDArray[np.uint8]:
-        """The radiograph without and with its heatmap, uint8 [2, H, W, 3]."""
+        """The radiograph without and with its evidence, uint8 [2, H, W, 3]."""
         overlay = self.main if self._settings.layout == "overlay" else self._drawn("overlay")
         return np.stack([self._drawn("radiograph"), overlay])
 
