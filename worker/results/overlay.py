@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Perceptually even, readable with any colour vision. Without its ends: black would darken, and white looks like bone.
 _COLOURS = cv2.applyColorMap(np.linspace(56, 228, 256).astype(np.uint8)[None], cv2.COLORMAP_INFERNO)[:, :, ::-1]
-_OPACITY = 0.55  # of strong evidence: the anatomy stays visible under it
+_OPACITY = 0.45  # of strong evidence: the anatomy stays visible under it
 _MID_GREY = 110  # the tissue that the colour bar is drawn over
 _BACKGROUND = (13, 15, 19)
 _LUNG_LINE = 0.75  # opacity of the lungs' outline
