@@ -71,11 +71,14 @@ def model(*, blind: bool = False, lungs: bool = True, found: bool = True) -> Pre
     return predict
 
 
+def drawn(seed: int, *, opacity: bool) -> NDArray[np.float32]:
+    """A drawn radiograph, float32 [224, 224] in [0, 1]."""
+    return draw(seed, opacity=opacity, side=224).astype(np.float32) / np.float32(255)
+
+
 def radiographs() -> tuple[list[NDArray[np.float32]], list[Sample]]:
     labels = [0] * EACH + [1] * EACH
-    images = [
-        draw(seed, opacity=bool(label), side=224)[np.newaxis] / np.float32(255) for seed, label in enumerate(labels)
-    ]
+    images = [drawn(seed, opacity=bool(label))[np.newaxis] for seed, label in enumerate(labels)]
     return images, [Sample(Path(f"{seed}.png"), label, str(seed)) for seed, label in enumerate(labels)]
 
 
@@ -209,7 +212,7 @@ def test_few_of_each_class_are_drawn_and_always_the_same() -> None:
 
 def test_a_normal_radiograph_is_laid_onto_the_lungs_with_their_grey_values() -> None:
     lungs = drawn_lungs() > 0
-    image = draw(1, opacity=True, side=224) / np.float32(255)
+    image = drawn(1, opacity=True)
     donor = (draw(2, opacity=False, side=224) / np.float32(255) * np.float32(0.5) + np.float32(0.1)).astype(np.float32)
     moved = np.roll(donor, 20, axis=1)
     normal = normal_for(image, lungs, moved, np.roll(lungs, 20, axis=1))
@@ -231,7 +234,7 @@ def test_a_part_of_an_area_is_replaced_where_the_strength_is_highest() -> None:
 
 
 def test_an_opacity_is_brightest_at_its_place_and_stays_an_image() -> None:
-    image = draw(1, opacity=False, side=224) / np.float32(255)
+    image = drawn(1, opacity=False)
     marked = with_opacity(image, (67.0, 112.0), np.random.default_rng(0))
     change = marked - image
     assert change.dtype == np.float32

@@ -63,7 +63,7 @@ def marked(image: NDArray[np.float32]) -> NDArray[np.float32]:
     marks = np.zeros(image.shape, np.uint8)
     for at in ((3, 20), (170, 24), (60, 220)):
         cv2.putText(marks, "L 12:40", at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 2)
-    return np.maximum(image, marks.astype(np.float32) / np.float32(255))
+    return np.asarray(np.maximum(image, marks.astype(np.float32) / np.float32(255)), np.float32)
 
 
 @pytest.mark.parametrize(

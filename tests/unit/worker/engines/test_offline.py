@@ -66,7 +66,7 @@ def test_each_picture_has_its_map_and_score_whatever_the_answer(tmp_path: Path, 
 
 def test_a_map_lies_in_the_frame_of_the_picture_that_was_given(tmp_path: Path, reader: Reader) -> None:
     """Squashed to the square, as absolute numbers: half the picture's height is half the map's."""
-    wide = cv2.resize(TWO, (900, 300), interpolation=cv2.INTER_NEAREST)
+    wide = np.asarray(cv2.resize(TWO, (900, 300), interpolation=cv2.INTER_NEAREST), np.float32)
     read([write(tmp_path / "in" / "wide.png", wide)], tmp_path / "out", reader)
     evidence = np.load(tmp_path / "out" / "wide.npy")
     inside = np.zeros((224, 224), bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_what_is_wrong_with_the_lungs_is_said_and_not_guessed(
     ],
 )
 def test_what_is_outside_gets_no_answer_by_default(
-    tmp_path: Path, reader: Reader, setting: str, status: str, attributes: dict[str, object], caution: str
+    tmp_path: Path, reader: Reader, setting: str, status: str, attributes: dict[str, Any], caution: str
 ) -> None:
     assert Settings().model.out_of_distribution == "skip"
     bench = Bench(tmp_path, reader)

@@ -109,7 +109,7 @@ EARLIER = [
 
 def enter_earlier(engine: Engine, number: int, found: Finding) -> None:
     """Enter a finding as revision 0005 had it, with its event."""
-    receipt = dict.fromkeys(("sop_class_uid", "study_instance_uid", "series_instance_uid"), "1")
+    receipt: dict[str, object] = dict.fromkeys(("sop_class_uid", "study_instance_uid", "series_instance_uid"), "1")
     receipt |= dict.fromkeys(("transfer_syntax_uid", "modality", "accession_number", "patient_key"), "x")
     receipt |= dict.fromkeys(("calling_ae", "called_ae", "peer_address", "sha256", "reason"), "x")
     receipt |= {"id": number, "sop_instance_uid": f"1.{number}", "state": "analysed"}
