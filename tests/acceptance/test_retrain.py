@@ -91,12 +91,14 @@ def test_a_recipe_or_a_teacher_that_will_not_do_is_named_before_an_image_is_read
     config = tmp_path / "config.yaml"
     config.write_text(f"storage:\n  folder: {tmp_path / 'storage'}\n")
     common = ("--data", tmp_path / "no-data", "--out", tmp_path / "run", "-c", config)
+    shipped, scratch = load_card(shipped_model()).label, ("--from", "scratch")
     for options, said in (
-        (("--recipe", "standardized"), "recipe standardized: needs a teacher (cxrd retrain --teacher)"),
-        (("--teacher", tmp_path / "none"), "recipe robust: takes no teacher (--recipe standardized does)"),
+        (("--recipe", "standardized"), f"recipe standardized: {shipped} looks at the lungs alone; use recipe lungs"),
+        (("--teacher", tmp_path / "none"), "recipe lungs: takes no teacher (--recipe standardized does)"),
         (("--recipe", "teacher"), "recipe teacher begins with published weights: use --from scratch"),
+        ((*scratch, "--recipe", "standardized"), "recipe standardized: needs a teacher (cxrd retrain --teacher)"),
         (
-            ("--recipe", "standardized", "--teacher", tmp_path / "none"),
+            (*scratch, "--recipe", "standardized", "--teacher", tmp_path / "none"),
             f"{tmp_path / 'none'}: not a file of a training run",
         ),
     ):

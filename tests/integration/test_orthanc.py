@@ -13,6 +13,7 @@ from PIL import Image
 from pydicom.uid import RLELossless
 
 from dicom_io.objects.common import encode
+from tests.support.models import variant
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, send, wait_for
 from tests.support.printed import labelled
@@ -32,7 +33,7 @@ def test_a_radiograph_comes_back_with_its_heatmap(daemon: Callable[..., Daemon],
     orthanc = Orthanc(tmp_path / "orthanc", port)
     try:
         # Whatever the model says of a drawing, it is to have a heatmap and a region.
-        model = {"threshold": 0.01}
+        model = {"folder": variant(tmp_path / "model", bias=6.0, knows_all=True)}
         worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port}, model=model)
         source = chest("orthanc", rows=600, cols=500, modality=modality, PatientName="Müller^Zoë")
         instance = orthanc.upload(encode(source))

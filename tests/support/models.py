@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from modeltrain.data.sources import Source
 
 
-def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: Any) -> Path:
+def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, knows_all: bool = False, **card: Any) -> Path:
     """Write a copy of the shipped model whose logit of PNEUMONIA is higher by `bias`, and return its folder.
 
-    `card` has parts of the card to put in place of the shipped ones.
+    With `knows_all` no image is out of distribution, so that drawn ones are answered. `card` has parts of the card to
+    put in place of the shipped ones.
     """
     source = shipped_model()
     folder.mkdir(parents=True)
@@ -36,6 +37,11 @@ def variant(folder: Path, *, version: str = "9.0.0", bias: float = 0.0, **card: 
     more = numpy_helper.from_array(np.array([0, bias], np.float32), "more")
     model.graph.initializer.append(more)
     model.graph.node.append(helper.make_node("Add", ["bare_logits", "more"], ["logits"], "raise"))
+    if knows_all:
+        for node in model.graph.node:
+            node.output[:] = ["bare_outlier" if name == "outlier" else name for name in node.output]
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "none"))
+        model.graph.node.append(helper.make_node("Mul", ["bare_outlier", "none"], ["outlier"], "know"))
     (folder / ONNX).write_bytes(model.SerializeToString())
     return _with_card(folder, version, card)
 

@@ -115,7 +115,7 @@ def test_the_evidence_is_what_the_grad_cam_package_shows(network: ChestNet, imag
         witness = cam(input_tensor=images, targets=[ClassifierOutputTarget(0)] * len(images))
     # The package enlarges its maps and scales each to its own range; the same is done to ours.
     positive = np.maximum(answers(network, images).evidence - bias_of(network), 0)
-    ours = scale_cam_image(scale_cam_image(positive), (224, 224))
+    ours = scale_cam_image(scale_cam_image(positive, (224, 224)))
     np.testing.assert_allclose(ours, witness, atol=1e-3)
 
 
