@@ -31,8 +31,12 @@ _SENTENCES = {
 }
 
 
-STRONG_EVIDENCE = 4.0
-"""Log-odds at which a picture shows evidence at its full strength: probability 0.98 of the place alone."""
+STRONG_EVIDENCE = 12.0
+"""Log-odds at which a picture shows evidence at its full strength.
+
+So much in a tenth of the lungs, and nothing elsewhere, makes an answer of about 0.98, since places are pooled by their
+log-mean-exp (`modeltrain.network.architectures.pooled_score`). A place that cannot make the answer alone looks weak.
+"""
 
 
 def readable(probability: float, digits: int = 2) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dicom_io.finding import STRONG_EVIDENCE
 from modeltrain.model.outputs import Outputs
 from modeltrain.network.architectures import ChestNet
 from modeltrain.training.lineage import Ancestor
@@ -141,7 +142,7 @@ def predictor(scores: list[float]) -> Predict:
         p = np.array([next(waiting) for _ in images])
         logits = np.stack([np.zeros_like(p), np.log(p / (1 - p))], axis=1).astype(np.float32)
         evidence = np.full((len(p), 7, 7), -1, np.float32)
-        evidence[:, 2, 3] = 4
+        evidence[:, 2, 3] = STRONG_EVIDENCE
         box = np.tile(np.array([0, 0, 1, 1], np.float32), (len(p), 1))
         nothing = np.full((len(p), 2), np.nan, np.float32)
         return Outputs(logits, evidence, box, np.ones((len(p), 1, 1), np.float32), nothing, nothing[:, 0])

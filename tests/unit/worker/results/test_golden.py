@@ -26,7 +26,7 @@ GOLDEN = {
     "NORMAL structured-report": "09a9f3effb0059a72a1e3ae5ec4bf17fdc5c324a50b892e2a80da460e317e920",
     "not analysed structured-report": "c6fdbc3f61f11ef6f5f4e5672c3b007b8419aae8255c152689a4d9fe01495445",
     "all multi-frame-capture": "d0c39c31db233fb189fe50fd5ca04044e151e00d405720f1543a98d9cb65fd6d",
-    "all parametric-map": "d8719444ca8b1d25c21e84bf629fb5a0949501339631934b95fedc79f7bd868e",
+    "all parametric-map": "0390df7ffef90aac5334acee6c7371e037f4577ce76beacedcf19d69ab40f40f",
     "all key-objects": "011214947b31be26d6fcdfc45b41f4300b2feda23a1f265c19907c0be7a1c0c3",
 }
 
