@@ -155,8 +155,9 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
     orthanc = Orthanc(tmp_path / "orthanc", port)
     viewer = ViewerServer(files, orthanc.url)
     try:
-        # Whatever the model says of a drawing, it is to have a heatmap and a region.
-        model = {"folder": variant(tmp_path / "model", bias=6.0, knows_all=True)}
+        # Whatever the model says of a drawing, it is to have a heatmap, with strong colours, and a region.
+        steep = {"slope": 4.0, "intercept": 0.5}
+        model = {"folder": variant(tmp_path / "model", bias=6.0, knows_all=True, calibration=steep)}
         worker = daemon([("orthanc", orthanc.dicom, "ORTHANC")], scp={"port": port}, model=model)
         source = radiograph(draw(seed=5, rows=1024, cols=860, opacity=True), uid_seed="viewer")
         orthanc.send_to_cxrd([orthanc.upload(encode(source))])
