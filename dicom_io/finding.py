@@ -22,6 +22,11 @@ class Answer(StrEnum):
         """What it means, in words that a reader of radiographs understands."""
         return _SENTENCES[self]
 
+    @property
+    def shows_evidence(self) -> bool:
+        """Whether evidence and its regions belong to it: not to a no, and not where there is no answer."""
+        return self in (Answer.FLAGGED, Answer.UNCERTAIN)
+
 
 _SENTENCES = {
     Answer.FLAGGED: "Flagged: evidence for pneumonia",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from scipy.special import expit
 
 from dicom_io.errors import InvalidData
 from modeltrain.evaluation.replaced_places import (
@@ -344,12 +345,8 @@ def _moved_by(
 
 def _area(odds: Sequence[float]) -> float:
     """Return the area under the probabilities of evenly spaced steps, by trapezia over a width of one."""
-    p = _probability(np.array(odds))
+    p = expit(np.array(odds))
     return float((p[1:] + p[:-1]).mean() / 2)
-
-
-def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (1 + np.tanh(odds / 2)) / 2
 
 
 def _found_in(model: _Model, case: Case, rng: np.random.Generator) -> dict[str, float]:
@@ -361,7 +358,7 @@ def _found_in(model: _Model, case: Case, rng: np.random.Generator) -> dict[str, 
     marked = with_opacity(case.image, place, rng)
     (before, after), heat = model.look(case.image, marked)
     shares = {"opacity_raises": float(after > before), "opacity_found": np.nan, "opacity_side": np.nan}
-    if not _probability(before) < model.threshold <= _probability(after):
+    if not expit(before) < model.threshold <= expit(after):
         return shares
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     apart = float(np.hypot(column - place[0], row - place[1]))

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from modeltrain.training.checkpoint import Progress
     from modeltrain.training.lung_weights import LungRecord
 
+_LUNG_STEPS = {
+    "lungs": "inside the network: the lungs are found in the whole image, by a U-Net at half its side",
+    "crop": f"inside the network: the box of the lungs becomes {SIDE}×{SIDE} pixels, all else even grey",
+    "exposure": "inside the network: percentiles of the chest between the lungs' outer edges are set",
+}
 _LIBRARIES = (
     "cxrd",
     "torch",
@@ -71,26 +76,24 @@ def segmentation(record: LungRecord | None) -> dict[str, Any] | None:
 
 def preprocessing(folder: Path, arch: str, *, lungs: bool) -> dict[str, Any]:
     """Tell how an image comes to the network of a model's folder, and what becomes of it inside."""
-    if lungs:
-        return {
-            "size": INPUT_SIZE,
-            "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
-            "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
-            "lungs": "inside the network: the lungs are found in the whole image, by a U-Net at half its side",
-            "crop": f"inside the network: the box of the lungs becomes {SIDE}×{SIDE} pixels, all else even grey",
-            "exposure": "inside the network: percentiles of the chest between the lungs' outer edges are set",
-            "normalisation": normalisation(arch),
-        }
-    with safe_open(folder / SAFETENSORS, framework="numpy") as file:
-        landmarks = file.get_tensor(KEY).size if KEY in file.keys() else 0  # noqa: SIM118 - no mapping
-    exposure = f"inside the network: {landmarks} percentiles of an image moved to training images' mean"
     return {
         "size": INPUT_SIZE,
         "range": "grey in [0, 1], 0 black (air), 1 white (bone)",
         "resize": "squashed to a square by Pillow's bicubic filter (antialiased)",
-        "exposure": exposure if landmarks else "as it is",
+        **(_LUNG_STEPS if lungs else {"exposure": _exposure(folder)}),
         "normalisation": normalisation(arch),
     }
+
+
+def _exposure(folder: Path) -> str:
+    """Tell what becomes of the exposure of a whole image."""
+    with safe_open(folder / SAFETENSORS, framework="numpy") as file:
+        landmarks = file.get_tensor(KEY).size if KEY in file.keys() else 0  # noqa: SIM118 - no mapping
+    return (
+        f"inside the network: {landmarks} percentiles of an image moved to training images' mean"
+        if landmarks
+        else ("as it is")
+    )
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, int]:

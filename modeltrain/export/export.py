@@ -174,10 +174,11 @@ def _fill(folder: Path, weights: Path, progress: Progress, sources: Sources, new
     recipe = progress.recipe
     split = sources.split(recipe["validation_fraction"], recipe["seed"])
     lungs = bool(recipe.get("lungs", False))
-    record = _lungs_of(new, load_file(weights), progress)
+    state = load_file(weights)
+    record = _lungs_of(new, state, progress)
     lungs_known = not lungs or lungs_had_known_data(progress, record)
     predecessor = seen_images_of(load_card(new.began_with, serves=False)) if new.began_with else None
-    _write_network(folder, load_file(weights), split, new.out_of_distribution, arch=progress.arch, lungs=lungs)
+    _write_network(folder, state, split, new.out_of_distribution, arch=progress.arch, lungs=lungs)
     write_seen_images(folder, sources, predecessor)
     # A predecessor without a list may still be named, with its data, in the run's record.
     complete = predecessor.complete and teachers_had_known_data(progress) if predecessor else only_own_data(progress)

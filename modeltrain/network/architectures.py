@@ -117,16 +117,20 @@ class ChestNet(nn.Module):
         """
         if self.lungs is None:
             return self.features(self.standard(image))
-        maps = self.lungs.maps(image)
-        view = lung_crop.view(image, self.lungs.logits(maps).sigmoid())
+        view, _, maps = self._look(image)
         return *maps[-_DEEPEST:], *self.features(view.crop)
 
     def view_of(self, image: Tensor, jitter: Tensor | None = None) -> tuple[lung_crop.View, Tensor]:
         """Return what the classifier sees of images, and their lungs, float32 [N, H/2, W/2] in [0, 1]."""
+        return self._look(image, jitter)[:2]
+
+    def _look(self, image: Tensor, jitter: Tensor | None = None) -> tuple[lung_crop.View, Tensor, tuple[Tensor, ...]]:
+        """Return what `view_of` does, and the maps of the search for the lungs."""
         if self.lungs is None:
             raise TypeError("this network does not look for lungs")
-        lungs = self.lungs(image).sigmoid()
-        return lung_crop.view(image, lungs, jitter), lungs
+        maps = self.lungs.maps(image)
+        lungs = self.lungs.logits(maps).sigmoid()
+        return lung_crop.view(image, lungs, jitter), lungs, maps
 
     def features(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps of images at the landmarks' exposure, or of crops."""
@@ -143,14 +147,11 @@ class ChestNet(nn.Module):
         """Return the outputs of images, each for itself (see `Outputs`)."""
         if self.lungs is None:
             return self._of_whole(self.features(self.standard(image)))
-        maps = self.lungs.maps(image)
-        lungs = self.lungs.logits(maps).sigmoid()
-        view = lung_crop.view(image, lungs)
+        view, lungs, maps = self._look(image)
         taps = self.features(view.crop)
         share = lung_crop.cells(view.inside)
         answer = self.answer(taps[-1], self.evidence(taps[-1]), share, view.box, lungs)
-        mean = _mean_of(taps[-1], share)
-        return answer._replace(outlier=self.gate((*maps[-_DEEPEST:], *taps), mean))
+        return answer._replace(outlier=self.gate((*maps[-_DEEPEST:], *taps)))
 
     def answer(self, features: Tensor, evidence: Tensor, share: Tensor, box: Tensor, lungs: Tensor) -> TensorOutputs:
         """Return the outputs, but for the out-of-distribution score, of a network that looks at lungs.
@@ -186,7 +187,7 @@ class ChestNet(nn.Module):
             evidence = self.evidence(features)
         whole = torch.ones_like(pooled[:, :4]) * torch.tensor([0.0, 0.0, 1.0, 1.0], device=pooled.device)
         lungs = torch.ones_like(pooled[:, :1, None])
-        return TensorOutputs(logits, evidence, whole, lungs, self.subtype(pooled), self.gate(taps, pooled))
+        return TensorOutputs(logits, evidence, whole, lungs, self.subtype(pooled), self.gate(taps))
 
     def _dropout(self, pooled: Tensor) -> Tensor:
         """Return pooled features [N, C] as the last layer learns from them; outside training they are as they were."""

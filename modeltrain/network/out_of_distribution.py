@@ -46,10 +46,10 @@ class OutOfDistribution(nn.Module):
         for name in self.NAMES:
             setattr(self, name, tensors[name].detach().float().clone())
 
-    def forward(self, taps: Sequence[Tensor], pooled: Tensor) -> Tensor:
+    def forward(self, taps: Sequence[Tensor]) -> Tensor:
         """Return the outlier score, float32 [N], 0 and up: from 1 on, an image is not of the population."""
         if self.weight.numel() == 0:
-            return torch.full_like(pooled[:, 0], torch.nan)
+            return torch.full_like(taps[-1][:, 0, 0, 0], torch.nan)
         x = statistics(taps) - self.center
         linear = (x @ self.weight + self.bias).clamp(max=_LARGEST).exp()
         distance = (x @ self.project - self.offset).square().mean(dim=1) / self.scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from modeltrain.data.augment import augment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from modeltrain.data.samples import Images, Sample
     from modeltrain.training.recipe import Recipe
 
+_Made = TypeVar("_Made")
 _LOOKAHEAD = 4  # batches made in advance by the augmenting thread
 
 
@@ -59,7 +60,7 @@ def order_of(
 
 
 def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) -> Iterator[Batch]:
-    """Yield an epoch's augmented batches.
+    """Return an epoch's augmented batches.
 
     They are made in a thread of their own while the network works (OpenCV lets go of the interpreter). An image's
     chance depends on seed, epoch and place in the order alone, so a resumed run sees the same images, and one that was
@@ -84,9 +85,14 @@ def batches(images: Images, order: Sequence[int], recipe: Recipe, epoch: int) ->
         agents = torch.tensor([images.samples[index].agent for index in chosen])
         return Batch(torch.from_numpy(np.stack(varied)), labels, agents)
 
+    return made_ahead(batch, count)
+
+
+def made_ahead(make: Callable[[int], _Made], count: int) -> Iterator[_Made]:
+    """Yield what `make` returns for 0 to `count` - 1, made a few numbers ahead in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(batch, number) for number in range(min(_LOOKAHEAD, count)))
+        waiting = deque(pool.submit(make, number) for number in range(min(_LOOKAHEAD, count)))
         for number in range(len(waiting), count + len(waiting)):
             yield waiting.popleft().result()
             if number < count:
-                waiting.append(pool.submit(batch, number))
+                waiting.append(pool.submit(make, number))

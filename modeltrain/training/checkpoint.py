@@ -224,16 +224,20 @@ def only_own_data(progress: Progress) -> bool:
 
 def teachers_had_known_data(progress: Progress) -> bool:
     """Return whether teachers learnt from no data but the run's own and that of the model that it began with."""
-    data = set(progress.data_digests)
-    for run in line_of([progress.began_with], progress.ancestors):
-        data |= run.learnt_from - {UNKNOWN}
+    data = _known_data(progress)
     others = [run for run in progress.teachers if run != progress.began_with]
     return all(run.learnt_from <= data for run in line_of(others, progress.ancestors))
 
 
 def lungs_had_known_data(progress: Progress, record: LungRecord | None) -> bool:
     """Return whether the weights that find lungs learnt from no data but the run's and those of what it began with."""
+    data = _known_data(progress)
+    return record is not None and set(record.parts) <= data
+
+
+def _known_data(progress: Progress) -> set[str]:
+    """Return the digests of the run's data and of what the model that it began with had learnt from."""
     data = set(progress.data_digests)
     for run in line_of([progress.began_with], progress.ancestors):
         data |= run.learnt_from - {UNKNOWN}
-    return record is not None and set(record.parts) <= data
+    return data

@@ -17,7 +17,7 @@ from modeltrain.network.architectures import ChestNet, build, pooled_score, take
 from modeltrain.training import lung_losses
 from modeltrain.training.batches import batch_count, batches, order_of
 from modeltrain.training.landmarks import mean_landmarks
-from modeltrain.training.optimizer import fix, learning_rate, optimizer_of
+from modeltrain.training.optimizer import fix, follow, learning_rate, optimizer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ class Learner:
                 if self.recipe.clip:
                     clip_grad_norm_(self.network.parameters(), self.recipe.clip)
                 self.optimizer.step()
-                self._follow()
+                follow(self.average, self.network, self.recipe.ema)
                 losses.append(loss.item())
                 bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
         return float(np.mean(losses)), rate
@@ -168,16 +168,6 @@ class Learner:
         place = lung_losses.place_loss(with_opacity, own[normal], drawn.place)
         loss = recipe.opacities * (loss + place)
         return outputs, loss + recipe.blending * lung_losses.blend_loss(mixed, own[one], own[other], blended)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the averaged weights and norm statistics towards the network's; without an average, copy them."""
-        decay = self.recipe.ema
-        for average, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if decay and average.is_floating_point():
-                average.lerp_(new, 1 - decay)
-            else:
-                average.copy_(new)
 
     @torch.inference_mode()
     def validate(self, images: Images, weights: NDArray[np.float64] | None = None) -> tuple[float, float, float | None]:

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from dicom_io import durable
-from dicom_io.errors import InvalidData, InvalidModel, OutOfResources
+from dicom_io.errors import InvalidData, InvalidModel
 from modeltrain.model.card import CARD, SAFETENSORS, load_card
+from modeltrain.training.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -122,15 +121,8 @@ def save_lungs(path: Path, state: Mapping[str, Tensor], record: LungRecord) -> N
     OutOfResources
         The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    tensors = {f"{_PREFIX}{name}": value.contiguous().cpu() for name, value in state.items()}
-    try:
-        save_file(tensors, temporary, {_HEADER: json.dumps(record.to_dict())})
-        durable.sync(temporary)
-        durable.place(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutOfResources(f"{path}: cannot be written ({error})") from error
+    tensors = {f"{_PREFIX}{name}": value for name, value in state.items()}
+    save_tensors(path, tensors, {_HEADER: json.dumps(record.to_dict())})
 
 
 def record_behind(path: Path) -> LungRecord | None:

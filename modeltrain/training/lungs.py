@@ -6,7 +6,6 @@ A run takes half an hour on two cores, so it is made in one go: `lungs.safetenso
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,8 +19,10 @@ from dicom_io.errors import InvalidData
 from modeltrain.data.lung_masks import masks_digest, read_pairs, reframed, varied
 from modeltrain.data.sources import Sources, folder_source
 from modeltrain.network.lungs import Lungs
+from modeltrain.training.batches import made_ahead
 from modeltrain.training.lineage import code_commit
 from modeltrain.training.lung_weights import LUNGS, LungRecord, Overlap, save_lungs
+from modeltrain.training.optimizer import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_AHEAD = 2  # batches that are varied in advance
 _SMOOTH = 20.0  # pixels that are added to the Dice loss: an empty mask has one, too
 _BELOW = 0.9  # of Dice: images below are counted
 
@@ -148,20 +148,11 @@ class _Learner:
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 self.schedule.step()
-                self._follow()
+                # Quickly in the beginning, when there is little to average.
+                follow(self.average, self.network, min(self.recipe.average, (1 + self._taken) / (10 + self._taken)))
+                self._taken += 1
                 losses.append(loss.item())
         return float(np.mean(losses))
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the network: quickly in the beginning."""
-        decay = min(self.recipe.average, (1 + self._taken) / (10 + self._taken))
-        self._taken += 1
-        for average, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(new, 1 - decay)
-            else:
-                average.copy_(new)
 
     def overlap(self, pairs: Pairs, *, anew: bool = False) -> Overlap:
         """Return how well the average agrees with masks, of the images as they are or framed and exposed anew."""
@@ -182,7 +173,7 @@ def dice_of(network: Lungs, grey: NDArray[np.float32], mask: NDArray[np.uint8]) 
 
 
 def _batches(pairs: Pairs, epoch: int, recipe: LungRecipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield an epoch's varied images float32 [N, 1, 224, 224] and masks [N, 224, 224], from a thread of their own."""
+    """Return an epoch's varied images float32 [N, 1, 224, 224] and masks [N, 224, 224], from a thread of their own."""
     order = np.random.default_rng([recipe.seed, epoch]).permutation(len(pairs))
     size = recipe.batch_size
 
@@ -193,13 +184,7 @@ def _batches(pairs: Pairs, epoch: int, recipe: LungRecipe) -> Iterator[tuple[Ten
         images, masks = (torch.from_numpy(np.stack(part)) for part in zip(*each, strict=True))
         return images[:, None], masks
 
-    steps = len(order) // size
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(batch, step) for step in range(min(_AHEAD, steps))]
-        for step in range(steps):
-            yield waiting.pop(0).result()
-            if step + _AHEAD < steps:
-                waiting.append(pool.submit(batch, step + _AHEAD))
+    return made_ahead(batch, len(order) // size)
 
 
 def _loss(logits: Tensor, masks: Tensor) -> Tensor:

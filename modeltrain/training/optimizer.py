@@ -42,6 +42,16 @@ def optimizer_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move averaged weights and norm statistics towards a network's; with a decay of 0, copy them."""
+    for own, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if decay and own.is_floating_point():
+            own.lerp_(new, 1 - decay)
+        else:
+            own.copy_(new)
+
+
 def learning_rate(recipe: Recipe, done: float) -> float:
     """Return the learning rate after a part (0 to 1) of the run's steps."""
     if recipe.schedule == "constant":

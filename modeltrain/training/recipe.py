@@ -170,18 +170,16 @@ RECIPES = {
     "seed": Recipe(),
     # For local images: goes on from the weights of a model, and keeps framing from telling the class.
     "robust": _ROBUST,
-    # The shipped model's: goes on from a model's weights, sees every image at one exposure, has a teacher.
+    # For networks of the whole image: goes on from a model's weights, sees every image at one exposure, has a teacher.
     "standardized": _STANDARDIZED,
     # The shipped model's: looks at the lungs alone, and is told where drawn opacities are.
     "lungs": dataclasses.replace(
         _ROBUST,
         name="lungs",
         stages=((12, 224),),
-        batch_size=16,
         learning_rate=1e-4,
         overlap=0.0,
         border_weight=0.0,
-        subtype_weight=0.1,
         clip=1.0,
         ema=0.995,
         precision="float32",
@@ -189,9 +187,7 @@ RECIPES = {
         lungs=True,
         opacities=0.3,
         blending=0.2,
-        augmentation=dataclasses.replace(
-            _ROBUST.augmentation, resample=0.35, blur=0.2, noise=0.2, jpeg=0.2, tone=0.5, margins=0.3
-        ),
+        augmentation=dataclasses.replace(_STANDARDIZED.augmentation, tone=0.5, margins=0.3),
     ),
     # For a network that teaches and does not serve: ImageNet's weights see more in few radiographs than random ones.
     "teacher": dataclasses.replace(

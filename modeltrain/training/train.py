@@ -22,11 +22,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 
-from dicom_io import durable
 from dicom_io.errors import InvalidData, OutOfResources
 from modeltrain.data.framing import overlap
 from modeltrain.data.samples import Images
@@ -38,12 +36,11 @@ from modeltrain.training.lineage import code_commit
 from modeltrain.training.lung_weights import checked_record
 from modeltrain.training.recipe import Recipe
 from modeltrain.training.teachers import Teachers
+from modeltrain.training.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
 
 log = logging.getLogger(__name__)
@@ -143,8 +140,8 @@ def run(
             state.history.append(line)
             _report(board, line)
             if state.best is line:
-                _save(out / BEST, dict(learner.average.state_dict()), state.to_json(timed=False))
-            _save(out / LAST, learner.tensors(), state.to_json())
+                save_tensors(out / BEST, learner.average.state_dict(), {"progress": state.to_json(timed=False)})
+            save_tensors(out / LAST, learner.tensors(), {"progress": state.to_json()})
     return out / BEST
 
 
@@ -214,15 +211,3 @@ def _load_last(path: Path, expected: Progress, learner: Learner) -> Progress:
         raise InvalidData(f"{path}: cannot resume, the run had other weights that find lungs")
     learner.restore(load_file(path))
     return state
-
-
-def _save(path: Path, tensors: dict[str, Tensor], progress: str) -> None:
-    """Write tensors and the run's progress in one file, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"progress": progress})
-        durable.sync(temporary)
-        durable.place(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OutOfResources(f"{path}: cannot be written ({error})") from error

@@ -96,7 +96,7 @@ class Reader:
         outputs = self._batcher.predict(image)
         finding = finding_of(outputs, self.decider, rendered.values.shape, years)
         evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
-        if finding.answer in (Answer.FLAGGED, Answer.UNCERTAIN):
+        if finding.answer.shows_evidence:
             finding = replace(finding, regions=regions_of(evidence, outputs.lungs[0], *rendered.values.shape))
         return Reading(finding, evidence, rendered, image, years)
 

@@ -72,7 +72,7 @@ def compose(
     ndarray
         uint8 [H,W,3], RGB, between 1,000 and 1,600 pixels wide where it is 1,024 high.
     """
-    shown = words.shows_evidence(finding)
+    shown = finding.answer.shows_evidence
     below = lines(finding, height)
     # One line at least, so that the pictures of most answers have their panels in the same place.
     panels = 2 if layout == "side-by-side" and shown else 1

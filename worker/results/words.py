@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from dicom_io.finding import Finding
 
 NOTICE = "For research use. Not for diagnosis."
-_SHOWN = (Answer.FLAGGED, Answer.UNCERTAIN)
-
-
-def shows_evidence(finding: Finding) -> bool:
-    """Tell whether the evidence is drawn: there is none to show where the answer is no or there is no answer."""
-    return finding.answer in _SHOWN
 
 
 def caption(finding: Finding) -> str:
@@ -62,7 +56,7 @@ def facts(finding: Finding) -> list[tuple[str, str]]:
     ]
     if finding.prediction_set is not None:
         rows.append(("Prediction set", ", ".join(finding.prediction_set) or "empty"))
-    if shows_evidence(finding):
+    if finding.answer.shows_evidence:
         rows.append(("Evidence", finding.places or caption(finding)))
     if finding.lungs is not None:
         rows.append(("Lungs", f"{finding.lungs.count} found, {finding.lungs.share:.0%} of the image"))

@@ -23,6 +23,7 @@ from modeltrain.training.beginnings import Beginnings
 from modeltrain.training.checkpoint import read_progress
 from modeltrain.training.landmarks import mean_landmarks
 from modeltrain.training.learner import Learner
+from modeltrain.training.tensor_file import save_tensors
 from tests.unit.modeltrain.toys import batch, lively_network, write_class
 from tests.unit.modeltrain.training.test_train import QUICK, kill_in_second_epoch
 
@@ -155,7 +156,9 @@ def test_weights_keep_their_landmarks_whatever_the_recipe(
     recipe: Recipe, best: Path, data: Path, tmp_path: Path
 ) -> None:
     others = torch.linspace(0.2, 0.8, 7)
-    train._save(tmp_path / "start", load_file(best) | {KEY: others}, read_progress(best).to_json(timed=False))
+    save_tensors(
+        tmp_path / "start", load_file(best) | {KEY: others}, {"progress": read_progress(best).to_json(timed=False)}
+    )
     kill_in_second_epoch(data, tmp_path / "run", recipe, beginnings=Beginnings(tmp_path / "start"))
     again = train.run(data, tmp_path / "run", recipe, Beginnings(tmp_path / "start"), resume=True, progress=False)
     assert torch.equal(load_file(again)[KEY], others)

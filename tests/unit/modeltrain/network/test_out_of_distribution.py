@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_an_empty_score_says_nothing() -> None:
-    assert torch.isnan(OutOfDistribution()([torch.ones(3, 4, 2, 2)], torch.ones(3, 4))).all()
+    assert torch.isnan(OutOfDistribution()([torch.ones(3, 4, 2, 2)])).all()
 
 
 def test_statistics_are_mean_and_standard_deviation_of_each_channel() -> None:

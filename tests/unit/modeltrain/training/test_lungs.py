@@ -23,6 +23,7 @@ from modeltrain.training.beginnings import Beginnings
 from modeltrain.training.checkpoint import lungs_had_known_data, read_progress
 from modeltrain.training.lung_weights import record_behind, save_lungs
 from modeltrain.training.recipe import RECIPES
+from modeltrain.training.tensor_file import save_tensors
 from tests.unit.modeltrain.toys import batch, draw_mask, write_masks
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def test_the_model_looks_at_lungs_on_every_engine_and_its_card_says_so(
     # A run that lacks the record gets it from the file, if the weights are the same.
     progress = dataclasses.replace(read_progress(best), segmentation={})
     bare = tmp_path / "bare.safetensors"
-    train._save(bare, load_file(best), progress.to_json())
+    save_tensors(bare, load_file(best), {"progress": progress.to_json()})
     other = {name.removeprefix("lungs."): value + 1 for name, value in load_file(weights).items()}
     save_lungs(tmp_path / "other.safetensors", other, record)
     with pytest.raises(InvalidData, match="is not the record of the weights that find lungs in this run"):

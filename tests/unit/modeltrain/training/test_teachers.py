@@ -33,6 +33,7 @@ from modeltrain.training.checkpoint import (
 from modeltrain.training.learner import Learner
 from modeltrain.training.lineage import UNKNOWN, Ancestor
 from modeltrain.training.teachers import Teachers
+from modeltrain.training.tensor_file import save_tensors
 from tests.unit.modeltrain.toys import ancestor, batch
 from tests.unit.modeltrain.training.test_train import QUICK, kill_in_second_epoch
 
@@ -113,7 +114,7 @@ def test_a_teacher_who_saw_the_validation_patients_is_refused(teacher: Path, dat
     assert told.ancestors[0].seed == 42
     alone = dataclasses.replace(told, data_digest="another", parts=[])
     path = tmp_path / "alone.safetensors"
-    train._save(path, load_file(pupil), alone.to_json())
+    save_tensors(path, load_file(pupil), {"progress": alone.to_json()})
     with pytest.raises(InvalidData, match="patients that are for validation here"):
         train.run(data, tmp_path / "on", dataclasses.replace(QUICK, seed=7), Beginnings(path), progress=False)
 
@@ -126,7 +127,7 @@ def test_teachers_that_nobody_asks_or_that_are_none_are_refused(teacher: Path, d
     with pytest.raises(InvalidData, match=r"none\.safetensors: not a file of a training run"):
         train.run(data, tmp_path / "run", PUPIL, Beginnings(teachers=(tmp_path / "none.safetensors",)), progress=False)
     empty = tmp_path / "empty.safetensors"
-    train._save(empty, {}, read_progress(teacher).to_json())
+    save_tensors(empty, {}, {"progress": read_progress(teacher).to_json()})
     with pytest.raises(InvalidData, match="does not hold weights of the architecture efficientnet_lite0"):
         train.run(data, tmp_path / "run", PUPIL, Beginnings(teachers=(empty,)), progress=False)
     assert not (tmp_path / "run").exists()
@@ -152,7 +153,7 @@ def test_what_a_teacher_learnt_from_is_learnt_at_second_hand() -> None:
 def test_fixed_parameters_stay_and_others_learn(data: Path, tmp_path: Path) -> None:
     begun = build("random", QUICK.seed).state_dict()
     begin = tmp_path / "begin.safetensors"
-    train._save(begin, dict(begun), Progress(QUICK.to_dict(), "other data").to_json())
+    save_tensors(begin, dict(begun), {"progress": Progress(QUICK.to_dict(), "other data").to_json()})
     some = dataclasses.replace(QUICK, fixed=("net.conv1.", "net.layer1."), ema=0.0, stages=((1, 32),))
     with pytest.raises(InvalidData, match=r"recipe quick: fixed layers need weights .*init imagenet"):
         train.run(data, tmp_path / "run", some, progress=False)

@@ -50,7 +50,7 @@ def composed(
 
 def frame_of(shape: tuple[int, ...], finding: Finding = FLAGGED, aspect: float = 1.0, panels: int = 2) -> Frame:
     below = max(1, len(lines(finding, 1024)))
-    shown = words.shows_evidence(finding)
+    shown = finding.answer.shows_evidence
     return fit(shape[0] * aspect, shape[1], 1024, panels=panels if shown else 1, lines=below, bar=shown)
 
 
