@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from dicom_io.durable import write_if_absent
-from dicom_io.errors import OutOfResources
+from dicom_io.errors import InvalidSettings, OutOfResources
 
 Keeping = Literal["hash", "plain", "none"]
+
+LENGTH = 32
+"""Bytes of a secret: as many as SHA-256 gives, below which HMAC is weaker than its hash (RFC 2104, 3)."""
+_STALE = 3600.0
+"""Seconds after which a half-made secret belongs to no process that is still making it."""
 
 
 class PatientKey:
@@ -23,11 +31,20 @@ class PatientKey:
         Where the secret lies (``secret.key``, mode 0600), made at the first start.
     keeping
         ``hash``: HMAC-SHA-256 (RFC 2104) under that secret; ``plain``: the id itself; ``none``: nothing.
+    holds_keys
+        Tells whether the audit holds keys made with a secret; asked only if there is no secret.
+
+    Raises
+    ------
+    InvalidSettings
+        The secret is too short to be one, or it is gone although the audit holds keys that were made with it.
+    OutOfResources
+        It cannot be read or written.
     """
 
-    def __init__(self, folder: Path, keeping: Keeping) -> None:
+    def __init__(self, folder: Path, keeping: Keeping, holds_keys: Callable[[], bool] = lambda: False) -> None:
         self._keeping = keeping
-        self._secret = _secret(folder / "secret.key") if keeping == "hash" else b""
+        self._secret = _secret(folder / "secret.key", holds_keys) if keeping == "hash" else b""
 
     def of(self, patient_id: str) -> str:
         """Return what stands for this patient; empty for an empty id."""
@@ -38,12 +55,28 @@ class PatientKey:
         return hmac.new(self._secret, patient_id.encode(), hashlib.sha256).hexdigest()
 
 
-def _secret(path: Path) -> bytes:
+def _secret(path: Path, holds_keys: Callable[[], bool]) -> bytes:
+    """Read the secret; make it where there is none and none is missed."""
+    anew = f"restore it from the backup, or make a new one: head -c {LENGTH} /dev/urandom > {path}"
     try:
+        _remove_half_made(path)
         if not path.exists():
+            if holds_keys():  # with another secret each known patient would get a second key, and nobody would notice
+                raise InvalidSettings(f"{path} is missing, but the audit holds patient keys made with it: {anew}")
             path.parent.mkdir(parents=True, exist_ok=True)
             # Where another process is first, its key counts.
-            write_if_absent(path, secrets.token_bytes(32), mode=0o600)
-        return path.read_bytes()
+            write_if_absent(path, secrets.token_bytes(LENGTH), mode=0o600)
+        secret = path.read_bytes()
     except OSError as error:
         raise OutOfResources(f"{path}: {error.strerror}") from error
+    if len(secret) < LENGTH:
+        raise InvalidSettings(f"{path} holds {len(secret)} bytes, and a key has {LENGTH}: {anew}")
+    return secret
+
+
+def _remove_half_made(path: Path) -> None:
+    """Remove what processes left that died while they made the secret; `write_if_absent` gives it such names."""
+    for leftover in path.parent.glob(f".{'[0-9a-f]' * 32}{path.suffix}"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _STALE:
+                leftover.unlink()
