@@ -6,6 +6,7 @@ a log, an audit row or onto a terminal as they are.
     CxrdError
     ├── Permanent               doing it again will not help
     │   ├── UnreadableObject    not a DICOM object, or one too broken to parse
+    │   │   └── ObjectTooLarge  an object of more bytes than we take
     │   ├── UnsupportedPixels   pixel data that is missing, damaged, too large or of a kind we do not read
     │   ├── Unsuitable          a source that lacks what one kind of result object needs
     │   ├── InvalidResult       a result object of ours that does not hold to the standard
@@ -34,6 +35,10 @@ class Permanent(CxrdError):
 
 class UnreadableObject(Permanent):
     """Not a DICOM object, or one too broken to parse."""
+
+
+class ObjectTooLarge(UnreadableObject):
+    """An object of more bytes than we take."""
 
 
 class UnsupportedPixels(Permanent):

@@ -31,6 +31,7 @@ class Scp(Part):
     maximum_associations: int = Field(20, ge=1, le=500)
     maximum_pdu: int = Field(131072, ge=4096, le=16777216)
     network_timeout: float = Field(60.0, gt=0)
+    max_object_mb: int = Field(2048, ge=1)
 
 
 class Storage(Part):

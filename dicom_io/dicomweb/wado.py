@@ -120,7 +120,7 @@ class WebArchive:
     def _one(self, series: Series, uid: str) -> None:
         steps = ("studies", series.study_instance_uid, "series", series.series_instance_uid, "instances", uid)
         address = "/".join([self._peer.url.rstrip("/"), *(quote(step, safe="") for step in steps)])
-        file = SpoolFile(self._receipt.folder)
+        file = SpoolFile(self._receipt.folder, self._receipt.limits)
         try:
             self._download(address, file)
             _flush(file)

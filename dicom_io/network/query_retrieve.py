@@ -78,11 +78,14 @@ class Receipt:
         Where objects lie while they arrive.
     called
         Our AE title, for the record.
+    limits
+        What each object may take.
     """
 
     receive: Callable[[Arrival], int]
     folder: Path
     called: str
+    limits: spool.Limits = spool.UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ class _Arrived:
         self.full = False
 
     def __call__(self, event: Any) -> int:
-        file = event.request._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
+        file = spool.take(event)
         try:
             code = self._receipt.receive(
                 Arrival(
@@ -277,7 +280,7 @@ def archive(peer: Peer, by: Move | Get) -> Iterator[Archive]:
     handlers = [(evt.EVT_C_STORE, arrived), (evt.EVT_CONN_CLOSE, spool.drop_unfinished)]
     # What arrives on our own association is spooled under the port of the other side.
     with (
-        spool.using(peer.port, by.receipt.folder),
+        spool.using(peer.port, by.receipt.folder, by.receipt.limits),
         associate(peer, proposed(by.sop_classes), roles=roles(by.sop_classes), handlers=handlers) as association,
     ):
         _insist(association, FIND, GET)

@@ -11,7 +11,7 @@ OUT_OF_RESOURCES = 0xA700
 DATASET_MISMATCH = 0xA900
 """Error: the data set does not match its SOP class, or lacks what an image must have."""
 CANNOT_UNDERSTAND = 0xC000
-"""Error: the data set cannot be parsed."""
+"""Error: the data set cannot be parsed, or is larger than we take. Senders do not try again."""
 
 
 class Verdict(Enum):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydicom import Dataset
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 from pynetdicom import AE, evt, register_uid
@@ -20,6 +21,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts, Presentation
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from dicom_io.errors import ObjectTooLarge
 from dicom_io.network import spool, status
 
 log = structlog.get_logger("cxrd.scp")
@@ -60,7 +62,8 @@ class NodeOptions:
     """How the node shows itself on the network.
 
     ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title. ``maximum_pdu`` is the
-    largest PDU in bytes that we accept; large ones save work on large images.
+    largest PDU in bytes that we accept; large ones save work on large images. ``max_object_mb`` is the size of an
+    object at most, in units of 1,000,000 bytes.
     """
 
     ae_title: str
@@ -71,6 +74,7 @@ class NodeOptions:
     maximum_associations: int
     maximum_pdu: int
     network_timeout: float
+    max_object_mb: int
 
 
 class StorageNode:
@@ -81,16 +85,26 @@ class StorageNode:
     options
         Title, address and limits.
     folder
-        Where objects lie while they arrive; emptied at `start`, since nothing in it was ever acknowledged.
+        Where objects lie while they arrive. At `start` what dead processes left there is removed.
     receive
         Called in the association's thread with one `Arrival`; returns a C-STORE status (`network.status`). It
         owns the arrival's file: what it does not rename away is removed afterwards.
+    check_space
+        Raises OutOfResources where too little space is free; called while an object arrives.
     """
 
-    def __init__(self, options: NodeOptions, folder: Path, receive: Callable[[Arrival], int]) -> None:
+    def __init__(
+        self,
+        options: NodeOptions,
+        folder: Path,
+        receive: Callable[[Arrival], int],
+        *,
+        check_space: Callable[[], None] = lambda: None,
+    ) -> None:
         self.options = options
         self._folder = folder
         self._receive = receive
+        self._limits = spool.Limits(options.max_object_mb, check_space)
         self._server: Any = None
         self._entity = self._build()
         self._busy = 0
@@ -110,8 +124,7 @@ class StorageNode:
             When the address cannot be bound.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob("*.part"):
-            leftover.unlink()
+        spool.remove_leftovers(self._folder)
         handlers: list[Any] = [
             (evt.EVT_C_ECHO, lambda _event: status.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
@@ -119,11 +132,11 @@ class StorageNode:
             (evt.EVT_ACCEPTED, _on_accepted),
             (evt.EVT_CONN_CLOSE, spool.drop_unfinished),
         ]
-        spool.use(self.options.port, self._folder)
+        spool.use(self.options.port, self._folder, self._limits)
         self._server = self._entity.start_server(
             (self.options.host, self.options.port), block=False, evt_handlers=handlers
         )
-        spool.use(self.port, self._folder)  # another one where port 0 took a free port
+        spool.use(self.port, self._folder, self._limits)  # another one where port 0 took a free port
 
     def stop(self, grace: float = 10.0) -> None:
         """Stop listening, let objects on their way arrive for up to `grace` seconds, then close the associations."""
@@ -173,23 +186,22 @@ class StorageNode:
         if extra:
             acceptor.supported_contexts = [*acceptor.supported_contexts, *extra]
 
-    def _on_store(self, event: Any) -> int:
+    def _on_store(self, event: Any) -> int | Dataset:
+        file = spool.take(event)
         with self._busy_lock:
             self._busy += 1
         try:
-            return self._receive(self._arrival(event))
+            return _answer(self._receive(self._arrival(event, file)), file)
         finally:
-            file = event.request._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
-            if file is not None:
-                file.discard()
             with self._busy_lock:
                 self._busy -= 1
+            file.discard()
 
     @staticmethod
-    def _arrival(event: Any) -> Arrival:
+    def _arrival(event: Any, file: spool.SpoolFile) -> Arrival:
         request, requestor = event.request, event.assoc.requestor
         return Arrival(
-            file=request._dataset_file,  # noqa: SLF001
+            file=file,
             sop_class_uid=str(request.AffectedSOPClassUID),
             sop_instance_uid=str(request.AffectedSOPInstanceUID),
             transfer_syntax_uid=str(event.context.transfer_syntax),
@@ -198,6 +210,15 @@ class StorageNode:
             peer_address=str(requestor.address),
             received_at=dt.datetime.now(dt.UTC),
         )
+
+
+def _answer(code: int, file: spool.SpoolFile) -> int | Dataset:
+    """Return a status, with a comment where it alone would mislead: `cannot understand` an object that is too large."""
+    if not isinstance(file.error, ObjectTooLarge):
+        return code
+    answer = Dataset()
+    answer.Status, answer.ErrorComment = code, str(file.error)[:64]  # PS3.4 B.2.3 names (0000,0902); LO, PS3.5 6.2
+    return answer
 
 
 def supported() -> list[PresentationContext]:
@@ -229,9 +250,12 @@ def _on_accepted(event: Any) -> None:
 
     def guarded(primitive: Any) -> None:
         try:
+            spool.check_turn(provider.message, primitive)
             original(primitive)
         except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
             log.warning("malformed_command", error=type(error).__name__)
+            provider.message = None
+            spool.drop_unfinished(event)
             provider.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
 
     provider.receive_primitive = guarded

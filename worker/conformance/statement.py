@@ -23,7 +23,7 @@ _STATUSES_RETURNED = (
     ("0x0000", "Success", "the bytes and the ledger's row are on disk, or were already"),
     ("0xA700", "Refused: out of resources", "disk full or database locked; nothing was kept, send again later"),
     ("0xA900", "Error: data set does not match SOP class", "an identifying UID is missing, too long, or differs"),
-    ("0xC000", "Error: cannot understand", "the data set cannot be parsed"),
+    ("0xC000", "Error: cannot understand", "the data set cannot be parsed, or is too large (Error Comment)"),
 )
 
 

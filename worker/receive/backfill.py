@@ -14,6 +14,7 @@ from typing import Protocol
 
 from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUnavailable
 from dicom_io.network.query_retrieve import Query, Receipt, Series
+from dicom_io.network.spool import Limits, remove_leftovers
 from worker.ledger.receipts import Ledger
 from worker.queue.wake import WakeSignal
 from worker.receive.intake import Intake
@@ -140,12 +141,12 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InvalidSettings(f"another cxrd pull is fetching into {folder}") from error
-        for leftover in spool.glob("*.part"):  # of a process that died: never entered, and fetched again
-            leftover.unlink()
+        remove_leftovers(spool)  # never entered, and fetched again
         signal = WakeSignal(folder)
         key = PatientKey(folder, settings.audit.patient_id)
         intake = Intake(ledger, blobs, key, lambda _receipt: signal.send())
-        yield Receipt(intake.receive, spool, settings.scp.ae_title)
+        limits = Limits(settings.scp.max_object_mb, blobs.check_space)
+        yield Receipt(intake.receive, spool, settings.scp.ae_title, limits)
 
 
 def find_series(

@@ -141,8 +141,8 @@ def raw_store(port: int, data: pydicom.Dataset | bytes, sop_class: str, sop_inst
 
 def test_a_full_disk_is_answered_with_0xa700(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(spool.SpoolFile):
-        def __init__(self, folder: Path) -> None:
-            super().__init__(folder)
+        def __init__(self, folder: Path, limits: spool.Limits) -> None:
+            super().__init__(folder, limits)
             self.close()
             self._handle = open("/dev/full", "wb", buffering=4096)  # noqa: PTH123, SIM115
 
