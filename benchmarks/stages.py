@@ -38,11 +38,12 @@ from modeltrain.model.decision import Decider
 from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
 from modeltrain.model.preprocess import to_input
 from worker.clock import now
+from worker.database.connection import connect
 from worker.demo.orthanc import free_port
 from worker.engines.analysis import rules_of
 from worker.inference.engine import OnnxEngine
 from worker.ledger import migrations
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.results.kinds import KINDS
 from worker.results.overlay import compose

@@ -18,7 +18,8 @@ a log, an audit row or onto a terminal as they are.
     └── Retryable               the same step may pass later
         ├── OutOfResources      disk full, ledger locked
         ├── PeerUnavailable     a destination that does not answer, or is busy
-        │   └── AssociationRejected   it answers, and rejects our association
+        │   ├── AssociationRejected   it answers, and rejects our association
+        │   └── AssociationLost       it broke off, or did not answer, while it had one object in hand
         └── NotNow              a peer that does not take this one thing now; others may pass
 """
 
@@ -87,6 +88,10 @@ class PeerUnavailable(Retryable):
 
 class AssociationRejected(PeerUnavailable):
     """A peer answers, and rejects our association."""
+
+
+class AssociationLost(PeerUnavailable):
+    """A peer broke off, or did not answer, while it had one object in hand: that one may be why."""
 
 
 class NotNow(Retryable):

@@ -17,9 +17,10 @@ import structlog
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from worker.database.connection import connect
 from worker.inference.analyzer import Reader
 from worker.ledger import migrations
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.settings import Settings
 
 POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")

@@ -32,6 +32,7 @@ class Scp(Part):
     maximum_pdu: int = Field(131072, ge=4096, le=16777216)
     network_timeout: float = Field(60.0, gt=0)
     max_object_mb: int = Field(2048, ge=1)
+    urgent_calling: tuple[AeTitle, ...] = ()
 
 
 class Storage(Part):
@@ -46,6 +47,9 @@ class LedgerSettings(Part):
 
     url: str = ""
     busy_timeout: float = Field(5.0, gt=0, description="seconds")
+    connect_timeout: float = Field(5.0, gt=0)
+    statement_timeout: float = Field(30.0, gt=0)
+    pool_size: int = Field(10, ge=1, le=100)
 
 
 class RulesSettings(Part):
@@ -125,8 +129,9 @@ class WorkerSettings(Part):
 
     threads: int = Field(0, ge=0)
     max_attempts: int = Field(3, ge=1, le=100)
-    max_crashes: int = Field(10, ge=1, le=1000)
-    sweep_seconds: float = Field(60.0, gt=0)
+    max_crashes: int = Field(3, ge=1, le=1000)
+    lease_seconds: float = Field(20.0, ge=1)
+    stop_seconds: float = Field(25.0, gt=0)
     reanalysis_pause: float = Field(1.0, ge=0)
 
 

@@ -55,6 +55,8 @@ class Arrival:
     called_ae: str
     peer_address: str
     received_at: dt.datetime
+    priority: int = 0
+    """(0000,0700) Priority of the request: 0 medium, 1 high, 2 low (PS3.7 E.1)."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ class StorageNode:
             called_ae=event.assoc.requestor.primitive.called_ae_title.strip(),
             peer_address=str(requestor.address),
             received_at=dt.datetime.now(dt.UTC),
+            priority=int(request.Priority or 0),
         )
 
 

@@ -29,12 +29,13 @@ ORDER = {
             "settings",
             "extras",
             "logs",
+            "database",
             "queue",
             "storage",
             "ledger",
         ),
         *("receive", "inference", "results", "deliver", "models", "health"),
-        *("engines", "conformance", "demo", "cli"),
+        *("engines", "conformance", "demo", "cli", "__main__"),
     ],
 }
 # What a package may use of those below it; all else there is none of its business. `durable` is no DICOM, but files are

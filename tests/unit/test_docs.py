@@ -24,10 +24,11 @@ import yaml
 
 from dicom_io.finding import Finding, ModelIdentity
 from worker.cli.app import app
+from worker.database.connection import connect
 from worker.destination_settings import KINDS, DicomDestination
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.ledger.tables import State
 from worker.settings import Settings

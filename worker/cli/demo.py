@@ -12,7 +12,6 @@ import typer
 
 from worker.cli import options, output
 from worker.cli.analyze import show_findings
-from worker.cli.serve import stop_event
 
 if TYPE_CHECKING:
     from worker.demo.demo import DemoResult
@@ -51,6 +50,8 @@ def demo(
             _show(shown)
             output.line(f"viewer:            {server.worklist} (Ctrl-C ends it)")
             sys.stdout.flush()
+            from worker.engines.child import stop_event
+
             stop_event().wait()
     if not shown.complete:
         output.note(f"not every image was answered in time; see {shown.database}")

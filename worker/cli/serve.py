@@ -1,33 +1,62 @@
-"""`cxrd serve`: the daemon."""
+"""`cxrd serve`, and the processes that it consists of: `cxrd receive`, `cxrd work`, `cxrd deliver`."""
 
 from __future__ import annotations
 
-import signal
-import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from worker.cli import options
 
+if TYPE_CHECKING:
+    from worker.settings import Settings
+
+Owner = Annotated[str, typer.Option(hidden=True)]
+ReadyFd = Annotated[int | None, typer.Option(hidden=True)]
+
 
 def serve(config: options.Config = None) -> None:
-    """Receive images and answer them, until stopped by SIGTERM or Ctrl-C.
+    """Receive images, answer them and deliver the answers, until stopped by SIGTERM or Ctrl-C.
 
-    What was received and not finished is in the ledger; the next start takes it up again.
+    Starts `receive`, `work` and `deliver` and watches over them. SIGHUP takes up changed settings.
     """
+    from worker.engines.supervisor import Supervisor
+
+    code = Supervisor(_settings(config), config).run()
+    if code:
+        raise typer.Exit(code)
+
+
+def receive(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
+    """Only receive images, until stopped by SIGTERM or Ctrl-C."""
+    from worker.engines import child
+    from worker.engines.receiver import Receiver
+
+    settings = _settings(config)
+    child.run(lambda: Receiver(settings, owner), ready_fd)
+
+
+def work(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
+    """Only answer images that were received, until stopped by SIGTERM or Ctrl-C."""
+    from worker.engines import child
+    from worker.engines.workers import Workers
+
+    settings = _settings(config)
+    child.run(lambda: Workers(settings, owner), ready_fd)
+
+
+def deliver(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
+    """Only deliver results that are there, until stopped by SIGTERM or Ctrl-C."""
+    from worker.engines import child
+    from worker.engines.couriers import Couriers
+
+    settings = _settings(config)
+    child.run(lambda: Couriers(settings, owner), ready_fd)
+
+
+def _settings(config: options.Config) -> Settings:
     from worker import logs
-    from worker.engines.daemon import Daemon
 
     settings = options.load(config)
     logs.configure(settings.logging.level, settings.logging.format)
-    daemon = Daemon(settings)
-    end = stop_event()
-    daemon.start()
-    end.wait()
-    daemon.stop()
-
-
-def stop_event() -> threading.Event:
-    """Return an event that SIGTERM or Ctrl-C sets from now on."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+    return settings

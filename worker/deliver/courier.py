@@ -1,4 +1,8 @@
-"""The outbox: one thread for each destination. It sends what is due, and tries again what may pass later."""
+"""The courier of one destination: it takes what is due in hand, sends it, and enters what became of each.
+
+While the destination is down it asks with one delivery now and then, and all others wait as they are: the first success
+lets them go.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import datetime as dt
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
-from dicom_io.errors import PeerUnavailable, Permanent, RefusedByPeer, Retryable
+from dicom_io.errors import AssociationLost, PeerUnavailable, Permanent, Retryable
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
 from worker.deliver.port import Outcome, Sender, Session, refusal, retry
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.records import DueDelivery
 from worker.logs import unexpected
+from worker.queue.breaker import Breakers
 from worker.queue.retry import backoff
 from worker.settings import OutboxSettings
 from worker.storage.blobs import Blobs
@@ -23,30 +29,50 @@ from worker.storage.blobs import Blobs
 log = structlog.get_logger("cxrd.outbox")
 
 POLL = 1.0
-"""Seconds between two looks at the ledger when nobody wakes it: `cxrd redeliver` runs in another process."""
+"""Seconds between two looks at the queue when nobody wakes it."""
 LINGER = 0.5
 """Seconds a session stays open for the next delivery."""
+_IN_HAND = 10
+"""Deliveries taken in hand at once, at most: as many wait for a lease to run out when the process is killed."""
+_LOSSES = 3
+"""Sessions that break off one after the other, whatever is in hand, until the destination counts as down."""
+
+
+@dataclass(frozen=True)
+class Office:
+    """What all couriers of a process share.
+
+    Attributes
+    ----------
+    enter
+        Writes an outcome down, and returns whether it counts (`worker.engines.outcome.Outcomes.enter`).
+    """
+
+    deliveries: Deliveries
+    blobs: Blobs
+    breakers: Breakers
+    settings: OutboxSettings
+    clock: Callable[[], dt.datetime]
+    enter: Callable[[Callable[[], None]], bool]
 
 
 class Courier(threading.Thread):
-    """Delivers to one destination until it is stopped."""
+    """Delivers to one destination until it is stopped.
 
-    def __init__(
-        self,
-        name: str,
-        sender: Sender,
-        deliveries: Deliveries,
-        blobs: Blobs,
-        settings: OutboxSettings,
-        clock: Callable[[], dt.datetime],
-    ) -> None:
+    Parameters
+    ----------
+    timeout
+        Seconds that the destination may take for one delivery.
+    """
+
+    def __init__(self, name: str, sender: Sender, office: Office, *, timeout: float = 30.0) -> None:
         super().__init__(name=f"courier-{name}", daemon=True)
         self.destination = name
         self._sender = sender
-        self._deliveries = deliveries
-        self._blobs = blobs
-        self._settings = settings
-        self._clock = clock
+        self._office = office
+        self._timeout = timeout
+        self._losses = 0
+        self._ahead: list[DueDelivery] = []  # taken in hand for the session before, which could not carry them
         self._wake = threading.Event()
         self._ending = threading.Event()
 
@@ -55,7 +81,7 @@ class Courier(threading.Thread):
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the delivery in hand; what is left is in the ledger."""
+        """End after the delivery in hand; what is left goes back."""
         self._ending.set()
         self._wake.set()
 
@@ -72,34 +98,58 @@ class Courier(threading.Thread):
                 busy = False
             if not busy:
                 self._wait(POLL)
+        self._hand_back(self._ahead)
 
     def _round(self) -> bool:
         """Deliver in one session; tell whether there was anything to deliver."""
-        left = self._settings.per_association
-        due = self._due(left)
+        breaker = self._office.breakers.of(self.destination)
+        if breaker:
+            self._give_up(breaker.reason)
+            if not self._office.breakers.take_probe(self.destination, self._office.clock(), 2 * self._timeout):
+                return False
+        left = 1 if breaker else self._office.settings.per_association
+        due = self._take(left)
         if not due:
             return False
+        in_hand = list(due)
         try:
-            with self._sender.open(due, self._blobs) as session:
-                while due and left > 0:
-                    for delivery in due:
-                        if self._ending.is_set():
-                            return True
-                        self._enter(delivery, self._attempt(session, delivery))
-                    left -= len(due)
-                    due = self._more(session, left)
-        except RefusedByPeer as error:
-            for delivery in due:
-                self._enter(delivery, refusal(str(error)))
+            with self._sender.open(due, self._office.blobs) as session:
+                while in_hand and left > 0:
+                    left -= len(in_hand)
+                    if not self._send_all(session, in_hand, is_probe=bool(breaker)):
+                        return True
+                    in_hand = self._more(session, left)
+        except AssociationLost as error:
+            self._lost(in_hand, str(error))
         except PeerUnavailable as error:
-            # Nobody is there: one attempt for each that was due, so that all of them wait their turn.
-            for delivery in self._due(self._settings.per_association):
-                self._enter(delivery, retry(str(error)))
-            log.warning("peer_unavailable", destination=self.destination, reason=str(error))
+            self._hand_back(in_hand, str(error))
+            self._trip(str(error))
+            return False
+        finally:
+            self._hand_back(in_hand)
         return True
 
-    def _due(self, limit: int) -> list[DueDelivery]:
-        return self._deliveries.due(self.destination, self._clock(), limit)
+    def _send_all(self, session: Session, in_hand: list[DueDelivery], *, is_probe: bool) -> bool:
+        """Send what is in hand, and take each out of it once its outcome is entered; tell whether to go on."""
+        while in_hand:
+            if self._ending.is_set():
+                return False
+            delivery = in_hand[0]
+            outcome = self._attempt(session, delivery)
+            in_hand.pop(0)
+            self._enter(delivery, outcome)
+            if outcome.congested:
+                self._trip(outcome.reason)
+                return False
+            self._losses = 0
+            if is_probe:
+                self._close()
+                is_probe = False
+        return True
+
+    def _take(self, limit: int) -> list[DueDelivery]:
+        ahead, self._ahead = self._ahead, []
+        return ahead or self._office.deliveries.claim(self.destination, self._office.clock(), min(limit, _IN_HAND))
 
     def _wait(self, seconds: float) -> None:
         self._wake.wait(seconds)
@@ -107,23 +157,28 @@ class Courier(threading.Thread):
 
     def _more(self, session: Session, left: int) -> list[DueDelivery]:
         """Wait a moment for further deliveries that the open session can carry."""
-        if left <= 0:
+        if left <= 0 or self._ending.is_set():
             return []
-        due = self._due(left)
-        if not due and not self._ending.is_set():
+        due = self._take(left)
+        if not due:
             self._wait(LINGER)
-            due = self._due(left)
-        return due if all(session.carries(delivery) for delivery in due) else []
+            due = [] if self._ending.is_set() else self._take(left)
+        if all(session.carries(delivery) for delivery in due):
+            return due
+        self._ahead = due
+        return []
 
     def _attempt(self, session: Session, delivery: DueDelivery) -> Outcome:
         try:
             return session.send(delivery)
-        except (RefusedByPeer, Retryable):  # they concern the session
+        except PeerUnavailable:  # it concerns the session
             raise
         except Permanent as error:
             return refusal(str(error))
         except Exception as error:  # noqa: BLE001 - one result that cannot be sent must not hold up the others
-            return retry(unexpected(error))
+            return retry(str(error) if isinstance(error, Retryable) else unexpected(error))
+
+    # ---- outcomes ----------------------------------------------------------------------------------------------------
 
     def _enter(self, delivery: DueDelivery, outcome: Outcome) -> None:
         """Enter what became of an attempt."""
@@ -135,26 +190,77 @@ class Courier(threading.Thread):
             self._postpone(delivery, outcome)
 
     def _mark_sent(self, delivery: DueDelivery, outcome: Outcome) -> None:
-        status = outcome.status or SUCCESS
-        self._deliveries.mark_sent(delivery, status, self._clock(), outcome.sent_as)
-        lossy = {"sent_as": digest(outcome.sent_as)} if outcome.sent_as else {}
-        log.info("delivered", status=f"0x{status:04X}", **lossy, **self._log_fields(delivery))
+        status, moment = outcome.status or SUCCESS, self._office.clock()
+        if self._office.enter(lambda: self._office.deliveries.mark_sent(delivery, status, moment, outcome.sent_as)):
+            lossy = {"sent_as": digest(outcome.sent_as)} if outcome.sent_as else {}
+            log.info("delivered", status=f"0x{status:04X}", **lossy, **self._log_fields(delivery))
 
     def _mark_failed(self, delivery: DueDelivery, status: int | None, reason: str) -> None:
-        self._deliveries.mark_failed(delivery, status, reason, self._clock())
-        log.error("delivery_failed", reason=reason, **self._log_fields(delivery))
+        moment = self._office.clock()
+        if self._office.enter(lambda: self._office.deliveries.mark_failed(delivery, status, reason, moment)):
+            log.error("delivery_failed", reason=reason, **self._log_fields(delivery))
 
     def _postpone(self, delivery: DueDelivery, outcome: Outcome) -> None:
-        moment, settings = self._clock(), self._settings
-        if moment - delivery.first_due_at > dt.timedelta(hours=settings.give_up_after_hours):
-            hours = f"{settings.give_up_after_hours:g}"
-            self._mark_failed(delivery, outcome.status, f"given up after {hours} hours: {outcome.reason}")
+        moment, settings = self._office.clock(), self._office.settings
+        if moment - delivery.task.created_at > dt.timedelta(hours=settings.give_up_after_hours):
+            self._mark_failed(delivery, outcome.status, _given_up(settings, outcome.reason))
             return
-        jitter = random.random()
-        wait = backoff(delivery.attempts + 1, first=settings.retry_first, most=settings.retry_max, jitter=jitter)
+        wait = backoff(
+            delivery.task.attempts, first=settings.retry_first, most=settings.retry_max, jitter=random.random()
+        )
         until = moment + dt.timedelta(seconds=wait)
-        self._deliveries.postpone(delivery, outcome.status, outcome.reason, moment, until)
+        reason, status = outcome.reason, outcome.status
+        self._office.enter(lambda: self._office.deliveries.postpone(delivery, status, reason, moment, until))
+
+    def _hand_back(self, deliveries: list[DueDelivery], reason: str = "") -> None:
+        """Put back what is in hand as it was, and have it in hand no longer."""
+        if deliveries:
+            back = list(deliveries)
+            self._office.enter(lambda: self._office.deliveries.hand_back(back, reason))
+            deliveries.clear()
+
+    def _lost(self, in_hand: list[DueDelivery], reason: str) -> None:
+        """Charge the delivery with which a session broke off, and put it aside; the others go on without it."""
+        if in_hand:
+            charged = in_hand.pop(0)
+            self._postpone(charged, retry(reason))
+            log.warning("session_lost", reason=reason, **self._log_fields(charged))
+        self._losses += 1
+        if self._losses >= _LOSSES:
+            self._losses = 0
+            self._trip(reason)
+
+    # ---- the breaker -------------------------------------------------------------------------------------------------
+
+    def _trip(self, reason: str) -> None:
+        """Enter that the destination is down; the log and the audit hear of it once."""
+        moment = self._office.clock()
+        if self._office.breakers.trip(self.destination, reason, moment):
+            log.warning("peer_unavailable", destination=self.destination, reason=reason)
+            self._record("destination_down", moment, reason)
+
+    def _close(self) -> None:
+        """Enter that the destination is there again."""
+        moment = self._office.clock()
+        if self._office.breakers.close(self.destination, moment):
+            log.info("peer_available", destination=self.destination)
+            self._record("destination_up", moment)
+
+    def _record(self, kind: str, moment: dt.datetime, reason: str = "") -> None:
+        self._office.enter(lambda: self._office.deliveries.destination_event(kind, self.destination, moment, reason))
+
+    def _give_up(self, reason: str) -> None:
+        """Fail what has waited too long for a destination that is down."""
+        moment, settings = self._office.clock(), self._office.settings
+        before = moment - dt.timedelta(hours=settings.give_up_after_hours)
+        count = self._office.deliveries.give_up(self.destination, before, _given_up(settings, reason), moment)
+        if count:
+            log.error("delivery_failed", destination=self.destination, count=count, reason=_given_up(settings, reason))
 
     def _log_fields(self, delivery: DueDelivery) -> dict[str, object]:
         sop = digest(delivery.sop_instance_uid)
         return {"destination": self.destination, "receipt": delivery.receipt_id, "result": sop}
+
+
+def _given_up(settings: OutboxSettings, reason: str) -> str:
+    return f"given up after {settings.give_up_after_hours:g} hours: {reason}"

@@ -29,12 +29,15 @@ class Outcome:
         What the peer said, in words; empty where it was sent.
     sent_as
         SOP Instance UID of the lossy copy that went in the object's place; empty where the object itself went.
+    congested
+        Whether the destination has no room for anything now (0xA7xx, PS3.4 B.2.3).
     """
 
     verdict: Verdict
     status: int | None = None
     reason: str = ""
     sent_as: str = ""
+    congested: bool = False
 
 
 def refusal(reason: str, status: int | None = None) -> Outcome:
@@ -54,7 +57,8 @@ def outcome_of(status: int, sent_as: str = "") -> Outcome:
         return Outcome(verdict, status, sent_as=sent_as)
     if verdict is Verdict.REFUSED:
         return refusal(f"the peer refuses it with status 0x{status:04X}", status)
-    return retry(f"the peer answers with status 0x{status:04X}", status)
+    reason = f"the peer answers with status 0x{status:04X}"
+    return Outcome(verdict, status, reason, congested=status & 0xFF00 == 0xA700)
 
 
 class Observation(NamedTuple):

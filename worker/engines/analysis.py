@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from dicom_io.finding import Answer, Finding
+from dicom_io.errors import Permanent
+from dicom_io.finding import Answer, Finding, ModelIdentity
+from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import SourceImage, source_image
@@ -128,3 +130,16 @@ def _report(
         return _NOTHING
     source = source or source_image(image.dataset)
     return not_analysed(source, reason, reader.identity, settings.results, image.created)
+
+
+def failure_report(
+    dataset: Dataset, reason: str, identity: ModelIdentity, settings: Settings, created: dt.datetime
+) -> ResultSet:
+    """Return the report that a radiograph could not be analysed; empty where it is none, or cannot be referred to."""
+    try:
+        verdict = judge(dataset, rules_of(settings))
+        if not (verdict.analyse or verdict.radiograph):
+            return _NOTHING
+        return not_analysed(source_image(dataset), reason, identity, settings.results, created)
+    except (*MALFORMED, Permanent):
+        return _NOTHING

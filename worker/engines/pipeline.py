@@ -7,23 +7,27 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import structlog
+from pydicom import Dataset
 
-from dicom_io.errors import Permanent, Retryable
+from dicom_io.errors import CxrdError, OutOfResources, Permanent, Retryable
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.reading import read_dataset
 from worker.clock import now
 from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
-from worker.engines.analysis import Analysed, Image, NotAnalysed, analyze
+from worker.engines.analysis import Analysed, Image, NotAnalysed, analyze, failure_report
 from worker.inference.analyzer import Reader, Reading
+from worker.inference.engine import EngineFault
 from worker.inference.shadow import Shadow
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult, PreviousFinding
 from worker.logs import unexpected
 from worker.queue.retry import backoff
+from worker.queue.task import Kind, Task
 from worker.results.kinds import KINDS, REPORT
 from worker.results.result_set import ResultSet
 from worker.settings import Settings
@@ -35,56 +39,91 @@ _LEFT_OUT = "not analysed"
 """For the log: the reason may quote a code of the header, and stays in the ledger."""
 
 
-class Tasks(Protocol):
-    """Where a task comes from and where its outcome goes: the ledger, or the reanalyses."""
+class Desk(Protocol):
+    """Where the subject of a task is looked up and its outcome goes: `Receipts`, or `Reanalyses`."""
 
-    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
-        """Take an image in hand, if it is to be had."""
+    def load(self, task: Task) -> Claim:
+        """Return what is known of the image."""
         ...
 
-    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+    def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put it back until later."""
         ...
 
-    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
+    def hand_back(self, claim: Claim, reason: str) -> None:
         """Put it back as it was."""
         ...
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewFinding | None = None) -> None:
-        """Enter that it is not analysed, and the finding that does not count where it is outside."""
+    def leave_out(
+        self,
+        claim: Claim,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        left_out: Mapping[str, str] | None = None,
+        outside: NewFinding | None = None,
+    ) -> None:
+        """Enter that it is not analysed, the report on that, and the finding that does not count."""
         ...
 
-    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
-        """Enter that it cannot be analysed."""
+    def fail(
+        self,
+        claim: Claim,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter that it cannot be analysed, and the report on that."""
         ...
 
     def record_finding(
         self,
-        receipt_id: int,
+        claim: Claim,
         finding: NewFinding,
         results: Sequence[NewResult],
         now: dt.datetime,
         *,
-        notifications: Sequence[NewNotification],
-        left_out: Mapping[str, str] | None,
+        notifications: Sequence[NewNotification] = (),
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         """Enter finding, results, notifications and deliveries."""
         ...
 
 
+class SystemicFault(CxrdError):
+    """Something other than the image in hand is out of order: the disk, the model, the GPU. Work must pause."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The outcome of a task: how it is called in the log, and what writes it down.
+
+    `fault` says what is out of order where it was not the image.
+    """
+
+    state: str
+    write: Callable[[], None]
+    fault: str = ""
+
+
 class Pipeline:
-    """Processes receipts by id. Idempotent: done twice, it makes the same objects and the same rows.
+    """Does the tasks of images. Idempotent: done twice, it makes the same objects and the same rows.
 
     Parameters
     ----------
+    desks
+        For each kind of task, where its subject is looked up and its outcome goes.
+    enter
+        Writes an outcome down, and returns whether it counts (`worker.engines.outcome.Outcomes.enter`).
     lease
         Lends the reader of the current model for one image.
     wake_couriers
-        Called when a receipt has something to deliver.
+        Called when there is something to deliver.
     shadow
-        A candidate that looks at each analysed image too.
-    tasks
-        Where the work comes from; new images, which are the ledger's, by default.
+        A candidate that looks at each newly analysed image too.
     """
 
     def __init__(
@@ -92,48 +131,81 @@ class Pipeline:
         settings: Settings,
         ledger: Ledger,
         blobs: Blobs,
+        desks: Mapping[Kind, Desk],
+        enter: Callable[[Callable[[], None]], bool],
         lease: Callable[[], AbstractContextManager[Reader]],
         wake_couriers: Callable[[], None],
         *,
         shadow: Shadow | None = None,
-        tasks: Tasks | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._tasks: Tasks = tasks or ledger
         self._blobs = blobs
+        self._desks = desks
+        self._enter = enter
         self._lease = lease
-        self._shadow = shadow
         self._wake_couriers = wake_couriers
+        self._shadow = shadow
 
-    def process(self, receipt_id: int) -> None:
-        """Take a receipt through to its end, or put it back to be tried again."""
-        claim = self._tasks.claim(receipt_id, now())
-        if claim is None:
-            return
+    def process(self, task: Task) -> None:
+        """Take an image through to its end, or put it back to be tried again.
+
+        Raises
+        ------
+        SystemicFault
+            Not the image is out of order; it was put back as it was.
+        OutOfResources
+            The ledger does not even say what the task is about.
+        """
         start = time.monotonic()
-        try:
-            state = self._work(claim)
-        except Permanent as error:
-            self._tasks.fail(claim.id, str(error), now())
-            state = f"failed: {error}"
-        except (Retryable, MemoryError, OSError) as error:
-            reason = str(error) if isinstance(error, Retryable) else unexpected(error)
-            self._postpone(claim, reason)
-            state = f"postponed: {reason}"
-        except Exception as error:  # noqa: BLE001 - the border of a task
-            state = self._unforeseen(claim, unexpected(error))
-        log.info("processed", receipt=claim.id, state=state, ms=round(1000 * (time.monotonic() - start)))
+        desk = self._desks[task.kind]
+        claim = desk.load(task)
+        entry = self._outcome(desk, claim)
+        counts = self._enter(entry.write)
+        say = log.error if entry.state.startswith("failed") else log.info
+        say(
+            "processed",
+            receipt=claim.id,
+            state=entry.state if counts else "not entered",
+            ms=round(1000 * (time.monotonic() - start)),
+        )
+        if entry.fault:
+            raise SystemicFault(entry.fault)
 
-    def _work(self, claim: Claim) -> str:
-        dataset = read_dataset(self._blobs.path(claim.sha256))
+    def _outcome(self, desk: Desk, claim: Claim) -> Entry:
+        """Do the work, and return what came of it; where something else than the image was at fault, nothing."""
+        try:
+            return self._attempt(desk, claim)
+        except (SystemicFault, OutOfResources) as error:
+            fault = str(error)
+        except OSError as error:
+            fault = unexpected(error)
+        return Entry(f"put back: {fault}", lambda: desk.hand_back(claim, fault), fault=fault)
+
+    def _attempt(self, desk: Desk, claim: Claim) -> Entry:
+        """Do the work, and return what came of it for this image."""
+        crashes, most = claim.task.crashes, self._settings.worker.max_crashes
+        if crashes >= most:
+            return self._failure(desk, claim, f"the worker died {most} times while it had this image in hand", None)
+        dataset: Dataset | None = None
+        try:
+            dataset = read_dataset(self._blobs.path(claim.sha256))
+            return self._work(desk, claim, dataset)
+        except (SystemicFault, OutOfResources, OSError):
+            raise
+        except Permanent as error:
+            return self._failure(desk, claim, str(error), dataset)
+        except Exception as error:  # noqa: BLE001 - the border of a task
+            reason = str(error) if isinstance(error, Retryable) else unexpected(error)
+            return self._unforeseen(desk, claim, reason, dataset)
+
+    def _work(self, desk: Desk, claim: Claim, dataset: Dataset) -> Entry:
         if self._ledger.is_result(claim.sop_instance_uid):
-            self._tasks.leave_out(claim.id, "own output", now())
-            return _LEFT_OUT
+            return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, "own output", now()))
         with self._lease() as reader:
             if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since the task was found to be due
-                self._tasks.put_back(claim.id, now())
-                return "put back: another model serves"
+                reason = "another model serves"
+                return Entry(f"put back: {reason}", lambda: desk.hand_back(claim, reason))
             previous = self._previous_findings(claim, reader.identity)
             image = Image(
                 dataset,
@@ -144,10 +216,15 @@ class Pipeline:
                 report_not_analysed=not claim.model_sha256,
                 again=bool(claim.model_sha256),
             )
-            outcome = analyze(image, reader, self._settings)
+            try:
+                outcome = analyze(image, reader, self._settings)
+            except EngineFault as error:
+                if not reader.works():  # on an image without a fault either
+                    raise SystemicFault(str(error)) from error
+                raise
             if isinstance(outcome, NotAnalysed):
-                return self._leave_out(claim, outcome, reader.identity)
-            return self._answer(claim, outcome, reader.identity, previous.get(REPORT.name))
+                return self._leave_out(desk, claim, outcome, reader.identity)
+            return self._answer(desk, claim, outcome, reader.identity, previous.get(REPORT.name))
 
     def _previous_findings(self, claim: Claim, identity: ModelIdentity) -> dict[str, PreviousFinding]:
         """Return what other models answered, by the kind of document that can point to it."""
@@ -159,24 +236,53 @@ class Pipeline:
         }
         return {kind: each for kind, each in answers.items() if each}
 
-    def _leave_out(self, claim: Claim, outcome: NotAnalysed, identity: ModelIdentity) -> str:
-        """Enter that an image is not analysed, with the report that says so where there is one."""
+    def _leave_out(self, desk: Desk, claim: Claim, outcome: NotAnalysed, identity: ModelIdentity) -> Entry:
+        """Return the entry that an image is not analysed, with the report that says so where there is one."""
         finding = new_finding(outcome.reading, identity) if outcome.reading else None
-        left_out = outcome.results.left_out
-        if not (outcome.results.results or left_out):
-            self._tasks.leave_out(claim.id, outcome.reason, now(), outside=finding)
-            return _LEFT_OUT
+        results, names = self._reports(claim, outcome.results)
+        return Entry(
+            _LEFT_OUT,
+            lambda: self._and_wake(
+                names,
+                desk.leave_out,
+                claim,
+                outcome.reason,
+                now(),
+                results=results,
+                left_out=outcome.results.left_out,
+                outside=finding,
+            ),
+        )
+
+    def _failure(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None) -> Entry:
+        """Return the entry that an image could not be analysed, with the report that says so where one is wanted."""
+        made = ResultSet((), {})
+        if dataset is not None and not claim.model_sha256 and self._settings.results.report_not_analysed:
+            with self._lease() as reader:
+                made = failure_report(dataset, reason, reader.identity, self._settings, claim.dated_at.astimezone())
+        results, names = self._reports(claim, made)
+        return Entry(
+            f"failed: {reason}",
+            lambda: self._and_wake(names, desk.fail, claim, reason, now(), results=results, left_out=made.left_out),
+        )
+
+    def _reports(self, claim: Claim, made: ResultSet) -> tuple[list[NewResult], list[str]]:
+        """Make reports durable; return them, and the names of the destinations that may take them."""
+        if not made.results:
+            return [], []
         names = destinations_for(claim.calling_ae, self._settings.destinations)
-        results = self._keep(outcome.results, names)
-        self._ledger.leave_out(claim.id, outcome.reason, now(), results=results, left_out=left_out, outside=finding)
+        return self._keep(made, names), names
+
+    def _and_wake(self, names: Sequence[str], write: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Write an outcome down, and wake the couriers where there is something for them."""
+        write(*arguments, **options)
         if names:
             self._wake_couriers()
-        return _LEFT_OUT
 
     def _answer(
-        self, claim: Claim, outcome: Analysed, identity: ModelIdentity, previous: PreviousFinding | None
-    ) -> str:
-        """Enter a finding, its results, and the notifications of it."""
+        self, desk: Desk, claim: Claim, outcome: Analysed, identity: ModelIdentity, previous: PreviousFinding | None
+    ) -> Entry:
+        """Return the entry of a finding, its results, and the notifications of it."""
         names = destinations_for(claim.calling_ae, self._settings.destinations)
         results = self._keep(outcome.results, names)
         notifications: list[NewNotification] = []
@@ -192,19 +298,18 @@ class Pipeline:
                 sender=self._settings.scp.ae_title,
             )
             notifications, faults = self._keep_notifications(flagged, names)
-        self._tasks.record_finding(
-            claim.id,
-            new_finding(outcome.reading, identity),
-            results,
-            now(),
-            notifications=notifications,
-            left_out=outcome.results.left_out | faults,
-        )
-        if self._shadow:
-            self._shadow.offer(claim.id, outcome.reading.image, outcome.reading.years)
-        if names:
-            self._wake_couriers()
-        return "analysed"
+        finding = new_finding(outcome.reading, identity)
+
+        def write() -> None:
+            desk.record_finding(
+                claim, finding, results, now(), notifications=notifications, left_out=outcome.results.left_out | faults
+            )
+            if self._shadow and not claim.model_sha256:
+                self._shadow.offer(claim.id, outcome.reading.image, outcome.reading.years)
+            if names:
+                self._wake_couriers()
+
+        return Entry("analysed", write)
 
     def _keep(self, results: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
@@ -242,16 +347,14 @@ class Pipeline:
         ]
         return new, faults
 
-    def _postpone(self, claim: Claim, reason: str) -> None:
-        wait = backoff(claim.attempts, first=5.0, most=300.0, jitter=random.random())
-        self._tasks.postpone(claim.id, reason, now(), now() + dt.timedelta(seconds=wait))
-
-    def _unforeseen(self, claim: Claim, reason: str) -> str:
-        if claim.attempts >= self._settings.worker.max_attempts:
-            self._tasks.fail(claim.id, reason, now())
-            return f"failed: {reason}"
-        self._postpone(claim, reason)
-        return f"postponed: {reason}"
+    def _unforeseen(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None) -> Entry:
+        """Return what becomes of an image that a task stumbled over: another attempt, or none any more."""
+        attempts = claim.task.attempts
+        if attempts >= self._settings.worker.max_attempts:
+            return self._failure(desk, claim, reason, dataset)
+        wait = backoff(attempts, first=5.0, most=300.0, jitter=random.random())
+        until = now() + dt.timedelta(seconds=wait)
+        return Entry(f"postponed: {reason}", lambda: desk.postpone(claim, reason, now(), until))
 
 
 def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:

@@ -17,7 +17,7 @@ from modeltrain.model.decision import Decider
 from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
 from modeltrain.model.outputs import Outputs
 from modeltrain.model.preprocess import to_input
-from worker.inference.engine import Batcher, open_engine
+from worker.inference.engine import Batcher, EngineFault, open_engine
 from worker.settings import Settings
 
 
@@ -78,6 +78,14 @@ class Reader:
     def close(self) -> None:
         """End the batcher."""
         self._batcher.close()
+
+    def works(self) -> bool:
+        """Return whether the engine answers an even grey image: else not the last one was at fault."""
+        try:
+            self._batcher.predict(np.full((1, self.card.input_size, self.card.input_size), 0.5, np.float32))
+        except EngineFault:
+            return False
+        return True
 
     def read(self, dataset: Dataset) -> Reading:
         """Read a radiograph from its data set.

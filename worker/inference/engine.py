@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from dicom_io.errors import InvalidModel, InvalidSettings
+from dicom_io.errors import InvalidModel, InvalidSettings, Retryable
 from modeltrain.model.card import INT8, ONNX, Card
 from modeltrain.model.outputs import Outputs
 from worker.settings import ModelSettings
@@ -117,6 +117,10 @@ def _cuda_available() -> bool:
     return bool(torch.cuda.is_available())
 
 
+class EngineFault(Retryable):
+    """The engine raised an error: the image may be at fault, or the engine."""
+
+
 class Batcher:
     """Gathers single images for a few milliseconds and gives them to the engine together.
 
@@ -154,8 +158,10 @@ class Batcher:
             try:
                 outputs = self._engine.predict(images)
             except Exception as error:  # noqa: BLE001 - each waiting task gets it, and logs it with its row
+                fault = EngineFault(f"the model's engine failed ({type(error).__name__})")
+                fault.__cause__ = error
                 for _, future in batch:
-                    future.set_exception(error)
+                    future.set_exception(fault)
             else:
                 for index, (_, future) in enumerate(batch):
                     future.set_result(Outputs(*(part[index : index + 1] for part in outputs)))

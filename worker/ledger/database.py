@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dicom_io.errors import OutOfResources
+from worker.database.connection import Patience, connect
 from worker.ledger import migrations
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,11 @@ def open_ledger(settings: Settings) -> Ledger:
         When the folder or the database cannot be opened.
     """
     make_folder(settings.storage.folder)
-    engine = connect(settings.ledger_url, settings.ledger.busy_timeout)
+    limits = settings.ledger
+    patience = Patience(limits.busy_timeout, limits.connect_timeout, limits.statement_timeout, limits.pool_size)
+    engine = connect(settings.ledger_url, patience=patience)
     migrations.upgrade(engine)
-    return Ledger(engine)
+    return Ledger(engine, patience.busy)
 
 
 def make_folder(folder: Path) -> None:

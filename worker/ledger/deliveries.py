@@ -6,22 +6,31 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger, in_batches
 from worker.ledger.records import DueDelivery
-from worker.ledger.tables import DeliveryRow, DeliveryState, ResultRow
+from worker.ledger.tables import DeliveryRow, DeliveryState, ReceiptRow, ResultRow
+from worker.queue.claim import Queue, make_due, put
+from worker.queue.task import Kind, TaskRow, TaskState
 
 
 class Deliveries:
-    """Reading and settling of deliveries; each method is one transaction, unless it says otherwise."""
+    """Claiming and settling of deliveries; each method is one transaction, unless it says otherwise.
 
-    def __init__(self, ledger: Ledger) -> None:
+    An outcome is entered only where the task is still ours (`worker.queue.claim.LeaseLost`).
+    """
+
+    def __init__(self, ledger: Ledger, queue: Queue | None = None) -> None:
         self._ledger = ledger
+        self._queue = queue or Queue(ledger)
 
-    def due(self, destination: str, now: dt.datetime, limit: int) -> list[DueDelivery]:
-        """Return what is to be sent to a destination now: what answers new images first, then oldest first."""
+    def claim(self, destination: str, now: dt.datetime, limit: int) -> list[DueDelivery]:
+        """Take what is to be sent to a destination now in hand: by priority, then oldest first."""
+        tasks = self._queue.claim([Kind.DELIVER], now, target=destination, limit=limit, among="any")
+        if not tasks:
+            return []
         query = (
             select(
                 DeliveryRow.id,
@@ -29,44 +38,80 @@ class Deliveries:
                 ResultRow.sop_class_uid,
                 ResultRow.sop_instance_uid,
                 ResultRow.sha256,
-                DeliveryRow.attempts,
-                DeliveryRow.first_due_at,
             )
             .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-            .where(
-                DeliveryRow.destination == destination,
-                DeliveryRow.state == DeliveryState.PENDING,
-                DeliveryRow.next_attempt_at <= now,
-            )
-            .order_by(DeliveryRow.priority, DeliveryRow.id)
-            .limit(limit)
+            .where(DeliveryRow.id.in_([task.subject for task in tasks]))
         )
         with self._ledger.reading() as connection:
-            return [DueDelivery(*row) for row in connection.execute(query)]
+            rows = {row[0]: row[1:] for row in connection.execute(query)}
+        return [DueDelivery(task, *rows[task.subject]) for task in tasks]
 
     def mark_sent(self, delivery: DueDelivery, status: int, now: dt.datetime, sent_as: str = "") -> None:
         """Enter that the destination has taken a result (success, or stored with a warning).
 
         `sent_as` is the SOP Instance UID of the lossy copy that went in its place.
         """
+        values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now}
+        more = {"sent_as": sent_as} if sent_as else {}
         with self._ledger.writing() as connection:
-            values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now}
-            more = {"sent_as": sent_as} if sent_as else {}
+            self._queue.finish(connection, delivery.task)
             self._settle(connection, delivery, "delivered", now, values, **more)
+        self._queue.forget(delivery.task)
 
     def postpone(
         self, delivery: DueDelivery, status: int | None, error: str, now: dt.datetime, until: dt.datetime
     ) -> None:
         """Enter that an attempt failed and when the next one is due."""
         with self._ledger.writing() as connection:
-            values = {"status": status, "error": error, "next_attempt_at": until}
-            self._settle(connection, delivery, "delivery_postponed", now, values)
+            self._queue.postpone(connection, delivery.task, until, error)
+            self._settle(connection, delivery, "delivery_postponed", now, {"status": status, "error": error})
+        self._queue.forget(delivery.task)
+
+    def hand_back(self, deliveries: Collection[DueDelivery], error: str = "") -> None:
+        """Put deliveries back as they were: nothing was tried, or what failed was not about them. That is no event."""
+        with self._ledger.writing() as connection:
+            for delivery in deliveries:
+                self._queue.hand_back(connection, delivery.task, error)
+            if error:
+                numbers = [delivery.delivery_id for delivery in deliveries]
+                connection.execute(update(DeliveryRow).where(DeliveryRow.id.in_(numbers)).values(error=error))
+        for delivery in deliveries:
+            self._queue.forget(delivery.task)
 
     def mark_failed(self, delivery: DueDelivery, status: int | None, error: str, now: dt.datetime) -> None:
         """Enter that a delivery has failed for good."""
+        values = {"state": DeliveryState.FAILED, "status": status, "error": error}
         with self._ledger.writing() as connection:
-            values = {"state": DeliveryState.FAILED, "status": status, "error": error}
+            self._queue.finish(connection, delivery.task)
             self._settle(connection, delivery, "delivery_failed", now, values)
+        self._queue.forget(delivery.task)
+
+    def give_up(self, destination: str, before: dt.datetime, reason: str, now: dt.datetime) -> int:
+        """Fail, some at a time, what has waited for a destination since before a time; return how many."""
+        waiting = (
+            TaskRow.kind == Kind.DELIVER,
+            TaskRow.target == destination,
+            TaskRow.state == TaskState.WAITING,
+            TaskRow.created_at < before,
+        )
+        with self._ledger.reading() as connection:
+            numbers = list(connection.scalars(select(TaskRow.subject).where(*waiting)))
+        count = 0
+        for some in in_batches(numbers):
+            with self._ledger.writing() as connection:
+                gone = delete(TaskRow).where(*waiting, TaskRow.subject.in_(list(some))).returning(TaskRow.subject)
+                for number in list(connection.scalars(gone)):
+                    row = update(DeliveryRow).where(DeliveryRow.id == number)
+                    connection.execute(row.values(state=DeliveryState.FAILED, error=reason))
+                    receipt_id, _ = _origin_of(connection, number)
+                    event_chain.append(connection, "delivery_failed", now, receipt_id, delivery=number, error=reason)
+                    count += 1
+        return count
+
+    def destination_event(self, kind: str, destination: str, now: dt.datetime, reason: str = "") -> None:
+        """Enter that a destination is down, or is there again."""
+        facts = {"destination": destination} | ({"reason": reason} if reason else {})
+        self._ledger.record_event(kind, now, facts)
 
     @staticmethod
     def _settle(
@@ -97,27 +142,29 @@ class Deliveries:
         include_sent
             Send again what was already delivered.
         """
-        states = [DeliveryState.FAILED, DeliveryState.PENDING] + [DeliveryState.SENT] * include_sent
-        query = (
-            select(DeliveryRow.id, ResultRow.receipt_id)
-            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-            .where(DeliveryRow.state.in_(states))
-        )
+        states = [DeliveryState.FAILED, DeliveryState.PENDING]
+        states += [DeliveryState.SENT, DeliveryState.COMMITTED] * include_sent
+        query = select(DeliveryRow.id).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        query = query.where(DeliveryRow.state.in_(states))
         if destination is not None:
             query = query.where(DeliveryRow.destination == destination)
         if receipt_ids:
             query = query.where(ResultRow.receipt_id.in_(receipt_ids))
-        values = {"state": DeliveryState.PENDING, "attempts": 0, "first_due_at": now, "next_attempt_at": now}
         with self._ledger.reading() as connection:
-            rows = connection.execute(query.order_by(DeliveryRow.id)).all()
+            numbers = list(connection.scalars(query.order_by(DeliveryRow.id)))
         count = 0
-        for some in in_batches(rows):
+        for some in in_batches(numbers):
             with self._ledger.writing() as connection:
-                for delivery_id, receipt_id in some:
+                for number in some:
                     # What has been delivered since it was looked up stays so.
-                    row = update(DeliveryRow).where(DeliveryRow.id == delivery_id, DeliveryRow.state.in_(states))
-                    if connection.execute(row.values(**values)).rowcount:
-                        event_chain.append(connection, "redelivery", now, receipt_id, delivery=delivery_id)
+                    row = update(DeliveryRow).where(DeliveryRow.id == number, DeliveryRow.state.in_(states))
+                    row = row.values(state=DeliveryState.PENDING, attempts=0).returning(DeliveryRow.destination)
+                    target = connection.scalar(row)
+                    if target is not None:
+                        receipt_id, priority = _origin_of(connection, number)
+                        if not put(connection, Kind.DELIVER, number, now, target=target, priority=priority):
+                            make_due(connection, Kind.DELIVER, [number], now)
+                        event_chain.append(connection, "redelivery", now, receipt_id, delivery=number)
                         count += 1
         return count
 
@@ -127,3 +174,15 @@ class Deliveries:
         query = select(DeliveryRow.destination, func.count()).where(pending).group_by(DeliveryRow.destination)
         with self._ledger.reading() as connection:
             return {str(name): int(count) for name, count in connection.execute(query)}
+
+
+def _origin_of(connection: Connection, delivery_id: int) -> tuple[int, int]:
+    """Return the number and the priority of the receipt that a delivery is about."""
+    query = (
+        select(ReceiptRow.id, ReceiptRow.priority)
+        .join(ResultRow, ResultRow.receipt_id == ReceiptRow.id)
+        .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
+        .where(DeliveryRow.id == delivery_id)
+    )
+    receipt_id, priority = connection.execute(query).one()
+    return int(receipt_id), int(priority)

@@ -6,11 +6,13 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
 
 from dicom_io.finding import Finding
+from worker.database.transactions import at_end
 from worker.ledger.tables import EventRow, FindingRow, OutsideRow, ReceiptRow
 
 GENESIS = "0" * 64
@@ -40,7 +42,7 @@ def digest(previous: str, receipt_id: int | None, at: dt.datetime, kind: str, de
 
 
 def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int | None = None, **detail: Any) -> None:
-    """Add an event to the end of the chain, in the caller's transaction.
+    """Add an event to the end of the chain, as the last step of the caller's transaction.
 
     Parameters
     ----------
@@ -53,11 +55,15 @@ def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int |
     detail
         Facts, without patient data; written as JSON with sorted keys.
     """
+    body = json.dumps(detail, sort_keys=True, default=str)
+    at_end(connection, partial(_seal, kind=kind, at=at, receipt_id=receipt_id, body=body))
+
+
+def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int | None, body: str) -> None:
     if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyhow
         connection.execute(text("SELECT pg_advisory_xact_lock(7163547264)"))
     last = connection.execute(select(EventRow.digest).order_by(EventRow.id.desc()).limit(1)).scalar()
     previous = last or GENESIS
-    body = json.dumps(detail, sort_keys=True, default=str)
     connection.execute(
         insert(EventRow).values(
             receipt_id=receipt_id,

@@ -13,6 +13,8 @@ from dicom_io.finding import Answer, Finding, Lungs, ModelIdentity, Region
 from worker.ledger import event_chain
 from worker.ledger.records import NewFinding, NewNotification, NewResult, PreviousFinding
 from worker.ledger.tables import DeliveryRow, FindingRow, OutsideRow, ReceiptRow, ResultRow, ShadowRow
+from worker.queue.claim import put
+from worker.queue.task import Kind, Priority
 
 
 def finding_values(model: ModelIdentity, finding: Finding) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def record_finding(
     now: dt.datetime,
     *,
     notifications: Sequence[NewNotification] = (),
-    priority: int = 0,
+    priority: int = Priority.MEDIUM,
 ) -> None:
     """Enter a finding, its results and notifications, and their deliveries, in the caller's transaction.
 
@@ -96,7 +98,7 @@ def record_results(
     results: Sequence[NewResult | NewNotification],
     now: dt.datetime,
     *,
-    priority: int = 0,
+    priority: int = Priority.MEDIUM,
 ) -> None:
     """Enter results and their deliveries; `finding_id` is None for an object that was not analysed."""
     for result in results:
@@ -210,13 +212,6 @@ def _record_result(
 def _record_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime, priority: int) -> None:
     query = select(DeliveryRow.id).where(DeliveryRow.result_id == result_id, DeliveryRow.destination == destination)
     if connection.scalar(query) is None:
-        connection.execute(
-            insert(DeliveryRow).values(
-                result_id=result_id,
-                destination=destination,
-                priority=priority,
-                created_at=now,
-                first_due_at=now,
-                next_attempt_at=now,
-            )
-        )
+        row = insert(DeliveryRow).values(result_id=result_id, destination=destination, created_at=now)
+        delivery_id = int(connection.execute(row.returning(DeliveryRow.id)).scalar_one())
+        put(connection, Kind.DELIVER, delivery_id, now, target=destination, priority=priority)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,11 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, 
 
 from dicom_io.errors import InvalidSettings
 from worker.ledger import event_chain, findings
-from worker.ledger.receipts import BATCH_SIZE, PAUSE, Ledger, in_batches
+from worker.ledger.receipts import Ledger, in_batches
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult
 from worker.ledger.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, is_latest_finding
-
-PRIORITY = 1
-"""Of the deliveries: what answers a new image goes first."""
+from worker.queue.claim import Queue, put, withdraw
+from worker.queue.task import Kind, Priority, Task
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,12 @@ class Reanalyses:
 
     A row's key is its receipt's. The receipt itself stays as it is all the while, and the earlier finding stands until
     the newer one is entered; an image that was not analysed becomes an analysed one then. For
-    `worker.engines.pipeline.Pipeline` it does what the ledger does for new images.
+    `worker.engines.pipeline.Pipeline` it does what `worker.ledger.receipts.Receipts` does for new images.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, queue: Queue | None = None) -> None:
         self._ledger = ledger
+        self._queue = queue or Queue(ledger)
 
     # ---- requests ------------------------------------------------------------------------------------------------
 
@@ -109,7 +108,7 @@ class Reanalyses:
             if has_answer:
                 answered += 1
                 superseded += not stands
-            elif state == ReanalysisState.WORKING or (state == ReanalysisState.WAITING and requested == model_sha256):
+            elif state == ReanalysisState.WAITING and requested == model_sha256:
                 waiting += 1
             elif state == ReanalysisState.LEFT_OUT and requested == model_sha256 and not criteria.receipt_ids:
                 left_out += 1
@@ -128,11 +127,8 @@ class Reanalyses:
             "model_sha256": model_sha256,
             "requested_by": by[:64],
             "requested_at": now,
-            "next_attempt_at": now,
             "state": ReanalysisState.WAITING,
             "reason": "",
-            "attempts": 0,
-            "crashes": 0,
             "started_at": None,
             "finished_at": None,
         }
@@ -141,6 +137,7 @@ class Reanalyses:
             with self._ledger.writing() as connection:
                 for receipt_id in some:
                     if _record_request(connection, receipt_id, values):
+                        put(connection, Kind.REANALYSE, receipt_id, now, target=model_sha256, priority=Priority.AGAIN)
                         facts = {"model": model, "model_sha256": model_sha256, "by": by}
                         event_chain.append(connection, "reanalysis_requested", now, receipt_id, **facts)
                         count += 1
@@ -149,17 +146,19 @@ class Reanalyses:
     def cancel(self, by: str, now: dt.datetime) -> int:
         """Take back all requests that still wait; return how many. Work in hand is finished."""
         count = 0
-        waiting = select(ReanalysisRow.receipt_id).where(ReanalysisRow.state == ReanalysisState.WAITING)
-        while True:
+        with self._ledger.reading() as connection:
+            waiting = select(ReanalysisRow.receipt_id).where(ReanalysisRow.state == ReanalysisState.WAITING)
+            numbers = list(connection.scalars(waiting.order_by(ReanalysisRow.receipt_id)))
+        values = {"state": ReanalysisState.WITHDRAWN, "reason": f"withdrawn by {by}", "finished_at": now}
+        for some in in_batches(numbers):
             with self._ledger.writing() as connection:
-                some = list(connection.scalars(waiting.limit(BATCH_SIZE)))
                 for receipt_id in some:
-                    _settle(connection, receipt_id, ReanalysisState.WITHDRAWN, f"withdrawn by {by}", now)
-                    event_chain.append(connection, "reanalysis_withdrawn", now, receipt_id, by=by)
-            count += len(some)
-            if len(some) < BATCH_SIZE:
-                return count
-            time.sleep(PAUSE)
+                    if withdraw(connection, Kind.REANALYSE, receipt_id):
+                        row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id)
+                        connection.execute(row.values(**values))
+                        event_chain.append(connection, "reanalysis_withdrawn", now, receipt_id, by=by)
+                        count += 1
+        return count
 
     def counts(self) -> list[tuple[str, str, int]]:
         """Return model, state and number of the requests."""
@@ -170,84 +169,65 @@ class Reanalyses:
 
     # ---- work ----------------------------------------------------------------------------------------------------
 
-    def recover(self, now: dt.datetime, max_crashes: int) -> int:
-        """Take back what a dead process had in hand; return how many. See `worker.ledger.receipts.Ledger.recover`."""
-        count = 0
-        with self._ledger.writing() as connection:
-            working = select(ReanalysisRow.receipt_id, ReanalysisRow.crashes)
-            for receipt_id, before in connection.execute(
-                working.where(ReanalysisRow.state == ReanalysisState.WORKING)
-            ).all():
-                crashes = before + 1
-                row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id)
-                if crashes >= max_crashes:
-                    why = f"the worker died {max_crashes} times while it had this image in hand"
-                    connection.execute(row.values(crashes=crashes))
-                    _settle(connection, receipt_id, ReanalysisState.FAILED, why, now)
-                    event_chain.append(connection, "reanalysis_failed", now, receipt_id, reason=why)
-                    continue
-                until = now + dt.timedelta(seconds=5 * before)
-                values = {"state": ReanalysisState.WAITING, "crashes": crashes, "next_attempt_at": until}
-                connection.execute(row.values(**values))
-                event_chain.append(connection, "reanalysis_taken_back", now, receipt_id, crashes=crashes)
-                count += 1
-        return count
-
-    def has_waiting(self, now: dt.datetime) -> bool:
-        """Return whether anything waits and is due, for whichever model."""
+    def load(self, task: Task) -> Claim:
+        """Return what a worker needs to know of the image of a task."""
+        image = select(ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256)
+        request = select(ReanalysisRow.requested_at, ReanalysisRow.model_sha256)
         with self._ledger.reading() as connection:
-            query = select(ReanalysisRow.receipt_id).where(*_due(now)).limit(1)
-            return connection.execute(query).first() is not None
+            requested = connection.execute(request.where(ReanalysisRow.receipt_id == task.subject)).one()
+            return Claim(task, *connection.execute(image.where(ReceiptRow.id == task.subject)).one(), *requested)
 
-    def next_receipt(self, model_sha256: str, now: dt.datetime) -> int | None:
-        """Return the newest image that waits for this model, or None."""
-        with self._ledger.reading() as connection:
-            query = select(ReanalysisRow.receipt_id).where(*_due(now), ReanalysisRow.model_sha256 == model_sha256)
-            return connection.scalar(query.order_by(ReanalysisRow.receipt_id.desc()).limit(1))
-
-    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
-        """Take an image in hand; None where another worker has it, or it is settled or not yet due."""
-        row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id, *_due(now))
-        row = row.values(state=ReanalysisState.WORKING, started_at=now, attempts=ReanalysisRow.attempts + 1)
-        request = (ReanalysisRow.requested_at, ReanalysisRow.attempts, ReanalysisRow.model_sha256)
-        image = select(ReceiptRow.id, ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256)
-        with self._ledger.writing() as connection:
-            requested = connection.execute(row.returning(*request)).one_or_none()
-            if requested is None:
-                return None
-            return Claim(*connection.execute(image.where(ReceiptRow.id == receipt_id)).one(), *requested)
-
-    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+    def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an image back, to be tried again at `until`."""
         with self._ledger.writing() as connection:
-            values = {"state": ReanalysisState.WAITING, "reason": reason, "next_attempt_at": until}
-            connection.execute(_in_hand(receipt_id).values(**values))
-            event_chain.append(connection, "reanalysis_postponed", now, receipt_id, reason=reason)
+            self._queue.postpone(connection, claim.task, until, reason)
+            event_chain.append(connection, "reanalysis_postponed", now, claim.id, reason=reason)
+        self._queue.forget(claim.task)
 
-    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
-        """Give back an image whose outcome could not be entered; one that is not in hand is left as it is."""
+    def hand_back(self, claim: Claim, reason: str) -> None:
+        """Put an image back as it was; see `Receipts.hand_back`."""
         with self._ledger.writing() as connection:
-            values = {"state": ReanalysisState.WAITING, "next_attempt_at": now}
-            if connection.execute(_in_hand(receipt_id).values(**values)).rowcount:
-                event_chain.append(connection, "reanalysis_put_back", now, receipt_id)
+            self._queue.hand_back(connection, claim.task, reason)
+        self._queue.forget(claim.task)
 
-    def leave_out(self, receipt_id: int, reason: str, now: dt.datetime, *, outside: NewFinding | None = None) -> None:
-        """Enter that the rules or the newer model leave the image out; see `Ledger.leave_out`."""
+    def leave_out(
+        self,
+        claim: Claim,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        left_out: Mapping[str, str] | None = None,
+        outside: NewFinding | None = None,
+    ) -> None:
+        """Enter that the rules or the newer model leave the image out: without a report, the first answer stands."""
+        del results, left_out
         facts = findings.outside_facts(outside)
         with self._ledger.writing() as connection:
-            _settle(connection, receipt_id, ReanalysisState.LEFT_OUT, reason, now)
-            event_chain.append(connection, "reanalysis_left_out", now, receipt_id, reason=reason, **facts)
-            findings.record_outside(connection, receipt_id, outside, now)
+            self._settle(connection, claim, ReanalysisState.LEFT_OUT, reason, now)
+            event_chain.append(connection, "reanalysis_left_out", now, claim.id, reason=reason, **facts)
+            findings.record_outside(connection, claim.id, outside, now)
+        self._queue.forget(claim.task)
 
-    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
+    def fail(
+        self,
+        claim: Claim,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
         """Enter that the image could not be read again."""
+        del results, left_out
         with self._ledger.writing() as connection:
-            _settle(connection, receipt_id, ReanalysisState.FAILED, reason, now)
-            event_chain.append(connection, "reanalysis_failed", now, receipt_id, reason=reason)
+            self._settle(connection, claim, ReanalysisState.FAILED, reason, now)
+            event_chain.append(connection, "reanalysis_failed", now, claim.id, reason=reason)
+        self._queue.forget(claim.task)
 
     def record_finding(
         self,
-        receipt_id: int,
+        claim: Claim,
         finding: NewFinding,
         results: Sequence[NewResult],
         now: dt.datetime,
@@ -255,17 +235,26 @@ class Reanalyses:
         notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Enter the newer finding beside the earlier ones; see `Ledger.record_finding`."""
+        """Enter the newer finding beside the earlier ones; see `Receipts.record_finding`."""
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
         with self._ledger.writing() as connection:
-            _settle(connection, receipt_id, ReanalysisState.DONE, "", now)
-            before = (ReceiptRow.id == receipt_id, ReceiptRow.state == State.NOT_ANALYSED)
+            self._settle(connection, claim, ReanalysisState.DONE, "", now)
+            before = (ReceiptRow.id == claim.id, ReceiptRow.state == State.NOT_ANALYSED)
             analysed = {"state": State.ANALYSED, "reason": "", "finished_at": now}
             connection.execute(update(ReceiptRow).where(*before).values(**analysed))
-            event_chain.append(connection, "reanalysed", now, receipt_id, **facts)
+            event_chain.append(connection, "reanalysed", now, claim.id, **facts)
             findings.record_finding(
-                connection, receipt_id, finding, results, now, notifications=notifications, priority=PRIORITY
+                connection, claim.id, finding, results, now, notifications=notifications, priority=Priority.AGAIN
             )
+        self._queue.forget(claim.task)
+
+    def _settle(
+        self, connection: Connection, claim: Claim, state: ReanalysisState, reason: str, now: dt.datetime
+    ) -> None:
+        self._queue.finish(connection, claim.task)
+        values = {"state": state, "reason": reason, "started_at": claim.task.claimed_at, "finished_at": now}
+        row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == claim.id)
+        connection.execute(row.values(**values))
 
 
 def _conditions(connection: Connection, criteria: Criteria) -> list[Any]:
@@ -310,22 +299,9 @@ def _record_request(connection: Connection, receipt_id: int, values: dict[str, A
     if current is None:
         connection.execute(insert(ReanalysisRow).values(receipt_id=receipt_id, **values))
         return True
-    same = current.state == ReanalysisState.WAITING and current.model_sha256 == values["model_sha256"]
-    if same or current.state == ReanalysisState.WORKING:
+    waits, same = current.state == ReanalysisState.WAITING, current.model_sha256 == values["model_sha256"]
+    # What is in hand is left alone.
+    if waits and (same or not withdraw(connection, Kind.REANALYSE, receipt_id)):
         return False
     connection.execute(update(ReanalysisRow).where(key).values(**values))
     return True
-
-
-def _due(now: dt.datetime) -> tuple[Any, ...]:
-    return (ReanalysisRow.state == ReanalysisState.WAITING, ReanalysisRow.next_attempt_at <= now)
-
-
-def _in_hand(receipt_id: int) -> Any:
-    working = ReanalysisRow.state == ReanalysisState.WORKING
-    return update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id, working)
-
-
-def _settle(connection: Connection, receipt_id: int, state: ReanalysisState, reason: str, now: dt.datetime) -> None:
-    row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id)
-    connection.execute(row.values(state=state, reason=reason, finished_at=now))

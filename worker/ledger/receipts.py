@@ -5,62 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from dicom_io.errors import InvalidSettings
+from worker.database.transactions import Database
 from worker.ledger import event_chain, findings
-from worker.ledger.outage import outage
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousFinding
 from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
+from worker.queue.claim import Queue, put
+from worker.queue.task import Kind, Task
 
 BATCH_SIZE = 100
 """Rows in one transaction: a sender that waits for the database must not wait long."""
 PAUSE = 0.02
 """Seconds between two such transactions."""
 Row = TypeVar("Row")
-
-
-def connect(url: str, busy_timeout: float = 5.0) -> Engine:
-    """Return an engine for the ledger's database, with what SQLite needs to be durable.
-
-    Raises
-    ------
-    InvalidSettings
-        When the URL or its driver is not understood.
-    """
-    sqlite = url.startswith("sqlite")
-    try:
-        engine = create_engine(url, connect_args={"timeout": busy_timeout} if sqlite else {}, pool_pre_ping=not sqlite)
-    except ModuleNotFoundError as error:
-        extra = ": pip install 'cxrd[postgres]'" if error.name == "psycopg" else ", which is not installed"
-        raise InvalidSettings(f"ledger.url needs {error.name}{extra}") from error
-    except Exception as error:  # a URL can be wrong in many ways, and SQLAlchemy has an exception for each
-        raise InvalidSettings(f"ledger.url: {type(error).__name__}: cannot be used") from error
-    if sqlite:
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    # FULL fsyncs the log at each commit: an acknowledged image survives a power cut.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at once where we mean to write, so that no transaction fails half-way through."""
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def in_batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -71,56 +33,37 @@ def in_batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         yield rows[start : start + BATCH_SIZE]
 
 
-class Ledger:
-    """All reading and writing of the ledger's rows.
-
-    Every method is one transaction. A locked or full database raises `OutOfResources`.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """Yield a connection in a writing transaction, committed at the end."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except OperationalError as error:
-            raise outage(error, self._engine, "the ledger is locked, full or cannot be reached") from error
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """Yield a connection for queries."""
-        try:
-            with self._engine.connect().execution_options(reading=True) as connection:
-                yield connection
-        except DBAPIError as error:
-            raise outage(error, self._engine, "the ledger is locked or cannot be reached") from error
-
-    # ---- receipt -------------------------------------------------------------------------------------------------
+class Ledger(Database):
+    """Received objects: entering them, and asking about them. Every method is one transaction."""
 
     def receive(self, new: NewReceipt) -> int | None:
-        """Enter a received object; return its id, or None where the SOP instance was received before."""
-        facts = {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
-        try:
-            with self.writing() as connection:
-                before = connection.execute(
-                    select(ReceiptRow.id, ReceiptRow.sha256).where(ReceiptRow.sop_instance_uid == new.sop_instance_uid)
-                ).one_or_none()
-                if before is None:
-                    row = insert(ReceiptRow).values(**asdict(new), next_attempt_at=new.received_at)
-                    receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
-                    event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
-                    return receipt_id
-                same = before.sha256 == new.sha256
-                event_chain.append(connection, "received_again", new.received_at, before.id, same_bytes=same, **facts)
-        except IntegrityError:
-            # Another association entered the same SOP instance between our look and our insert (PostgreSQL only).
-            return None
+        """Enter a received object and the task of its analysis; None where the SOP instance was received before."""
+        for _ in range(2):
+            try:
+                return self._receive(new)
+            except IntegrityError:
+                # Another association entered the same SOP instance between our look and our insert (PostgreSQL only):
+                # the second time it is found, and the event says so.
+                continue
         return None
 
-    def record_event(self, kind: str, now: dt.datetime, facts: dict[str, Any]) -> None:
+    def _receive(self, new: NewReceipt) -> int | None:
+        facts = {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
+        with self.writing() as connection:
+            before = connection.execute(
+                select(ReceiptRow.id, ReceiptRow.sha256).where(ReceiptRow.sop_instance_uid == new.sop_instance_uid)
+            ).one_or_none()
+            if before is None:
+                row = insert(ReceiptRow).values(**asdict(new))
+                receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
+                put(connection, Kind.ANALYSE, receipt_id, new.received_at, priority=new.priority)
+                event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
+                return receipt_id
+            same = before.sha256 == new.sha256
+            event_chain.append(connection, "received_again", new.received_at, before.id, same_bytes=same, **facts)
+            return None
+
+    def record_event(self, kind: str, now: dt.datetime, facts: Mapping[str, Any]) -> None:
         """Enter an event that belongs to no receipt."""
         with self.writing() as connection:
             event_chain.append(connection, kind, now, None, **facts)
@@ -137,76 +80,75 @@ class Ledger:
             query = select(ResultRow.id).where(ResultRow.sop_instance_uid == sop_instance_uid)
             return connection.execute(query).first() is not None
 
-    # ---- work ----------------------------------------------------------------------------------------------------
+    def previous_finding(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousFinding | None:
+        """Return what other models answered before this one; None where none has. See `findings.previous_finding`."""
+        with self.reading() as connection:
+            return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
 
-    def recover(self, now: dt.datetime, max_crashes: int) -> int:
-        """Take back what a dead process had in hand; return how many objects.
-
-        An object that was in hand each of `max_crashes` times the process died is failed: it would do it again. From
-        the second time on it waits a little, so that others go first.
-        """
-        why = f"the worker died {max_crashes} times while it had this image in hand"
+    def requeue(self, receipt_ids: Iterable[int], now: dt.datetime) -> int:
+        """Give failed objects to the workers once more; return how many. Some at a time, with a breath in between."""
         count = 0
-        with self.writing() as connection:
-            working = select(ReceiptRow.id, ReceiptRow.crashes).where(ReceiptRow.state == State.WORKING)
-            for receipt_id, before in connection.execute(working).all():
-                crashes = before + 1
-                row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
-                until = now + dt.timedelta(seconds=5 * before)
-                values = {"state": State.RECEIVED, "crashes": crashes, "next_attempt_at": until}
-                connection.execute(row.values(**values))
-                if crashes >= max_crashes:
-                    self._finish(connection, receipt_id, State.FAILED, now, why)
-                else:
-                    event_chain.append(connection, "taken_back", now, receipt_id, crashes=crashes)
-                    count += 1
+        for some in in_batches(list(receipt_ids)):
+            with self.writing() as connection:
+                for receipt_id in some:
+                    row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
+                    row = row.values(state=State.RECEIVED, attempts=0, reason="").returning(ReceiptRow.priority)
+                    priority = connection.scalar(row)
+                    if priority is not None:
+                        put(connection, Kind.ANALYSE, receipt_id, now, priority=priority)
+                        event_chain.append(connection, "requeued", now, receipt_id)
+                        count += 1
         return count
 
-    def unfinished(self, now: dt.datetime) -> list[int]:
-        """Return the ids of objects that wait for a worker, oldest first."""
+    def states(self, receipt_ids: Iterable[int]) -> dict[int, str]:
+        """Return the state of each of these receipts that exists."""
+        query = select(ReceiptRow.id, ReceiptRow.state).where(ReceiptRow.id.in_(list(receipt_ids)))
         with self.reading() as connection:
-            query = select(ReceiptRow.id).where(ReceiptRow.state == State.RECEIVED, ReceiptRow.next_attempt_at <= now)
-            return list(connection.scalars(query.order_by(ReceiptRow.id)))
+            return {int(number): str(state) for number, state in connection.execute(query)}
 
-    def claim(self, receipt_id: int, now: dt.datetime) -> Claim | None:
-        """Take an object in hand; None where another worker has it, or it is finished or not yet due."""
-        with self.writing() as connection:
-            row = connection.execute(
-                update(ReceiptRow)
-                .where(
-                    ReceiptRow.id == receipt_id,
-                    ReceiptRow.state == State.RECEIVED,
-                    ReceiptRow.next_attempt_at <= now,
-                )
-                .values(state=State.WORKING, started_at=now, attempts=ReceiptRow.attempts + 1)
-                .returning(
-                    ReceiptRow.id,
-                    ReceiptRow.sop_instance_uid,
-                    ReceiptRow.calling_ae,
-                    ReceiptRow.sha256,
-                    ReceiptRow.received_at,
-                    ReceiptRow.attempts,
-                )
-            ).one_or_none()
-        return None if row is None else Claim(*row)
+    def counts(self) -> dict[str, int]:
+        """Return how many objects stand in each state, and how many deliveries are pending or failed."""
+        with self.reading() as connection:
+            states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
+            sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
+        return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
 
-    def postpone(self, receipt_id: int, reason: str, now: dt.datetime, until: dt.datetime) -> None:
+
+class Receipts:
+    """Analyses: the tasks of received objects, and their outcomes.
+
+    Each outcome is one transaction, and is entered only where the task is still ours (`worker.queue.claim.LeaseLost`).
+    """
+
+    def __init__(self, ledger: Ledger, queue: Queue) -> None:
+        self._ledger = ledger
+        self._queue = queue
+
+    def load(self, task: Task) -> Claim:
+        """Return what a worker needs to know of the object of a task."""
+        query = select(
+            ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256, ReceiptRow.received_at
+        ).where(ReceiptRow.id == task.subject)
+        with self._ledger.reading() as connection:
+            sop_instance_uid, calling_ae, sha256, received_at = connection.execute(query).one()
+        return Claim(task, sop_instance_uid, calling_ae, sha256, received_at)
+
+    def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an object back, to be tried again at `until`."""
-        with self.writing() as connection:
-            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.WORKING)
-            connection.execute(row.values(state=State.RECEIVED, reason=reason, next_attempt_at=until))
-            event_chain.append(connection, "postponed", now, receipt_id, reason=reason)
+        with self._ledger.writing() as connection:
+            self._queue.postpone(connection, claim.task, until, reason)
+            event_chain.append(connection, "postponed", now, claim.id, reason=reason)
+        self._queue.forget(claim.task)
 
-    def put_back(self, receipt_id: int, now: dt.datetime) -> None:
-        """Give back an object whose outcome could not be entered; one that is not in hand is left as it is."""
-        with self.writing() as connection:
-            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.WORKING)
-            if connection.execute(row.values(state=State.RECEIVED, next_attempt_at=now)).rowcount:
-                event_chain.append(connection, "put_back", now, receipt_id)
+    def hand_back(self, claim: Claim, reason: str) -> None:
+        """Put an object back as it was, since the fault is not its own; that leaves no event."""
+        with self._ledger.writing() as connection:
+            self._queue.hand_back(connection, claim.task, reason)
+        self._queue.forget(claim.task)
 
     def leave_out(
         self,
-        receipt_id: int,
+        claim: Claim,
         reason: str,
         now: dt.datetime,
         *,
@@ -219,25 +161,37 @@ class Ledger:
         Parameters
         ----------
         results, left_out
-            The report that says so, where there is one; see `answer`.
+            The report that says so, where there is one; see `record_finding`.
         outside
             The finding that does not count, where the image is not one that the model was made for.
         """
         facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
         facts |= findings.outside_facts(outside)
-        with self.writing() as connection:
-            self._finish(connection, receipt_id, State.NOT_ANALYSED, now, reason, facts)
-            findings.record_outside(connection, receipt_id, outside, now)
-            findings.record_results(connection, receipt_id, None, results, now)
+        with self._ledger.writing() as connection:
+            self._finish(connection, claim, State.NOT_ANALYSED, now, reason, facts)
+            findings.record_outside(connection, claim.id, outside, now)
+            findings.record_results(connection, claim.id, None, results, now, priority=claim.task.priority)
+        self._queue.forget(claim.task)
 
-    def fail(self, receipt_id: int, reason: str, now: dt.datetime) -> None:
-        """Enter that an object could not be analysed."""
-        with self.writing() as connection:
-            self._finish(connection, receipt_id, State.FAILED, now, reason)
+    def fail(
+        self,
+        claim: Claim,
+        reason: str,
+        now: dt.datetime,
+        *,
+        results: Sequence[NewResult] = (),
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter that an object could not be analysed, with the report that says so where there is one."""
+        facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
+        with self._ledger.writing() as connection:
+            self._finish(connection, claim, State.FAILED, now, reason, facts)
+            findings.record_results(connection, claim.id, None, results, now, priority=claim.task.priority)
+        self._queue.forget(claim.task)
 
     def record_finding(
         self,
-        receipt_id: int,
+        claim: Claim,
         finding: NewFinding,
         results: Sequence[NewResult],
         now: dt.datetime,
@@ -253,56 +207,25 @@ class Ledger:
             The kinds of result that could not be made, and why.
         """
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
-        with self.writing() as connection:
-            self._finish(connection, receipt_id, State.ANALYSED, now, "", facts)
-            findings.record_finding(connection, receipt_id, finding, results, now, notifications=notifications)
+        with self._ledger.writing() as connection:
+            self._finish(connection, claim, State.ANALYSED, now, "", facts)
+            findings.record_finding(
+                connection, claim.id, finding, results, now, notifications=notifications, priority=claim.task.priority
+            )
+        self._queue.forget(claim.task)
 
-    def previous_finding(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousFinding | None:
-        """Return what other models answered before this one; None where none has. See `findings.previous_finding`."""
-        with self.reading() as connection:
-            return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
-
-    def is_busy(self, now: dt.datetime) -> bool:
-        """Return whether a received object is in hand, or waits and is due."""
-        due = (ReceiptRow.state == State.RECEIVED) & (ReceiptRow.next_attempt_at <= now)
-        with self.reading() as connection:
-            query = select(ReceiptRow.id).where(due | (ReceiptRow.state == State.WORKING)).limit(1)
-            return connection.execute(query).first() is not None
-
-    @staticmethod
     def _finish(
+        self,
         connection: Connection,
-        receipt_id: int,
+        claim: Claim,
         state: State,
         now: dt.datetime,
         reason: str,
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any],
     ) -> None:
-        row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
-        connection.execute(row.values(state=state, reason=reason, finished_at=now))
-        event_chain.append(connection, state.value, now, receipt_id, reason=reason, **(facts or {}))
-
-    def requeue(self, receipt_ids: Iterable[int], now: dt.datetime) -> int:
-        """Give failed objects to the workers once more; return how many."""
-        count = 0
-        with self.writing() as connection:
-            for receipt_id in receipt_ids:
-                row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
-                values = {"state": State.RECEIVED, "attempts": 0, "crashes": 0, "reason": "", "next_attempt_at": now}
-                if connection.execute(row.values(**values)).rowcount:
-                    event_chain.append(connection, "requeued", now, receipt_id)
-                    count += 1
-        return count
-
-    def states(self, receipt_ids: Iterable[int]) -> dict[int, str]:
-        """Return the state of each of these receipts that exists."""
-        query = select(ReceiptRow.id, ReceiptRow.state).where(ReceiptRow.id.in_(list(receipt_ids)))
-        with self.reading() as connection:
-            return {int(number): str(state) for number, state in connection.execute(query)}
-
-    def counts(self) -> dict[str, int]:
-        """Return how many objects stand in each state, and how many deliveries are pending or failed."""
-        with self.reading() as connection:
-            states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
-            sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
-        return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
+        task = claim.task
+        self._queue.finish(connection, task)
+        values = {"state": state, "reason": reason, "attempts": task.attempts, "started_at": task.claimed_at}
+        row = update(ReceiptRow).where(ReceiptRow.id == claim.id)
+        connection.execute(row.values(**values, finished_at=now))
+        event_chain.append(connection, state.value, now, claim.id, reason=reason, **facts)

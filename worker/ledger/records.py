@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dicom_io.finding import Answer, Finding, ModelIdentity
+from worker.queue.task import Priority, Task
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,28 @@ class NewReceipt:
     sha256: str
     size_bytes: int
     received_at: dt.datetime
+    priority: int = Priority.MEDIUM
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A received object that this worker now has in hand.
+    """A received object that this process has in hand for a task.
 
     `dated_at` is what its results bear as their time, the same each time the work is done; `model_sha256` names the
     only model that may answer, and is empty where any may.
     """
 
-    id: int
+    task: Task
     sop_instance_uid: str
     calling_ae: str
     sha256: str
     dated_at: dt.datetime
-    attempts: int
     model_sha256: str = ""
+
+    @property
+    def id(self) -> int:
+        """The receipt's number."""
+        return self.task.subject
 
 
 @dataclass(frozen=True)
@@ -95,15 +101,18 @@ class NewNotification:
 
 @dataclass(frozen=True)
 class DueDelivery:
-    """One result or notification that is due at one destination."""
+    """One result or notification that this process has in hand for one destination."""
 
-    delivery_id: int
+    task: Task
     receipt_id: int
     sop_class_uid: str
     sop_instance_uid: str
     sha256: str
-    attempts: int
-    first_due_at: dt.datetime
+
+    @property
+    def delivery_id(self) -> int:
+        """The delivery's number."""
+        return self.task.subject
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings
 from worker.ledger.tables import State
-from worker.queue.wake import WakeSignal
+from worker.queue.wake import ring
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -39,12 +39,14 @@ def redeliver(settings: Settings, request: RedeliveryRequest) -> int:
     """
     if request.destination is not None:
         settings.destination(request.destination)
-    return Deliveries(open_ledger(settings)).redeliver(
+    count = Deliveries(open_ledger(settings)).redeliver(
         now(),
         destination=request.destination,
         receipt_ids=request.receipt_ids,
         include_sent=request.include_sent,
     )
+    ring(settings.storage.folder, "deliver")
+    return count
 
 
 def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
@@ -64,7 +66,7 @@ def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
     _check_failed(receipt_ids, ledger.states(receipt_ids))
     failed = receipt_ids or tuple(row["receipt_id"] for row in findings(ledger, Filter(status="failed")))
     count = ledger.requeue(failed, now())
-    WakeSignal(settings.storage.folder).send()
+    ring(settings.storage.folder, "work")
     return count
 
 

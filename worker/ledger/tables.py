@@ -12,8 +12,6 @@ from enum import StrEnum
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -24,8 +22,10 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.orm import Mapped, aliased, mapped_column
+
+from worker.database.columns import Table
+from worker.queue.task import Priority
 
 OUTSIDE = "outside"
 """The first word of the reason why an image was not analysed that is not one the model was made for."""
@@ -34,8 +34,7 @@ OUTSIDE = "outside"
 class State(StrEnum):
     """Where a received object stands."""
 
-    RECEIVED = "received"  # acknowledged to the sender, waiting for a worker
-    WORKING = "working"  # a worker has it; after a crash it becomes `received` again
+    RECEIVED = "received"  # acknowledged to the sender; its task waits, or a worker has it in hand
     ANALYSED = "analysed"  # a finding stands, results are in the outbox
     NOT_ANALYSED = "not_analysed"  # left out by the rules or as outside; the reason says why
     FAILED = "failed"  # it should have been analysed and could not be; the reason says why
@@ -44,57 +43,27 @@ class State(StrEnum):
 class DeliveryState(StrEnum):
     """Where one result stands on its way to one destination."""
 
-    PENDING = "pending"  # to be sent, at `next_attempt_at`
+    PENDING = "pending"  # its task waits, or a courier has it in hand
     SENT = "sent"  # the destination answered with success or a warning
+    COMMITTED = "committed"  # and has committed to keeping it (PS3.4 J)
     FAILED = "failed"  # refused for good, or given up after outbox.give_up_after_hours
 
 
 class ReanalysisState(StrEnum):
     """Where the second reading of an image by a newer model stands."""
 
-    WAITING = "waiting"  # until its model serves, and nothing new is to be analysed
-    WORKING = "working"  # a worker has it; after a crash it becomes `waiting` again
+    WAITING = "waiting"  # until its model serves and nothing new is to be analysed, or a worker has it in hand
     DONE = "done"  # the model's finding stands, its results are in the outbox
     LEFT_OUT = "left_out"  # left out by the rules or as outside; the earlier finding stands
     FAILED = "failed"  # it could not be read; the earlier finding stands
     WITHDRAWN = "withdrawn"  # by `cxrd reanalyze --cancel`
 
 
-class UtcDateTime(TypeDecorator[dt.datetime]):
-    """Aware UTC in Python; in the database a time without zone that plain SQL can compare."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Refuse naive times at the border, and strip the zone from aware ones."""
-        del dialect
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time in the ledger must be aware")
-        return value.astimezone(dt.UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Give the zone back."""
-        del dialect
-        return None if value is None else value.replace(tzinfo=dt.UTC)
-
-
-class Table(DeclarativeBase):
-    """Base of the ledger's tables."""
-
-    type_annotation_map = {dt.datetime: UtcDateTime}  # noqa: RUF012 - SQLAlchemy's own form
-
-
 class ReceiptRow(Table):
     """One received SOP instance and its life."""
 
     __tablename__ = "receipt"
-    __table_args__ = (
-        Index("ix_receipt_state", "state", "next_attempt_at"),
-        Index("ix_receipt_received_at", "received_at"),
-    )
+    __table_args__ = (Index("ix_receipt_state", "state"), Index("ix_receipt_received_at", "received_at"))
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -113,9 +82,8 @@ class ReceiptRow(Table):
     received_at: Mapped[dt.datetime]
     started_at: Mapped[dt.datetime | None]
     finished_at: Mapped[dt.datetime | None]
-    next_attempt_at: Mapped[dt.datetime]
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    crashes: Mapped[int] = mapped_column(Integer, default=0)
+    priority: Mapped[int] = mapped_column(Integer, default=Priority.MEDIUM)
     state: Mapped[str] = mapped_column(String(16), default=State.RECEIVED)
     reason: Mapped[str] = mapped_column(Text, default="")
 
@@ -183,7 +151,7 @@ class DeliveryRow(Table):
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
-        Index("ix_delivery_due", "destination", "state", "next_attempt_at"),
+        Index("ix_delivery_state", "destination", "state"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -193,18 +161,16 @@ class DeliveryRow(Table):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     status: Mapped[int | None] = mapped_column(Integer)
     error: Mapped[str] = mapped_column(Text, default="")
-    priority: Mapped[int] = mapped_column(Integer, default=0)  # 0 goes before 1, which answers no new image
     created_at: Mapped[dt.datetime]
-    first_due_at: Mapped[dt.datetime]
-    next_attempt_at: Mapped[dt.datetime]
     delivered_at: Mapped[dt.datetime | None]
+    committed_at: Mapped[dt.datetime | None]
 
 
 class ReanalysisRow(Table):
     """The request to have a received object read by a newer model, and its outcome; a later request replaces it."""
 
     __tablename__ = "reanalysis"
-    __table_args__ = (Index("ix_reanalysis_state", "state", "model_sha256", "next_attempt_at"),)
+    __table_args__ = (Index("ix_reanalysis_state", "state", "model_sha256"),)
 
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), primary_key=True)
     model: Mapped[str] = mapped_column(String(128))
@@ -215,9 +181,6 @@ class ReanalysisRow(Table):
     requested_at: Mapped[dt.datetime]
     started_at: Mapped[dt.datetime | None]
     finished_at: Mapped[dt.datetime | None]
-    next_attempt_at: Mapped[dt.datetime]
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    crashes: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class ShadowRow(FindingColumns, Table):
@@ -245,6 +208,20 @@ class OutsideRow(LungColumns, Table):
     input_mean: Mapped[float] = mapped_column(Float)
     input_std: Mapped[float] = mapped_column(Float)
     at: Mapped[dt.datetime]
+
+
+class ProcessRow(Table):
+    """One process of cxrd that runs, or ran until it was last seen."""
+
+    __tablename__ = "process"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[dt.datetime]
+    seen_at: Mapped[dt.datetime]
+    detail: Mapped[str] = mapped_column(Text, default="{}")
 
 
 class FeedbackRow(Table):

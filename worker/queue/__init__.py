@@ -1,4 +1,4 @@
-"""When work is tried again, and how a process is woken for it.
+"""The one queue of all work: tasks with a lease, breakers, backoff, and the bell that wakes a process.
 
-Doors: `retry.backoff`, `wake.WakeSignal`.
+Doors: `claim.Queue`, `breaker.Breakers`, `wake.ring`.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 from pydicom import Dataset
@@ -16,10 +16,14 @@ from worker.clock import now
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewReceipt
 from worker.logs import unexpected
+from worker.queue.task import Priority
 from worker.storage.blobs import Blobs
 from worker.storage.pseudonym import PatientKey
 
 log = structlog.get_logger("cxrd.intake")
+
+# (0000,0700) Priority of C-STORE (PS3.7 E.1); 0 is medium, and so is what is none of these.
+_PRIORITIES = {1: Priority.HIGH, 2: Priority.LOW}
 
 
 class Intake:
@@ -28,14 +32,25 @@ class Intake:
     Parameters
     ----------
     submit
-        Called with a receipt's id after it is committed. A lost call costs time (the sweep finds it), not the image.
+        Called with a receipt's id after it is committed. A lost call costs time (a worker looks), not the image.
+    urgent
+        Calling AE titles whose images go before all others.
     """
 
-    def __init__(self, ledger: Ledger, blobs: Blobs, patient_key: PatientKey, submit: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        blobs: Blobs,
+        patient_key: PatientKey,
+        submit: Callable[[int], None],
+        *,
+        urgent: Collection[str] = (),
+    ) -> None:
         self._ledger = ledger
         self._blobs = blobs
         self._patient_key = patient_key
         self._submit = submit
+        self._urgent = frozenset(urgent)
 
     def receive(self, arrival: Arrival) -> int:
         """Store one object; return the C-STORE status (PS3.4 B.2.3).
@@ -70,6 +85,11 @@ class Intake:
             self._submit(receipt_id)
         return status.SUCCESS
 
+    def _priority(self, arrival: Arrival) -> Priority:
+        if arrival.calling_ae in self._urgent:
+            return Priority.STAT
+        return _PRIORITIES.get(arrival.priority, Priority.MEDIUM)
+
     def _refuse(self, code: int, reason: str, about: dict[str, object]) -> int:
         facts = about | {"status": f"0x{code:04X}", "reason": reason}
         log.warning("refused", **facts)
@@ -96,6 +116,7 @@ class Intake:
             sha256=arrival.file.sha256,
             size_bytes=arrival.file.size,
             received_at=arrival.received_at,
+            priority=self._priority(arrival),
         )
 
 

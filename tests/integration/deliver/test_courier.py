@@ -16,6 +16,7 @@ from dicom_io.network.storage_scu import Peer, StorageAssociation, echo, storage
 from dicom_io.objects.common import encode
 from tests.support.peers import Receiver, chest, receiving, wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
+from worker.database.connection import connect
 from worker.deliver.courier import Courier
 from worker.deliver.dicom import DicomSender, node_of
 from worker.deliver.routing import destinations_for
@@ -23,7 +24,7 @@ from worker.destination_settings import DicomDestination
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewResult
 from worker.settings import OutboxSettings, Settings
 from worker.storage.blobs import Blobs

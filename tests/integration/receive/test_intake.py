@@ -23,9 +23,10 @@ from pynetdicom.presentation import build_context
 from dicom_io.network import spool
 from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, NodeOptions, StorageNode
 from tests.support.peers import Receiver, chest, send, store_bytes, store_request, wait_for
+from worker.database.connection import connect
 from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, refusals
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.receive.intake import Intake
 from worker.settings import Scp
 from worker.storage.blobs import Blobs

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from dicom_io.errors import InvalidSettings
-from worker.ledger.outage import outage
+from worker.database.outage import outage
 
 if TYPE_CHECKING:
     from alembic.config import Config

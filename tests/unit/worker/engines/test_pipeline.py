@@ -19,6 +19,7 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom import Dataset
+from worker.engines.local import LocalEngine
 
 from dicom_io.errors import OutOfResources, UnsupportedPixels
 from dicom_io.objects.common import encode
@@ -27,14 +28,14 @@ from tests.support.peers import chest, wait_for
 from tests.support.tools import tool
 from tests.unit.worker.ledger.test_receipts import NEW
 from worker.clock import now
+from worker.database.connection import connect
 from worker.destination_settings import DicomDestination, WebhookDestination
-from worker.engines.local import LocalEngine
 from worker.engines.pipeline import Pipeline
 from worker.inference.analyzer import Reader
 from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.records import Claim
 from worker.logs import unexpected
 from worker.results.kinds import KINDS as EVERY

@@ -15,9 +15,10 @@ from dicom_io.errors import InvalidSettings
 from modeltrain.model.card import load_card
 from tests.support.models import tiny
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
+from worker.database.connection import connect
 from worker.inference.shadow import Shadow, open_shadow
 from worker.ledger import migrations
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.shadow_queries import differences, summary
 from worker.ledger.tables import ShadowRow
 from worker.settings import ModelSettings, Settings, Storage

@@ -14,11 +14,12 @@ from sqlalchemy import Engine, text
 from dicom_io.finding import Answer, Finding, Lungs
 from tests.support.answers import REGIONS, SETS, findings
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
+from worker.database.connection import connect
 from worker.ledger import event_chain, migrations, queries
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.findings import record_shadow
 from worker.ledger.queries import Filter, story
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.shadow_queries import differences, summary
 
 OTHER = replace(FINDING.model, version="2", digest="e" * 64)

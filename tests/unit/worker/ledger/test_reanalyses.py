@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 from alembic import command
 from sqlalchemy import text
+from worker.engines.idle import IdleEngine
 
 from dicom_io.errors import InvalidSettings, OutOfResources
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
-from worker.engines.idle import IdleEngine
+from worker.database.connection import connect
 from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewResult
 from worker.ledger.shadow_queries import differences, summary
 from worker.ledger.tables import ShadowRow

@@ -20,13 +20,15 @@ from sqlalchemy.exc import OperationalError
 from dicom_io.errors import InvalidSettings, OutOfResources
 from dicom_io.finding import Finding, ModelIdentity
 from tests.support.disk import fill, small_disk
+from worker.database.connection import connect
+from worker.database.outage import outage
 from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Deliveries
-from worker.ledger.outage import outage
 from worker.ledger.queries import Filter, findings, story
-from worker.ledger.receipts import Ledger, connect
+from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.ledger.tables import Table
+from worker.queue.breaker import BreakerRow
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -217,6 +219,7 @@ def test_an_alteration_shows(ledger: Ledger, statement: str, said: str) -> None:
 
 
 def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
+    assert BreakerRow.__table__.metadata is Table.metadata  # its module is imported
     with ledger.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 

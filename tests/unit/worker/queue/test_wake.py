@@ -6,8 +6,9 @@ import threading
 import time
 from pathlib import Path
 
-from tests.support.peers import wait_for
 from worker.engines.local import LocalEngine
+
+from tests.support.peers import wait_for
 from worker.queue.wake import WakeSignal
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
 FULL = "the disk that holds the ledger is full"
+LOCKED = "the ledger is locked by another process"
 _LITTLE = 1_000_000
 """Free bytes below which an error that may have many causes has this one: SQLite needs some for a transaction's log."""
 
@@ -27,12 +28,14 @@ def outage(error: DBAPIError, engine: Engine, otherwise: str) -> OutOfResources:
     """
     # https://sqlite.org/rescode.html; an extended code begins with its primary one.
     code = str(getattr(error.orig, "sqlite_errorname", ""))
-    if code == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100":  # PostgreSQL: disk_full
+    state = getattr(error.orig, "sqlstate", "")
+    if code == "SQLITE_FULL" or state == "53100":  # PostgreSQL: disk_full
         return OutOfResources(FULL)
     if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _full(engine):
         return OutOfResources(FULL)
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return OutOfResources("the ledger is locked by another process")
+    # PostgreSQL: lock_not_available, deadlock_detected
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state in ("55P03", "40P01"):
+        return OutOfResources(LOCKED)
     return OutOfResources(otherwise)
 
 

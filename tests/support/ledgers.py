@@ -1,0 +1,67 @@
+"""Tasks of a ledger for tests: taken in hand, and settled, in one step each."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from worker.ledger.deliveries import Deliveries
+from worker.ledger.reanalyses import Reanalyses
+from worker.ledger.receipts import Ledger, Receipts
+from worker.ledger.records import Claim, NewFinding, NewResult
+from worker.queue.claim import Queue, put
+from worker.queue.task import Kind, Task
+
+
+def task_of(
+    ledger: Ledger, number: int, now: dt.datetime, kind: Kind = Kind.ANALYSE, queue: Queue | None = None
+) -> Task:
+    """Take the task of a receipt in hand; where it is done already, it is to be done once more."""
+    with ledger.writing() as connection:
+        if kind is Kind.ANALYSE:
+            put(connection, kind, number, now)
+    (task,) = (queue or Queue(ledger)).claim([kind], now, subject=number, among="any")
+    return task
+
+
+def claim_of(ledger: Ledger, number: int, now: dt.datetime) -> tuple[Receipts, Claim]:
+    """Take a receipt in hand; return it, and where its outcome goes."""
+    queue = Queue(ledger)
+    desk = Receipts(ledger, queue)
+    return desk, desk.load(task_of(ledger, number, now, queue=queue))
+
+
+def again_of(ledger: Ledger, number: int, now: dt.datetime) -> tuple[Reanalyses, Claim]:
+    """Take the second reading of a receipt in hand; return it, and where its outcome goes."""
+    queue = Queue(ledger)
+    desk = Reanalyses(ledger, queue)
+    return desk, desk.load(task_of(ledger, number, now, Kind.REANALYSE, queue))
+
+
+def record_finding(
+    ledger: Ledger, number: int, finding: NewFinding, results: Sequence[NewResult], now: dt.datetime, **more: Any
+) -> None:
+    """Take a receipt in hand and enter what a model found."""
+    desk, claim = claim_of(ledger, number, now)
+    desk.record_finding(claim, finding, results, now, **more)
+
+
+def fail(ledger: Ledger, number: int, reason: str, now: dt.datetime) -> None:
+    """Take a receipt in hand and enter that it could not be analysed."""
+    desk, claim = claim_of(ledger, number, now)
+    desk.fail(claim, reason, now)
+
+
+def leave_out(ledger: Ledger, number: int, reason: str, now: dt.datetime, **more: Any) -> None:
+    """Take a receipt in hand and enter that it is not analysed."""
+    desk, claim = claim_of(ledger, number, now)
+    desk.leave_out(claim, reason, now, **more)
+
+
+def due(ledger: Ledger, destination: str, now: dt.datetime, limit: int = 9) -> list[str]:
+    """Return the SOP Instance UIDs of what would be sent to a destination now, in order; all stays as it is."""
+    deliveries = Deliveries(ledger)
+    taken = deliveries.claim(destination, now, limit)
+    deliveries.hand_back(taken)
+    return [each.sop_instance_uid for each in taken]

@@ -1,0 +1,64 @@
+"""One process of cxrd, from its start to its end: alone, or as a child of the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Part(Protocol):
+    """What a process does: receive, work or deliver."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End within the set time, and hand back what is not done."""
+
+
+def run(make: Callable[[], Part], ready_fd: int | None = None) -> None:
+    """Do a part of the work until SIGTERM, or Ctrl-C, or the end of the supervisor.
+
+    Parameters
+    ----------
+    ready_fd
+        Where a supervisor wants to hear that we are ready; it holds our standard input open as long as it lives.
+    """
+    end = stop_event()
+    if ready_fd is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the supervisor leads
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=_follow_supervisor, args=(end,), name="supervisor", daemon=True).start()
+    part = make()
+    part.start()
+    if ready_fd is not None:
+        with contextlib.suppress(OSError):
+            os.write(ready_fd, b"ready")
+            os.close(ready_fd)
+    end.wait()
+    part.stop()
+    # A thread that did not end in time must not hold up the exit; what it had in hand was handed back.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def stop_event() -> threading.Event:
+    """Return an event that SIGTERM or Ctrl-C sets from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _follow_supervisor(end: threading.Event) -> None:
+    """Set the event when the supervisor is gone: it holds the other end of our standard input."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1024):
+            pass
+    end.set()

@@ -1,0 +1,128 @@
+"""The couriers: one for each destination, so that none holds up another."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import structlog
+
+from dicom_io.errors import CxrdError
+from worker.clock import now
+from worker.deliver.courier import Courier, Office
+from worker.deliver.destinations import sender_of
+from worker.destination_settings import Destination
+from worker.engines.heartbeat import Heartbeat
+from worker.engines.outcome import Outcomes
+from worker.ledger.database import open_ledger
+from worker.ledger.deliveries import Deliveries
+from worker.queue.breaker import Breakers
+from worker.queue.claim import Queue
+from worker.queue.wake import Bell
+from worker.settings import Settings
+from worker.storage.blobs import Blobs
+
+log = structlog.get_logger("cxrd.couriers")
+
+POLL = 1.0
+"""Seconds between two looks at the clock when nobody rings."""
+_AGAIN = 30
+"""Looks until a destination that could not be set up is tried once more."""
+
+
+class Couriers:
+    """The delivering process.
+
+    A destination that cannot be set up, such as one whose `ca_file` is missing, is said loudly and tried again; the
+    others are served.
+
+    Parameters
+    ----------
+    owner
+        The process's name in the ledger; one of its own by default.
+
+    Raises
+    ------
+    InvalidSettings, OutOfResources
+        When it cannot be started; the message says in one line what to change.
+    """
+
+    role = "deliver"
+
+    def __init__(self, settings: Settings, owner: str = "") -> None:
+        self.settings = settings
+        folder = settings.storage.folder
+        self.ledger = open_ledger(settings)
+        self.queue = Queue(self.ledger, owner, settings.worker.lease_seconds)
+        self._ending = threading.Event()
+        self._outcomes = Outcomes(self._ending)
+        outbox = settings.outbox
+        self._office = Office(
+            Deliveries(self.ledger, self.queue),
+            Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000),
+            Breakers(self.ledger, first=outbox.retry_first, most=outbox.retry_max),
+            outbox,
+            now,
+            self._outcomes.enter,
+        )
+        self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail)
+        self._bell = Bell(folder, self.role)
+        self._listener = threading.Thread(target=self._listen, name="bell", daemon=True)
+        self.couriers: list[Courier] = []
+        self.not_served: dict[str, str] = {}
+        """By name of a destination, why nothing can be sent there."""
+
+    def start(self) -> None:
+        """Start a courier for each destination."""
+        self._heartbeat.start()
+        for destination in self.settings.destinations:
+            self._serve(destination)
+        self._listener.start()
+        log.info("delivering", destinations=[each.destination for each in self.couriers])
+
+    def stop(self) -> None:
+        """End after the deliveries in hand."""
+        for courier in self.couriers:
+            courier.stop()
+        self._ending.set()
+        for courier in self.couriers:
+            courier.join(self.settings.worker.stop_seconds)
+        if self._listener.ident is not None:
+            self._listener.join()
+        self._heartbeat.stop()
+        self._bell.close()
+        log.info("stopped", role=self.role)
+
+    def _serve(self, destination: Destination) -> None:
+        name = destination.name
+        try:
+            courier = Courier(name, sender_of(destination, self.settings), self._office, timeout=destination.timeout)
+        except CxrdError as error:
+            if self.not_served.get(name) != str(error):
+                log.error("destination_not_served", destination=name, reason=str(error))
+            self.not_served[name] = str(error)
+        else:
+            if self.not_served.pop(name, None):
+                log.info("destination_served", destination=name)
+            courier.start()
+            self.couriers.append(courier)
+
+    def _listen(self) -> None:
+        looks = 0
+        while not self._ending.is_set():
+            if self._bell.wait(POLL):
+                for courier in self.couriers:
+                    courier.wake()
+            looks += 1
+            if looks % _AGAIN == 0:
+                for destination in self.settings.destinations:
+                    if destination.name in self.not_served:
+                        self._serve(destination)
+
+    def _detail(self) -> dict[str, Any]:
+        return {
+            "destinations": [each.destination for each in self.couriers],
+            "not_served": self.not_served,
+            "pauses": self._outcomes.waits_for,
+            "in_hand": len(self.queue.in_hand()),
+        }

@@ -1,0 +1,94 @@
+"""The heartbeat of a process: prolongs its leases, and says in the ledger that it lives and how it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from sqlalchemy import delete, insert, update
+
+from dicom_io.errors import CxrdError
+from worker.clock import now
+from worker.ledger.receipts import Ledger
+from worker.ledger.tables import ProcessRow
+from worker.logs import unexpected
+from worker.queue.claim import Queue
+
+log = structlog.get_logger("cxrd.heartbeat")
+
+SEEN = 10.0
+"""Seconds between two signs of life in the ledger; a process that was not seen for three times that is gone."""
+
+
+class Heartbeat:
+    """A thread beside the work.
+
+    Parameters
+    ----------
+    role
+        What the process does.
+    queue
+        Whose leases are prolonged; None for a process without tasks.
+    detail
+        Returns what a person may want to know of the process, as plain values for JSON.
+    """
+
+    def __init__(
+        self, ledger: Ledger, role: str, owner: str, queue: Queue | None, detail: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._ledger = ledger
+        self._row = {"owner": owner, "role": role, "host": socket.gethostname()[:255], "pid": os.getpid()}
+        self._queue = queue
+        self._detail = detail
+        self._ending = threading.Event()
+        self._well = True
+        self._seen_at = -SEEN
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Enter the process, and start."""
+        moment = now()
+        with self._ledger.writing() as connection:
+            connection.execute(delete(ProcessRow).where(ProcessRow.owner == self._row["owner"]))
+            values = self._row | {"started_at": moment, "seen_at": moment, "detail": "{}"}
+            connection.execute(insert(ProcessRow).values(**values))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and take the process out of the ledger: it has no work in hand any more."""
+        self._ending.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        try:
+            with self._ledger.writing() as connection:
+                connection.execute(delete(ProcessRow).where(ProcessRow.owner == self._row["owner"]))
+        except CxrdError as error:
+            log.warning("farewell_not_entered", reason=str(error))
+
+    def _run(self) -> None:
+        pause = min(SEEN, self._queue.lease.total_seconds() / 3) if self._queue else SEEN
+        while not self._ending.wait(pause):
+            try:
+                self._beat()
+            except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
+                if self._well:
+                    reason = str(error) if isinstance(error, CxrdError) else unexpected(error)
+                    log.warning("heartbeat_missed", reason=reason)
+                self._well = False
+            else:
+                self._well = True
+
+    def _beat(self) -> None:
+        if self._queue:
+            self._queue.renew(now())
+        if time.monotonic() - self._seen_at >= SEEN:
+            with self._ledger.writing() as connection:
+                row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
+                connection.execute(row.values(seen_at=now(), detail=json.dumps(self._detail(), default=str)))
+            self._seen_at = time.monotonic()

@@ -1,0 +1,228 @@
+"""The supervisor: starts the processes of cxrd on one machine, and starts again what has died.
+
+It does none of the work, so that nothing that kills a process takes it along. Each child hears of its end by a pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dicom_io.errors import CxrdError
+from worker.clock import now
+from worker.engines import systemd
+from worker.extras import require_configured
+from worker.ledger.database import make_folder, open_ledger
+from worker.queue.claim import Queue
+from worker.queue.retry import backoff
+from worker.settings import Settings, load
+from worker.storage.lock import FolderLock
+
+log = structlog.get_logger("cxrd.supervisor")
+
+ROLES = ("receive", "work", "deliver")
+RELOADED = ("work", "deliver")
+"""Those that take up new settings on SIGHUP by a start anew; receiving goes on meanwhile."""
+FIXED = ("scp", "storage", "ledger", "audit")
+"""The settings that only a new start of everything takes up."""
+_TICK = 0.5
+_STABLE = 60.0
+"""Seconds after which a child that runs counts as well, whatever was before."""
+
+
+@dataclass
+class Child:
+    """One child: its process while it runs, and how it has fared."""
+
+    role: str
+    process: subprocess.Popen[bytes] | None = None
+    owner: str = ""
+    ready: bool = False
+    was_ready: bool = False
+    failures: int = 0
+    started_at: float = 0.0
+    start_at: float = 0.0
+    pipe: int | None = None
+    reloading: bool = False
+
+
+class Supervisor:
+    """Runs the children until it is told to stop.
+
+    Parameters
+    ----------
+    config
+        The settings file, as it was given to the command; None for the one that it finds by itself.
+
+    Raises
+    ------
+    InvalidSettings, OutOfResources
+        When nothing can be started; the message says in one line what to change.
+    """
+
+    def __init__(self, settings: Settings, config: Path | None) -> None:
+        self.settings = settings
+        self._config = config
+        folder = settings.storage.folder
+        require_configured(settings)
+        make_folder(folder)
+        self._lock = FolderLock(folder)
+        self._ledger = open_ledger(settings)  # makes the database where there is none, before the children ask for it
+        self._queue = Queue(self._ledger)
+        self._children = [Child(role) for role in ROLES]
+        self._ending = False
+        self._reload = False
+        self._told_ready = False
+
+    def run(self) -> int:
+        """Start the children, see to them until SIGTERM or Ctrl-C, and end them; return the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_end)
+        signal.signal(signal.SIGHUP, self._on_reload)
+        log.info("starting", roles=list(ROLES), pid=os.getpid())
+        code = 0
+        while not self._ending:
+            for child in self._children:
+                code = code or self._tend(child)
+            if code:
+                break
+            if self._reload:
+                self._take_up_settings()
+            self._tell_systemd()
+            self._wait()
+        systemd.notify("STOPPING=1")
+        self._end_all()
+        self._lock.close()
+        log.info("stopped", **self._counts())
+        return code
+
+    def _on_end(self, *_: object) -> None:
+        self._ending = True
+
+    def _on_reload(self, *_: object) -> None:
+        self._reload = True
+
+    def _wait(self) -> None:
+        """Wait for news of a child, a signal, or the next look."""
+        pipes = [child.pipe for child in self._children if child.pipe is not None]
+        ready, _, _ = select.select(pipes, [], [], _TICK)
+        for child in self._children:
+            if child.pipe in ready and child.pipe is not None:
+                child.ready = child.was_ready = bool(os.read(child.pipe, 64)) or child.ready
+                os.close(child.pipe)
+                child.pipe = None
+
+    # ---- children ----------------------------------------------------------------------------------------------------
+
+    def _tend(self, child: Child) -> int:
+        """Start a child that does not run, and see whether one has died; return a code where all must end."""
+        if child.process is None:
+            if time.monotonic() >= child.start_at:
+                self._start(child)
+            return 0
+        code = child.process.poll()
+        if code is None:
+            if child.failures and time.monotonic() - child.started_at > _STABLE:
+                child.failures = 0
+            return 0
+        self._on_death(child, code)
+        # What cannot be followed is said by the child; where it never ran, a person stands before the screen.
+        return code if code == 2 and not child.was_ready else 0
+
+    def _start(self, child: Child) -> None:
+        child.owner = f"{child.role}-{os.getpid()}-{secrets.token_hex(6)}"
+        mine, theirs = os.pipe()
+        config = ["--config", str(self._config)] if self._config else []
+        command = [sys.executable, "-m", "worker", child.role, "--owner", child.owner, "--ready-fd", str(theirs)]
+        child.process = subprocess.Popen(  # noqa: S603 - our own program
+            [*command, *config], stdin=subprocess.PIPE, pass_fds=(theirs,)
+        )
+        os.close(theirs)
+        child.pipe, child.ready = mine, False
+        child.started_at = time.monotonic()
+        log.debug("child_started", role=child.role, child=child.process.pid)
+
+    def _on_death(self, child: Child, code: int) -> None:
+        """Put a dead child's tasks back, and see when it may start again."""
+        if child.process is not None and child.process.stdin is not None:
+            child.process.stdin.close()
+        if child.pipe is not None:
+            os.close(child.pipe)
+        child.process, child.pipe, child.ready = None, None, False
+        if child.reloading:
+            child.reloading, child.start_at = False, 0.0
+            return
+        child.failures += 1
+        wait = 0.0 if child.failures == 1 else backoff(child.failures - 1, first=1.0, most=30.0, jitter=0.0)
+        child.start_at = time.monotonic() + wait
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        log.error("child_died", role=child.role, how=how, starts_again_in=wait)
+        try:
+            self._queue.release(child.owner, now())
+        except CxrdError as error:
+            log.warning("leases_not_ended", role=child.role, reason=str(error))  # they run out by themselves
+
+    def _end_all(self) -> None:
+        """End the children, the receiver first; what does not end in the set time is killed."""
+        for child in self._children:
+            self._end(child)
+
+    def _end(self, child: Child) -> None:
+        process = child.process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(self.settings.worker.stop_seconds + 10)
+        except subprocess.TimeoutExpired:
+            log.error("child_killed", role=child.role)
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        child.process = None
+
+    # ---- settings and systemd ----------------------------------------------------------------------------------------
+
+    def _take_up_settings(self) -> None:
+        """Read the settings anew, and let those children start anew who can take them up."""
+        self._reload = False
+        systemd.notify("RELOADING=1", monotonic=True)
+        try:
+            after = load(self._config)
+        except CxrdError as error:
+            log.error("settings_not_taken_up", reason=str(error))
+        else:
+            names = [name for name in type(after).model_fields if getattr(after, name) != getattr(self.settings, name)]
+            fixed = [name for name in names if name in FIXED]
+            changes = {name: getattr(after, name) for name in names if name not in FIXED}
+            self.settings = self.settings.model_copy(update=changes)
+            log.info("settings_taken_up", changed=sorted(changes), need_a_restart=fixed)
+            for child in self._children:
+                if child.role in RELOADED and changes and child.process is not None:
+                    child.reloading = True
+                    child.process.terminate()
+        systemd.notify("READY=1")
+
+    def _tell_systemd(self) -> None:
+        if not self._told_ready and all(child.ready for child in self._children):
+            self._told_ready = True
+            log.info("ready", role="serve")
+            systemd.notify("READY=1")
+        if all(child.process is not None for child in self._children if child.role == "receive"):
+            systemd.notify("WATCHDOG=1")
+
+    def _counts(self) -> dict[str, int]:
+        try:
+            return self._ledger.counts()
+        except CxrdError:
+            return {}

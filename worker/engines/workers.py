@@ -1,0 +1,264 @@
+"""The workers: threads that take images by priority and answer them; and one that reads images again in between."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from dicom_io.errors import CxrdError, Retryable
+from worker.clock import now
+from worker.engines.gate import Gate
+from worker.engines.heartbeat import Heartbeat
+from worker.engines.outcome import Outcomes
+from worker.engines.pipeline import Pipeline, SystemicFault
+from worker.inference.analyzer import Reader
+from worker.inference.serving import Serving
+from worker.inference.shadow import open_shadow
+from worker.ledger.database import open_ledger
+from worker.ledger.reanalyses import Reanalyses
+from worker.ledger.receipts import Receipts
+from worker.logs import unexpected
+from worker.queue.breaker import Pause
+from worker.queue.claim import LeaseLost, Queue
+from worker.queue.task import Kind
+from worker.queue.wake import Bell, ring
+from worker.settings import Settings
+from worker.storage.blobs import Blobs
+
+log = structlog.get_logger("cxrd.worker")
+
+POLL = 1.0
+"""Seconds between two looks at the queue when nobody rings."""
+_KINDS = (Kind.ANALYSE, Kind.REANALYSE)
+
+
+class Workers:
+    """The analysing process.
+
+    A model that does not load is tried again and again, and said loudly; images wait meanwhile.
+
+    Parameters
+    ----------
+    owner
+        The process's name in the ledger; one of its own by default.
+
+    Raises
+    ------
+    InvalidSettings, OutOfResources
+        When it cannot be started; the message says in one line what to change.
+    """
+
+    role = "work"
+
+    def __init__(self, settings: Settings, owner: str = "") -> None:
+        self.settings = settings
+        folder = settings.storage.folder
+        self.ledger = open_ledger(settings)
+        self.queue = Queue(self.ledger, owner, settings.worker.lease_seconds)
+        self.serving: Serving | None = None
+        self.shadow = open_shadow(settings, self.ledger)
+        self._ending = threading.Event()
+        self._outcomes = Outcomes(self._ending)
+        self._pause = Pause()
+        self._gate = Gate()
+        self._pipeline = Pipeline(
+            settings,
+            self.ledger,
+            Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000),
+            {Kind.ANALYSE: Receipts(self.ledger, self.queue), Kind.REANALYSE: Reanalyses(self.ledger, self.queue)},
+            self._outcomes.enter,
+            self._lease,
+            lambda: ring(folder, "deliver"),
+            shadow=self.shadow,
+        )
+        self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail)
+        self._bell = Bell(folder, self.role)
+        self._news = threading.Condition()
+        self._rings = 0
+        self._suspects_seen_at = 0.0
+        self._suspects_lock = threading.Lock()
+        count = settings.worker.threads or os.cpu_count() or 1
+        self._threads = [threading.Thread(target=self._run, name=f"worker-{n}", daemon=True) for n in range(count)]
+        self._threads.append(threading.Thread(target=self._read_again, name="second-readings", daemon=True))
+        self._listener = threading.Thread(target=self._listen, name="bell", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded."""
+        return self.serving is not None
+
+    def start(self) -> None:
+        """Load the model, or go on trying, and start the threads."""
+        self._heartbeat.start()
+        self._open_model()
+        for thread in (*self._threads, self._listener):
+            thread.start()
+
+    def stop(self) -> None:
+        """End after the images in hand, or hand back what is not done within the set time."""
+        self._ending.set()
+        self._wake()
+        until = time.monotonic() + self.settings.worker.stop_seconds
+        for thread in self._threads:
+            thread.join(max(0.1, until - time.monotonic()))
+        self._listener.join()
+        self._give_back()
+        self._heartbeat.stop()
+        self._bell.close()
+        if self.serving and not any(thread.is_alive() for thread in self._threads):
+            self.serving.close()
+        if self.shadow:
+            self.shadow.close()
+        log.info("stopped", role=self.role)
+
+    def _give_back(self) -> None:
+        """Hand back what a thread still has in hand: somebody else can begin at once."""
+        left = self.queue.in_hand()
+        if not left:
+            return
+        log.warning("handed_back", count=len(left))
+        try:
+            with self.ledger.writing() as connection:
+                for task in left:
+                    self.queue.hand_back(connection, task)
+        except CxrdError as error:
+            log.warning("not_handed_back", reason=str(error))
+
+    # ---- the model ---------------------------------------------------------------------------------------------------
+
+    def _open_model(self) -> bool:
+        """Load the model that serves; return whether it is there."""
+        if self.serving:
+            return True
+        try:
+            self.serving = Serving(self.settings, lambda kind, facts: self.ledger.record_event(kind, now(), facts))
+        except CxrdError as error:
+            if self._pause.trip(str(error)):
+                log.error("model_not_loaded", reason=str(error))
+            return False
+        self._pause.clear()
+        reader = self.serving.reader
+        log.info(
+            "ready",
+            model=reader.card.label,
+            engine=reader.engine.name,
+            shadow=self.shadow.card.label if self.shadow else None,
+        )
+        return True
+
+    @contextmanager
+    def _lease(self) -> Iterator[Reader]:
+        if self.serving is None:
+            raise SystemicFault("no model is loaded")
+        with self.serving.lease() as reader:
+            yield reader
+
+    # ---- threads -----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._ending.is_set():
+            if self._bell.wait(POLL):
+                self._wake()
+
+    def _wake(self) -> None:
+        with self._news:
+            self._rings += 1
+            self._news.notify_all()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            with self._news:
+                before = self._rings
+            if not self._careful(self._round):
+                with self._news:
+                    self._news.wait_for(lambda rings=before: self._rings != rings, POLL)  # type: ignore[misc]
+
+    def _careful(self, act: Any) -> bool:
+        """Do something that may find the database, the disk or the model out of order; then all pause for a while."""
+        left = self._pause.left()
+        if left:
+            self._ending.wait(min(left, POLL))
+            return False
+        reason = ""
+        try:
+            if not self._open_model():
+                return False
+            busy = bool(act())
+        except LeaseLost:
+            return True
+        except (SystemicFault, Retryable) as error:
+            reason, busy = str(error), False
+        except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
+            reason, busy = unexpected(error), False
+        if reason:
+            if self._pause.trip(reason):
+                log.error("work_pauses", reason=reason)
+        elif busy and self._pause.clear():
+            log.info("work_goes_on")
+        return busy
+
+    def _round(self) -> bool:
+        """Answer one image; tell whether there was one."""
+        if self._has_suspects():
+            with self._gate.alone():
+                tasks = self.queue.claim(_KINDS, now(), among="suspect")
+                self._process_all(tasks)
+                if tasks:
+                    return True
+        with self._gate.together():
+            tasks = self.queue.claim([Kind.ANALYSE], now())
+            self._process_all(tasks)
+        return bool(tasks)
+
+    def _process_all(self, tasks: list[Any]) -> None:
+        for task in tasks:
+            try:
+                self._pipeline.process(task)
+            finally:
+                self.queue.forget(task)
+
+    def _has_suspects(self) -> bool:
+        """Return whether an image waits that was in hand when a process died; one thread looks, once a second."""
+        if not self._suspects_lock.acquire(blocking=False):
+            return False
+        try:
+            if time.monotonic() - self._suspects_seen_at < POLL:
+                return False
+            found = self.queue.has_suspects(_KINDS, now())
+            if not found:
+                self._suspects_seen_at = time.monotonic()
+            return found
+        finally:
+            self._suspects_lock.release()
+
+    def _read_again(self) -> None:
+        """Read images again for a newer model, one at a time, the newest first, while no new image waits."""
+        while not self._ending.is_set():
+            busy = self._careful(self._round_again)
+            self._ending.wait(self.settings.worker.reanalysis_pause if busy else POLL)
+
+    def _round_again(self) -> bool:
+        moment = now()
+        if not self.queue.has_due([Kind.REANALYSE], moment) or self.queue.has_due([Kind.ANALYSE], moment):
+            return False
+        with self._lease() as reader:  # this also takes up a model that was promoted
+            model = reader.identity.digest
+        with self._gate.together():
+            tasks = self.queue.claim([Kind.REANALYSE], moment, target=model, newest_first=True)
+            self._process_all(tasks)
+        return bool(tasks)
+
+    def _detail(self) -> dict[str, Any]:
+        reader = self.serving.reader if self.serving else None
+        return {
+            "model": reader.card.label if reader else None,
+            "engine": reader.engine.name if reader else None,
+            "pauses": self._pause.reason or self._outcomes.waits_for,
+            "in_hand": len(self.queue.in_hand()),
+        }

@@ -1,0 +1,223 @@
+"""The queue: tasks are put in, claimed with a lease, and settled under the token of that lease.
+
+Whoever takes a task writes a token of its own into the row. All that is written later about the task is written in one
+transaction with a statement that finds this token there; where it does not, somebody else has the task by now, and the
+transaction changes nothing (a fencing token: Kleppmann 2016, "How to do distributed locking").
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import threading
+from collections.abc import Collection, Iterable
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, insert, or_, select, update
+
+from dicom_io.errors import CxrdError
+from worker.database.transactions import Database
+from worker.queue.task import Kind, Priority, Task, TaskRow, TaskState
+
+LEASE = 20.0
+"""Seconds that a lease lasts by default; it is renewed three times as often."""
+Among = Literal["fresh", "suspect", "any"]
+_COLUMNS = (
+    TaskRow.id, TaskRow.kind, TaskRow.subject, TaskRow.target, TaskRow.priority, TaskRow.attempts, TaskRow.crashes,
+    TaskRow.token, TaskRow.created_at,
+)  # fmt: skip
+
+
+class LeaseLost(CxrdError):
+    """The task belongs to somebody else by now, or to nobody: what was done about it does not count."""
+
+
+class Queue:
+    """The tasks of one database, as one process sees them.
+
+    Parameters
+    ----------
+    owner
+        The name of this process, different from every other's.
+    lease
+        Seconds after which a task is anybody's again, unless `renew` is called.
+    """
+
+    def __init__(self, database: Database, owner: str = "", lease: float = LEASE) -> None:
+        self._database = database
+        self.owner = owner or secrets.token_hex(8)
+        self.lease = dt.timedelta(seconds=lease)
+        self._in_hand: dict[int, Task] = {}
+        self._lock = threading.Lock()
+
+    # ---- taking ------------------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        kinds: Collection[Kind],
+        now: dt.datetime,
+        *,
+        limit: int = 1,
+        target: str | None = None,
+        subject: int | None = None,
+        among: Among = "fresh",
+        newest_first: bool = False,
+    ) -> list[Task]:
+        """Take tasks that are due in hand: by priority, then the oldest.
+
+        Parameters
+        ----------
+        target, subject
+            Only those of this target, or of this subject.
+        among
+            `fresh` leaves out what was in hand when a process died, `suspect` takes nothing else, `any` takes both.
+        newest_first
+            The highest subjects of a priority first, instead of the oldest tasks.
+        """
+        wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
+        wanted += [TaskRow.target == target] if target is not None else []
+        wanted += [TaskRow.subject == subject] if subject is not None else []
+        wanted.append(_among(among, now))
+        order = (TaskRow.subject.desc(),) if newest_first else (TaskRow.id,)
+        # Looked at without the right to write first: an idle process must not wait for its turn again and again.
+        query = select(TaskRow.id).where(*wanted)
+        with self._database.reading() as connection:
+            if connection.scalar(query.limit(1)) is None:
+                return []
+        query = query.order_by(TaskRow.priority, *order).limit(limit).with_for_update(skip_locked=True)
+        values: dict[str, Any] = {
+            "state": TaskState.LEASED,
+            "owner": self.owner,
+            "token": secrets.token_hex(16),
+            "lease_until": now + self.lease,
+            "attempts": TaskRow.attempts + 1,
+        }
+        if among != "fresh":  # one that was left leased has taken its process with it, or was taken along
+            values["crashes"] = TaskRow.crashes + case((TaskRow.state == TaskState.LEASED, 1), else_=0)
+        with self._database.writing() as connection:
+            numbers = list(connection.scalars(query))
+            if not numbers:
+                return []
+            row = update(TaskRow).where(TaskRow.id.in_(numbers)).values(**values)
+            rows = connection.execute(row.returning(*_COLUMNS)).all()
+        places = {number: place for place, number in enumerate(numbers)}
+        tasks = [
+            Task(number, Kind(kind), *rest, claimed_at=now)
+            for number, kind, *rest in sorted(rows, key=lambda row: places[row[0]])
+        ]
+        with self._lock:
+            self._in_hand |= {task.id: task for task in tasks}
+        return tasks
+
+    def has_due(self, kinds: Collection[Kind], now: dt.datetime) -> bool:
+        """Return whether a task of these kinds is due or in hand, whoever has it."""
+        with self._database.reading() as connection:
+            query = select(TaskRow.id).where(TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now).limit(1)
+            return connection.scalar(query) is not None
+
+    def has_suspects(self, kinds: Collection[Kind], now: dt.datetime) -> bool:
+        """Return whether a task waits that was in hand when a process died."""
+        with self._database.reading() as connection:
+            wanted = (TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now))
+            return connection.scalar(select(TaskRow.id).where(*wanted).limit(1)) is not None
+
+    def renew(self, now: dt.datetime) -> None:
+        """Prolong the lease of all that this process has in hand."""
+        with self._lock:
+            tokens = [task.token for task in self._in_hand.values()]
+        if tokens:
+            with self._database.writing() as connection:
+                row = update(TaskRow).where(TaskRow.token.in_(tokens), TaskRow.owner == self.owner)
+                connection.execute(row.values(lease_until=now + self.lease))
+
+    def in_hand(self) -> list[Task]:
+        """Return what this process has in hand."""
+        with self._lock:
+            return list(self._in_hand.values())
+
+    def release(self, owner: str, now: dt.datetime) -> int:
+        """End the leases of a process that is known to be dead; return how many it had."""
+        with self._database.writing() as connection:
+            row = update(TaskRow).where(TaskRow.owner == owner, TaskRow.state == TaskState.LEASED)
+            return int(connection.execute(row.values(lease_until=now)).rowcount)
+
+    # ---- settling: in the caller's transaction -----------------------------------------------------------------------
+
+    def finish(self, connection: Connection, task: Task) -> None:
+        """Enter that a task is done.
+
+        Raises
+        ------
+        LeaseLost
+            It is not ours any more; the caller's transaction must not be committed.
+        """
+        self._settled(task, connection.execute(delete(TaskRow).where(*_ours(task))).rowcount)
+
+    def postpone(self, connection: Connection, task: Task, until: dt.datetime, reason: str = "") -> None:
+        """Put a task back until later; the attempt counts. Raises as `finish` does."""
+        row = update(TaskRow).where(*_ours(task))
+        self._settled(task, connection.execute(row.values(**_WAITING, due_at=until, reason=reason)).rowcount)
+
+    def hand_back(self, connection: Connection, task: Task, reason: str = "") -> None:
+        """Put a task back as it was, since the fault is not its own: the attempt does not count.
+
+        One that is not ours any more is left as it is.
+        """
+        row = update(TaskRow).where(*_ours(task))
+        connection.execute(row.values(**_WAITING, reason=reason, attempts=TaskRow.attempts - 1))
+
+    def forget(self, task: Task) -> None:
+        """Do not renew the lease of a task any more."""
+        with self._lock:
+            self._in_hand.pop(task.id, None)
+
+    def _settled(self, task: Task, hits: int) -> None:
+        if not hits:
+            self.forget(task)
+            raise LeaseLost(f"the lease of task {task.id} ({task.kind}) was lost")
+
+
+_WAITING: dict[str, Any] = {"state": TaskState.WAITING, "owner": "", "token": "", "lease_until": None}
+
+
+def _ours(task: Task) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return TaskRow.id == task.id, TaskRow.token == task.token
+
+
+def _among(among: Among, now: dt.datetime) -> ColumnElement[bool]:
+    """Return which tasks can be had: those that wait, and those whose lease has run out."""
+    waits = TaskRow.state == TaskState.WAITING
+    run_out = and_(TaskRow.state == TaskState.LEASED, TaskRow.lease_until <= now)
+    if among == "fresh":
+        return and_(waits, TaskRow.crashes == 0)
+    return or_(run_out, waits if among == "any" else and_(waits, TaskRow.crashes > 0))
+
+
+def put(
+    connection: Connection,
+    kind: Kind,
+    subject: int,
+    due_at: dt.datetime,
+    *,
+    target: str = "",
+    priority: int = Priority.MEDIUM,
+) -> bool:
+    """Put a task into the queue, in the caller's transaction; return whether it was not there yet."""
+    same = (TaskRow.kind == kind, TaskRow.subject == subject, TaskRow.target == target)
+    if connection.scalar(select(TaskRow.id).where(*same)) is not None:
+        return False
+    values = {"kind": kind, "subject": subject, "target": target, "priority": priority}
+    connection.execute(insert(TaskRow).values(**values, due_at=due_at, created_at=due_at))
+    return True
+
+
+def make_due(connection: Connection, kind: Kind, subjects: Iterable[int], now: dt.datetime) -> None:
+    """Make waiting tasks due now, with all their attempts before them, in the caller's transaction."""
+    waiting = (TaskRow.kind == kind, TaskRow.subject.in_(list(subjects)), TaskRow.state == TaskState.WAITING)
+    connection.execute(update(TaskRow).where(*waiting).values(due_at=now, attempts=0, crashes=0, created_at=now))
+
+
+def withdraw(connection: Connection, kind: Kind, subject: int) -> bool:
+    """Take a task that nobody has in hand out of the queue; return whether there was one."""
+    waiting = (TaskRow.kind == kind, TaskRow.subject == subject, TaskRow.state == TaskState.WAITING)
+    return bool(connection.execute(delete(TaskRow).where(*waiting)).rowcount)
