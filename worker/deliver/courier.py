@@ -117,10 +117,8 @@ class Courier(threading.Thread):
                 while in_hand and left > 0:
                     left -= len(in_hand)
                     if not self._send_all(session, in_hand, is_probe=bool(breaker)):
-                        return True
+                        break
                     in_hand = self._more(session, left)
-        except AssociationLost as error:
-            self._lost(in_hand, str(error))
         except PeerUnavailable as error:
             self._hand_back(in_hand, str(error))
             self._trip(str(error))
@@ -130,12 +128,16 @@ class Courier(threading.Thread):
         return True
 
     def _send_all(self, session: Session, in_hand: list[DueDelivery], *, is_probe: bool) -> bool:
-        """Send what is in hand, and take each out of it once its outcome is entered; tell whether to go on."""
+        """Send what is in hand, and take each out of it once its outcome is entered; tell whether the session lasts."""
         while in_hand:
             if self._ending.is_set():
                 return False
             delivery = in_hand[0]
-            outcome = self._attempt(session, delivery)
+            try:
+                outcome = self._attempt(session, delivery)
+            except PeerUnavailable as error:
+                self._charge(in_hand.pop(0), error)
+                return False
             in_hand.pop(0)
             self._enter(delivery, outcome)
             if outcome.congested:
@@ -219,16 +221,18 @@ class Courier(threading.Thread):
             self._office.enter(lambda: self._office.deliveries.hand_back(back, reason))
             deliveries.clear()
 
-    def _lost(self, in_hand: list[DueDelivery], reason: str) -> None:
-        """Charge the delivery with which a session broke off, and put it aside; the others go on without it."""
-        if in_hand:
-            charged = in_hand.pop(0)
-            self._postpone(charged, retry(reason))
-            log.warning("session_lost", reason=reason, **self._log_fields(charged))
+    def _charge(self, delivery: DueDelivery, error: PeerUnavailable) -> None:
+        """Put aside the delivery at which a session ended: the others go on, and the next probe is not the same one.
+
+        A session that broke off may have done so because of this delivery; several in a row have another cause.
+        """
+        self._postpone(delivery, retry(str(error)))
         self._losses += 1
-        if self._losses >= _LOSSES:
+        if isinstance(error, AssociationLost) and self._losses < _LOSSES:
+            log.warning("session_lost", reason=str(error), **self._log_fields(delivery))
+        else:
             self._losses = 0
-            self._trip(reason)
+            self._trip(str(error))
 
     # ---- the breaker -------------------------------------------------------------------------------------------------
 
@@ -245,6 +249,7 @@ class Courier(threading.Thread):
         if self._office.breakers.close(self.destination, moment):
             log.info("peer_available", destination=self.destination)
             self._record("destination_up", moment)
+            self._office.enter(lambda: self._office.deliveries.let_go(self.destination, moment))
 
     def _record(self, kind: str, moment: dt.datetime, reason: str = "") -> None:
         self._office.enter(lambda: self._office.deliveries.destination_event(kind, self.destination, moment, reason))

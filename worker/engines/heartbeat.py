@@ -54,8 +54,8 @@ class Heartbeat:
     def start(self) -> None:
         """Enter the process, and start."""
         moment = now()
+        remove_process(self._ledger, str(self._row["owner"]))
         with self._ledger.writing() as connection:
-            connection.execute(delete(ProcessRow).where(ProcessRow.owner == self._row["owner"]))
             values = self._row | {"started_at": moment, "seen_at": moment, "detail": "{}"}
             connection.execute(insert(ProcessRow).values(**values))
         self._thread.start()
@@ -66,8 +66,7 @@ class Heartbeat:
         if self._thread.ident is not None:
             self._thread.join()
         try:
-            with self._ledger.writing() as connection:
-                connection.execute(delete(ProcessRow).where(ProcessRow.owner == self._row["owner"]))
+            remove_process(self._ledger, str(self._row["owner"]))
         except CxrdError as error:
             log.warning("farewell_not_entered", reason=str(error))
 
@@ -92,3 +91,9 @@ class Heartbeat:
                 row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
                 connection.execute(row.values(seen_at=now(), detail=json.dumps(self._detail(), default=str)))
             self._seen_at = time.monotonic()
+
+
+def remove_process(ledger: Ledger, owner: str) -> None:
+    """Take a process that has ended out of the ledger."""
+    with ledger.writing() as connection:
+        connection.execute(delete(ProcessRow).where(ProcessRow.owner == owner))

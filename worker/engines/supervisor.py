@@ -20,6 +20,7 @@ import structlog
 from dicom_io.errors import CxrdError
 from worker.clock import now
 from worker.engines import systemd
+from worker.engines.heartbeat import remove_process
 from worker.extras import require_configured
 from worker.ledger.database import make_folder, open_ledger
 from worker.queue.claim import Queue
@@ -168,6 +169,7 @@ class Supervisor:
         log.error("child_died", role=child.role, how=how, starts_again_in=wait)
         try:
             self._queue.release(child.owner, now())
+            remove_process(self._ledger, child.owner)
         except CxrdError as error:
             log.warning("leases_not_ended", role=child.role, reason=str(error))  # they run out by themselves
 

@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import structlog
 
-from dicom_io.errors import CxrdError, Retryable
+from dicom_io.errors import CxrdError, OutOfResources, Retryable
 from worker.clock import now
 from worker.engines.gate import Gate
 from worker.engines.heartbeat import Heartbeat
@@ -19,14 +20,14 @@ from worker.engines.outcome import Outcomes
 from worker.engines.pipeline import Pipeline, SystemicFault
 from worker.inference.analyzer import Reader
 from worker.inference.serving import Serving
-from worker.inference.shadow import open_shadow
+from worker.inference.shadow import Shadow, open_shadow
 from worker.ledger.database import open_ledger
 from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Receipts
 from worker.logs import unexpected
 from worker.queue.breaker import Pause
 from worker.queue.claim import LeaseLost, Queue
-from worker.queue.task import Kind
+from worker.queue.task import Kind, Task
 from worker.queue.wake import Bell, ring
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
@@ -62,7 +63,7 @@ class Workers:
         self.ledger = open_ledger(settings)
         self.queue = Queue(self.ledger, owner, settings.worker.lease_seconds)
         self.serving: Serving | None = None
-        self.shadow = open_shadow(settings, self.ledger)
+        self.shadow = self._open_shadow()
         self._ending = threading.Event()
         self._outcomes = Outcomes(self._ending)
         self._pause = Pause()
@@ -129,6 +130,14 @@ class Workers:
                     self.queue.hand_back(connection, task)
         except CxrdError as error:
             log.warning("not_handed_back", reason=str(error))
+
+    def _open_shadow(self) -> Shadow | None:
+        """Return the candidate that answers too; one that does not load must not keep the model from answering."""
+        try:
+            return open_shadow(self.settings, self.ledger)
+        except CxrdError as error:
+            log.error("shadow_not_loaded", reason=str(error))
+            return None
 
     # ---- the model ---------------------------------------------------------------------------------------------------
 
@@ -216,12 +225,19 @@ class Workers:
             self._process_all(tasks)
         return bool(tasks)
 
-    def _process_all(self, tasks: list[Any]) -> None:
+    def _process_all(self, tasks: list[Task]) -> None:
         for task in tasks:
             try:
                 self._pipeline.process(task)
+            except OutOfResources as error:  # nothing was looked up yet
+                self._outcomes.enter(partial(self._hand_back, task, str(error)))
+                raise
             finally:
                 self.queue.forget(task)
+
+    def _hand_back(self, task: Task, reason: str) -> None:
+        with self.ledger.writing() as connection:
+            self.queue.hand_back(connection, task, reason)
 
     def _has_suspects(self) -> bool:
         """Return whether an image waits that was in hand when a process died; one thread looks, once a second."""

@@ -73,7 +73,9 @@ class Reader:
         self.decider = Decider(self.card, settings.model.operating_point, settings.model.threshold)
         self.threshold = self.decider.threshold
         self.engine = open_engine(self.card, settings.model)
-        self._batcher = Batcher(self.engine, settings.model.batch_size, settings.model.batch_wait_ms / 1000)
+        # On a CPU each image goes alone: company gains nothing there, and int8 answers depend on it by some 1e-5.
+        size = settings.model.batch_size if self.engine.gains_by_batches else 1
+        self._batcher = Batcher(self.engine, size, settings.model.batch_wait_ms / 1000)
 
     def close(self) -> None:
         """End the batcher."""

@@ -23,9 +23,10 @@ Image = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Something that runs the network on a batch."""
+    """Something that runs the network on a batch; whether a batch is quicker than its images one by one."""
 
     name: str
+    gains_by_batches: bool
 
     def predict(self, images: Image) -> Outputs:
         """Run the network on float32 [N, 1, 224, 224] in [0, 1]."""
@@ -34,6 +35,8 @@ class Engine(Protocol):
 
 class OnnxEngine:
     """ONNX Runtime on the CPU: the default, small and without torch."""
+
+    gains_by_batches = False
 
     def __init__(self, path: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -64,6 +67,7 @@ class TorchEngine:
             raise InvalidSettings("model.device is cuda, but torch finds no CUDA device")
         self._torch = torch
         self._device = torch.device(device)
+        self.gains_by_batches = device != "cpu"
         if device == "cpu":
             torch.set_num_threads(threads)
         self._network = load_network(card).eval().to(self._device)

@@ -108,6 +108,12 @@ class Deliveries:
                     count += 1
         return count
 
+    def let_go(self, destination: str, now: dt.datetime) -> None:
+        """Make all that waits for a destination due now: it is there again."""
+        waiting = (TaskRow.kind == Kind.DELIVER, TaskRow.target == destination, TaskRow.state == TaskState.WAITING)
+        with self._ledger.writing() as connection:
+            connection.execute(update(TaskRow).where(*waiting, TaskRow.due_at > now).values(due_at=now))
+
     def destination_event(self, kind: str, destination: str, now: dt.datetime, reason: str = "") -> None:
         """Enter that a destination is down, or is there again."""
         facts = {"destination": destination} | ({"reason": reason} if reason else {})

@@ -102,8 +102,7 @@ class Queue:
             rows = connection.execute(row.returning(*_COLUMNS)).all()
         places = {number: place for place, number in enumerate(numbers)}
         tasks = [
-            Task(number, Kind(kind), *rest, claimed_at=now)
-            for number, kind, *rest in sorted(rows, key=lambda row: places[row[0]])
+            Task(number, Kind(kind), *rest, now) for number, kind, *rest in sorted(rows, key=lambda row: places[row[0]])
         ]
         with self._lock:
             self._in_hand |= {task.id: task for task in tasks}

@@ -16,6 +16,7 @@ from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUn
 from dicom_io.network.query_retrieve import Query, Receipt, Series
 from dicom_io.network.spool import Limits, remove_leftovers
 from worker.ledger.receipts import Ledger
+from worker.queue.task import Priority
 from worker.queue.wake import ring
 from worker.receive.intake import Intake
 from worker.settings import Settings
@@ -143,7 +144,8 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
             raise InvalidSettings(f"another cxrd pull is fetching into {folder}") from error
         remove_leftovers(spool)  # never entered, and fetched again
         key = PatientKey(folder, settings.audit.patient_id)
-        intake = Intake(ledger, blobs, key, lambda _receipt: ring(folder, "work"))
+        # What a modality sends now goes before what lay in the archive.
+        intake = Intake(ledger, blobs, key, lambda _receipt: ring(folder, "work"), priority=Priority.LOW)
         limits = Limits(settings.scp.max_object_mb, blobs.check_space)
         yield Receipt(intake.receive, spool, settings.scp.ae_title, limits)
 

@@ -35,6 +35,8 @@ class Intake:
         Called with a receipt's id after it is committed. A lost call costs time (a worker looks), not the image.
     urgent
         Calling AE titles whose images go before all others.
+    priority
+        That of all images, whatever the sender asks for.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Intake:
         submit: Callable[[int], None],
         *,
         urgent: Collection[str] = (),
+        priority: Priority | None = None,
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
         self._patient_key = patient_key
         self._submit = submit
         self._urgent = frozenset(urgent)
+        self._fixed = priority
 
     def receive(self, arrival: Arrival) -> int:
         """Store one object; return the C-STORE status (PS3.4 B.2.3).
@@ -86,6 +90,8 @@ class Intake:
         return status.SUCCESS
 
     def _priority(self, arrival: Arrival) -> Priority:
+        if self._fixed is not None:
+            return self._fixed
         if arrival.calling_ae in self._urgent:
             return Priority.STAT
         return _PRIORITIES.get(arrival.priority, Priority.MEDIUM)

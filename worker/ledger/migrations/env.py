@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from worker.ledger.tables import Table
+from worker.database.columns import Table
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Table.metadata)
 with context.begin_transaction():
