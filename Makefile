@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 OHIF := 3.12.0
 VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
 
-.PHONY: help install serve demo viewer test test-fast lint format bench clean
+.PHONY: help install serve demo viewer test test-fast torture lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lint: $(VENV)/.stamp-test ## Check style, types, YAML and, where hadolint is the
 format: $(VENV)/.stamp-test ## Put the code into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+torture: $(VENV)/.stamp-test ## Kill it 300 times at work, and see that every promise holds (ARGS='--kills 1000')
+	@$(BIN)/python -m tests.acceptance.torture $(ARGS)
 
 bench: $(VENV)/.stamp-test ## Measure cxrd beside a plain worker, ten minutes (see benchmarks/)
 	@$(BIN)/python -m benchmarks.side_by_side --out build/benchmark.json $(ARGS)

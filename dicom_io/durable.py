@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from dicom_io.fail_points import reached
+
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file, or replace it. After an error the earlier file is untouched and nothing is left behind."""
@@ -47,7 +49,9 @@ def write_part(part: Path, data: bytes, mode: int = 0o666) -> None:
     """
     try:
         with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
+            file.write(data[: len(data) // 2])
+            reached("blob half written")
+            file.write(data[len(data) // 2 :])
             sync_file(file)
     except OSError:
         _remove(part)
@@ -56,6 +60,7 @@ def write_part(part: Path, data: bytes, mode: int = 0o666) -> None:
 
 def place(part: Path, path: Path) -> None:
     """Rename a file or folder whose bytes are on the disk, and fsync the folder that it comes to lie in."""
+    reached("written not renamed")
     part.replace(path)
     sync(path.parent)
 

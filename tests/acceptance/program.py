@@ -88,6 +88,16 @@ class Service:
         wait_for(lambda: len(self.events("listening")) > before or process.poll() is not None, 180)
         assert process.poll() is None, self.log.read_text()[-2000:]
 
+    @property
+    def pid(self) -> int:
+        """The number of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def send(self, number: int, pid: int | None = None) -> None:
+        """Send a signal, to a child where one is named."""
+        os.kill(self.pid if pid is None else pid, number)
+
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed."""
         if self._process is not None:

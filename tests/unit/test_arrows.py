@@ -17,7 +17,18 @@ PACKAGES = ("dicom_io", "modeltrain", "worker")
 # Each room may import the rooms that stand before it in its package, and modules that stand before it by name.
 # `conformance` and `demo` stand late, since they show what all the others do; `cli` is the last.
 ORDER = {
-    "dicom_io": ["errors", "durable", "uids", "finding", "header", "pixels", "objects", "network", "dicomweb"],
+    "dicom_io": [
+        "errors",
+        "fail_points",
+        "durable",
+        "uids",
+        "finding",
+        "header",
+        "pixels",
+        "objects",
+        "network",
+        "dicomweb",
+    ],
     "modeltrain": ["model", "data", "network", "training", "evaluation", "export"],
     "worker": [
         *(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from dicom_io.errors import AssociationLost, PeerUnavailable, Permanent, Retryable
+from dicom_io.fail_points import reached
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
 from worker.deliver.port import Outcome, Sender, Session, refusal, retry
@@ -133,8 +134,10 @@ class Courier(threading.Thread):
             if self._ending.is_set():
                 return False
             delivery = in_hand[0]
+            reached("sending")
             try:
                 outcome = self._attempt(session, delivery)
+                reached("sent not entered")
             except PeerUnavailable as error:
                 self._charge(in_hand.pop(0), error)
                 return False

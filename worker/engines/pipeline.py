@@ -14,6 +14,7 @@ import structlog
 from pydicom import Dataset
 
 from dicom_io.errors import CxrdError, OutOfResources, Permanent, Retryable
+from dicom_io.fail_points import reached
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.reading import read_dataset
 from worker.clock import now
@@ -158,10 +159,12 @@ class Pipeline:
             The ledger does not even say what the task is about.
         """
         start = time.monotonic()
+        reached("leased")
         desk = self._desks[task.kind]
         claim = desk.load(task)
         entry = self._outcome(desk, claim)
         counts = self._enter(entry.write)
+        reached("outcome committed")
         say = log.error if entry.state.startswith("failed") else log.info
         say(
             "processed",
@@ -216,6 +219,7 @@ class Pipeline:
                 report_not_analysed=not claim.model_sha256,
                 again=bool(claim.model_sha256),
             )
+            reached("decoding")
             try:
                 outcome = analyze(image, reader, self._settings)
             except EngineFault as error:
@@ -314,18 +318,22 @@ class Pipeline:
     def _keep(self, results: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
         self._blobs.check_space(sum(len(result.data) for result in results.results))
-        return [
-            NewResult(
-                kind=result.kind,
-                sop_class_uid=str(result.dataset.SOPClassUID),
-                sop_instance_uid=str(result.dataset.SOPInstanceUID),
-                series_instance_uid=str(result.dataset.SeriesInstanceUID),
-                sha256=self._blobs.put(result.data),
-                size_bytes=len(result.data),
-                destinations=takers(result.kind, names, self._settings.destinations),
+        kept: list[NewResult] = []
+        for result in results.results:
+            sha256 = self._blobs.put(result.data)
+            reached("objects half written")
+            kept.append(
+                NewResult(
+                    kind=result.kind,
+                    sop_class_uid=str(result.dataset.SOPClassUID),
+                    sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                    series_instance_uid=str(result.dataset.SeriesInstanceUID),
+                    sha256=sha256,
+                    size_bytes=len(result.data),
+                    destinations=takers(result.kind, names, self._settings.destinations),
+                )
             )
-            for result in results.results
-        ]
+        return kept
 
     def _keep_notifications(
         self, flagged: FlaggedFinding, names: Sequence[str]

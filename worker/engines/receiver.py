@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import time
+
 import structlog
 
 from dicom_io.errors import InvalidSettings
@@ -17,6 +20,9 @@ from worker.storage.blobs import Blobs
 from worker.storage.pseudonym import PatientKey
 
 log = structlog.get_logger("cxrd.receiver")
+
+_PATIENCE = 5.0
+"""Seconds that a port may still be in use."""
 
 
 class Receiver:
@@ -56,11 +62,7 @@ class Receiver:
     def start(self) -> None:
         """Listen."""
         settings = self.settings.scp
-        try:
-            self._node.start()
-        except OSError as error:
-            where = address(settings.host, settings.port)
-            raise InvalidSettings(f"scp: cannot listen on {where}: {error.strerror}") from error
+        self._listen()
         self._heartbeat.start()
         log.info(
             "listening",
@@ -69,6 +71,20 @@ class Receiver:
             port=self.port,
             destinations=[each.name for each in self.settings.destinations],
         )
+
+    def _listen(self) -> None:
+        """Listen; a receiver that is about to end may still have the port for a moment."""
+        settings, until = self.settings.scp, time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._node.start()
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
+                where = address(settings.host, settings.port)
+                raise InvalidSettings(f"scp: cannot listen on {where}: {error.strerror}") from error
+            return
 
     def stop(self) -> None:
         """Stop listening, and let objects on their way arrive."""

@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dicom_io.errors import InvalidModel, InvalidSettings, Retryable
+from dicom_io.fail_points import reached
 from modeltrain.model.card import INT8, ONNX, Card
 from modeltrain.model.outputs import Outputs
 from worker.settings import ModelSettings
@@ -159,6 +160,7 @@ class Batcher:
         while (first := self._queue.get()) is not None:
             batch, last = self._gather(first)
             images = np.stack([image for image, _ in batch])
+            reached("inferring")
             try:
                 outputs = self._engine.predict(images)
             except Exception as error:  # noqa: BLE001 - each waiting task gets it, and logs it with its row

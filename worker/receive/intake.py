@@ -8,6 +8,7 @@ import structlog
 from pydicom import Dataset
 
 from dicom_io.errors import Retryable, UnreadableObject
+from dicom_io.fail_points import reached
 from dicom_io.header.reading import read_header
 from dicom_io.network import status
 from dicom_io.network.storage_scp import Arrival
@@ -73,7 +74,9 @@ class Intake:
             new = self._receipt(header, arrival)
             if not self._ledger.has_received(new.sop_instance_uid):
                 self._blobs.adopt(arrival.file)
+            reached("renamed not entered")
             receipt_id = self._ledger.receive(new)
+            reached("entered not answered")
         except UnreadableObject as error:
             return self._refuse(status.CANNOT_UNDERSTAND, str(error), about)
         except Retryable as error:

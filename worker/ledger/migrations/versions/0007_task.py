@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from dicom_io.fail_points import reached
+
 revision = "0007"
 down_revision = "0006"
 branch_labels = None
@@ -55,6 +57,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text, nullable=False),
     )
     _make_tasks()
+    reached("migrating")
     op.execute("UPDATE receipt SET state = 'received' WHERE state = 'working'")
     op.execute("UPDATE reanalysis SET state = 'waiting' WHERE state = 'working'")
     for table, name in (("receipt", "state"), ("delivery", "due"), ("reanalysis", "state")):

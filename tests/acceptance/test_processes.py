@@ -1,0 +1,83 @@
+"""The processes of `cxrd serve`: each by itself, none in the way of another."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.acceptance.program import Service
+from tests.acceptance.torture import _children
+from tests.support.peers import chest, receiving, send, wait_for
+
+HEAVY = ("torch", "onnxruntime", "cv2", "pylibjpeg", "gdcm", "highdicom", "matplotlib")
+
+
+@pytest.mark.parametrize("role", ["receiver", "supervisor"])
+def test_what_takes_images_in_knows_no_model_and_no_codec(role: str) -> None:
+    program = f"import sys, worker.engines.{role}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & set(HEAVY) == set()
+
+
+def test_a_process_that_dies_starts_again_and_its_work_is_done(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    with receiving() as receiver:
+        pacs = {"name": "pacs", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
+        service = serve(destinations=[pacs])
+        service.start()
+        for role in ("work", "deliver", "receive"):
+            wait_for(lambda: len(service.events("ready")) >= 2, 180)
+            before = len(receiver.objects)
+            (child,) = _children(service.pid, role)
+            if role == "receive":
+                listening = len(service.events("listening"))
+                service.send(signal.SIGKILL, child)
+                wait_for(lambda: len(service.events("listening")) > listening, 60)  # noqa: B023 - called at once
+                assert send(service.port, [chest(f"after-{role}")]) == [0x0000]
+            else:
+                assert send(service.port, [chest(f"before-{role}")]) == [0x0000]
+                service.send(signal.SIGKILL, child)
+            wait_for(lambda: len(receiver.objects) >= before + 3, 90)  # noqa: B023
+            assert service.events("child_died")[-1]["role"] == role
+        assert service.stop() == 0
+
+
+def test_images_are_taken_in_while_no_model_loads(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    service = serve(model={"folder": str(tmp_path / "absent")})
+    service.start()
+    assert send(service.port, [chest("waiting")]) == [0x0000]
+    wait_for(lambda: service.events("model_not_loaded"), 120)
+    assert [row["status"] for row in service.findings()] == ["received"]
+    settings = yaml.safe_load(service.config.read_text())
+    settings["model"] = {"out_of_distribution": "warn"}
+    service.config.write_text(yaml.safe_dump(settings))
+    service.send(signal.SIGHUP)  # the worker takes up the settings, and receiving goes on
+    wait_for(lambda: [row["status"] for row in service.findings()] == ["analysed"], 180)
+    assert service.events("settings_taken_up")[-1]["changed"] == ["model"]
+    assert service.stop() == 0
+
+
+def test_faulty_settings_are_not_taken_up(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    service = serve()
+    service.start()
+    before = service.config.read_text()
+    service.config.write_text("scp: {prt: 1}")
+    service.send(signal.SIGHUP)
+    wait_for(lambda: service.events("settings_not_taken_up"), 30)
+    assert send(service.port, [chest("still there")]) == [0x0000]
+    service.config.write_text(before)
+    assert service.stop() == 0
+
+
+def test_children_end_with_their_supervisor(serve: Callable[..., Service]) -> None:
+    service = serve()
+    service.start()
+    children = [pid for role in ("receive", "work", "deliver") for pid in _children(service.pid, role)]
+    assert len(children) == 3
+    service.kill()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 60)

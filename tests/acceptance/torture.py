@@ -1,0 +1,280 @@
+"""Torture: the installed program, its processes killed at named points and at random, between peers that misbehave.
+
+`python -m tests.acceptance.torture --kills 300` is the long form (`make torture`); CI runs a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+
+from dicom_io.fail_points import POINTS
+from tests.acceptance.program import Service, invoke
+from tests.support.peers import Receiver, chest
+from tests.support.tools import tool
+
+RESULTS = 3  # objects an image
+ROLES = ("receive", "work", "deliver", "serve")
+CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.11.1")
+_AT_RUN_TIME = tuple(point for point in POINTS if point != "migrating")
+
+
+class Sender(threading.Thread):
+    """Sends files with DCMTK's storescu, again and again, until each was answered with success."""
+
+    def __init__(self, files: dict[str, Path], port: int, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.waiting = dict(files)
+        self.accepted: set[str] = set()
+        self._port = port
+        self._folder = folder
+        self.ending = threading.Event()
+
+    def run(self) -> None:
+        names = {str(path): uid for uid, path in self.waiting.items()}
+        while self.waiting and not self.ending.is_set():
+            some = [str(path) for path in list(self.waiting.values())[:10]]
+            command = [tool("storescu"), "-v", "-to", "20", "-ta", "20", "-td", "20", "-aec", "CXRD", "127.0.0.1"]
+            done = subprocess.run(
+                [*command, str(self._port), *some], capture_output=True, text=True, check=False, timeout=300
+            )
+            current = ""
+            for line in (done.stdout + done.stderr).splitlines():
+                sending = re.search(r"Sending file: (\S+)", line)
+                current = sending[1] if sending else current
+                if "Received Store Response (Success)" in line and current:
+                    self.accepted.add(names[current])
+                    self.waiting.pop(names[current], None)
+            if done.returncode:
+                time.sleep(0.3)
+
+
+class Torture:
+    """One run.
+
+    Parameters
+    ----------
+    images
+        How many are sent, on two associations.
+    settings
+        Parts of the service's settings.
+    """
+
+    def __init__(self, folder: Path, images: int, seed: int = 0, **settings: Any) -> None:
+        self.folder = folder
+        self.pick = random.Random(seed)
+        self.points = folder / "points"
+        self.points.mkdir()
+        self.receiver = Receiver(CLASSES)
+        self.receiver.start()
+        pacs = {"name": "pacs", "host": "127.0.0.1", "port": self.receiver.port, "ae_title": "RECEIVER", "timeout": 5}
+        parts = {
+            "destinations": [pacs],
+            "worker": {"lease_seconds": 1.5, "max_crashes": 1000, "threads": 2},
+            "model": {"out_of_distribution": "warn"},
+        }
+        os.environ["CXRD_TEST_FAIL_POINTS"] = str(self.points)
+        self.service = Service(folder, **parts, **settings)
+        self.datasets = {str(each.SOPInstanceUID): each for each in _images(images)}
+        self.kills: Counter[str] = Counter()
+
+    # ---- breaking ----------------------------------------------------------------------------------------------------
+
+    def kill_some(self, count: int, senders: list[Sender]) -> None:
+        """Kill processes, at named points in turn and at random, while there is work."""
+        for number in range(count):
+            if not any(sender.is_alive() for sender in senders) and not self.unsettled():
+                for sender in senders:
+                    sender.join()
+                self._send_more(senders, number)
+            if number % 2:
+                self._kill_at(_AT_RUN_TIME[(number // 2) % len(_AT_RUN_TIME)])
+            else:
+                time.sleep(self.pick.uniform(0.2, 1.5))
+                self._kill(self.pick.choice(ROLES))
+            self._misbehave(number)
+
+    def _kill_at(self, point: str) -> None:
+        armed = self.points / point
+        armed.touch()
+        until = time.monotonic() + 20
+        while armed.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        if armed.exists():
+            armed.unlink(missing_ok=True)  # nothing came by: there was no such work to do
+        else:
+            self.kills[point] += 1
+
+    def _kill(self, role: str) -> None:
+        if role == "serve":
+            self.service.kill()
+            self.kills["at random: serve"] += 1
+            self.service.start()
+            return
+        for pid in _children(self.service.pid, role):
+            with_suppressed_kill(pid)
+            self.kills[f"at random: {role}"] += 1
+
+    def _misbehave(self, number: int) -> None:
+        """Let the destination be out of order in turn: busy, refusing for a while, gone."""
+        if number % 7 == 3:
+            self.receiver.answers = [0xA700, 0xB000, 0x0110]
+        elif number % 7 == 5:
+            port = self.receiver.port
+            self.receiver.stop()
+            time.sleep(0.5)
+            self.receiver.start(port)
+
+    def _send_more(self, senders: list[Sender], number: int) -> None:
+        more = {str(each.SOPInstanceUID): each for each in _images(10, f"more-{number}-")}
+        self.datasets |= more
+        sender = Sender(_files(more, self.folder / f"more-{number}"), self.service.port, self.folder)
+        sender.start()
+        senders.append(sender)
+
+    # ---- the whole ---------------------------------------------------------------------------------------------------
+
+    def run(self, kills: int) -> list[str]:
+        """Break it, let it recover, and return what does not hold; nothing where all does."""
+        halves: list[dict[str, Dataset]] = [{}, {}]
+        for number, (uid, dataset) in enumerate(self.datasets.items()):
+            halves[number % 2][uid] = dataset
+        self.service.start()
+        senders = [
+            Sender(_files(half, self.folder / f"half-{number}"), self.service.port, self.folder)
+            for number, half in enumerate(halves)
+        ]
+        for sender in senders:
+            sender.start()
+        try:
+            self.kill_some(kills, senders)
+            self.receiver.answers = []
+            for sender in senders:
+                sender.join(300)
+            self._settle()
+        finally:
+            for sender in senders:
+                sender.ending.set()
+            self.service.stop()
+            self.receiver.stop()
+            os.environ.pop("CXRD_TEST_FAIL_POINTS", None)
+        return self.problems(set().union(*(sender.accepted for sender in senders)))
+
+    def _settle(self) -> None:
+        until = time.monotonic() + 300
+        while self.unsettled() and time.monotonic() < until:
+            time.sleep(0.5)
+
+    def unsettled(self) -> int:
+        """Return how many tasks there are."""
+        return int(self._ask("SELECT count(*) FROM task")[0][0])
+
+    def problems(self, accepted: set[str]) -> list[str]:
+        """Return a line for each promise that is broken."""
+        found = [f"{uid}: never accepted" for uid in set(self.datasets) - accepted]
+        rows = dict(self._ask("SELECT sop_instance_uid, state FROM receipt"))
+        found += [f"{uid}: accepted, and not in the ledger" for uid in accepted - set(rows)]
+        found += [f"{uid}: {state}" for uid, state in rows.items() if state != "analysed"]
+        answers = self._ask("SELECT receipt_id, count(*) FROM finding GROUP BY receipt_id HAVING count(*) <> 1")
+        found += [f"receipt {number}: {count} findings" for number, count in answers]
+        states = Counter(state for (state,) in self._ask("SELECT state FROM delivery"))
+        if states != {"sent": RESULTS * len(rows)}:
+            found.append(f"deliveries: {dict(states)} for {len(rows)} images")
+        objects: dict[str, str] = {}
+        for each in self.receiver.objects:
+            known = objects.setdefault(str(each.SOPInstanceUID), each.to_json())
+            if known != each.to_json():
+                found.append(f"{each.SOPInstanceUID}: two objects of this UID differ")
+        if len(objects) != RESULTS * len(rows):
+            found.append(f"{len(objects)} objects at the receiver for {len(rows)} images")
+        found += self._orphans()
+        verified = invoke("audit", "verify", "-c", self.service.config)
+        if verified.returncode:
+            found.append(f"audit verify: {verified.stdout} {verified.stderr}")
+        if self._ask("PRAGMA integrity_check") != [("ok",)]:
+            found.append("integrity_check fails")
+        return found
+
+    def _orphans(self) -> list[str]:
+        """Return the files that no row owns and no sweep would take."""
+        cleaned = invoke("purge", "--orphans", "--yes", "-c", self.service.config)
+        if cleaned.returncode:
+            return [f"purge --orphans: {cleaned.stderr}"]
+        return [f"{path}: left over" for path in (self.folder / "data").rglob("*.part")]
+
+    def _ask(self, query: str) -> list[Any]:
+        with sqlite3.connect(f"file:{self.folder / 'data' / 'ledger.sqlite'}?mode=ro", uri=True, timeout=30) as link:
+            rows = link.execute(query).fetchall()
+        link.close()
+        return rows
+
+
+def with_suppressed_kill(pid: int) -> None:
+    """SIGKILL a process; one that is gone already does not matter."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _children(parent: int, role: str) -> list[int]:
+    """Return the processes that a supervisor has started for a role."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, line = (folder / "stat").read_text(), (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == parent and role.encode() in line:
+            found.append(int(folder.name))
+    return found
+
+
+def _images(count: int, prefix: str = "torture-") -> list[Dataset]:
+    return [chest(f"{prefix}{number}", rows=200, cols=160) for number in range(count)]
+
+
+def _files(datasets: dict[str, Dataset], folder: Path) -> dict[str, Path]:
+    folder.mkdir()
+    paths = {}
+    for number, (uid, dataset) in enumerate(datasets.items()):
+        paths[uid] = folder / f"{number}.dcm"
+        dataset.save_as(paths[uid], enforce_file_format=True)
+    return paths
+
+
+def main() -> int:
+    """Run the long form; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        torture = Torture(Path(folder), options.images, options.seed)
+        begin = time.monotonic()
+        problems = torture.run(options.kills)
+        for point, count in sorted(torture.kills.items()):
+            print(f"{count:5d}  {point}")
+        images = len(torture.datasets)
+        print(f"{sum(torture.kills.values())} kills, {images} images, {time.monotonic() - begin:.0f} s")
+        print("\n".join(problems) or "every promise held")
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
