@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -126,7 +127,7 @@ class Torture:
             self.service.start()
             return
         for pid in _children(self.service.pid, role):
-            with_suppressed_kill(pid)
+            kill(pid)
             self.kills[f"at random: {role}"] += 1
 
     def _misbehave(self, number: int) -> None:
@@ -223,12 +224,10 @@ class Torture:
         return rows
 
 
-def with_suppressed_kill(pid: int) -> None:
+def kill(pid: int) -> None:
     """SIGKILL a process; one that is gone already does not matter."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _children(parent: int, role: str) -> list[int]:

@@ -18,16 +18,8 @@ PACKAGES = ("dicom_io", "modeltrain", "worker")
 # `conformance` and `demo` stand late, since they show what all the others do; `cli` is the last.
 ORDER = {
     "dicom_io": [
-        "errors",
-        "fail_points",
-        "durable",
-        "uids",
-        "finding",
-        "header",
-        "pixels",
-        "objects",
-        "network",
-        "dicomweb",
+        *("errors", "fail_points", "durable", "uids", "finding"),
+        *("header", "pixels", "objects", "network", "dicomweb"),
     ],
     "modeltrain": ["model", "data", "network", "training", "evaluation", "export"],
     "worker": [

@@ -103,6 +103,8 @@ class Courier(threading.Thread):
 
     def _round(self) -> bool:
         """Deliver in one session; tell whether there was anything to deliver."""
+        self._office.blobs.check_there()
+        self._office.deliveries.read_from(self._office.blobs.store)
         breaker = self._office.breakers.of(self.destination)
         if breaker:
             self._give_up(breaker.reason)

@@ -65,7 +65,7 @@ class DicomSession:
         if not self.carries(delivery):
             return refusal(f"the peer does not accept {UID(delivery.sop_class_uid).name}")
         try:
-            status = self._association.store(self._blobs.path(delivery.sha256))
+            status = self._association.store(self._blobs.find(delivery.sha256))
         except Declined as error:
             return refusal(str(error))
         return outcome_of(status, self._association.sent_as)

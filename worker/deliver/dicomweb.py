@@ -49,7 +49,7 @@ class DicomwebSession:
 
     def send(self, delivery: DueDelivery) -> Outcome:
         """Send one object; see `worker.deliver.port.Session`."""
-        return outcome_of(self._client.store(self._blobs.path(delivery.sha256)))
+        return outcome_of(self._client.store(self._blobs.find(delivery.sha256)))
 
 
 class DicomwebSender:

@@ -31,6 +31,7 @@ KIND = "oru"
 SUFFIX = ".hl7"
 """Of a message's file in the store."""
 NOTICE = "For research use. Not for diagnosis."
+_REPLACES = "This answer replaces an earlier one, which was: {}."
 _VERSION = "2.5.1"
 _LOCAL = "99CXRD"
 _ABNORMAL = {Answer.FLAGGED: "A", Answer.NOT_FLAGGED: "N"}  # HL7 table 0078, which has no word for the other two
@@ -58,6 +59,7 @@ def message(
     created: datetime,
     sender: str,
     processing: str = "P",
+    earlier_answer: Answer | None = None,
 ) -> tuple[str, bytes]:
     """Return a finding's message: its UID, and its bytes in UTF-8, both the same each time.
 
@@ -74,6 +76,8 @@ def message(
         Sending application (MSH-3).
     processing
         MSH-11: P for production, T for a test.
+    earlier_answer
+        What another model answered before: a comment says that this answer replaces it.
 
     Raises
     ------
@@ -95,7 +99,8 @@ def message(
         _patient(result.add_group("ORU_R01_PATIENT").add_segment("PID"), header)
         order = result.add_group("ORU_R01_ORDER_OBSERVATION")
         _order(order.add_segment("OBR"), source, header, moment)
-        _fill(order.add_segment("NTE"), {1: "1", 2: "L", 3: escaped(NOTICE)})
+        comments = [NOTICE] if earlier_answer is None else [NOTICE, _REPLACES.format(earlier_answer.value)]
+        _fill(order.add_segment("NTE"), {1: "1", 2: "L", 3: [escaped(each) for each in comments]})
         device = _composite(identity.label, "cxrd", device_uid(identity), "ISO")
         for number, fields in enumerate(_observations(source, finding), start=1):
             observation = order.add_group("ORU_R01_OBSERVATION").add_segment("OBX")

@@ -58,7 +58,12 @@ def _json(flagged: FlaggedFinding) -> Notification:
 
 def _hl7(flagged: FlaggedFinding) -> Notification:
     uid, body = hl7_message.message(
-        flagged.source, flagged.finding, flagged.identity, created=flagged.created, sender=flagged.sender
+        flagged.source,
+        flagged.finding,
+        flagged.identity,
+        created=flagged.created,
+        sender=flagged.sender,
+        earlier_answer=flagged.earlier_answer,
     )
     return Notification(hl7_message.KIND, hl7_message.SUFFIX, uid, body)
 

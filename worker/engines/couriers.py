@@ -14,13 +14,13 @@ from worker.deliver.destinations import sender_of
 from worker.destination_settings import Destination
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes
+from worker.engines.stores import open_blobs
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
 from worker.queue.breaker import Breakers
 from worker.queue.claim import Queue
 from worker.queue.wake import Bell
 from worker.settings import Settings
-from worker.storage.blobs import Blobs
 
 log = structlog.get_logger("cxrd.couriers")
 
@@ -59,7 +59,7 @@ class Couriers:
         outbox = settings.outbox
         self._office = Office(
             Deliveries(self.ledger, self.queue),
-            Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000),
+            open_blobs(settings, self.ledger),
             Breakers(self.ledger, first=outbox.retry_first, most=outbox.retry_max),
             outbox,
             now,

@@ -192,7 +192,7 @@ class Pipeline:
             return self._failure(desk, claim, f"the worker died {most} times while it had this image in hand", None)
         dataset: Dataset | None = None
         try:
-            dataset = read_dataset(self._blobs.path(claim.sha256))
+            dataset = read_dataset(self._blobs.find(claim.sha256))
             return self._work(desk, claim, dataset)
         except (SystemicFault, OutOfResources, OSError):
             raise
@@ -331,6 +331,7 @@ class Pipeline:
                     sha256=sha256,
                     size_bytes=len(result.data),
                     destinations=takers(result.kind, names, self._settings.destinations),
+                    store=self._blobs.store,
                 )
             )
         return kept
@@ -350,6 +351,7 @@ class Pipeline:
                 sha256=self._blobs.put(each.body, each.suffix),
                 size_bytes=len(each.body),
                 destinations=takers(each.kind, names, destinations),
+                store=self._blobs.store,
             )
             for each in notifications
         ]
@@ -371,5 +373,6 @@ def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:
 
 
 def is_news(finding: Finding, previous: PreviousFinding | None) -> bool:
-    """Return whether others are notified: of an image that is flagged, unless it was flagged before."""
-    return finding.answer is Answer.FLAGGED and (previous is None or previous.answer is not Answer.FLAGGED)
+    """Return whether others are notified: of an image that is flagged, and of one that is so no longer."""
+    before = previous is not None and previous.answer is Answer.FLAGGED
+    return (finding.answer is Answer.FLAGGED) != before

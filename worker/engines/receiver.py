@@ -11,12 +11,12 @@ from dicom_io.errors import InvalidSettings
 from dicom_io.network.address import address
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.engines.heartbeat import Heartbeat
+from worker.engines.stores import open_blobs
 from worker.ledger.database import open_ledger
 from worker.queue.claim import Queue
 from worker.queue.wake import ring
 from worker.receive.intake import Intake
 from worker.settings import Settings
-from worker.storage.blobs import Blobs
 from worker.storage.pseudonym import PatientKey
 
 log = structlog.get_logger("cxrd.receiver")
@@ -45,7 +45,7 @@ class Receiver:
         self.settings = settings
         folder = settings.storage.folder
         self.ledger = open_ledger(settings)
-        self.blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
+        self.blobs = open_blobs(settings, self.ledger)
         key = PatientKey(folder, settings.audit.patient_id)
         intake = Intake(
             self.ledger, self.blobs, key, lambda _: ring(folder, "work"), urgent=settings.scp.urgent_calling

@@ -18,6 +18,7 @@ from worker.engines.gate import Gate
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes
 from worker.engines.pipeline import Pipeline, SystemicFault
+from worker.engines.stores import open_blobs
 from worker.inference.analyzer import Reader
 from worker.inference.serving import Serving
 from worker.inference.shadow import Shadow, open_shadow
@@ -30,7 +31,6 @@ from worker.queue.claim import LeaseLost, Queue
 from worker.queue.task import Kind, Task
 from worker.queue.wake import Bell, ring
 from worker.settings import Settings
-from worker.storage.blobs import Blobs
 
 log = structlog.get_logger("cxrd.worker")
 
@@ -68,10 +68,11 @@ class Workers:
         self._outcomes = Outcomes(self._ending)
         self._pause = Pause()
         self._gate = Gate()
+        self._blobs = open_blobs(settings, self.ledger)
         self._pipeline = Pipeline(
             settings,
             self.ledger,
-            Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000),
+            self._blobs,
             {Kind.ANALYSE: Receipts(self.ledger, self.queue), Kind.REANALYSE: Reanalyses(self.ledger, self.queue)},
             self._outcomes.enter,
             self._lease,
@@ -196,6 +197,8 @@ class Workers:
             return False
         reason = ""
         try:
+            self._blobs.check_there()
+            self.queue.store = self._blobs.store
             if not self._open_model():
                 return False
             busy = bool(act())

@@ -26,6 +26,10 @@ class Deliveries:
         self._ledger = ledger
         self._queue = queue or Queue(ledger)
 
+    def read_from(self, store: str) -> None:
+        """Take in hand from now on only what lies in this store."""
+        self._queue.store = store
+
     def claim(self, destination: str, now: dt.datetime, limit: int) -> list[DueDelivery]:
         """Take what is to be sent to a destination now in hand: by priority, then oldest first."""
         tasks = self._queue.claim([Kind.DELIVER], now, target=destination, limit=limit, among="any")
@@ -103,7 +107,7 @@ class Deliveries:
                 for number in list(connection.scalars(gone)):
                     row = update(DeliveryRow).where(DeliveryRow.id == number)
                     connection.execute(row.values(state=DeliveryState.FAILED, error=reason))
-                    receipt_id, _ = _origin_of(connection, number)
+                    receipt_id, *_ = _origin_of(connection, number)
                     event_chain.append(connection, "delivery_failed", now, receipt_id, delivery=number, error=reason)
                     count += 1
         return count
@@ -167,8 +171,9 @@ class Deliveries:
                     row = row.values(state=DeliveryState.PENDING, attempts=0).returning(DeliveryRow.destination)
                     target = connection.scalar(row)
                     if target is not None:
-                        receipt_id, priority = _origin_of(connection, number)
-                        if not put(connection, Kind.DELIVER, number, now, target=target, priority=priority):
+                        receipt_id, priority, store = _origin_of(connection, number)
+                        where = {"target": target, "priority": priority, "store": store}
+                        if not put(connection, Kind.DELIVER, number, now, **where):
                             make_due(connection, Kind.DELIVER, [number], now)
                         event_chain.append(connection, "redelivery", now, receipt_id, delivery=number)
                         count += 1
@@ -182,13 +187,13 @@ class Deliveries:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
 
-def _origin_of(connection: Connection, delivery_id: int) -> tuple[int, int]:
-    """Return the number and the priority of the receipt that a delivery is about."""
+def _origin_of(connection: Connection, delivery_id: int) -> tuple[int, int, str]:
+    """Return the number and the priority of the receipt that a delivery is about, and where its result lies."""
     query = (
-        select(ReceiptRow.id, ReceiptRow.priority)
+        select(ReceiptRow.id, ReceiptRow.priority, ResultRow.store)
         .join(ResultRow, ResultRow.receipt_id == ReceiptRow.id)
         .join(DeliveryRow, DeliveryRow.result_id == ResultRow.id)
         .where(DeliveryRow.id == delivery_id)
     )
-    receipt_id, priority = connection.execute(query).one()
-    return int(receipt_id), int(priority)
+    receipt_id, priority, store = connection.execute(query).one()
+    return int(receipt_id), int(priority), str(store)

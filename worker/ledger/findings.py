@@ -104,7 +104,7 @@ def record_results(
     for result in results:
         result_id = _record_result(connection, receipt_id, finding_id, result, now)
         for destination in result.destinations:
-            _record_delivery(connection, result_id, destination, now, priority)
+            _record_delivery(connection, result_id, destination, now, priority, result.store)
 
 
 def record_outside(connection: Connection, receipt_id: int, new: NewFinding | None, now: dt.datetime) -> None:
@@ -192,7 +192,7 @@ def _record_result(
     """
     result_id = connection.scalar(select(ResultRow.id).where(ResultRow.sop_instance_uid == new.uid))
     if result_id is not None:
-        stored = {"sha256": new.sha256, "size_bytes": new.size_bytes}
+        stored = {"sha256": new.sha256, "size_bytes": new.size_bytes, "store": new.store}
         connection.execute(update(ResultRow).where(ResultRow.id == result_id).values(**stored))
         return int(result_id)
     row = insert(ResultRow).values(
@@ -204,14 +204,17 @@ def _record_result(
         series_instance_uid=new.series_instance_uid,
         sha256=new.sha256,
         size_bytes=new.size_bytes,
+        store=new.store,
         created_at=now,
     )
     return int(connection.execute(row.returning(ResultRow.id)).scalar_one())
 
 
-def _record_delivery(connection: Connection, result_id: int, destination: str, now: dt.datetime, priority: int) -> None:
+def _record_delivery(
+    connection: Connection, result_id: int, destination: str, now: dt.datetime, priority: int, store: str
+) -> None:
     query = select(DeliveryRow.id).where(DeliveryRow.result_id == result_id, DeliveryRow.destination == destination)
     if connection.scalar(query) is None:
         row = insert(DeliveryRow).values(result_id=result_id, destination=destination, created_at=now)
         delivery_id = int(connection.execute(row.returning(DeliveryRow.id)).scalar_one())
-        put(connection, Kind.DELIVER, delivery_id, now, target=destination, priority=priority)
+        put(connection, Kind.DELIVER, delivery_id, now, target=destination, priority=priority, store=store)

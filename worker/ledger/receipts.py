@@ -56,7 +56,7 @@ class Ledger(Database):
             if before is None:
                 row = insert(ReceiptRow).values(**asdict(new))
                 receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
-                put(connection, Kind.ANALYSE, receipt_id, new.received_at, priority=new.priority)
+                put(connection, Kind.ANALYSE, receipt_id, new.received_at, priority=new.priority, store=new.store)
                 event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
                 return receipt_id
             same = before.sha256 == new.sha256
@@ -85,6 +85,11 @@ class Ledger(Database):
         with self.reading() as connection:
             return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
 
+    def is_in_use(self) -> bool:
+        """Return whether anything was ever received."""
+        with self.reading() as connection:
+            return connection.scalar(select(ReceiptRow.id).limit(1)) is not None
+
     def requeue(self, receipt_ids: Iterable[int], now: dt.datetime) -> int:
         """Give failed objects to the workers once more; return how many. Some at a time, with a breath in between."""
         count = 0
@@ -92,10 +97,10 @@ class Ledger(Database):
             with self.writing() as connection:
                 for receipt_id in some:
                     row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
-                    row = row.values(state=State.RECEIVED, attempts=0, reason="").returning(ReceiptRow.priority)
-                    priority = connection.scalar(row)
-                    if priority is not None:
-                        put(connection, Kind.ANALYSE, receipt_id, now, priority=priority)
+                    row = row.values(state=State.RECEIVED, attempts=0, reason="")
+                    back = connection.execute(row.returning(ReceiptRow.priority, ReceiptRow.store)).one_or_none()
+                    if back is not None:
+                        put(connection, Kind.ANALYSE, receipt_id, now, priority=back.priority, store=back.store)
                         event_chain.append(connection, "requeued", now, receipt_id)
                         count += 1
         return count

@@ -30,6 +30,7 @@ class NewReceipt:
     size_bytes: int
     received_at: dt.datetime
     priority: int = Priority.MEDIUM
+    store: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class NewResult:
     sha256: str
     size_bytes: int
     destinations: tuple[str, ...] = ()
+    store: str = ""
 
     @property
     def uid(self) -> str:
@@ -97,6 +99,7 @@ class NewNotification:
     sha256: str
     size_bytes: int
     destinations: tuple[str, ...] = ()
+    store: str = ""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class ReceiptRow(Table):
     finished_at: Mapped[dt.datetime | None]
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     priority: Mapped[int] = mapped_column(Integer, default=Priority.MEDIUM)
+    store: Mapped[str] = mapped_column(String(32), default="")  # where its file lies, `worker.storage.blobs`
     state: Mapped[str] = mapped_column(String(16), default=State.RECEIVED)
     reason: Mapped[str] = mapped_column(Text, default="")
 
@@ -142,6 +143,7 @@ class ResultRow(Table):
     series_instance_uid: Mapped[str] = mapped_column(String(64))
     sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    store: Mapped[str] = mapped_column(String(32), default="")
     created_at: Mapped[dt.datetime]
 
 

@@ -41,12 +41,15 @@ class Queue:
         The name of this process, different from every other's.
     lease
         Seconds after which a task is anybody's again, unless `renew` is called.
+    store
+        The store that this process can read: tasks whose files lie in another are not for it. None takes all.
     """
 
-    def __init__(self, database: Database, owner: str = "", lease: float = LEASE) -> None:
+    def __init__(self, database: Database, owner: str = "", lease: float = LEASE, store: str | None = None) -> None:
         self._database = database
         self.owner = owner or secrets.token_hex(8)
         self.lease = dt.timedelta(seconds=lease)
+        self.store = store
         self._in_hand: dict[int, Task] = {}
         self._lock = threading.Lock()
 
@@ -77,6 +80,7 @@ class Queue:
         wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
         wanted += [TaskRow.target == target] if target is not None else []
         wanted += [TaskRow.subject == subject] if subject is not None else []
+        wanted += [TaskRow.store.in_(["", self.store])] if self.store is not None else []
         wanted.append(_among(among, now))
         order = (TaskRow.subject.desc(),) if newest_first else (TaskRow.id,)
         # Looked at without the right to write first: an idle process must not wait for its turn again and again.
@@ -117,7 +121,8 @@ class Queue:
     def has_suspects(self, kinds: Collection[Kind], now: dt.datetime) -> bool:
         """Return whether a task waits that was in hand when a process died."""
         with self._database.reading() as connection:
-            wanted = (TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now))
+            wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now)]
+            wanted += [TaskRow.store.in_(["", self.store])] if self.store is not None else []
             return connection.scalar(select(TaskRow.id).where(*wanted).limit(1)) is not None
 
     def renew(self, now: dt.datetime) -> None:
@@ -200,12 +205,13 @@ def put(
     *,
     target: str = "",
     priority: int = Priority.MEDIUM,
+    store: str = "",
 ) -> bool:
     """Put a task into the queue, in the caller's transaction; return whether it was not there yet."""
     same = (TaskRow.kind == kind, TaskRow.subject == subject, TaskRow.target == target)
     if connection.scalar(select(TaskRow.id).where(*same)) is not None:
         return False
-    values = {"kind": kind, "subject": subject, "target": target, "priority": priority}
+    values = {"kind": kind, "subject": subject, "target": target, "priority": priority, "store": store}
     connection.execute(insert(TaskRow).values(**values, due_at=due_at, created_at=due_at))
     return True
 

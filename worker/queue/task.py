@@ -61,6 +61,7 @@ class TaskRow(Table):
     owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[dt.datetime | None]
     token: Mapped[str] = mapped_column(String(32), default="")
+    store: Mapped[str] = mapped_column(String(32), default="")  # where its files lie; empty: not said
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[dt.datetime]
 

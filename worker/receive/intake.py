@@ -126,6 +126,7 @@ class Intake:
             size_bytes=arrival.file.size,
             received_at=arrival.received_at,
             priority=self._priority(arrival),
+            store=self._blobs.store,
         )
 
 

@@ -8,17 +8,24 @@ import uuid
 from pathlib import Path
 
 from dicom_io import durable
-from dicom_io.errors import OutOfResources
+from dicom_io.errors import OutOfResources, Retryable
 from dicom_io.network.spool import SpoolFile
 
+MARK = ".store"
+"""The file that marks the folder, and holds the store's name."""
 DICOM = ".dcm"
 """Suffix of received and produced objects; notifications have their own."""
+
+
+class BlobMissing(Retryable):
+    """A file that should be in the store is not, although the store is there."""
 
 
 class Blobs:
     """A folder of immutable files.
 
-    A name is never made from what a peer sent, only from the digest of the bytes; the same bytes are stored once.
+    A name is never made from what a peer sent, only from the digest of the bytes; the same bytes are stored once. A
+    file in the folder marks it as this store and no other: where it is missing, so is the volume.
 
     Parameters
     ----------
@@ -26,13 +33,51 @@ class Blobs:
         Root of the store, made if absent.
     min_free
         Free bytes that must remain on its file system; with less, nothing is taken in.
+    established
+        Whether the ledger knows of objects: then a folder without the mark is what lies under a volume that is not
+        mounted, and is left as it is.
     """
 
-    def __init__(self, folder: Path, min_free: int = 0) -> None:
+    def __init__(self, folder: Path, min_free: int = 0, *, established: bool = False) -> None:
         self.folder = folder
         self.incoming = folder / "incoming"
+        self._making = folder / "making"
         self._min_free = min_free
-        self.incoming.mkdir(parents=True, exist_ok=True)
+        self.store = ""
+        """What tells this store from others; empty where the volume is not there."""
+        if not established or self._mark.exists() or any(folder.glob("[0-9a-f][0-9a-f]")):
+            self.incoming.mkdir(parents=True, exist_ok=True)
+            self._making.mkdir(exist_ok=True)
+            durable.write_if_absent(self._mark, f"{uuid.uuid4().hex}\n".encode())
+            self.store = self._mark.read_text().strip()
+
+    @property
+    def _mark(self) -> Path:
+        return self.folder / MARK
+
+    def check_there(self) -> None:
+        """Raise `OutOfResources` where the store's volume is not mounted."""
+        try:
+            self.store = self._mark.read_text().strip()
+        except OSError as error:
+            reason = f"the storage folder holds no {self.folder.name}/{MARK}: is its volume mounted?"
+            raise OutOfResources(reason) from error
+
+    def find(self, sha256: str, suffix: str = DICOM) -> Path:
+        """Return where the file with this digest lies.
+
+        Raises
+        ------
+        BlobMissing
+            It is gone.
+        OutOfResources
+            The whole store is.
+        """
+        path = self.path(sha256, suffix)
+        if not path.exists():
+            self.check_there()
+            raise BlobMissing("the file is missing from the storage folder")
+        return path
 
     def path(self, sha256: str, suffix: str = DICOM) -> Path:
         """Return where the file with this digest lies, or would lie."""
@@ -41,10 +86,11 @@ class Blobs:
     def read(self, sha256: str, suffix: str) -> bytes:
         """Return the bytes of a file. A notification that waited through an upgrade still has the suffix of DICOM."""
         path = self.path(sha256, suffix)
-        return (path if path.exists() else self.path(sha256)).read_bytes()
+        return (path if path.exists() else self.find(sha256)).read_bytes()
 
     def check_space(self, needed: int = 0) -> None:
         """Raise `OutOfResources` where `needed` bytes would leave too little free space."""
+        self.check_there()
         if shutil.disk_usage(self.folder).free - needed < self._min_free:
             raise OutOfResources(f"less than {self._min_free // 1_000_000} MB would be free in the storage folder")
 
@@ -66,7 +112,8 @@ class Blobs:
     def put(self, data: bytes, suffix: str = DICOM) -> str:
         """Store bytes durably; return their SHA-256. Raises as `adopt` does."""
         sha256 = hashlib.sha256(data).hexdigest()
-        part = self.incoming / f"{uuid.uuid4().hex}.part"
+        self.check_there()
+        part = self._making / f"{uuid.uuid4().hex}.part"  # not where the receiver tidies up when it starts
         try:
             durable.write_part(part, data)
             try:

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(64), nullable=False),
         sa.Column("lease_until", sa.DateTime),
         sa.Column("token", sa.String(32), nullable=False),
+        sa.Column("store", sa.String(32), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.UniqueConstraint("kind", "subject", "target"),
@@ -70,6 +71,8 @@ def upgrade() -> None:
     op.create_index("ix_reanalysis_state", "reanalysis", ["state", "model_sha256"])
     op.add_column("receipt", sa.Column("priority", sa.Integer, nullable=False, server_default=str(_ROUTINE)))
     op.add_column("delivery", sa.Column("committed_at", sa.DateTime))
+    for table in ("receipt", "result"):
+        op.add_column(table, sa.Column("store", sa.String(32), nullable=False, server_default=""))
     _make_views("(SELECT t.due_at FROM task t WHERE t.kind = 'deliver' AND t.subject = d.id)", ", d.committed_at")
 
 
@@ -81,19 +84,21 @@ _DROPPED = {
 
 
 def _make_tasks() -> None:
-    columns = "kind, subject, target, priority, due_at, attempts, crashes, state, owner, token, reason, created_at"
+    columns = (
+        "kind, subject, target, priority, due_at, attempts, crashes, state, owner, token, reason, created_at, store"
+    )
     of_receipts = f"""
-        SELECT 'analyse', id, '', {_ROUTINE}, next_attempt_at, attempts, crashes, 'waiting', '', '', reason, received_at
+        SELECT 'analyse', id, '', {_ROUTINE}, next_attempt_at, attempts, crashes, 'waiting', '', '', reason, received_at, ''
         FROM receipt WHERE state IN ('received', 'working') ORDER BY id
     """  # noqa: S608 - names of ours, here and below
     of_requests = f"""
         SELECT 'reanalyse', receipt_id, model_sha256, {_AGAIN}, next_attempt_at, attempts, crashes, 'waiting', '', '',
-               reason, requested_at
+               reason, requested_at, ''
         FROM reanalysis WHERE state IN ('waiting', 'working') ORDER BY receipt_id
     """  # noqa: S608
     of_deliveries = f"""
         SELECT 'deliver', id, destination, CASE priority WHEN 0 THEN {_ROUTINE} ELSE {_AGAIN} END, next_attempt_at,
-               attempts, 0, 'waiting', '', '', error, first_due_at
+               attempts, 0, 'waiting', '', '', error, first_due_at, ''
         FROM delivery WHERE state = 'pending' ORDER BY id
     """  # noqa: S608
     for query in (of_receipts, of_requests, of_deliveries):
@@ -105,6 +110,8 @@ def downgrade() -> None:
     _drop_views()
     op.execute("UPDATE delivery SET state = 'sent' WHERE state = 'committed'")
     op.drop_column("delivery", "committed_at")
+    for table in ("receipt", "result"):
+        op.drop_column(table, "store")
     op.drop_column("receipt", "priority")
     for table, name in (("receipt", "state"), ("delivery", "state"), ("reanalysis", "state")):
         op.drop_index(f"ix_{table}_{name}", table)

@@ -1,0 +1,32 @@
+"""The store of a process: opened as the settings say, and as the ledger knows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dicom_io.errors import OutOfResources
+from worker.storage.blobs import Blobs
+from worker.storage.pseudonym import SECRET
+
+if TYPE_CHECKING:
+    from worker.ledger.receipts import Ledger
+    from worker.settings import Settings
+
+
+def open_blobs(settings: Settings, ledger: Ledger) -> Blobs:
+    """Return the store of received and produced objects.
+
+    A storage folder that has been worked in, and whose objects are not there, is one whose volume is not mounted. An
+    empty folder beside a ledger in use is that of a further machine, and gets a store of its own.
+
+    Raises
+    ------
+    OutOfResources
+        The folder cannot be written.
+    """
+    folder = settings.storage.folder
+    try:
+        used = (folder / SECRET).exists() and ledger.is_in_use()
+        return Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000, established=used)
+    except OSError as error:
+        raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error
