@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dicom_io.errors import OutOfResources
 from worker.storage.blobs import Blobs
-from worker.storage.pseudonym import SECRET
+from worker.storage.pseudonym import KEY_FILE
 
 if TYPE_CHECKING:
     from worker.ledger.receipts import Ledger
@@ -26,7 +26,7 @@ def open_blobs(settings: Settings, ledger: Ledger) -> Blobs:
     """
     folder = settings.storage.folder
     try:
-        used = (folder / SECRET).exists() and ledger.is_in_use()
+        used = (folder / KEY_FILE).exists() and ledger.is_in_use()
         return Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000, established=used)
     except OSError as error:
         raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error

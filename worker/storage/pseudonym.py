@@ -14,7 +14,7 @@ from typing import Literal
 from dicom_io.durable import write_if_absent
 from dicom_io.errors import InvalidSettings, OutOfResources
 
-SECRET = "secret.key"
+KEY_FILE = "secret.key"
 """The file in the storage folder that holds the key of the hashes."""
 Keeping = Literal["hash", "plain", "none"]
 
@@ -46,7 +46,7 @@ class PatientKey:
 
     def __init__(self, folder: Path, keeping: Keeping, holds_keys: Callable[[], bool] = lambda: False) -> None:
         self._keeping = keeping
-        self._secret = _secret(folder / SECRET, holds_keys) if keeping == "hash" else b""
+        self._secret = _secret(folder / KEY_FILE, holds_keys) if keeping == "hash" else b""
 
     def of(self, patient_id: str) -> str:
         """Return what stands for this patient; empty for an empty id."""

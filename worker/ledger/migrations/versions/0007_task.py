@@ -85,24 +85,25 @@ _DROPPED = {
 
 def _make_tasks() -> None:
     columns = (
-        "kind, subject, target, priority, due_at, attempts, crashes, state, owner, token, reason, created_at, store"
+        "kind, subject, target, priority, due_at, attempts, crashes, state, owner, token, store, reason, created_at"
     )
     of_receipts = f"""
-        SELECT 'analyse', id, '', {_ROUTINE}, next_attempt_at, attempts, crashes, 'waiting', '', '', reason, received_at, ''
+        SELECT 'analyse', id, '', {_ROUTINE}, next_attempt_at, attempts, crashes, 'waiting', '', '', '', reason,
+               received_at
         FROM receipt WHERE state IN ('received', 'working') ORDER BY id
     """  # noqa: S608 - names of ours, here and below
     of_requests = f"""
-        SELECT 'reanalyse', receipt_id, model_sha256, {_AGAIN}, next_attempt_at, attempts, crashes, 'waiting', '', '',
-               reason, requested_at, ''
+        SELECT 'reanalyse', receipt_id, model_sha256, {_AGAIN}, next_attempt_at, attempts, crashes, 'waiting',
+               '', '', '', reason, requested_at
         FROM reanalysis WHERE state IN ('waiting', 'working') ORDER BY receipt_id
     """  # noqa: S608
     of_deliveries = f"""
         SELECT 'deliver', id, destination, CASE priority WHEN 0 THEN {_ROUTINE} ELSE {_AGAIN} END, next_attempt_at,
-               attempts, 0, 'waiting', '', '', error, first_due_at, ''
+               attempts, 0, 'waiting', '', '', '', error, first_due_at
         FROM delivery WHERE state = 'pending' ORDER BY id
     """  # noqa: S608
     for query in (of_receipts, of_requests, of_deliveries):
-        op.execute(f"INSERT INTO task ({columns}) {query}")
+        op.execute(f"INSERT INTO task ({columns}) {query}")  # noqa: S608 - names of ours
 
 
 def downgrade() -> None:
