@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import signal
 import subprocess
 import sys
@@ -14,7 +15,11 @@ import yaml
 from tests.acceptance.program import Service
 from tests.acceptance.torture import _children
 from tests.support.peers import chest, receiving, send, wait_for
+from tests.unit.worker.ledger.test_receipts import received
+from worker.ledger.database import open_ledger
+from worker.settings import load
 
+EVENTS = ("starting", "listening")
 HEAVY = ("torch", "onnxruntime", "cv2", "pylibjpeg", "gdcm", "highdicom", "matplotlib")
 
 
@@ -72,6 +77,27 @@ def test_faulty_settings_are_not_taken_up(tmp_path: Path, serve: Callable[..., S
     assert send(service.port, [chest("still there")]) == [0x0000]
     service.config.write_text(before)
     assert service.stop() == 0
+
+
+def test_a_long_backlog_does_not_delay_the_start(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    service = serve(model={"folder": str(tmp_path / "absent")})
+    ledger = open_ledger(load(service.config))
+    received(ledger)
+    with ledger.writing() as connection:
+        for table, key in (("receipt", "sop_instance_uid"), ("task", "subject")):
+            names = [
+                name for (_, name, *_) in connection.exec_driver_sql(f"PRAGMA table_info({table})") if name != "id"
+            ]
+            values = ", ".join("n" if name == key else name for name in names)
+            connection.exec_driver_sql(
+                f"WITH RECURSIVE c(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM c WHERE n < 100000)"  # noqa: S608
+                f" INSERT INTO {table} ({', '.join(names)}) SELECT {values} FROM {table}, c WHERE id = 1"
+            )
+    service.start()
+    started, listening = (dt.datetime.fromisoformat(service.events(name)[0]["timestamp"]) for name in EVENTS)
+    service.stop()
+    # Two seconds of it are the program's; the rest is for a machine that runs other tests beside this one.
+    assert (listening - started).total_seconds() < 10
 
 
 def test_children_end_with_their_supervisor(serve: Callable[..., Service]) -> None:

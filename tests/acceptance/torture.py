@@ -11,7 +11,6 @@ import os
 import random
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -27,10 +26,13 @@ from dicom_io.fail_points import POINTS
 from tests.acceptance.program import Service, invoke
 from tests.support.peers import Receiver, chest
 from tests.support.tools import tool
+from worker.database.connection import connect
+from worker.storage.blobs import MARK
 
 RESULTS = 3  # objects an image
 ROLES = ("receive", "work", "deliver", "serve")
 CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.11.1")
+_YOUNG = 24 * 3600  # seconds in which a file may wait for its row, until a sweep takes it
 _AT_RUN_TIME = tuple(point for point in POINTS if point != "migrating")
 
 
@@ -71,11 +73,13 @@ class Torture:
     ----------
     images
         How many are sent, on two associations.
-    settings
-        Parts of the service's settings.
+    url
+        The database of the ledger; SQLite in the storage folder by default.
+    daemons
+        How many services there are, each with a storage folder of its own; more than one need a `url`.
     """
 
-    def __init__(self, folder: Path, images: int, seed: int = 0, **settings: Any) -> None:
+    def __init__(self, folder: Path, images: int, seed: int = 0, *, url: str = "", daemons: int = 1) -> None:
         self.folder = folder
         self.pick = random.Random(seed)
         self.points = folder / "points"
@@ -89,7 +93,13 @@ class Torture:
             "model": {"out_of_distribution": "warn"},
         }
         os.environ["CXRD_TEST_FAIL_POINTS"] = str(self.points)
-        self.service = Service(folder, **parts, **settings)
+        self.services = []
+        for number in range(daemons):
+            own = folder / f"daemon-{number}"
+            own.mkdir()
+            self.services.append(Service(own, **parts, **({"ledger": {"url": url}} if url else {})))
+        self.service = self.services[0]
+        self._url = url or f"sqlite:///{folder / 'daemon-0' / 'data' / 'ledger.sqlite'}"
         self.datasets = {str(each.SOPInstanceUID): each for each in _images(images)}
         self.kills: Counter[str] = Counter()
 
@@ -121,12 +131,13 @@ class Torture:
             self.kills[point] += 1
 
     def _kill(self, role: str) -> None:
+        service = self.pick.choice(self.services)
         if role == "serve":
-            self.service.kill()
+            service.kill()
             self.kills["at random: serve"] += 1
-            self.service.start()
+            service.start()
             return
-        for pid in _children(self.service.pid, role):
+        for pid in _children(service.pid, role):
             kill(pid)
             self.kills[f"at random: {role}"] += 1
 
@@ -143,7 +154,8 @@ class Torture:
     def _send_more(self, senders: list[Sender], number: int) -> None:
         more = {str(each.SOPInstanceUID): each for each in _images(10, f"more-{number}-")}
         self.datasets |= more
-        sender = Sender(_files(more, self.folder / f"more-{number}"), self.service.port, self.folder)
+        port = self.services[number % len(self.services)].port
+        sender = Sender(_files(more, self.folder / f"more-{number}"), port, self.folder)
         sender.start()
         senders.append(sender)
 
@@ -154,9 +166,14 @@ class Torture:
         halves: list[dict[str, Dataset]] = [{}, {}]
         for number, (uid, dataset) in enumerate(self.datasets.items()):
             halves[number % 2][uid] = dataset
-        self.service.start()
+        for service in self.services:
+            service.start()
         senders = [
-            Sender(_files(half, self.folder / f"half-{number}"), self.service.port, self.folder)
+            Sender(
+                _files(half, self.folder / f"half-{number}"),
+                self.services[number % len(self.services)].port,
+                self.folder,
+            )
             for number, half in enumerate(halves)
         ]
         for sender in senders:
@@ -170,7 +187,8 @@ class Torture:
         finally:
             for sender in senders:
                 sender.ending.set()
-            self.service.stop()
+            for service in self.services:
+                service.stop()
             self.receiver.stop()
             os.environ.pop("CXRD_TEST_FAIL_POINTS", None)
         return self.problems(set().union(*(sender.accepted for sender in senders)))
@@ -206,22 +224,28 @@ class Torture:
         verified = invoke("audit", "verify", "-c", self.service.config)
         if verified.returncode:
             found.append(f"audit verify: {verified.stdout} {verified.stderr}")
-        if self._ask("PRAGMA integrity_check") != [("ok",)]:
+        if self._url.startswith("sqlite") and self._ask("PRAGMA integrity_check") != [("ok",)]:
             found.append("integrity_check fails")
         return found
 
     def _orphans(self) -> list[str]:
         """Return the files that no row owns and no sweep would take."""
-        cleaned = invoke("purge", "--orphans", "--yes", "-c", self.service.config)
-        if cleaned.returncode:
-            return [f"purge --orphans: {cleaned.stderr}"]
-        return [f"{path}: left over" for path in (self.folder / "data").rglob("*.part")]
+        owned = {row[0] for row in self._ask("SELECT sha256 FROM receipt UNION SELECT sha256 FROM result")}
+        found = []
+        for service in self.services:
+            for path in (service.folder / "data" / "objects").rglob("*"):
+                young = time.time() - path.stat().st_mtime < _YOUNG
+                if path.is_file() and not young and path.parent.name + path.stem not in owned | {MARK}:
+                    found.append(f"{path}: nobody owns it")
+        return found
 
     def _ask(self, query: str) -> list[Any]:
-        with sqlite3.connect(f"file:{self.folder / 'data' / 'ledger.sqlite'}?mode=ro", uri=True, timeout=30) as link:
-            rows = link.execute(query).fetchall()
-        link.close()
-        return rows
+        engine = connect(self._url, busy_timeout=30)
+        try:
+            with engine.connect().execution_options(reading=True) as connection:
+                return [tuple(row) for row in connection.exec_driver_sql(query)]
+        finally:
+            engine.dispose()
 
 
 def kill(pid: int) -> None:
@@ -262,9 +286,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--database", default="", help="URL of an empty PostgreSQL database")
+    parser.add_argument("--daemons", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        torture = Torture(Path(folder), options.images, options.seed)
+        torture = Torture(Path(folder), options.images, options.seed, url=options.database, daemons=options.daemons)
         begin = time.monotonic()
         problems = torture.run(options.kills)
         for point, count in sorted(torture.kills.items()):

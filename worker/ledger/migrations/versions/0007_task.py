@@ -103,7 +103,7 @@ def _make_tasks() -> None:
         FROM delivery WHERE state = 'pending' ORDER BY id
     """  # noqa: S608
     for query in (of_receipts, of_requests, of_deliveries):
-        op.execute(f"INSERT INTO task ({columns}) {query}")  # noqa: S608 - names of ours
+        op.execute(f"INSERT INTO task ({columns}) {query}")
 
 
 def downgrade() -> None:
