@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from dicom_io.errors import InvalidSettings, OutOfResources
 from dicom_io.finding import Finding, ModelIdentity
 from tests.support.disk import fill, small_disk
+from tests.support.ledgers import claim_of, due, fail, record_finding, task_of, task_row, waiting
 from worker.database.connection import connect
 from worker.database.outage import outage
 from worker.ledger import event_chain, migrations
@@ -29,6 +30,8 @@ from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.ledger.tables import Table
 from worker.queue.breaker import BreakerRow
+from worker.queue.claim import LEASE, LeaseLost, Queue
+from worker.queue.task import Kind
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -60,16 +63,22 @@ def received(ledger: Ledger, **changes: object) -> int:
 
 def answered(ledger: Ledger, destinations: tuple[str, ...] = ("pacs",)) -> int:
     number = received(ledger)
-    assert ledger.claim(number, NOON) is not None
-    ledger.record_finding(number, FINDING, [replace(RESULT, destinations=destinations)], NOON)
+    record_finding(ledger, number, FINDING, [replace(RESULT, destinations=destinations)], NOON)
     return number
+
+
+def kinds(ledger: Ledger, number: int) -> list[str]:
+    """Return the kinds of the events of a receipt."""
+    found = story(ledger, str(number))
+    assert found is not None
+    return [each["kind"] for each in found["events"]]
 
 
 def test_a_second_copy_changes_nothing(ledger: Ledger) -> None:
     number = received(ledger)
     assert ledger.receive(NEW) is None
     assert ledger.receive(replace(NEW, sha256="c" * 64)) is None
-    assert ledger.unfinished(NOON) == [number]
+    assert waiting(ledger, NOON) == [number]
     found = story(ledger, "1.2.3")
     assert found is not None
     assert [each["kind"] for each in found["events"]] == ["received", "received_again", "received_again"]
@@ -104,40 +113,89 @@ def test_many_at_once_enter_one_row(ledger: Ledger) -> None:
 
 def test_only_one_worker_gets_a_receipt(ledger: Ledger) -> None:
     number = received(ledger)
-    claim = ledger.claim(number, NOON)
-    assert claim is not None
-    assert (claim.attempts, claim.dated_at) == (1, NOON)
-    assert ledger.claim(number, NOON) is None
-    assert ledger.unfinished(NOON) == []
+    _, claim = claim_of(ledger, number, NOON)
+    assert (claim.id, claim.task.attempts, claim.dated_at) == (number, 1, NOON)
+    assert Queue(ledger).claim([Kind.ANALYSE], NOON, among="any") == []
+    assert waiting(ledger, NOON) == []
 
 
 def test_a_postponed_receipt_waits_for_its_time(ledger: Ledger) -> None:
     number = received(ledger)
-    ledger.claim(number, NOON)
-    ledger.postpone(number, "disk full", NOON, NOON + 5 * SECOND)
-    assert ledger.claim(number, NOON) is None
-    assert ledger.unfinished(NOON + 4 * SECOND) == []
-    assert ledger.unfinished(NOON + 5 * SECOND) == [number]
+    desk, claim = claim_of(ledger, number, NOON)
+    desk.postpone(claim, "disk full", NOON, NOON + 5 * SECOND)
+    assert waiting(ledger, NOON + 4 * SECOND) == []
+    assert waiting(ledger, NOON + 5 * SECOND) == [number]
+    assert task_of(ledger, number, NOON + 5 * SECOND).attempts == 2
+    assert kinds(ledger, number) == ["received", "postponed"]
+
+
+def test_what_is_handed_back_is_as_it_was(ledger: Ledger) -> None:
+    number = received(ledger)
+    before = task_row(ledger, number)
+    desk, claim = claim_of(ledger, number, NOON)
+    desk.hand_back(claim, "no model is loaded")
+    desk.hand_back(claim, "it is not in hand any more")
+    assert before is not None
+    assert task_row(ledger, number) == before | {"reason": "no model is loaded"}
+    assert kinds(ledger, number) == ["received"]
 
 
 def test_what_a_dead_process_had_in_hand_is_taken_back(ledger: Ledger) -> None:
+    number, moment = received(ledger), NOON
+    for crashes in range(3):
+        desk, claim = claim_of(ledger, number, moment)
+        assert (claim.task.crashes, claim.task.attempts) == (crashes, crashes + 1)
+        assert waiting(ledger, moment) == []  # it is in hand
+        moment += LEASE * SECOND
+        assert waiting(ledger, moment) == []  # its turn comes alone, and not among others
+    desk.fail(claim, "the worker died", moment)
+    assert findings(ledger, Filter())[0]["attempts"] == 3
+    assert ledger.requeue([number], moment) == 1
+    _, claim = claim_of(ledger, number, moment)
+    assert (claim.task.crashes, claim.task.attempts) == (0, 1)
+
+
+def test_an_outcome_counts_only_where_the_task_is_still_ours(ledger: Ledger) -> None:
+    """A worker that stood still until its lease ran out changes nothing, whatever it has to say."""
     number = received(ledger)
-    ledger.claim(number, NOON)
-    assert ledger.recover(NOON, max_crashes=3) == 1
-    assert ledger.claim(number, NOON) is not None
-    assert ledger.recover(NOON, max_crashes=3) == 1
-    assert ledger.claim(number, NOON) is None  # from the second time on it lets others go first
-    assert ledger.claim(number, NOON + 5 * SECOND) is not None
-    assert ledger.recover(NOON, max_crashes=3) == 0
-    assert findings(ledger, Filter(status="failed"))[0]["reason"].startswith("the worker died 3 times")
-    assert ledger.requeue([number], NOON) == 1
-    assert ledger.claim(number, NOON) is not None
+    desk, old = claim_of(ledger, number, NOON)
+    other, new = claim_of(ledger, number, NOON + LEASE * SECOND)
+    before = findings(ledger, Filter()), task_row(ledger, number), kinds(ledger, number)
+    late = [replace(RESULT, destinations=("pacs",))]
+    with pytest.raises(LeaseLost):
+        desk.record_finding(old, FINDING, late, NOON)
+    with pytest.raises(LeaseLost):
+        desk.leave_out(old, "no", NOON, results=late, outside=FINDING)
+    with pytest.raises(LeaseLost):
+        desk.fail(old, "no", NOON)
+    with pytest.raises(LeaseLost):
+        desk.postpone(old, "no", NOON, NOON)
+    desk.hand_back(old, "no")
+    assert (findings(ledger, Filter()), task_row(ledger, number), kinds(ledger, number)) == before
+    assert not ledger.is_result(RESULT.uid)
+    other.record_finding(new, FINDING, [], NOON)
+    with pytest.raises(LeaseLost):
+        other.fail(new, "once is enough", NOON)
+    assert ledger.counts() == {"analysed": 1}
+    with ledger.reading() as connection:
+        assert event_chain.verify(connection)[1] == []
+
+
+def test_failed_images_are_given_back_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [received(ledger, sop_instance_uid=f"1.{number}", priority=number % 2) for number in range(5)]
+    for number in numbers:
+        fail(ledger, number, "no pixels", NOON)
+    sizes = counted_events(ledger, "requeued", monkeypatch)
+    assert ledger.requeue([*numbers, 999], NOON) == 5
+    assert sizes == [2, 2, 1]
+    assert ledger.requeue(numbers, NOON) == 0
+    assert waiting(ledger, NOON) == numbers[::2] + numbers[1::2]  # by the priority that they came with
 
 
 def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) -> None:
     number = answered(ledger)
-    ledger.record_finding(number, FINDING, [replace(RESULT, destinations=("pacs",))], NOON)
-    assert [delivery.sop_instance_uid for delivery in Deliveries(ledger).due("pacs", NOON, 9)] == ["2.25.1"]
+    record_finding(ledger, number, FINDING, [replace(RESULT, destinations=("pacs",))], NOON)
+    assert due(ledger, "pacs", NOON) == ["2.25.1"]
     assert ledger.counts() == {"analysed": 1, "delivery_pending": 1}
     assert ledger.is_result("2.25.1")
     assert not ledger.is_result("1.2.3")
@@ -146,25 +204,28 @@ def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) 
 def test_the_life_of_a_delivery(ledger: Ledger) -> None:
     answered(ledger)
     deliveries = Deliveries(ledger)
-    (delivery,) = deliveries.due("pacs", NOON, 9)
-    assert deliveries.due("elsewhere", NOON, 9) == []
+    (delivery,) = deliveries.claim("pacs", NOON, 9)
+    assert deliveries.claim("pacs", NOON, 9) == deliveries.claim("elsewhere", NOON, 9) == []
     deliveries.postpone(delivery, 0xA700, "busy", NOON, NOON + 9 * SECOND)
-    assert deliveries.due("pacs", NOON, 9) == []
-    (delivery,) = deliveries.due("pacs", NOON + 9 * SECOND, 9)
-    assert delivery.attempts == 1
+    assert deliveries.claim("pacs", NOON, 9) == []
+    (delivery,) = deliveries.claim("pacs", NOON + 9 * SECOND, 9)
+    assert delivery.task.attempts == 2
     deliveries.mark_failed(delivery, 0xA900, "no", NOON)
     assert deliveries.pending_counts() == {}
     assert deliveries.redeliver(NOON, destination="elsewhere") == 0
     assert deliveries.redeliver(NOON, receipt_ids=[delivery.receipt_id]) == 1
     assert deliveries.pending_counts() == {"pacs": 1}
+    with pytest.raises(LeaseLost):
+        deliveries.mark_sent(delivery, 0, NOON)  # that attempt has been entered
+    (delivery,) = deliveries.claim("pacs", NOON, 9)
+    assert delivery.task.attempts == 1
     deliveries.mark_sent(delivery, 0xB000, NOON)
     assert deliveries.redeliver(NOON) == 0
     assert deliveries.redeliver(NOON, include_sent=True) == 1
     found = story(ledger, "2.25.1")
     assert found is not None
     assert found["deliveries"][0]["status"] == "0xB000"
-    kinds = [each["kind"] for each in found["events"]]
-    assert kinds == [
+    assert kinds(ledger, delivery.receipt_id) == [
         "received", "analysed", "delivery_postponed", "delivery_failed", "redelivery", "delivered", "redelivery",
     ]  # fmt: skip
 
@@ -258,37 +319,81 @@ def test_a_wrong_url_is_one_line(url: str) -> None:
 
 def test_naive_times_are_refused(ledger: Ledger) -> None:
     with pytest.raises(Exception, match="must be aware"):
-        ledger.unfinished(NOON.replace(tzinfo=None))
+        waiting(ledger, NOON.replace(tzinfo=None))
 
 
-def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = [replace(RESULT, sop_instance_uid=f"2.25.{number}", destinations=("pacs",)) for number in range(5)]
-    number = received(ledger)
-    ledger.claim(number, NOON)
-    ledger.record_finding(number, FINDING, results, NOON)
-    deliveries = Deliveries(ledger)
-    for delivery in deliveries.due("pacs", NOON, 10):
-        deliveries.mark_failed(delivery, 0xA900, "no", NOON)
+def counted_events(ledger: Ledger, kind: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Make two rows go into one transaction; return a list of how many events of a kind each one enters."""
     monkeypatch.setattr("worker.ledger.receipts.BATCH_SIZE", 2)
     sizes: list[int] = []
     writing = ledger.writing
 
-    def entered(connection: Connection) -> int:
-        return int(connection.scalar(text("SELECT count(*) FROM event WHERE kind = 'redelivery'")) or 0)
+    def entered() -> int:
+        with ledger.reading() as connection:
+            return int(connection.scalar(text("SELECT count(*) FROM event WHERE kind = :kind"), {"kind": kind}) or 0)
 
     @contextmanager
     def counted() -> Iterator[Connection]:
+        before = entered()
         with writing() as connection:
-            before = entered(connection)
             yield connection
-            sizes.append(entered(connection) - before)
+        if entered() != before:
+            sizes.append(entered() - before)
 
     monkeypatch.setattr(ledger, "writing", counted)
+    return sizes
+
+
+def failed_deliveries(ledger: Ledger, count: int) -> Deliveries:
+    """Enter results that a destination has refused."""
+    results = [replace(RESULT, sop_instance_uid=f"2.25.{each}", destinations=("pacs",)) for each in range(count)]
+    record_finding(ledger, received(ledger), FINDING, results, NOON)
+    deliveries = Deliveries(ledger)
+    for delivery in deliveries.claim("pacs", NOON, count):
+        deliveries.mark_failed(delivery, 0xA900, "no", NOON)
+    return deliveries
+
+
+def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliveries = failed_deliveries(ledger, 5)
+    sizes = counted_events(ledger, "redelivery", monkeypatch)
     assert deliveries.redeliver(NOON) == 5
     assert sizes == [2, 2, 1]
-    assert len(deliveries.due("pacs", NOON, 10)) == 5
+    assert len(due(ledger, "pacs", NOON)) == 5
     with ledger.reading() as connection:
         assert event_chain.verify(connection)[1] == []
+
+
+def test_what_waited_too_long_is_given_up_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliveries = failed_deliveries(ledger, 6)
+    deliveries.redeliver(NOON)
+    (in_hand,) = deliveries.claim("pacs", NOON, 1)
+    sizes = counted_events(ledger, "delivery_failed", monkeypatch)
+    assert deliveries.give_up("elsewhere", NOON + SECOND, "too long", NOON) == 0
+    assert deliveries.give_up("pacs", NOON, "too long", NOON) == 0
+    assert deliveries.give_up("pacs", NOON + SECOND, "too long", NOON) == 5
+    assert sizes == [2, 2, 1]
+    deliveries.mark_sent(in_hand, 0, NOON)  # which is left to who has it
+    found = story(ledger, str(in_hand.receipt_id))
+    assert found is not None
+    told = [(each["state"], each["error"]) for each in found["deliveries"]]
+    assert told == [("sent", "")] + [("failed", "too long")] * 5
+    assert deliveries.redeliver(NOON + SECOND) == 5
+    assert deliveries.give_up("pacs", NOON + SECOND, "too long", NOON) == 0  # the time runs anew
+
+
+def test_deliveries_that_were_not_tried_are_as_they_were(ledger: Ledger) -> None:
+    number = answered(ledger)
+    deliveries = Deliveries(ledger)
+    before = task_row(ledger, 1, Kind.DELIVER)
+    deliveries.hand_back(deliveries.claim("pacs", NOON, 9))
+    assert task_row(ledger, 1, Kind.DELIVER) == before
+    deliveries.hand_back(deliveries.claim("pacs", NOON, 9), "pacs cannot be reached")
+    found = story(ledger, str(number))
+    assert found is not None
+    (delivery,) = found["deliveries"]
+    assert (delivery["state"], delivery["attempts"], delivery["error"]) == ("pending", 0, "pacs cannot be reached")
+    assert kinds(ledger, number) == ["received", "analysed"]
 
 
 def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
