@@ -20,8 +20,8 @@ def task_of(
     ledger: Ledger, number: int, now: dt.datetime, kind: Kind = Kind.ANALYSE, queue: Queue | None = None
 ) -> Task:
     """Take the task of a receipt in hand; where it is done already, it is to be done once more."""
-    with ledger.writing() as connection:
-        if kind is Kind.ANALYSE:
+    if kind is Kind.ANALYSE and task_row(ledger, number) is None:
+        with ledger.writing() as connection:
             put(connection, kind, number, now)
     (task,) = (queue or Queue(ledger)).claim([kind], now, subject=number, among="any")
     return task

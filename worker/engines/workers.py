@@ -27,7 +27,7 @@ from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Receipts
 from worker.logs import unexpected
 from worker.queue.breaker import Pause
-from worker.queue.claim import LeaseLost, Queue
+from worker.queue.claim import Among, LeaseLost, Queue
 from worker.queue.task import Kind, Task
 from worker.queue.wake import Bell, ring
 from worker.settings import Settings
@@ -36,7 +36,6 @@ log = structlog.get_logger("cxrd.worker")
 
 POLL = 1.0
 """Seconds between two looks at the queue when nobody rings."""
-_KINDS = (Kind.ANALYSE, Kind.REANALYSE)
 
 
 class Workers:
@@ -67,6 +66,7 @@ class Workers:
         self._ending = threading.Event()
         self._outcomes = Outcomes(self._ending)
         self._pause = Pause()
+        self._opening = threading.Lock()
         self._gate = Gate()
         self._blobs = open_blobs(settings, self.ledger)
         self._pipeline = Pipeline(
@@ -143,9 +143,11 @@ class Workers:
     # ---- the model ---------------------------------------------------------------------------------------------------
 
     def _open_model(self) -> bool:
-        """Load the model that serves; return whether it is there."""
-        if self.serving:
-            return True
+        """Load the model that serves; return whether it is there. One thread does, and the others wait for it."""
+        with self._opening:
+            return self.serving is not None or (not self._pause.left() and self._load_model())
+
+    def _load_model(self) -> bool:
         try:
             self.serving = Serving(self.settings, lambda kind, facts: self.ledger.record_event(kind, now(), facts))
         except CxrdError as error:
@@ -219,7 +221,7 @@ class Workers:
         """Answer one image; tell whether there was one."""
         if self._has_suspects():
             with self._gate.alone():
-                tasks = self.queue.claim(_KINDS, now(), among="suspect")
+                tasks = self.queue.claim([Kind.ANALYSE], now(), among="suspect")
                 self._process_all(tasks)
                 if tasks:
                     return True
@@ -249,7 +251,7 @@ class Workers:
         try:
             if time.monotonic() - self._suspects_seen_at < POLL:
                 return False
-            found = self.queue.has_suspects(_KINDS, now())
+            found = self.queue.has_suspects([Kind.ANALYSE], now())
             if not found:
                 self._suspects_seen_at = time.monotonic()
             return found
@@ -268,8 +270,10 @@ class Workers:
             return False
         with self._lease() as reader:  # this also takes up a model that was promoted
             model = reader.identity.digest
-        with self._gate.together():
-            tasks = self.queue.claim([Kind.REANALYSE], moment, target=model, newest_first=True)
+        suspect = self.queue.has_suspects([Kind.REANALYSE], moment, target=model)
+        with self._gate.alone() if suspect else self._gate.together():
+            among: Among = "suspect" if suspect else "fresh"
+            tasks = self.queue.claim([Kind.REANALYSE], moment, target=model, among=among, newest_first=True)
             self._process_all(tasks)
         return bool(tasks)
 

@@ -46,9 +46,14 @@ class Deliveries:
             .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
             .where(DeliveryRow.id.in_([task.subject for task in tasks]))
         )
-        with self._ledger.reading() as connection:
-            rows = {row[0]: row[1:] for row in connection.execute(query)}
-        return [DueDelivery(task, *rows[task.subject]) for task in tasks]
+        try:
+            with self._ledger.reading() as connection:
+                rows = {row[0]: row[1:] for row in connection.execute(query)}
+            return [DueDelivery(task, *rows[task.subject]) for task in tasks]
+        except BaseException:  # nobody hears of these tasks: their leases must run out
+            for task in tasks:
+                self._queue.forget(task)
+            raise
 
     def mark_sent(self, delivery: DueDelivery, status: int, now: dt.datetime, sent_as: str = "") -> None:
         """Enter that the destination has taken a result (success, or stored with a warning).
@@ -103,6 +108,9 @@ class Deliveries:
         count = 0
         for some in in_batches(numbers):
             with self._ledger.writing() as connection:
+                # First the deliveries, then their tasks, as `redeliver` does: else each may wait for the other.
+                rows = select(DeliveryRow.id).where(DeliveryRow.id.in_(list(some))).order_by(DeliveryRow.id)
+                connection.execute(rows.with_for_update())
                 gone = delete(TaskRow).where(*waiting, TaskRow.subject.in_(list(some))).returning(TaskRow.subject)
                 for number in list(connection.scalars(gone)):
                     row = update(DeliveryRow).where(DeliveryRow.id == number)

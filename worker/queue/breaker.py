@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from sqlalchemy import Integer, String, Text, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.database.columns import Table
@@ -88,6 +89,12 @@ class Breakers:
 
     def trip(self, name: str, reason: str, now: dt.datetime) -> bool:
         """Enter a failure; return whether the breaker was closed before."""
+        try:
+            return self._trip(name, reason, now)
+        except IntegrityError:  # another process has entered this name since we looked (PostgreSQL only)
+            return self._trip(name, reason, now)
+
+    def _trip(self, name: str, reason: str, now: dt.datetime) -> bool:
         with self._database.writing() as connection:
             query = select(BreakerRow.state, BreakerRow.failures).where(BreakerRow.name == name)
             before = connection.execute(query.with_for_update()).one_or_none()

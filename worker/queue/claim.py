@@ -118,11 +118,16 @@ class Queue:
             query = select(TaskRow.id).where(TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now).limit(1)
             return connection.scalar(query) is not None
 
-    def has_suspects(self, kinds: Collection[Kind], now: dt.datetime) -> bool:
-        """Return whether a task waits that was in hand when a process died."""
+    def has_suspects(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
+        """Return whether a task, of this target where one is named, waits that was in hand when a process died."""
+        wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now)]
+        wanted += [TaskRow.target == target] if target is not None else []
         with self._database.reading() as connection:
+<<<<<<< HEAD
             wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now)]
             wanted += [TaskRow.store.in_(["", self.store])] if self.store is not None else []
+=======
+>>>>>>> 2a28fcf (Tests of the queue, breakers, turns and transactions, gate, outcomes, heartbeat and workers; small mends found by them)
             return connection.scalar(select(TaskRow.id).where(*wanted).limit(1)) is not None
 
     def renew(self, now: dt.datetime) -> None:

@@ -9,7 +9,6 @@ import os
 import sqlite3
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -19,25 +18,28 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom import Dataset
-from worker.engines.local import LocalEngine
 
 from dicom_io.errors import OutOfResources, UnsupportedPixels
 from dicom_io.objects.common import encode
+from tests.support.ledgers import task_row
 from tests.support.models import tiny
-from tests.support.peers import chest, wait_for
+from tests.support.peers import chest
 from tests.support.tools import tool
-from tests.unit.worker.ledger.test_receipts import NEW
+from tests.unit.worker.ledger.test_receipts import NEW, kinds
 from worker.clock import now
 from worker.database.connection import connect
 from worker.destination_settings import DicomDestination, WebhookDestination
-from worker.engines.pipeline import Pipeline
+from worker.engines.outcome import Outcomes
+from worker.engines.pipeline import Pipeline, SystemicFault
 from worker.inference.analyzer import Reader
-from worker.ledger import migrations
+from worker.inference.engine import EngineFault
+from worker.ledger import event_chain, migrations
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
-from worker.ledger.receipts import Ledger
-from worker.ledger.records import Claim
+from worker.ledger.receipts import Ledger, Receipts
 from worker.logs import unexpected
+from worker.queue.claim import LEASE, Queue, put
+from worker.queue.task import Kind
 from worker.results.kinds import KINDS as EVERY
 from worker.settings import Results, RulesSettings, Settings
 from worker.storage.blobs import Blobs
@@ -58,7 +60,30 @@ class Bench:
         engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
         migrations.upgrade(engine)
         self.ledger, self.blobs, self.reader = Ledger(engine), Blobs(folder / "objects"), reader
-        self.pipeline = Pipeline(Settings(), self.ledger, self.blobs, lent(reader), lambda: None)
+        self.queue = Queue(self.ledger)
+        self.ending = threading.Event()
+        self.wakes: list[str] = []
+        self.pipeline = self.pipeline_of(reader)
+
+    def pipeline_of(self, reader: Reader, **settings: Any) -> Pipeline:
+        """Make a pipeline with a reader, on the same ledger and store."""
+        desks = {
+            Kind.ANALYSE: Receipts(self.ledger, self.queue),
+            Kind.REANALYSE: Reanalyses(self.ledger, self.queue),
+        }
+        enter = Outcomes(self.ending).enter
+        wake = lambda: self.wakes.append("deliver")  # noqa: E731
+        return Pipeline(Settings(**settings), self.ledger, self.blobs, desks, enter, lent(reader), wake)
+
+    def process(self, number: int, pipeline: Pipeline | None = None, kind: Kind = Kind.ANALYSE) -> None:
+        """Do the task of an image where there is one and it is due."""
+        for task in self.queue.claim([kind], now(), subject=number, among="any"):
+            (pipeline or self.pipeline).process(task)
+
+    def once_more(self, number: int, kind: Kind = Kind.ANALYSE, target: str = "") -> None:
+        """Make a task of an image again, as though it had not been done."""
+        with self.ledger.writing() as connection:
+            assert put(connection, kind, number, now(), target=target)
 
     def put(self, dataset: Dataset) -> int:
         sha256 = self.blobs.put(encode(dataset))
@@ -84,13 +109,12 @@ def bench(tmp_path: Path, reader: Reader) -> Bench:
 
 def test_done_twice_it_makes_the_same_object(bench: Bench) -> None:
     number = bench.put(chest())
-    bench.pipeline.process(number)
+    bench.process(number)
     first = bench.results()
     assert list(first) == ["secondary-capture", "presentation-state", "structured-report"]
     assert bench.row(number)["status"] == "analysed"
-    with bench.ledger.writing() as connection:
-        connection.exec_driver_sql("UPDATE receipt SET state = 'received'")
-    bench.pipeline.process(number)
+    bench.once_more(number)
+    bench.process(number)
     assert bench.results() == first
     assert str(bench.row(number)["result_uids"]).count("2.25.") == 3
 
@@ -110,7 +134,7 @@ def test_what_could_not_be_made_is_said_in_the_audit_and_the_rest_is_due(
     dataset = chest()
     delattr(dataset, lacking)
     number = bench.put(dataset)
-    bench.pipeline.process(number)
+    bench.process(number)
     assert bench.row(number)["status"] == "analysed"
     found = story(bench.ledger, str(number))
     assert found is not None
@@ -122,16 +146,35 @@ def test_what_could_not_be_made_is_said_in_the_audit_and_the_rest_is_due(
 
 def test_a_finished_receipt_is_left_alone(bench: Bench) -> None:
     number = bench.put(chest())
-    bench.pipeline.process(number)
+    (task,) = bench.queue.claim([Kind.ANALYSE], now())
+    bench.pipeline.process(task)
+    before = bench.row(number), kinds(bench.ledger, number)
+    bench.process(number)
+    bench.process(999)
+    bench.pipeline.process(task)  # by somebody who does not know that it is done
+    assert (bench.row(number), kinds(bench.ledger, number)) == before
+
+
+def test_what_somebody_else_has_by_now_is_left_to_them(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.pipeline._settings = Settings(destinations=(DicomDestination(name="pacs", host="x", port=1, ae_title="P"),))
+    number = bench.put(chest())
+    (late,) = bench.queue.claim([Kind.ANALYSE], now())
+    (task,) = Queue(bench.ledger).claim([Kind.ANALYSE], now() + dt.timedelta(seconds=LEASE), among="suspect")
     before = bench.row(number)
-    bench.pipeline.process(number)
-    bench.pipeline.process(999)
+    bench.pipeline.process(late)
     assert bench.row(number) == before
+    assert bench.wakes == []
+    assert "lease_lost" in capsys.readouterr().out
+    bench.pipeline.process(task)
+    assert bench.row(number)["status"] == "analysed"
+    assert bench.wakes == ["deliver"]
+    with bench.ledger.reading() as connection:
+        assert event_chain.verify(connection) == (2, [])
 
 
 @pytest.mark.parametrize("kind", ["secondary-capture", "presentation-state", "structured-report"])
 def test_our_own_result_is_never_analysed(bench: Bench, kind: str) -> None:
-    bench.pipeline.process(bench.put(chest()))
+    bench.process(bench.put(chest()))
     ours = pydicom.dcmread(pydicom.filebase.DicomBytesIO(bench.results()[kind]))
     # Even stripped of everything that tells whose it is: the ledger knows its UID.
     ours.Manufacturer, ours.Modality, ours.SOPClassUID = "SOMEBODY", "CR", "1.2.840.10008.5.1.4.1.1.1"
@@ -139,131 +182,151 @@ def test_our_own_result_is_never_analysed(bench: Bench, kind: str) -> None:
     del ours.ContributingEquipmentSequence
     ours.file_meta.MediaStorageSOPClassUID = ours.SOPClassUID
     number = bench.put(ours)
-    bench.pipeline.process(number)
+    bench.process(number)
     assert (bench.row(number)["status"], bench.row(number)["reason"]) == ("not_analysed", "own output")
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
         (UnsupportedPixels("no pixel data"), "failed", "no pixel data"),
-        (OutOfResources("disk full"), "received", "disk full"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "received", "unexpected OSError"),
         (MemoryError(), "received", "unexpected MemoryError"),
         (ValueError("Doe^Jane"), "received", "unexpected ValueError"),
+        (EngineFault("the model's engine failed (RuntimeError)"), "received", "the model's engine failed"),
     ],
 )
 def test_what_may_pass_is_tried_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, reason: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
     number = bench.put(chest())
     with monkeypatch.context() as broken:
-        broken.setattr(bench.reader, "read", fail)
-        bench.pipeline.process(number)
+        broken.setattr(bench.reader, "read", failing(error))
+        bench.process(number)
     row = bench.row(number)
     assert row["status"] == status
     assert str(row["reason"]).startswith(reason)
     assert "Jane" not in str(row["reason"])
-    bench.pipeline.process(number)  # not due yet, or finished
+    bench.process(number)  # not due yet, or finished
     assert bench.row(number)["attempts"] == 1
+    assert kinds(bench.ledger, number) == ["received", "failed" if status == "failed" else "postponed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OutOfResources("disk full"), "disk full"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "unexpected OSError"),
+        (EngineFault("the model's engine failed (RuntimeError)"), "the model's engine failed"),
+    ],
+)
+def test_what_is_not_the_image_s_fault_costs_it_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    number = bench.put(chest())
+    before = task_row(bench.ledger, number)
+    assert before is not None
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.reader, "read", failing(error))
+        broken.setattr(bench.reader._batcher, "predict", failing(EngineFault("out of order")))
+        for _ in range(5):
+            with pytest.raises(SystemicFault, match=reason):
+                bench.process(number)
+    row = bench.row(number)
+    assert (row["status"], row["attempts"]) == ("received", 0)
+    assert str(row["reason"]).startswith(reason)
+    assert task_row(bench.ledger, number) == before | {"reason": row["reason"]}
+    assert kinds(bench.ledger, number) == ["received"]
+    assert bench.queue.in_hand() == []
+    bench.process(number)
+    row = bench.row(number)
+    assert (row["status"], row["attempts"], row["reason"]) == ("analysed", 1, "")
+
+
+def make_due(bench: Bench) -> None:
+    with bench.ledger.writing() as connection:
+        connection.exec_driver_sql("UPDATE task SET due_at = '2000-01-01 00:00:00.000000'")
 
 
 def test_an_unforeseen_error_is_given_up_after_some_tries(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     number = bench.put(chest())
     monkeypatch.setattr(bench.reader, "read", lambda *_: 1 / 0)
-    for _ in range(3):
-        with bench.ledger.writing() as connection:
-            connection.exec_driver_sql("UPDATE receipt SET next_attempt_at = '2000-01-01 00:00:00.000000'")
-        bench.pipeline.process(number)
+    for attempts in range(1, 4):
+        make_due(bench)
+        bench.process(number)
+        assert bench.row(number)["attempts"] == attempts
     row = bench.row(number)
     assert (row["status"], row["attempts"]) == ("failed", 3)
     assert str(row["reason"]).startswith("unexpected ZeroDivisionError at")
     monkeypatch.undo()
     assert bench.ledger.requeue([number], now()) == 1
-    bench.pipeline.process(number)
+    bench.process(number)
     assert bench.row(number)["status"] == "analysed"
+
+
+def test_an_image_that_takes_its_worker_with_it_is_not_followed_for_ever(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, moment = bench.put(chest()), now()
+    for _ in range(Settings().worker.max_crashes):
+        assert Queue(bench.ledger).claim([Kind.ANALYSE], moment, among="any")  # and dies
+        moment += dt.timedelta(seconds=LEASE)
+    (task,) = bench.queue.claim([Kind.ANALYSE], moment, among="suspect")
+    monkeypatch.setattr("worker.engines.pipeline.read_dataset", lambda _: pytest.fail("looked at"))
+    bench.pipeline.process(task)
+    row = bench.row(number)
+    assert (row["status"], row["reason"]) == ("failed", "the worker died 3 times while it had this image in hand")
 
 
 def test_a_missing_blob_is_failed(bench: Bench) -> None:
     number = bench.put(chest())
     bench.blobs.path(str(bench.row(number)["sha256"])).unlink()
-    bench.pipeline.process(number)
+    bench.process(number)
     assert (bench.row(number)["status"], bench.row(number)["reason"]) == ("failed", "the file is missing")
 
 
-def test_the_engine_sweeps_up_what_was_never_submitted() -> None:
-    done: list[int] = []
-    put_back: list[int] = []
-    waiting = {3, 1, 2}
-
-    def process(number: int) -> None:
-        if number == 2 and 2 not in done:
-            done.append(2)
-            raise OutOfResources("locked")
-        done.append(number)
-        waiting.discard(number)
-
-    engine = LocalEngine(process, lambda: sorted(waiting), put_back.append, threads=2, sweep_seconds=0.05)
-    engine.start()
-    engine.submit(7)
-    wait_for(lambda: not waiting and 7 in done)
-    engine.stop()
-    assert sorted(set(done)) == [1, 2, 3, 7]
-    assert put_back == [2]
-
-
-def test_an_outcome_that_a_locked_ledger_does_not_take_is_entered_later(bench: Bench) -> None:
+def test_an_outcome_that_a_locked_ledger_does_not_take_is_entered_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     number = bench.put(chest())
-    engine = LocalEngine(
-        bench.pipeline.process,
-        lambda: bench.ledger.unfinished(now()),
-        lambda receipt_id: bench.ledger.put_back(receipt_id, now()),
-        threads=1,
-        sweep_seconds=0.3,
-    )
+    (task,) = bench.queue.claim([Kind.ANALYSE], now())
     other = sqlite3.connect(bench.folder / "ledger.sqlite", isolation_level=None, check_same_thread=False)
-    claim = bench.ledger.claim
+    refused, read = threading.Event(), bench.reader.read
+    readings: list[Dataset] = []
+    record_finding = Receipts.record_finding
 
-    def claim_and_lock(receipt_id: int, moment: dt.datetime) -> Claim | None:
-        claimed = claim(receipt_id, moment)
-        if claimed is not None and claimed.attempts == 1:
-            other.execute("BEGIN IMMEDIATE")
-        return claimed
+    def read_and_lock(dataset: Dataset) -> Any:
+        readings.append(dataset)
+        reading = read(dataset)
+        other.execute("BEGIN IMMEDIATE")
+        return reading
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.ledger, "claim", claim_and_lock)
-        engine.start()
-        wait_for(lambda: engine._to_put_back == {number})
-        assert bench.row(number)["status"] == "working"
-        other.execute("ROLLBACK")
-        wait_for(lambda: bench.row(number)["status"] == "analysed")
-    engine.stop()
+    def told(*arguments: Any, **options: Any) -> None:
+        try:
+            record_finding(*arguments, **options)
+        except OutOfResources:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(bench.reader, "read", read_and_lock)
+    monkeypatch.setattr(Receipts, "record_finding", told)
+    worker = threading.Thread(target=bench.pipeline.process, args=(task,))
+    worker.start()
+    assert refused.wait(60)
+    assert bench.row(number)["status"] == "received"
+    assert bench.queue.in_hand() == [task]  # nobody else gets it meanwhile
+    other.execute("ROLLBACK")
+    worker.join()
     other.close()
-    assert bench.row(number)["attempts"] == 2
-
-
-def test_the_engine_runs_several_at_once_and_stops_after_the_work_in_hand() -> None:
-    running, most, lock = [0], [0], threading.Lock()
-
-    def process(_: int) -> None:
-        with lock:
-            running[0] += 1
-            most[0] = max(most[0], running[0])
-        time.sleep(0.05)
-        with lock:
-            running[0] -= 1
-
-    engine = LocalEngine(process, list, lambda _: None, threads=3, sweep_seconds=60)
-    engine.start()
-    for number in range(9):
-        engine.submit(number)
-    time.sleep(0.02)
-    engine.stop()
-    assert most[0] == 3
-    assert running[0] == 0
+    row = bench.row(number)
+    assert (row["status"], row["attempts"], len(readings)) == ("analysed", 1, 1)
+    assert kinds(bench.ledger, number) == ["received", "analysed"]
 
 
 def test_an_unforeseen_error_is_described_without_its_message() -> None:
@@ -294,11 +357,10 @@ def milder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     made.close()
 
 
-def again(bench: Bench, reader: Reader, number: int, **settings: Any) -> Pipeline:
-    """Wish that a model reads an image again; return the pipeline that does it."""
-    work = Reanalyses(bench.ledger)
-    work.request([number], reader.card.label, reader.identity.digest, "jd", now())
-    return Pipeline(Settings(**settings), bench.ledger, bench.blobs, lent(reader), lambda: None, tasks=work)
+def again(bench: Bench, reader: Reader, number: int, **settings: Any) -> None:
+    """Have an image read again by a model."""
+    Reanalyses(bench.ledger).request([number], reader.card.label, reader.identity.digest, "jd", now())
+    bench.process(number, bench.pipeline_of(reader, **settings), Kind.REANALYSE)
 
 
 def made_by(bench: Bench, reader: Reader) -> dict[str, Dataset]:
@@ -312,13 +374,14 @@ def made_by(bench: Bench, reader: Reader) -> dict[str, Dataset]:
 
 def test_a_newer_model_s_report_names_the_earlier_one(bench: Bench, sterner: Reader, tmp_path: Path) -> None:
     number = bench.put(chest())
-    bench.pipeline.process(number)
-    second = again(bench, sterner, number)
-    Pipeline(
-        Settings(), bench.ledger, bench.blobs, lent(bench.reader), lambda: None, tasks=Reanalyses(bench.ledger)
-    ).process(number)  # another model serves: it waits
+    bench.process(number)
+    Reanalyses(bench.ledger).request([number], sterner.card.label, sterner.identity.digest, "jd", now())
+    waits = task_row(bench.ledger, number, Kind.REANALYSE)
+    assert waits is not None
+    bench.process(number, kind=Kind.REANALYSE)  # another model serves: it waits
     assert bench.row(number)["reanalysis"] == "waiting"
-    second.process(number)
+    assert task_row(bench.ledger, number, Kind.REANALYSE) == waits | {"reason": "another model serves"}
+    bench.process(number, bench.pipeline_of(sterner), Kind.REANALYSE)
     old, new = made_by(bench, bench.reader), made_by(bench, sterner)
     assert list(old) == list(new) == ["secondary-capture", "presentation-state", "structured-report"]
     for kind, dataset in new.items():
@@ -342,31 +405,27 @@ def test_a_newer_model_s_report_names_the_earlier_one(bench: Bench, sterner: Rea
     assert "PredecessorDocumentsSequence" not in before
     # A worker that died before the outcome was entered does it again, to the last byte.
     first = bench.results()
-    with bench.ledger.writing() as connection:
-        connection.exec_driver_sql("UPDATE reanalysis SET state = 'waiting'")
-    second.process(number)
+    bench.once_more(number, Kind.REANALYSE, sterner.identity.digest)
+    bench.process(number, bench.pipeline_of(sterner), Kind.REANALYSE)
     assert bench.results() == first
     assert bench.row(number)["answers"] == 2
 
 
 def test_a_predecessor_that_was_never_made_is_not_named(bench: Bench, milder: Reader, sterner: Reader) -> None:
     number = bench.put(chest())
-    Pipeline(
-        Settings(results=Results(kinds=("secondary-capture",))), bench.ledger, bench.blobs, lent(milder), lambda: None
-    ).process(number)
-    again(bench, sterner, number).process(number)
+    bench.process(number, bench.pipeline_of(milder, results=Results(kinds=("secondary-capture",))))
+    again(bench, sterner, number)
     assert "PredecessorDocumentsSequence" not in made_by(bench, sterner)["structured-report"]
 
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, sterner: Reader, lost: bool) -> None:
     number = bench.put(chest())
-    bench.pipeline.process(number)
+    bench.process(number)
     before = bench.row(number)
-    second = again(bench, sterner, number, rules=RulesSettings(modalities=("DX",) if lost else ("CR",)))
     if lost:
         bench.blobs.path(str(before["sha256"])).unlink()
-    second.process(number)
+    again(bench, sterner, number, rules=RulesSettings(modalities=("DX",) if lost else ("CR",)))
     found = story(bench.ledger, str(number))
     assert found is not None
     expected = ("failed", "the file is missing") if lost else ("left_out", "modality")
@@ -378,8 +437,8 @@ def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, st
 def test_a_webhook_hears_only_of_what_has_become_flagged(bench: Bench, milder: Reader, sterner: Reader) -> None:
     hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
     number = bench.put(chest())
-    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, lent(milder), lambda: None).process(number)
-    again(bench, sterner, number, **hooks).process(number)
+    bench.process(number, bench.pipeline_of(milder, **hooks))
+    again(bench, sterner, number, **hooks)
     found = story(bench.ledger, str(number))
     assert found is not None
     (told,) = [each for each in found["results"] if each["kind"] == "notification"]
@@ -388,8 +447,8 @@ def test_a_webhook_hears_only_of_what_has_become_flagged(bench: Bench, milder: R
     assert [each["destination"] for each in found["deliveries"]] == ["hook"]
     # The other way round, or flagged as before: no news.
     other = bench.put(chest("b"))
-    Pipeline(Settings(**hooks), bench.ledger, bench.blobs, lent(sterner), lambda: None).process(other)
-    again(bench, milder, other, **hooks).process(other)
+    bench.process(other, bench.pipeline_of(sterner, **hooks))
+    again(bench, milder, other, **hooks)
     found = story(bench.ledger, str(other))
     assert found is not None
     assert [each["kind"] for each in found["results"]].count("notification") == 1

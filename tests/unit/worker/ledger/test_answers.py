@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 
 from dicom_io.finding import Answer, Finding, Lungs
 from tests.support.answers import REGIONS, SETS, findings
+from tests.support.ledgers import leave_out, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
 from worker.database.connection import connect
 from worker.ledger import event_chain, migrations, queries
@@ -41,11 +42,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
 @given(found=findings(), shadow=findings())
 def test_what_is_read_back_names_the_very_answer(filled: Ledger, found: Finding, shadow: Finding) -> None:
     with filled.writing() as connection:
-        for table in ("shadow", "finding", "event", "receipt"):
+        for table in ("shadow", "finding", "event", "task", "receipt"):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - names of ours
     number = received(filled)
-    filled.claim(number, NOON)
-    filled.record_finding(number, replace(FINDING, finding=found), [], NOON)
+    record_finding(filled, number, replace(FINDING, finding=found), [], NOON)
     with filled.writing() as connection:
         record_shadow(connection, number, OTHER, shadow, NOON)
     for answer in Answer:
@@ -71,7 +71,7 @@ def test_all_that_was_found_is_in_the_audit(ledger: Ledger) -> None:
     number = received(ledger)
     lungs = Lungs(0.3125, 1, cut=True)
     found = Finding(0.93, "PNEUMONIA", 0.5, lungs=lungs, regions=REGIONS[:2], score=2.25)
-    ledger.record_finding(number, replace(FINDING, finding=found), [], NOON)
+    record_finding(ledger, number, replace(FINDING, finding=found), [], NOON)
     (row,) = queries.findings(ledger, Filter())
     assert (row["answer"], row["caution"]) == ("uncertain", "only one lung found")
     assert (row["lungs_share"], row["lungs_count"], row["lungs_cut"], row["score"]) == (0.3125, 1, 1, 2.25)
@@ -86,8 +86,8 @@ def test_all_that_was_found_is_in_the_audit(ledger: Ledger) -> None:
 def test_an_image_that_was_left_out_is_outside(ledger: Ledger, found: Finding) -> None:
     found = replace(found, lungs=Lungs(0.0, 0))
     number, by_rule = received(ledger), received(ledger, sop_instance_uid="1.2.4")
-    ledger.leave_out(number, f"outside: {found.caution}", NOON, outside=replace(FINDING, finding=found))
-    ledger.leave_out(by_rule, "modality CT (rules.modalities)", NOON)
+    leave_out(ledger, number, f"outside: {found.caution}", NOON, outside=replace(FINDING, finding=found))
+    leave_out(ledger, by_rule, "modality CT (rules.modalities)", NOON)
     assert [row["answer"] for row in queries.findings(ledger, Filter())] == [None, "outside"]
     (row,) = queries.findings(ledger, Filter(answer="outside"))
     assert (row["receipt_id"], row["status"], row["probability"]) == (number, "not_analysed", None)
@@ -96,7 +96,7 @@ def test_an_image_that_was_left_out_is_outside(ledger: Ledger, found: Finding) -
     (saw,) = record["outside"]
     assert (saw["outlier"], saw["lungs_count"]) == (found.outlier, 0)
     assert intact(ledger) == []
-    ledger.record_finding(number, FINDING, [], NOON + SECOND)  # under other settings
+    record_finding(ledger, number, FINDING, [], NOON + SECOND)  # under other settings
     assert queries.findings(ledger, Filter())[1]["answer"] == "flagged"
 
 

@@ -10,6 +10,7 @@ import pytest
 from dicom_io.errors import InvalidData
 from dicom_io.finding import Answer
 from modeltrain.data.samples import read_sample
+from tests.support.ledgers import leave_out
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, answered, received
 from worker.ledger import event_chain
 from worker.ledger.feedback import Verdict, check, check_images, enter, faults, read_file, verdicts
@@ -113,7 +114,7 @@ def test_confirmed_images_become_training_samples(ledger: Ledger, tmp_path: Path
 def test_what_the_rules_left_out_takes_no_verdict(ledger: Ledger, tmp_path: Path) -> None:
     reasons = {"5.1": "modality CT (rules.modalities)", "5.2": "own output"}
     for uid, reason in reasons.items():
-        ledger.leave_out(received(ledger, sop_instance_uid=uid), reason, NOON)
+        leave_out(ledger, received(ledger, sop_instance_uid=uid), reason, NOON)
         with pytest.raises(InvalidData, match=f"{uid} takes no verdict, since it was not analysed: {reason[:8]}"):
             enter(ledger, [said(sop_instance_uid=uid)], "x", NOON)
     path = tmp_path / "verdicts.csv"
@@ -125,7 +126,7 @@ def test_what_the_rules_left_out_takes_no_verdict(ledger: Ledger, tmp_path: Path
 def test_what_the_gate_left_out_takes_one(ledger: Ledger, tmp_path: Path) -> None:
     stopped = replace(FINDING, finding=replace(FINDING.finding, outlier=1.5))
     for uid in ("5.1", "5.2"):
-        ledger.leave_out(received(ledger, sop_instance_uid=uid), "any words", NOON, outside=stopped)
+        leave_out(ledger, received(ledger, sop_instance_uid=uid), "any words", NOON, outside=stopped)
     assert enter(ledger, [said(sop_instance_uid="5.1"), said("PNEUMONIA", sop_instance_uid="5.2")], "x", NOON) == 2
     assert len(confirmed_samples(ledger, Blobs(tmp_path / "objects"))) == 2
 
@@ -134,7 +135,7 @@ def test_a_verdict_on_what_was_left_out_later_is_not_learnt_from(ledger: Ledger,
     answered(ledger)
     other = received(ledger, sop_instance_uid="5.1", sha256="d" * 64)
     enter(ledger, [said(sop_instance_uid="1.2.3"), said(sop_instance_uid="5.1")], "x", NOON)
-    ledger.leave_out(other, "modality CT (rules.modalities)", NOON)
+    leave_out(ledger, other, "modality CT (rules.modalities)", NOON)
     (sample,) = confirmed_samples(ledger, Blobs(tmp_path / "objects"))
     assert sample.title == "SOP instance 1.2.3"
     with pytest.raises(InvalidData, match=r"SOP instance 1\.2\.3: .*the file is missing"):

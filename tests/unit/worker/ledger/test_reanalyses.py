@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from alembic import command
 from sqlalchemy import text
-from worker.engines.idle import IdleEngine
 
-from dicom_io.errors import InvalidSettings, OutOfResources
+from dicom_io.errors import InvalidSettings
 from dicom_io.finding import Answer, Finding, ModelIdentity
-from tests.support.peers import wait_for
-from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, received
+from tests.support.ledgers import again_of, due, fail, record_again, record_finding, task_of, waiting
+from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
 from worker.database.connection import connect
 from worker.ledger import event_chain, migrations
-from worker.ledger.deliveries import Deliveries
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
@@ -26,6 +22,8 @@ from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewResult
 from worker.ledger.shadow_queries import differences, summary
 from worker.ledger.tables import ShadowRow
+from worker.queue.claim import LEASE, LeaseLost, Queue
+from worker.queue.task import Kind
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 REPORT = NewResult("structured-report", SR, "2.25.3", "2.25.4", "c" * 64, 9)
@@ -37,10 +35,8 @@ NEW_REPORT = replace(REPORT, sop_instance_uid="2.25.5", series_instance_uid="2.2
 def first(ledger: Ledger, uid: str = "1.2.3", **changes: Any) -> int:
     """Enter an image that the first model has answered."""
     number = received(ledger, sop_instance_uid=uid, **changes)
-    ledger.claim(number, NOON)
-    ledger.record_finding(
-        number, FINDING, [replace(REPORT, sop_instance_uid=f"2.25.{number}00", destinations=("pacs",))], NOON
-    )
+    report = replace(REPORT, sop_instance_uid=f"2.25.{number}00", destinations=("pacs",))
+    record_finding(ledger, number, FINDING, [report], changes.get("received_at", NOON))
     return number
 
 
@@ -55,23 +51,16 @@ def intact(ledger: Ledger) -> bool:
         return event_chain.verify(connection)[1] == []
 
 
-def kinds(ledger: Ledger, number: int) -> list[str]:
-    found = story(ledger, str(number))
-    assert found is not None
-    return [each["kind"] for each in found["events"]]
-
-
 def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
     number = first(ledger)
-    again = wished(ledger, number)
+    wished(ledger, number)
     later = NOON + 60 * SECOND
     assert findings(ledger, Filter())[0]["reanalysis"] == "waiting"
-    claim = again.claim(number, later)
-    assert claim is not None
+    again, claim = again_of(ledger, number, later)
     # Its results are dated by the wish, so that the same work gives the same bytes after a crash.
-    assert (claim.id, claim.dated_at, claim.attempts, claim.model_sha256) == (number, NOON, 1, NEW_MODEL[1])
+    assert (claim.id, claim.dated_at, claim.task.attempts, claim.model_sha256) == (number, NOON, 1, NEW_MODEL[1])
     assert (claim.sop_instance_uid, claim.calling_ae, claim.sha256) == ("1.2.3", "PACS", "a" * 64)
-    again.record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs", "archive"))], later)
+    again.record_finding(claim, NEWER, [replace(NEW_REPORT, destinations=("pacs", "archive"))], later)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["model"], row["answer"], row["probability"]) == (
         "analysed",
@@ -108,7 +97,8 @@ def test_the_predecessor_is_the_last_report_of_another_model(ledger: Ledger) -> 
     assert found is not None
     assert (found.answer, found.report) == (Answer.FLAGGED, expected)
     # The second model's report was left out: the third one's points to the first.
-    wished(ledger, number).record_finding(number, NEWER, [RESULT], NOON)
+    wished(ledger, number)
+    record_again(ledger, number, NEWER, [RESULT], NOON)
     found = ledger.previous_finding(number, "d" * 64, SR)
     assert found is not None
     assert (found.answer, found.report) == (Answer.NOT_FLAGGED, expected)
@@ -116,7 +106,7 @@ def test_the_predecessor_is_the_last_report_of_another_model(ledger: Ledger) -> 
     assert ledger.previous_finding(number, FINDING.model.digest, SR) is None
     # No report at all is no predecessor.
     other = received(ledger, sop_instance_uid="1.2.9")
-    ledger.record_finding(other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], NOON)
+    record_finding(ledger, other, FINDING, [replace(RESULT, sop_instance_uid="2.25.77")], NOON)
     found = ledger.previous_finding(other, NEW_MODEL[1], SR)
     assert found is not None
     assert found.report is None
@@ -129,7 +119,7 @@ def test_which_images_are_chosen(ledger: Ledger) -> None:
         first(ledger, "1.3", received_at=NOON + 120 * SECOND, accession_number="A2"),
     ]
     failed = received(ledger, sop_instance_uid="1.4")
-    ledger.fail(failed, "no pixels", NOON)
+    fail(ledger, failed, "no pixels", NOON)
     again, new = Reanalyses(ledger), NEW_MODEL[1]
 
     def chosen(**wanted: Any) -> list[int]:
@@ -147,9 +137,9 @@ def test_which_images_are_chosen(ledger: Ledger) -> None:
     again.request(numbers[:2], *NEW_MODEL, "jd", NOON)
     assert again.choose(Criteria(), new) == Selection((numbers[2],), 0, 2, 0)
     assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 1  # given again, it enters only what does not wait yet
-    again.claim(numbers[0], NOON)
-    again.record_finding(numbers[0], NEWER, [], NOON)
-    again.leave_out(numbers[1], "outside", NOON)
+    record_again(ledger, numbers[0], NEWER, [], NOON)
+    desk, claim = again_of(ledger, numbers[1], NOON)
+    desk.leave_out(claim, "outside", NOON)
     assert again.choose(Criteria(), new) == Selection((), 1, 1, 1)
     assert again.choose(Criteria(receipt_ids=(numbers[1],)), new).receipt_ids == (numbers[1],)
     # The answer that stands decides, not one before it.
@@ -160,83 +150,112 @@ def test_which_images_are_chosen(ledger: Ledger) -> None:
 
 def test_a_wish_waits_for_its_model_and_newest_come_first(ledger: Ledger) -> None:
     numbers = [first(ledger, f"1.{n}") for n in range(3)]
-    again = wished(ledger, *numbers)
-    assert again.has_waiting(NOON)
-    assert again.next_receipt(FINDING.model.digest, NOON) is None
-    assert again.next_receipt(NEW_MODEL[1], NOON) == numbers[2]
+    again, queue = wished(ledger, *numbers), Queue(ledger)
+
+    def following(model_sha256: str) -> list[int]:
+        """Take what the model is to read next in hand, and put it back."""
+        tasks = queue.claim([Kind.REANALYSE], NOON, target=model_sha256, newest_first=True)
+        for task in tasks:
+            again.hand_back(again.load(task), "")
+        return [task.subject for task in tasks]
+
+    assert following(FINDING.model.digest) == []
+    assert following(NEW_MODEL[1]) == [numbers[2]]
     assert again.request(numbers[:1], "net-3.0.0", "d" * 64, "jd", NOON) == 1  # a later wish takes its place
-    assert again.next_receipt("d" * 64, NOON) == numbers[0]
+    assert following("d" * 64) == [numbers[0]]
     assert again.counts() == [("net-2.0.0", "waiting", 2), ("net-3.0.0", "waiting", 1)]
-    again.claim(numbers[2], NOON)
-    assert again.claim(numbers[2], NOON) is None
+    desk, claim = again_of(ledger, numbers[2], NOON)
+    assert queue.claim([Kind.REANALYSE], NOON, subject=numbers[2], among="any") == []
     assert again.cancel("jd", NOON) == 2
-    assert again.counts() == [("net-2.0.0", "withdrawn", 1), ("net-2.0.0", "working", 1), ("net-3.0.0", "withdrawn", 1)]
-    assert not again.has_waiting(NOON)
+    assert again.counts() == [("net-2.0.0", "waiting", 1), ("net-2.0.0", "withdrawn", 1), ("net-3.0.0", "withdrawn", 1)]
+    assert waiting(ledger, NOON, Kind.REANALYSE) == []
     assert again.request(numbers, *NEW_MODEL, "jd", NOON) == 2  # what is in hand is left alone
+    assert again.request(numbers[2:], "net-3.0.0", "d" * 64, "jd", NOON) == 0
+    desk.record_finding(claim, NEWER, [], NOON)
+    assert again.counts() == [("net-2.0.0", "done", 1), ("net-2.0.0", "waiting", 2)]
     assert intact(ledger)
 
 
 def test_what_becomes_of_one_that_is_not_answered(ledger: Ledger) -> None:
     number = first(ledger)
-    again = wished(ledger, number)
-    again.claim(number, NOON)
-    again.postpone(number, "disk full", NOON, NOON + 5 * SECOND)
-    assert again.claim(number, NOON) is None
-    assert again.claim(number, NOON + 5 * SECOND) is not None
-    again.put_back(number, NOON)
-    again.put_back(number, NOON)  # it is not in hand any more
-    again.claim(number, NOON)
-    again.fail(number, "no pixels", NOON)
+    wished(ledger, number)
+    again, claim = again_of(ledger, number, NOON)
+    again.postpone(claim, "disk full", NOON, NOON + 5 * SECOND)
+    assert waiting(ledger, NOON + 4 * SECOND, Kind.REANALYSE) == []
+    again, claim = again_of(ledger, number, NOON + 5 * SECOND)
+    again.hand_back(claim, "another model serves")
+    again.hand_back(claim, "another model serves")  # it is not in hand any more
+    again, claim = again_of(ledger, number, NOON + 5 * SECOND)
+    assert claim.task.attempts == 2  # what was handed back does not count
+    again.fail(claim, "no pixels", NOON)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["model"], row["reanalysis"]) == ("analysed", "net-1.0.0", "failed")
-    assert kinds(ledger, number)[2:] == [
-        "reanalysis_requested", "reanalysis_postponed", "reanalysis_put_back", "reanalysis_failed",
-    ]  # fmt: skip
+    assert kinds(ledger, number)[2:] == ["reanalysis_requested", "reanalysis_postponed", "reanalysis_failed"]
     assert intact(ledger)
 
 
-def test_a_dead_process_loses_nothing_and_is_not_followed_for_ever(ledger: Ledger) -> None:
+def test_a_dead_process_loses_nothing(ledger: Ledger) -> None:
     number = first(ledger)
-    again = wished(ledger, number)
-    again.claim(number, NOON)
-    assert again.recover(NOON, max_crashes=3) == 1
-    assert again.claim(number, NOON) is not None
-    assert again.recover(NOON, max_crashes=3) == 1
-    assert again.claim(number, NOON) is None
-    assert again.claim(number, NOON + 5 * SECOND) is not None
-    assert again.recover(NOON, max_crashes=3) == 0
+    wished(ledger, number)
+    for crashes in range(3):
+        again, claim = again_of(ledger, number, NOON + crashes * LEASE * SECOND)
+        assert (claim.task.crashes, claim.task.attempts) == (crashes, crashes + 1)
+    assert waiting(ledger, NOON + 3 * LEASE * SECOND, Kind.REANALYSE) == []  # its turn comes alone
+    again.fail(claim, "the worker died", NOON)
     assert again.counts() == [("net-2.0.0", "failed", 1)]
     assert ledger.counts()["analysed"] == 1
 
 
+def test_an_outcome_counts_only_where_the_task_is_still_ours(ledger: Ledger) -> None:
+    number = first(ledger)
+    wished(ledger, number)
+    old, lost = again_of(ledger, number, NOON)
+    again, claim = again_of(ledger, number, NOON + LEASE * SECOND)
+    before = findings(ledger, Filter()), kinds(ledger, number)
+    with pytest.raises(LeaseLost):
+        old.record_finding(lost, NEWER, [NEW_REPORT], NOON)
+    with pytest.raises(LeaseLost):
+        old.leave_out(lost, "no", NOON, outside=NEWER)
+    with pytest.raises(LeaseLost):
+        old.fail(lost, "no", NOON)
+    with pytest.raises(LeaseLost):
+        old.postpone(lost, "no", NOON, NOON)
+    old.hand_back(lost, "no")
+    assert (findings(ledger, Filter()), kinds(ledger, number)) == before
+    again.record_finding(claim, NEWER, [NEW_REPORT], NOON)
+    assert intact(ledger)
+
+
 def test_done_twice_it_makes_one_finding_and_one_delivery(ledger: Ledger) -> None:
     number = first(ledger)
-    again = wished(ledger, number)
-    again.claim(number, NOON)
     for _ in range(2):
-        again.record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
+        wished(ledger, number)
+        record_again(ledger, number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
     assert findings(ledger, Filter())[0]["answers"] == 2
-    assert [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)] == [f"2.25.{number}00", "2.25.5"]
+    assert due(ledger, "pacs", NOON) == [f"2.25.{number}00", "2.25.5"]
     assert intact(ledger)
 
 
 def test_results_for_new_images_go_first(ledger: Ledger) -> None:
     number = first(ledger)
-    wished(ledger, number).record_finding(number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
+    wished(ledger, number)
+    record_again(ledger, number, NEWER, [replace(NEW_REPORT, destinations=("pacs",))], NOON)
     live = first(ledger, "1.2.8")
-    due = [each.sop_instance_uid for each in Deliveries(ledger).due("pacs", NOON, 9)]
-    assert due == [f"2.25.{number}00", f"2.25.{live}00", "2.25.5"]
+    assert due(ledger, "pacs", NOON) == [f"2.25.{number}00", f"2.25.{live}00", "2.25.5"]
 
 
-def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger) -> None:
-    assert not ledger.is_busy(NOON)
-    number = received(ledger)
-    assert ledger.is_busy(NOON)
-    ledger.claim(number, NOON)
-    assert ledger.is_busy(NOON)
-    ledger.postpone(number, "disk full", NOON, NOON + 60 * SECOND)
-    assert not ledger.is_busy(NOON)
-    assert ledger.is_busy(NOON + 60 * SECOND)
+def test_a_new_image_is_in_the_way_while_it_waits_or_is_in_hand(ledger: Ledger) -> None:
+    queue, new = Queue(ledger), [Kind.ANALYSE]
+    wished(ledger, first(ledger))
+    assert not queue.has_due(new, NOON)
+    number = received(ledger, sop_instance_uid="1.2.8")
+    assert queue.has_due(new, NOON)
+    task = task_of(ledger, number, NOON, queue=queue)
+    assert queue.has_due(new, NOON)
+    with ledger.writing() as connection:
+        queue.postpone(connection, task, NOON + 60 * SECOND)
+    assert not queue.has_due(new, NOON)
+    assert queue.has_due(new, NOON + 60 * SECOND)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +270,8 @@ def test_the_ledger_is_busy_while_a_new_image_waits_or_is_in_hand(ledger: Ledger
 )
 def test_an_alteration_of_any_answer_shows(ledger: Ledger, statement: str, said: str) -> None:
     number = first(ledger)
-    wished(ledger, number).record_finding(number, NEWER, [NEW_REPORT], NOON)
+    wished(ledger, number)
+    record_again(ledger, number, NEWER, [NEW_REPORT], NOON)
     assert intact(ledger)
     with ledger.writing() as connection:
         for each in statement.split(";"):
@@ -272,7 +292,8 @@ def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:
         )
         connection.execute(row)
     before = (summary(ledger, None), differences(ledger, None))
-    wished(ledger, number).record_finding(number, NEWER, [], NOON)
+    wished(ledger, number)
+    record_again(ledger, number, NEWER, [], NOON)
     assert (summary(ledger, None), differences(ledger, None)) == before
     assert before[1][0]["model"] == "net-1.0.0"
     assert verdicts(ledger, disagree=True) == []
@@ -298,8 +319,10 @@ def test_a_ledger_of_the_second_schema_is_kept(request: pytest.FixtureRequest, d
 
     with engine.connect().execution_options(reading=True) as connection:
         every = [list(connection.execute(text(view.format("*"))).keys()) for view in views]
-    # A later version tells the answer in the place of the decision, and all regions in the place of one box.
-    names = [[name for name in columns if name not in ("decision", "region")] for columns in every]
+    # A later version tells the answer in the place of the decision, and all regions in the place of one box; and when
+    # a delivery is due only of those that wait.
+    gone = ("decision", "region", "next_attempt_at")
+    names = [[name for name in columns if name not in gone] for columns in every]
     before = seen()
     assert len(before[0]) == 3
     migrations.upgrade(engine)
@@ -340,33 +363,3 @@ INSERT INTO result (receipt_id, kind, sop_class_uid, sop_instance_uid, series_in
 INSERT INTO delivery (result_id, destination, state, attempts, error, created_at, first_due_at, next_attempt_at)
  VALUES (1, 'pacs', 'sent', 1, '', {_DATED}, {_DATED}, {_DATED});
 INSERT INTO feedback (receipt_id, verdict, reader, source, at) VALUES (2, 'PNEUMONIA', 'jd', 'x', {_DATED})"""  # noqa: S608 - texts of this file
-
-
-def test_the_idle_engine_gives_way_and_comes_back_to_what_it_could_not_enter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.engines.idle.POLL", 0.01)
-    waiting = [1, 2, 3]
-    done: list[int] = []
-    put_back: list[int] = []
-    busy = threading.Event()
-    busy.set()
-    looks: list[dt.datetime] = []
-
-    def following() -> int | None:
-        looks.append(dt.datetime.now(dt.UTC))
-        if len(looks) == 2:
-            raise OutOfResources("locked")
-        return None if busy.is_set() or not waiting else waiting[0]
-
-    def process(number: int) -> None:
-        if number == 2 and not put_back:
-            raise OutOfResources("locked")
-        done.append(waiting.pop(0))
-
-    engine = IdleEngine(following, process, put_back.append, pause=0)
-    engine.start()
-    wait_for(lambda: len(looks) > 5)
-    assert done == []
-    busy.clear()
-    wait_for(lambda: not waiting)
-    engine.stop()
-    assert (done, put_back) == ([1, 2, 3], [2])

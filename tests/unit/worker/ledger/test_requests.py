@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import InvalidSettings
+from tests.support.ledgers import fail
 from tests.unit.worker.ledger.test_receipts import NOON, received
 from worker.destination_settings import DicomDestination
 from worker.ledger.database import open_ledger
@@ -30,7 +31,7 @@ def test_only_failed_images_are_tried_again(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     ledger = open_ledger(settings)
     failed, waiting = received(ledger), received(ledger, sop_instance_uid="1.2.4", sha256="d" * 64)
-    ledger.fail(failed, "unreadable", NOON)
+    fail(ledger, failed, "unreadable", NOON)
     with pytest.raises(
         InvalidSettings, match=r"^receipt 99 does not exist; receipt 2 has not failed: its status is received$"
     ):

@@ -1,51 +1,74 @@
-"""The bell between processes."""
+"""The bells between processes."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from worker.engines.local import LocalEngine
+import pytest
 
-from tests.support.peers import wait_for
-from worker.queue.wake import WakeSignal
+from worker.queue.wake import FOLDER, Bell, ring
 
 
-def test_a_ring_is_heard_once_and_by_others(tmp_path: Path) -> None:
-    listener = WakeSignal(tmp_path)
-    assert not listener.arrived()
+@pytest.fixture
+def bell(tmp_path: Path) -> Iterator[Bell]:
+    made = Bell(tmp_path, "work")
+    yield made
+    made.close()
+
+
+def test_a_ring_is_heard_once_and_by_all_of_a_role(bell: Bell, tmp_path: Path) -> None:
+    second, other = Bell(tmp_path, "work"), Bell(tmp_path, "deliver")
+    assert not bell.wait(0)
     for _ in range(2):
-        WakeSignal(tmp_path).send()
-        assert listener.arrived()
-        assert not listener.arrived()
-        time.sleep(0.02)  # file systems keep time in ticks
-    assert not WakeSignal(tmp_path).arrived()
-    WakeSignal(tmp_path / "absent").send()  # a disk that takes nothing harms nobody
+        ring(tmp_path, "work")
+        ring(tmp_path, "work")
+        for each in (bell, second):
+            assert each.wait(0)
+            assert not each.wait(0)
+        assert not other.wait(0)
+    second.close()
+    ring(tmp_path, "work")
+    assert bell.wait(0)
+    other.close()
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
 
 
-def test_a_ring_starts_a_sweep_long_before_it_is_due(tmp_path: Path) -> None:
-    waiting: list[int] = []
-    done: list[int] = []
-    swept = threading.Event()
+def test_a_ring_wakes_who_waits(bell: Bell, tmp_path: Path) -> None:
+    heard: list[bool] = []
+    waiter = threading.Thread(target=lambda: heard.append(bell.wait(600)))
+    waiter.start()
+    ring(tmp_path, "work")
+    waiter.join(60)
+    assert heard == [True]
 
-    def unfinished() -> list[int]:
-        swept.set()
-        return [each for each in waiting if each not in done]
 
-    engine = LocalEngine(
-        done.append,
-        unfinished,
-        lambda _id: None,
-        threads=1,
-        sweep_seconds=600,
-        signal_arrived=WakeSignal(tmp_path).arrived,
-    )
-    engine.start()
-    try:
-        assert swept.wait(10)
-        waiting.append(7)
-        WakeSignal(tmp_path).send()
-        wait_for(lambda: done == [7], 10)
-    finally:
-        engine.stop()
+def test_what_cannot_be_rung_harms_nobody(bell: Bell, tmp_path: Path) -> None:
+    ring(tmp_path / "absent", "work")
+    left = tmp_path / FOLDER / "work-1-dead"  # by a process that was killed
+    os.mkfifo(left)
+    ring(tmp_path, "work")
+    assert not left.exists()
+    assert bell.wait(0)
+    (pipe,) = (tmp_path / FOLDER).iterdir()
+    handle = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):  # nobody has listened for long, and it is full
+        while True:
+            os.write(handle, bytes(4096))
+    os.close(handle)
+    ring(tmp_path, "work")
+    assert bell.wait(0)
+
+
+def test_where_there_are_no_pipes_it_is_looked_at_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "mkfifo", refuse)
+    bell = Bell(tmp_path, "work")
+    ring(tmp_path, "work")
+    assert not bell.wait(0)
+    bell.close()

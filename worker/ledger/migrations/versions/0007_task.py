@@ -73,7 +73,8 @@ def upgrade() -> None:
     op.add_column("delivery", sa.Column("committed_at", sa.DateTime))
     for table in ("receipt", "result"):
         op.add_column(table, sa.Column("store", sa.String(32), nullable=False, server_default=""))
-    _make_views("(SELECT t.due_at FROM task t WHERE t.kind = 'deliver' AND t.subject = d.id)", ", d.committed_at")
+    due = "(SELECT t.due_at FROM task t WHERE t.kind = 'deliver' AND t.subject = d.id)"
+    _make_views(due, ", d.committed_at", "LEFT JOIN task t ON t.kind = 'analyse' AND t.subject = r.id")
 
 
 _DROPPED = {
@@ -130,7 +131,7 @@ def downgrade() -> None:
     op.create_index("ix_reanalysis_state", "reanalysis", ["state", "model_sha256", "next_attempt_at"])
     for table in ("process", "breaker", "task"):
         op.drop_table(table)
-    _make_views("d.next_attempt_at", "")
+    _make_views("d.next_attempt_at", "", "")
 
 
 def _drop_views() -> None:
@@ -138,7 +139,7 @@ def _drop_views() -> None:
         op.execute(f"DROP VIEW {view}")
 
 
-def _make_views(next_attempt: str, more: str) -> None:
+def _make_views(next_attempt: str, more: str, task: str) -> None:
     """Make the views with the columns that they have had since 0006.
 
     Parameters
@@ -147,6 +148,9 @@ def _make_views(next_attempt: str, more: str) -> None:
         When a delivery d is due.
     more
         Columns at the end of `deliveries`.
+    task
+        What joins a receipt r with its task t, which tells why it waits and how often it was begun; empty where the
+        receipt tells it itself.
     """
     newest = "(SELECT max(l.id) FROM finding l WHERE l.receipt_id = r.id)"
     ends = ", f.caution, f.lungs_share, f.lungs_count, f.lungs_cut, f.score"
@@ -158,16 +162,16 @@ def _make_views(next_attempt: str, more: str) -> None:
     own = "(x.finding_id = f.id OR f.id IS NULL AND x.receipt_id = r.id)"
     op.execute(f"""
         CREATE VIEW findings AS
-        SELECT {_columns(stands, own)},
+        SELECT {_columns(stands, own, task)},
                (SELECT count(*) FROM finding a WHERE a.receipt_id = r.id) AS answers,
                (SELECT n.state FROM reanalysis n WHERE n.receipt_id = r.id) AS reanalysis{ends}
-        FROM receipt r LEFT JOIN finding f ON f.id = {newest}
+        FROM receipt r LEFT JOIN finding f ON f.id = {newest} {task}
     """)  # noqa: S608 - names of ours, here and below
     op.execute(f"""
         CREATE VIEW answers AS
-        SELECT {_columns("f.answer", "x.finding_id = f.id")},
+        SELECT {_columns("f.answer", "x.finding_id = f.id", task)},
                f.id AS finding_id, CASE WHEN f.id = {newest} THEN 1 ELSE 0 END AS stands{ends}
-        FROM receipt r JOIN finding f ON f.receipt_id = r.id
+        FROM receipt r JOIN finding f ON f.receipt_id = r.id {task}
     """)  # noqa: S608
     op.execute(f"""
         CREATE VIEW deliveries AS
@@ -181,16 +185,17 @@ def _make_views(next_attempt: str, more: str) -> None:
     """)  # noqa: S608
 
 
-def _columns(answer: str, own: str) -> str:
+def _columns(answer: str, own: str, task: str) -> str:
     """Return the columns that `findings` and `answers` share; `own` says which results x are counted."""
+    reason, attempts = (f"coalesce(t.{name}, r.{name})" if task else f"r.{name}" for name in ("reason", "attempts"))
     joined = "string_agg" if op.get_bind().dialect.name == "postgresql" else "group_concat"
     deliveries = f"SELECT count(*) FROM delivery d JOIN result x ON x.id = d.result_id WHERE {own}"  # noqa: S608
     return f"""
         r.id AS receipt_id, r.received_at, r.started_at, f.analysed_at, r.finished_at,
-        r.state AS status, r.reason, f.probability, {answer}, f.threshold, f.model, f.model_sha256,
+        r.state AS status, {reason} AS reason, f.probability, {answer}, f.threshold, f.model, f.model_sha256,
         r.study_instance_uid, r.series_instance_uid, r.sop_instance_uid, r.sop_class_uid, r.transfer_syntax_uid,
         r.modality, r.accession_number, r.patient_key, r.calling_ae, r.called_ae, r.peer_address,
-        r.sha256, r.size_bytes, r.attempts,
+        r.sha256, r.size_bytes, {attempts} AS attempts,
         (SELECT {joined}(x.sop_instance_uid, ' ') FROM result x WHERE {own}) AS result_uids,
         ({deliveries}) AS deliveries,
         ({deliveries} AND d.state IN ('sent', 'committed')) AS delivered,
