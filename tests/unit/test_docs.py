@@ -23,6 +23,7 @@ import typer
 import yaml
 
 from dicom_io.finding import Finding, ModelIdentity
+from tests.support.ledgers import record_finding
 from worker.cli.app import app
 from worker.database.connection import connect
 from worker.destination_settings import KINDS, DicomDestination
@@ -224,16 +225,14 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     migrations.upgrade(engine)
     ledger, uid = Ledger(engine), "1.2.3"
     texts = dict.fromkeys(NewReceipt.__dataclass_fields__, "1") | {"sop_instance_uid": uid, "accession_number": "A1"}
-    new = NewReceipt(**texts | {"size_bytes": 1, "received_at": NOW})  # type: ignore[arg-type]
+    new = NewReceipt(**texts | {"size_bytes": 1, "received_at": NOW, "priority": 2})  # type: ignore[arg-type]
     receipt_id = ledger.receive(new)
     assert receipt_id is not None
-    ledger.claim(receipt_id, NOW)
     finding = NewFinding(ModelIdentity("m", "1", "d"), Finding(0.95, "PNEUMONIA", 0.5), 0.5, 0.2, NOW)
-    ledger.record_finding(
-        receipt_id, finding, [NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1, ("pacs",))], NOW
-    )
+    result = NewResult("secondary-capture", "1", "1.2.4", "1", "e", 1, ("pacs",))
+    record_finding(ledger, receipt_id, finding, [result], NOW)
     deliveries = Deliveries(ledger)
-    (delivery,) = deliveries.due("pacs", NOW, 10)
+    (delivery,) = deliveries.claim("pacs", NOW, 10)
     deliveries.mark_sent(delivery, 0, NOW)
     ledger.record_event("refused", NOW, {"status": "0xC000", "reason": "r", "calling_ae": "X"})
     engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -65,6 +66,13 @@ def with_results(ledger: Ledger, count: int) -> None:
 # ---- what comes last ---------------------------------------------------------------------------------------------
 
 
+def broken_off(ledger: Ledger, act: Callable[[Connection], None]) -> None:
+    """Do something in a transaction that fails."""
+    with contextlib.suppress(ZeroDivisionError), ledger.writing() as connection:
+        act(connection)
+        raise ZeroDivisionError
+
+
 def test_what_is_to_come_last_comes_last_and_in_order(ledger: Ledger) -> None:
     done: list[str] = []
     with ledger.writing() as connection:
@@ -72,9 +80,7 @@ def test_what_is_to_come_last_comes_last_and_in_order(ledger: Ledger) -> None:
         at_end(connection, lambda same: done.append(f"second {same is connection}"))
         done.append("body")
     assert done == ["body", "first of the last", "second True"]
-    with pytest.raises(ValueError, match="no"), ledger.writing() as connection:
-        at_end(connection, lambda _: done.append("of a transaction that was broken off"))
-        raise ValueError("no")
+    broken_off(ledger, lambda connection: at_end(connection, lambda _: done.append("of one that was broken off")))
     with ledger.writing():  # on the connection that went back to the pool
         pass
     with ledger.engine.begin() as connection:  # of somebody who knows of no end
@@ -87,9 +93,13 @@ def test_what_fails_at_the_end_undoes_all(ledger: Ledger) -> None:
     def fail(_: Connection) -> None:
         raise ValueError("no")
 
-    with pytest.raises(ValueError, match="no"), ledger.writing() as connection:
-        event_chain.append(connection, "refused", NOON)
-        at_end(connection, fail)
+    def enter() -> None:
+        with ledger.writing() as connection:
+            event_chain.append(connection, "refused", NOON)
+            at_end(connection, fail)
+
+    with pytest.raises(ValueError, match="no"):
+        enter()
     assert kinds(ledger) == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 import subprocess
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from pydicom import Dataset
 from pydicom.uid import UID
 
+from dicom_io.errors import UnsupportedPixels
 from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import source_image
@@ -23,18 +23,17 @@ from dicom_io.objects.common import encode
 from tests.support.peers import chest
 from tests.support.tools import tool
 from tests.unit.dicom_io.header.test_eligibility import FOR_PROCESSING, SECONDARY_CAPTURE, equipment, header
-from tests.unit.worker.engines.test_pipeline import Bench, lent
+from tests.unit.worker.engines.test_pipeline import Bench, again, failing, make_due
 from tests.unit.worker.results.test_result_set import MODEL, NOW, answered, coded, source, tree
 from worker.clock import now
 from worker.conformance.statement import statement
 from worker.destination_settings import DicomDestination
 from worker.engines.offline import analyze
-from worker.engines.pipeline import Pipeline
 from worker.health.drift import period
 from worker.inference.analyzer import Reader
 from worker.ledger import event_chain
 from worker.ledger.queries import Filter, findings, story
-from worker.ledger.reanalyses import Reanalyses
+from worker.ledger.receipts import Receipts
 from worker.results.result_set import not_analysed
 from worker.settings import ModelSettings, Results, Settings
 
@@ -51,7 +50,7 @@ def bench(tmp_path: Path, reader: Reader) -> Bench:
 
 def done(bench: Bench, dataset: Dataset) -> int:
     number = bench.put(dataset)
-    bench.pipeline.process(number)
+    bench.process(number)
     return number
 
 
@@ -136,11 +135,79 @@ def test_it_is_off_by_default_and_needs_its_kind(bench: Bench) -> None:
         Results(report_not_analysed=True, kinds=("secondary-capture",))
 
 
-def test_an_image_that_failed_is_not_reported(bench: Bench) -> None:
+def test_an_image_that_failed_is_reported_too(bench: Bench) -> None:
+    dataset = chest()
+    del dataset.PixelData
+    number = done(bench, dataset)
+    found = told(bench, number)
+    assert found["finding"]["status"] == "failed"
+    (delivery,) = found["deliveries"]
+    assert (delivery["destination"], delivery["kind"], delivery["state"]) == ("pacs", "structured-report", "pending")
+    assert bench.wakes == ["deliver"]
+    report = pydicom.dcmread(BytesIO(bench.results()["structured-report"]))
+    assert coded(report)["Presence"] == "Indeterminate"
+    assert any(found["finding"]["reason"] in item.get("TextValue", "") for item in tree(report))
+    (event,) = [json.loads(each["detail"]) for each in found["events"] if each["kind"] == "failed"]
+    assert event["results"] == [report.SOPInstanceUID]
+    with bench.ledger.reading() as connection:
+        assert event_chain.verify(connection)[1] == []
+
+
+def test_an_image_that_is_given_up_is_reported_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = bench.put(chest())
+    monkeypatch.setattr(bench.reader, "read", lambda *_: 1 / 0)
+    for attempt in range(1, 4):
+        assert told(bench, number)["results"] == []
+        make_due(bench)
+        bench.process(number)
+        assert told(bench, number)["finding"]["attempts"] == attempt
+    assert len(told(bench, number)["results"]) == 1
+    # Tried once more and answered, it has the model's report besides.
+    monkeypatch.undo()
+    assert bench.ledger.requeue([number], now()) == 1
+    bench.process(number)
+    found = told(bench, number)
+    assert found["finding"]["status"] == "analysed"
+    assert [each["kind"] for each in found["results"]].count("structured-report") == 2
+
+
+@pytest.mark.parametrize("attributes", [{"Modality": "CT"}, {"ImageType": ["DERIVED", "SECONDARY"]}])
+def test_what_failed_and_is_no_radiograph_is_not_reported(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, attributes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("worker.engines.pipeline.analyze", failing(UnsupportedPixels("no pixel data")))
+    found = told(bench, done(bench, chest(**attributes)))
+    assert (found["finding"]["status"], found["results"]) == ("failed", [])
+
+
+def test_what_failed_and_cannot_be_read_or_referred_to_is_not_reported(bench: Bench) -> None:
+    lost = bench.put(chest("lost"))
+    bench.blobs.path(str(bench.row(lost)["sha256"])).unlink()
+    bench.process(lost)
+    bare = chest("bare")
+    del bare.PixelData, bare.SeriesInstanceUID
+    for number in (lost, done(bench, bare)):
+        found = told(bench, number)
+        assert (found["finding"]["status"], found["results"]) == ("failed", [])
+
+
+def test_an_image_that_failed_is_not_reported_by_default(bench: Bench) -> None:
+    bench.pipeline._settings = Settings(destinations=(PACS,))
     dataset = chest()
     del dataset.PixelData
     found = told(bench, done(bench, dataset))
     assert (found["finding"]["status"], found["results"]) == ("failed", [])
+
+
+def test_a_second_reading_that_fails_is_not_reported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = done(bench, chest())
+    before = told(bench, number)["results"]
+    with bench.ledger.writing() as connection:  # as though another model had answered first
+        connection.exec_driver_sql("UPDATE finding SET model_sha256 = '0'")
+    monkeypatch.setattr(bench.reader, "read", failing(UnsupportedPixels("no pixel data")))
+    again(bench, bench.reader, number, results=ON, destinations=(PACS,))
+    found = told(bench, number)
+    assert (found["reanalysis"]["state"], found["results"]) == ("failed", before)
 
 
 # ---- what ------------------------------------------------------------------------------------------------------------
@@ -197,9 +264,8 @@ def test_it_is_entered_once_however_often_the_work_is_done(bench: Bench) -> None
     assert "LL" in before["finding"]["reason"]
     assert [each["kind"] for each in before["results"]] == ["structured-report"]
     # As after a crash between the entry and whatever follows it, and before it.
-    with bench.ledger.writing() as connection:
-        connection.exec_driver_sql("UPDATE receipt SET state = 'received'")
-    bench.pipeline.process(number)
+    bench.once_more(number)
+    bench.process(number)
     after = told(bench, number)
     assert bench.results() == first
     assert [each["sop_instance_uid"] for each in after["results"]] == [
@@ -219,12 +285,12 @@ def test_a_crash_before_the_entry_leaves_nothing_behind_that_is_sent(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.ledger, "leave_out", die)
+        patch.setattr(Receipts, "leave_out", die)
         with pytest.raises(SystemExit):
-            bench.pipeline.process(number)
+            bench.process(number)
     assert told(bench, number)["deliveries"] == []
-    bench.ledger.recover(dt.datetime.now(dt.UTC), 10)
-    bench.pipeline.process(number)
+    bench.queue.release(bench.queue.owner, now())
+    bench.process(number)
     found = told(bench, number)
     assert [each["sha256"] for each in found["results"]] == kept
     assert len(found["deliveries"]) == 1
@@ -267,11 +333,9 @@ def test_a_second_look_that_is_left_out_is_kept_too(bench: Bench) -> None:
     bench.pipeline._settings = Settings(model=ModelSettings(out_of_distribution="warn"))
     number = done(bench, chest(PatientAge="040Y"))
     assert bench.row(number)["answer"] == "outside"
-    work = Reanalyses(bench.ledger)
-    work.request([number], "other", bench.reader.identity.digest, "jd", now())
     with bench.ledger.writing() as connection:  # as though another model had answered first
         connection.exec_driver_sql("UPDATE finding SET model_sha256 = '0'")
-    Pipeline(Settings(), bench.ledger, bench.blobs, lent(bench.reader), lambda: None, tasks=work).process(number)
+    again(bench, bench.reader, number)
     found = told(bench, number)
     assert found["reanalysis"]["state"] == "left_out"
     assert len(found["answers"]) == len(found["outside"]) == 1

@@ -14,29 +14,29 @@ import pytest
 from dicom_io.errors import InvalidSettings
 from dicom_io.finding import Finding, Lungs
 from modeltrain.model.card import load_card, shipped_model
+from tests.support.ledgers import again_of, fail, leave_out, record_again
 from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.support.printed import labelled
-from tests.unit.worker.engines.test_pipeline import Bench, lent
-from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL, NEWER, first, intact, kinds
-from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
+from tests.unit.worker.engines.test_pipeline import Bench
+from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL, NEWER, first, intact
+from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, kinds, received
 from worker.cli.app import app
 from worker.clock import now
 from worker.engines.analysis import outside_reason
-from worker.engines.pipeline import Pipeline
 from worker.inference.analyzer import Reader
 from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import OUTSIDE
+from worker.queue.task import Kind
 from worker.settings import ModelSettings, Results, Settings, load
 
 
 def left_out(ledger: Ledger, uid: str, reason: str, **changes: Any) -> int:
     number = received(ledger, sop_instance_uid=uid, **changes)
-    ledger.claim(number, NOON)
-    ledger.leave_out(number, reason, NOON)
+    leave_out(ledger, number, reason, changes.get("received_at", NOON))
     return number
 
 
@@ -45,7 +45,7 @@ def test_what_a_gate_left_out_is_read_where_that_is_asked_for(ledger: Ledger) ->
     gated = left_out(ledger, "1.2", "outside the trained population (score 1.20)")
     lateral = left_out(ledger, "1.3", "view position LL, which is not frontal", received_at=NOON + 60 * SECOND)
     own = left_out(ledger, "1.4", "own output")
-    ledger.fail(received(ledger, sop_instance_uid="1.5"), "outside, it says", NOON)
+    fail(ledger, received(ledger, sop_instance_uid="1.5"), "outside, it says", NOON)
     again = Reanalyses(ledger)
 
     def chosen(**wanted: Any) -> list[int]:
@@ -82,8 +82,8 @@ def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
     again = Reanalyses(ledger)
     again.request([number], *NEW_MODEL, "jd", NOON)
     assert findings(ledger, Filter())[0]["status"] == "not_analysed"  # until there is an answer
-    again.claim(number, NOON)
-    again.leave_out(number, "outside again", NOON)
+    desk, claim = again_of(ledger, number, NOON)
+    desk.leave_out(claim, "outside again", NOON)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["reason"], row["reanalysis"]) == (
         "not_analysed",
@@ -92,8 +92,7 @@ def test_one_that_was_left_out_becomes_an_analysed_one(ledger: Ledger) -> None:
     )
     assert again.choose(Criteria(also=OUTSIDE), NEW_MODEL[1]) == Selection((), 0, 0, 1)
     again.request([number], *NEW_MODEL, "jd", NOON)
-    again.claim(number, NOON)
-    again.record_finding(number, NEWER, [], NOON + SECOND)
+    record_again(ledger, number, NEWER, [], NOON + SECOND)
     (row,) = findings(ledger, Filter())
     assert (row["status"], row["reason"], row["answer"], row["answers"]) == ("analysed", "", "not flagged", 1)
     assert ledger.counts() == {"analysed": 1}
@@ -110,8 +109,7 @@ def test_after_a_rollback_what_the_model_had_answered_is_answered_already(ledger
     both, other = first(ledger, "1.1"), first(ledger, "1.2")
     again = Reanalyses(ledger)
     again.request([both], *NEW_MODEL, "jd", NOON)
-    again.claim(both, NOON)
-    again.record_finding(both, NEWER, [], NOON)
+    record_again(ledger, both, NEWER, [], NOON)
     old = FINDING.model.digest
     assert again.choose(Criteria(), old) == Selection((), 2, 0, 0, superseded=1)
     assert again.choose(Criteria(receipt_ids=(both, other)), old).receipt_ids == ()
@@ -143,13 +141,13 @@ def test_the_new_report_takes_the_place_of_the_one_that_nothing_was_analysed(
     strict = Settings(results=Results(report_not_analysed=True), destinations=())
     bench.pipeline._settings = strict
     number = bench.put(chest("adult", PatientAge="040Y"))
-    bench.pipeline.process(number)
+    bench.process(number)
     assert bench.row(number)["status"] == "not_analysed"
     work = Reanalyses(bench.ledger)
     (chosen,) = work.choose(Criteria(also=OUTSIDE), wider.identity.digest).receipt_ids
     work.request([chosen], wider.card.label, wider.identity.digest, "jd", now())
-    warn = Settings(model=ModelSettings(out_of_distribution="warn"))
-    Pipeline(warn, bench.ledger, bench.blobs, lent(wider), lambda: None, tasks=work).process(number)
+    warn = ModelSettings(out_of_distribution="warn")
+    bench.process(number, bench.pipeline_of(wider, model=warn), Kind.REANALYSE)
     row = bench.row(number)
     assert (row["status"], row["answer"], row["reason"]) == ("analysed", "outside", "")
     found = story(bench.ledger, str(number))
@@ -190,7 +188,8 @@ def test_the_command_counts_them(config: Path, capsys: pytest.CaptureFixture[str
     # The shipped model answers, and after it another one, which is withdrawn.
     again = Reanalyses(ledger)
     for model in (load_card(shipped_model()).sha256, "d" * 64):
-        again.record_finding(number, replace(NEWER, model=replace(NEWER.model, digest=model)), [], NOON)
+        again.request([number], "net", model, "jd", NOON)
+        record_again(ledger, number, replace(NEWER, model=replace(NEWER.model, digest=model)), [], NOON)
     counts = counted(config, capsys, "--all")
     assert (counts["Already answered by this model"], counts["of these, another model answered later"]) == ("1", "1")
 

@@ -1,4 +1,4 @@
-"""The workers: what is suspect goes alone, what is out of order costs no image anything, and second readings give way."""
+"""The workers: what is suspect goes alone, a fault costs no image anything, and second readings give way."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 from dicom_io.errors import InvalidModel
 from dicom_io.finding import Finding
 from modeltrain.model.card import Card, load_card, shipped_model
+from tests.support.ledgers import leave_out, record_finding
 from tests.unit.worker.ledger.test_receipts import NOON, received
 from worker.health.drift import drift, figure, metrics, period, stability_index
 from worker.ledger.receipts import Ledger
@@ -35,10 +36,11 @@ def fill(ledger: Ledger, card: Card, n: int, *, shift: float = 0.0, outlier: flo
     values = np.clip(np.random.default_rng(2).beta(2, 2, n) + shift, 0, 1)
     for index, value in enumerate(values.tolist()):
         number = received(ledger, sop_instance_uid=f"1.{n}.{index}.{len(digest)}")
-        ledger.claim(number, NOON)
         finding = Finding(value, "PNEUMONIA" if value >= 0.5 else "NORMAL", 0.5, outlier=outlier)
         model = replace(card.identity, digest=digest or card.sha256)
-        ledger.record_finding(number, NewFinding(model, finding, value, float(values[(index * 7) % n]), NOON), [], NOON)
+        record_finding(
+            ledger, number, NewFinding(model, finding, value, float(values[(index * 7) % n]), NOON), [], NOON
+        )
 
 
 def test_nothing_changed(ledger: Ledger, card: Card) -> None:
@@ -101,9 +103,8 @@ def left_out(ledger: Ledger, card: Card, n: int, *, outlier: float | None = 1.5)
     numbers = []
     for index in range(n):
         number = received(ledger, sop_instance_uid=f"3.{index}")
-        ledger.claim(number, NOON)
         stopped = NewFinding(card.identity, Finding(0.9, "PNEUMONIA", 0.5, outlier=outlier), 0.9, 0.05, NOON)
-        ledger.leave_out(number, "outside: not like the images the model was made for", NOON, outside=stopped)
+        leave_out(ledger, number, "outside: not like the images the model was made for", NOON, outside=stopped)
         numbers.append(number)
     return numbers
 
@@ -126,7 +127,7 @@ def test_images_that_the_gate_left_out_are_seen(ledger: Ledger, card: Card) -> N
     assert '\ncxrd_drift_answers{answer="outside"} 50.0\n' in metrics(found)
     # One of them is answered after all, under other settings: it counts once.
     finding = Finding(0.93, "PNEUMONIA", 0.5, outlier=1.5)
-    ledger.record_finding(numbers[0], NewFinding(card.identity, finding, 0.5, 0.2, NOON), [], NOON)
+    record_finding(ledger, numbers[0], NewFinding(card.identity, finding, 0.5, 0.2, NOON), [], NOON)
     after = period(ledger, card, None, None)
     assert (after.n, after.left_out) == (110, 49)
 

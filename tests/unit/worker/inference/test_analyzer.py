@@ -96,7 +96,7 @@ def test_what_is_outside_gets_no_answer_by_default(
     bench = Bench(tmp_path, reader)
     bench.pipeline._settings = Settings(model=ModelSettings.model_validate({"out_of_distribution": setting}))
     number = bench.put(chest("adult", **attributes))
-    bench.pipeline.process(number)
+    bench.process(number)
     row = bench.row(number)
     assert (row["status"], row["answer"]) == (status, "outside")
     if setting == "skip":

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 
 from dicom_io.errors import InvalidSettings
 from modeltrain.model.card import load_card
+from tests.support.ledgers import record_finding
 from tests.support.models import tiny
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
 from worker.database.connection import connect
@@ -33,8 +34,7 @@ def ledger(tmp_path: Path) -> Ledger:
     made = Ledger(engine)
     number = made.receive(NEW)
     assert number == 1
-    made.claim(number, NOON)
-    made.record_finding(number, FINDING, [], NOON)
+    record_finding(made, number, FINDING, [], NOON)
     return made
 
 
