@@ -43,8 +43,10 @@ from worker.demo.orthanc import free_port
 from worker.engines.analysis import rules_of
 from worker.inference.engine import OnnxEngine
 from worker.ledger import migrations
-from worker.ledger.receipts import Ledger
+from worker.ledger.receipts import Ledger, Receipts
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
+from worker.queue.claim import Queue
+from worker.queue.task import Kind
 from worker.results.kinds import KINDS
 from worker.results.overlay import compose
 from worker.settings import Scp, Settings
@@ -105,6 +107,8 @@ class Bench:
         database = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
         migrations.upgrade(database)
         self.ledger = Ledger(database)
+        self.queue = Queue(self.ledger)
+        self.desk = Receipts(self.ledger, self.queue)
         self.engine = OnnxEngine(card.folder / "model.onnx", threads)
         self.identity = card.identity
         self.rules = rules_of(self.settings)
@@ -145,8 +149,9 @@ class Bench:
 
     def work(self, receipt_id: int, sha256: str, watch: Stopwatch) -> Path:
         """Do what the pipeline does; return the result's file."""
-        with watch.stage("ledger.claim"):
-            self.ledger.claim(receipt_id, now())
+        with watch.stage("queue.claim, load"):
+            (task,) = self.queue.claim([Kind.ANALYSE], now(), subject=receipt_id)
+            claim = self.desk.load(task)
         with watch.stage("read_dataset"):
             dataset = read_dataset(self.blobs.path(sha256))
         with watch.stage("judge, ledger.is_result"):
@@ -188,7 +193,7 @@ class Bench:
         uids = (str(result.SOPClassUID), str(result.SOPInstanceUID), str(result.SeriesInstanceUID))
         with watch.stage("ledger.answer"):
             entry = NewResult(KIND.name, *uids, stored, len(data), ("orthanc",))
-            self.ledger.record_finding(receipt_id, new, [entry], now())
+            self.desk.record_finding(claim, new, [entry], now())
         return self.blobs.path(stored)
 
 
@@ -222,7 +227,7 @@ def main() -> None:
 
 def time_receiving(files: Sequence[Path], folder: Path, watch: Stopwatch) -> None:
     """Send the files to our node, which spools and drops them."""
-    node = StorageNode(NodeOptions(**Scp(port=0).model_dump()), folder / "spool", lambda _arrival: 0)
+    node = StorageNode(NodeOptions(**Scp(port=0).model_dump(exclude={"urgent_calling"})), folder / "spool", lambda _arrival: 0)
     node.start()
     try:
         Sender(files[:1], node.port).run()

@@ -28,6 +28,7 @@ from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.records import DueDelivery
+from worker.queue.task import Kind, Priority, Task
 from worker.settings import Settings, load
 from worker.storage.blobs import Blobs
 
@@ -103,7 +104,9 @@ def test_answers_become_statuses(status: int, expected: int, listener: Listener)
 def test_a_notification_that_an_earlier_version_stored_is_delivered(listener: Listener, tmp_path: Path) -> None:
     blobs = Blobs(tmp_path)
     sha256 = blobs.put(b'{"id": "old"}', ".dcm")
-    due = DueDelivery(1, 1, "", "2.25.1", sha256, 0, dt.datetime.now(dt.UTC))
+    moment = dt.datetime.now(dt.UTC)
+    task = Task(1, Kind.DELIVER, 1, "hook", Priority.MEDIUM, 1, 0, "token", created_at=moment, claimed_at=moment)
+    due = DueDelivery(task, 1, "", "2.25.1", sha256)
     with posts(listener.url).open([due], blobs) as session:
         assert session.carries(due)
         assert session.send(due).verdict is Verdict.SENT

@@ -23,10 +23,13 @@ from pynetdicom.presentation import build_context
 from dicom_io.network import spool
 from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, NodeOptions, StorageNode
 from tests.support.peers import Receiver, chest, send, store_bytes, store_request, wait_for
+from worker.clock import now
 from worker.database.connection import connect
 from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, refusals
 from worker.ledger.receipts import Ledger
+from worker.queue.claim import Queue
+from worker.queue.task import Kind, Priority
 from worker.receive.intake import Intake
 from worker.settings import Scp
 from worker.storage.blobs import Blobs
@@ -43,9 +46,11 @@ class Station:
         migrations.upgrade(engine)
         self.ledger = Ledger(engine)
         self.blobs = Blobs(folder / "objects")
-        intake = Intake(self.ledger, self.blobs, PatientKey(folder, "hash"), self.submitted.append)
         scp = Scp.model_validate({"port": 0} | options)
-        self.node = StorageNode(NodeOptions(**scp.model_dump()), self.blobs.incoming, intake.receive)
+        key = PatientKey(folder, "hash")
+        intake = Intake(self.ledger, self.blobs, key, self.submitted.append, urgent=scp.urgent_calling)
+        node = NodeOptions(**scp.model_dump(exclude={"urgent_calling"}))
+        self.node = StorageNode(node, self.blobs.incoming, intake.receive)
         self.node.start()
 
     def rows(self) -> list[dict[str, object]]:
@@ -79,6 +84,24 @@ def test_the_bytes_are_stored_as_they_came(station: Station, tmp_path: Path) -> 
     assert (row["calling_ae"], row["called_ae"], row["accession_number"]) == ("SENDER", "CXRD", "A7")
     assert row["status"] == "received"
     assert list(station.blobs.incoming.iterdir()) == []
+
+
+def test_the_urgent_go_before_the_others(tmp_path: Path) -> None:
+    """As the sender's request says (PS3.7 E.1), or as the site does of the sender."""
+    made = Station(tmp_path, urgent_calling=("EMERGENCY",))
+    asked = [("WARD", 2), ("WARD", 0), ("WARD", 1), ("EMERGENCY", 2)]
+    for number, (calling, priority) in enumerate(asked):
+        dataset = chest(str(number))
+        entity = AE(calling)
+        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+        association = entity.associate("127.0.0.1", made.node.port, ae_title="CXRD")
+        assert association.send_c_store(dataset, priority=priority).Status == 0x0000
+        association.release()
+    tasks = Queue(made.ledger).claim([Kind.ANALYSE], now(), limit=9)
+    assert [(task.subject, task.priority) for task in tasks] == [
+        (4, Priority.STAT), (3, Priority.HIGH), (2, Priority.MEDIUM), (1, Priority.LOW),
+    ]  # fmt: skip
+    made.node.stop(grace=1)
 
 
 def test_the_patient_is_a_keyed_hash(station: Station) -> None:
