@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from dicom_io.errors import AssociationLost, PeerUnavailable, Permanent, Retryable
+from dicom_io.errors import AssociationLost, PeerUnavailable, Permanent, RefusedByPeer, Retryable
 from dicom_io.fail_points import reached
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
@@ -108,7 +108,7 @@ class Courier(threading.Thread):
         breaker = self._office.breakers.of(self.destination)
         if breaker:
             self._give_up(breaker.reason)
-            if not self._office.breakers.take_probe(self.destination, self._office.clock(), 2 * self._timeout):
+            if not self._is_probe():
                 return False
         left = 1 if breaker else self._office.settings.per_association
         due = self._take(left)
@@ -122,7 +122,7 @@ class Courier(threading.Thread):
                     if not self._send_all(session, in_hand, is_probe=bool(breaker)):
                         break
                     in_hand = self._more(session, left)
-        except PeerUnavailable as error:
+        except (PeerUnavailable, RefusedByPeer) as error:  # it takes no session: that concerns no single delivery
             self._hand_back(in_hand, str(error))
             self._trip(str(error))
             return False
@@ -153,6 +153,13 @@ class Courier(threading.Thread):
                 self._close()
                 is_probe = False
         return True
+
+    def _is_probe(self) -> bool:
+        """Return whether it is for us to ask a destination that is down; nobody asks with empty hands."""
+        moment = self._office.clock()
+        if not (self._ahead or self._office.deliveries.has_due(self.destination, moment)):
+            return False
+        return self._office.breakers.take_probe(self.destination, moment, 2 * self._timeout)
 
     def _take(self, limit: int) -> list[DueDelivery]:
         ahead, self._ahead = self._ahead, []

@@ -55,6 +55,10 @@ class Deliveries:
                 self._queue.forget(task)
             raise
 
+    def has_due(self, destination: str, now: dt.datetime) -> bool:
+        """Return whether anything is to be sent to a destination now."""
+        return self._queue.has_due([Kind.DELIVER], now, target=destination)
+
     def mark_sent(self, delivery: DueDelivery, status: int, now: dt.datetime, sent_as: str = "") -> None:
         """Enter that the destination has taken a result (success, or stored with a warning).
 
@@ -123,8 +127,11 @@ class Deliveries:
     def let_go(self, destination: str, now: dt.datetime) -> None:
         """Make all that waits for a destination due now: it is there again."""
         waiting = (TaskRow.kind == Kind.DELIVER, TaskRow.target == destination, TaskRow.state == TaskState.WAITING)
+        late = select(TaskRow.id).where(*waiting, TaskRow.due_at > now)
         with self._ledger.writing() as connection:
-            connection.execute(update(TaskRow).where(*waiting, TaskRow.due_at > now).values(due_at=now))
+            # What somebody else is about to change is left to them: nobody waits here for a row, and nobody for us.
+            numbers = list(connection.scalars(late.with_for_update(skip_locked=True)))
+            connection.execute(update(TaskRow).where(TaskRow.id.in_(numbers)).values(due_at=now))
 
     def destination_event(self, kind: str, destination: str, now: dt.datetime, reason: str = "") -> None:
         """Enter that a destination is down, or is there again."""

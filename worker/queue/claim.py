@@ -77,17 +77,12 @@ class Queue:
         newest_first
             The highest subjects of a priority first, instead of the oldest tasks.
         """
-        wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
-        wanted += [TaskRow.target == target] if target is not None else []
-        wanted += [TaskRow.subject == subject] if subject is not None else []
-        wanted += [TaskRow.store.in_(["", self.store])] if self.store is not None else []
-        wanted.append(_among(among, now))
+        wanted = [*self._wanted(kinds, now, target, subject), _among(among, now)]
         order = (TaskRow.subject.desc(),) if newest_first else (TaskRow.id,)
         # Looked at without the right to write first: an idle process must not wait for its turn again and again.
+        if not self._is_any(*wanted):
+            return []
         query = select(TaskRow.id).where(*wanted)
-        with self._database.reading() as connection:
-            if connection.scalar(query.limit(1)) is None:
-                return []
         query = query.order_by(TaskRow.priority, *order).limit(limit).with_for_update(skip_locked=True)
         values: dict[str, Any] = {
             "state": TaskState.LEASED,
@@ -112,22 +107,25 @@ class Queue:
             self._in_hand |= {task.id: task for task in tasks}
         return tasks
 
-    def has_due(self, kinds: Collection[Kind], now: dt.datetime) -> bool:
-        """Return whether a task of these kinds is due or in hand, whoever has it."""
-        with self._database.reading() as connection:
-            query = select(TaskRow.id).where(TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now).limit(1)
-            return connection.scalar(query) is not None
+    def has_due(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
+        """Return whether a task, of this target where one is named, is due or in hand, whoever has it."""
+        return self._is_any(*self._wanted(kinds, now, target))
 
     def has_suspects(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
         """Return whether a task, of this target where one is named, waits that was in hand when a process died."""
-        wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now)]
+        return self._is_any(*self._wanted(kinds, now, target), _among("suspect", now))
+
+    def _wanted(
+        self, kinds: Collection[Kind], now: dt.datetime, target: str | None = None, subject: int | None = None
+    ) -> list[ColumnElement[bool]]:
+        """Return the conditions of a task that is due, and that this process can do."""
+        wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
         wanted += [TaskRow.target == target] if target is not None else []
+        wanted += [TaskRow.subject == subject] if subject is not None else []
+        return wanted + ([TaskRow.store.in_(["", self.store])] if self.store is not None else [])
+
+    def _is_any(self, *wanted: ColumnElement[bool]) -> bool:
         with self._database.reading() as connection:
-<<<<<<< HEAD
-            wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now, _among("suspect", now)]
-            wanted += [TaskRow.store.in_(["", self.store])] if self.store is not None else []
-=======
->>>>>>> 2a28fcf (Tests of the queue, breakers, turns and transactions, gate, outcomes, heartbeat and workers; small mends found by them)
             return connection.scalar(select(TaskRow.id).where(*wanted).limit(1)) is not None
 
     def renew(self, now: dt.datetime) -> None:

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import socket
+import sqlite3
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
+from pynetdicom import evt
+from sqlalchemy import text
 
 from dicom_io.errors import PeerUnavailable
 from dicom_io.network.storage_scu import Peer, StorageAssociation, echo, storage_association
 from dicom_io.objects.common import encode
+from tests.support.ledgers import record_finding
 from tests.support.peers import Receiver, chest, receiving, wait_for
-from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
+from tests.unit.worker.ledger.test_receipts import FINDING, NEW
+from worker.clock import now
 from worker.database.connection import connect
-from worker.deliver.courier import Courier
+from worker.deliver.courier import Courier, Office
 from worker.deliver.dicom import DicomSender, node_of
 from worker.deliver.routing import destinations_for
 from worker.destination_settings import DicomDestination
+from worker.engines.outcome import Outcomes
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewResult
+from worker.queue.breaker import Breakers
+from worker.queue.claim import Queue
 from worker.settings import OutboxSettings, Settings
 from worker.storage.blobs import Blobs
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 
 
-class Office:
+class Outbox:
     """A ledger with results that are due at the destination `pacs`."""
 
     def __init__(self, folder: Path) -> None:
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
+        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
         migrations.upgrade(engine)
         self.ledger, self.blobs = Ledger(engine), Blobs(folder / "objects")
-        self.outbox = Deliveries(self.ledger)
         self.couriers: list[Courier] = []
-        self.receipt = self.ledger.receive(NEW) or 0
-        self.ledger.claim(self.receipt, NOON)
+        self.receipt = self.ledger.receive(replace(NEW, received_at=now())) or 0
         self.results: list[NewResult] = []
 
     def add(self, count: int = 1) -> None:
@@ -54,8 +62,7 @@ class Office:
             self.results.append(
                 NewResult(kind, DX, dataset.SOPInstanceUID, dataset.SeriesInstanceUID, sha256, len(data), ("pacs",))
             )
-        now = dt.datetime.now(dt.UTC)
-        self.ledger.record_finding(self.receipt, FINDING, self.results, now)
+        record_finding(self.ledger, self.receipt, FINDING, self.results, now())
 
     def nudged(self, state: str) -> bool:
         """Wake the couriers, so that no test waits for the next look; tell whether all deliveries are in a state."""
@@ -63,14 +70,25 @@ class Office:
             courier.wake()
         return self.states() == {state}
 
+    def events(self) -> list[str]:
+        """Return the kinds of the events that belong to no receipt."""
+        with self.ledger.reading() as connection:
+            return list(connection.scalars(text("SELECT kind FROM event WHERE receipt_id IS NULL ORDER BY id")))
+
     def courier(self, port: int, **settings: float) -> Courier:
         place = DicomDestination(
             name="pacs", host="127.0.0.1", port=port, ae_title="RECEIVER", timeout=5, compression="none"
         )
         options = OutboxSettings(**{"retry_first": 0.05, "retry_max": 0.2} | settings)
-        made = Courier(
-            "pacs", DicomSender(place, Settings()), self.outbox, self.blobs, options, lambda: dt.datetime.now(dt.UTC)
+        office = Office(
+            Deliveries(self.ledger, Queue(self.ledger)),
+            self.blobs,
+            Breakers(self.ledger, first=options.retry_first, most=options.retry_max),
+            options,
+            now,
+            Outcomes(threading.Event()).enter,
         )
+        made = Courier("pacs", DicomSender(place, Settings()), office, timeout=place.timeout)
         self.couriers.append(made)
         made.start()
         return made
@@ -85,15 +103,16 @@ class Office:
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path)
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
+    monkeypatch.setattr("worker.deliver.courier.POLL", 0.05)
+    made = Outbox(tmp_path)
     yield made
     for courier in made.couriers:
         courier.stop()
         courier.join()
 
 
-def test_several_results_go_on_one_association(office: Office) -> None:
+def test_several_results_go_on_one_association(office: Outbox) -> None:
     office.add(5)
     with receiving([DX]) as receiver:
         office.courier(receiver.port)
@@ -103,7 +122,7 @@ def test_several_results_go_on_one_association(office: Office) -> None:
         assert {each["status"] for each in office.deliveries()} == {"0x0000"}
 
 
-def test_a_long_queue_is_split_over_associations(office: Office) -> None:
+def test_a_long_queue_is_split_over_associations(office: Outbox) -> None:
     office.add(5)
     with receiving([DX]) as receiver:
         office.courier(receiver.port, per_association=2)
@@ -111,7 +130,7 @@ def test_a_long_queue_is_split_over_associations(office: Office) -> None:
         assert receiver.associations == 3
 
 
-def test_a_busy_peer_is_tried_again(office: Office) -> None:
+def test_a_busy_peer_is_tried_again(office: Outbox) -> None:
     office.add()
     with receiving([DX]) as receiver:
         receiver.answers = [0xA700, 0x0110, 0xB000]
@@ -122,7 +141,7 @@ def test_a_busy_peer_is_tried_again(office: Office) -> None:
 
 
 @pytest.mark.parametrize("status", [0xA900, 0xC000, 0x0122])
-def test_a_refusal_is_final_and_the_others_go_on(office: Office, status: int) -> None:
+def test_a_refusal_is_final_and_the_others_go_on(office: Outbox, status: int) -> None:
     office.add(2)
     with receiving([DX]) as receiver:
         receiver.answers = [status]
@@ -134,32 +153,40 @@ def test_a_refusal_is_final_and_the_others_go_on(office: Office, status: int) ->
 
 
 @pytest.mark.parametrize("others", [[], ["1.2.840.10008.5.1.4.1.1.2"]])
-def test_a_peer_that_takes_no_such_class_is_final(office: Office, others: list[str]) -> None:
-    office.add()
+def test_a_peer_that_takes_no_session_for_such_a_class_is_waited_for(office: Outbox, others: list[str]) -> None:
+    """It may only be starting up: nothing fails for it, and a person sees why it waits."""
+    office.add(2)
     with receiving(others) as receiver:
         office.courier(receiver.port)
-        wait_for(lambda: office.states() == {"failed"})
+        wait_for(lambda: any(each["error"] for each in office.deliveries()))
+        port = receiver.port
     assert "does not accept Digital X-Ray Image Storage" in str(office.deliveries()[0]["error"])
+    assert [(each["state"], each["attempts"]) for each in office.deliveries()] == [("pending", 0)] * 2
+    ready = Receiver([DX])
+    ready.start(port)
+    wait_for(lambda: office.nudged("sent"))
+    ready.stop()
 
 
-def test_a_peer_that_comes_back_gets_everything(office: Office) -> None:
+def test_a_peer_that_comes_back_gets_everything(office: Outbox) -> None:
     office.add(2)
     receiver = Receiver([DX])
     receiver.start()
     port = receiver.port
     receiver.stop()
     office.courier(port)
-    wait_for(lambda: any(int(str(each["attempts"])) >= 1 for each in office.deliveries()))
-    assert "cannot be reached" in str(office.deliveries()[0]["error"])
-    assert office.states() == {"pending"}
+    wait_for(lambda: "cannot be reached" in str(office.deliveries()[0]["error"]))
+    assert [(each["state"], each["attempts"]) for each in office.deliveries()] == [("pending", 0)] * 2
     receiver = Receiver([DX])
     receiver.start(port)
     wait_for(lambda: office.nudged("sent"))
     assert len(receiver.objects) == 2
+    assert {each["attempts"] for each in office.deliveries()} == {1}
     receiver.stop()
+    assert office.events() == ["destination_down", "destination_up"]
 
 
-def test_patience_ends(office: Office) -> None:
+def test_patience_ends(office: Outbox) -> None:
     office.add()
     with receiving([DX]) as receiver:
         receiver.answers = [0xA700] * 1000
@@ -167,8 +194,8 @@ def test_patience_ends(office: Office) -> None:
         wait_for(lambda: office.nudged("failed"))
         assert "given up after" in str(office.deliveries()[0]["error"])
         receiver.answers = []
-        assert office.outbox.redeliver(dt.datetime.now(dt.UTC)) == 1
-        wait_for(lambda: office.states() == {"sent"})
+        assert Deliveries(office.ledger).redeliver(now()) == 1
+        wait_for(lambda: office.nudged("sent"))
 
 
 def test_echo_says_why_not() -> None:
@@ -198,16 +225,38 @@ def test_destinations_may_depend_on_the_sender() -> None:
     assert [node_of(each, Settings()).calling_ae for each in (some, both)] == ["ME", "CXRD"]
 
 
-def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Office) -> None:
+@pytest.mark.parametrize("trouble", ["gone", "damaged"])
+def test_a_result_that_cannot_be_read_does_not_hold_up_the_others(office: Outbox, trouble: str) -> None:
     office.add(3)
-    office.blobs.path(office.results[0].sha256).unlink()
+    path = office.blobs.path(office.results[0].sha256)
+    if trouble == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"no DICOM")
     with receiving([DX]) as receiver:
         office.courier(receiver.port)
-        wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["failed", "sent", "sent"])
+        left = "pending" if trouble == "gone" else "failed"  # a file that is gone may be put back
+        wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == sorted([left, "sent", "sent"]))
         assert len(receiver.objects) == 2
+    assert office.deliveries()[0]["error"]
+    assert office.deliveries()[0]["attempts"]
 
 
-def test_a_result_that_nobody_foresaw_waits_its_turn(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_not_there_costs_no_attempt(office: Outbox) -> None:
+    office.add(2)
+    folder, away = office.blobs.folder, office.blobs.folder.with_name("unmounted")
+    folder.rename(away)
+    with receiving([DX]) as receiver:
+        office.courier(receiver.port)
+        assert not threading.Event().wait(0.3)
+        assert receiver.associations == 0
+        assert [(each["state"], each["attempts"]) for each in office.deliveries()] == [("pending", 0)] * 2
+        away.rename(folder)
+        wait_for(lambda: office.nudged("sent"))
+    assert office.events() == []
+
+
+def test_a_result_that_nobody_foresaw_waits_its_turn(office: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     office.add(2)
     bad = office.blobs.path(office.results[0].sha256)
     store = StorageAssociation.store
@@ -222,6 +271,29 @@ def test_a_result_that_nobody_foresaw_waits_its_turn(office: Office, monkeypatch
         office.courier(receiver.port)
         wait_for(lambda: sorted(str(each["state"]) for each in office.deliveries()) == ["pending", "sent"])
         assert "unexpected MemoryError" in str(office.deliveries())
+
+
+def test_a_result_is_sent_once_however_long_the_ledger_is_locked(office: Outbox, tmp_path: Path) -> None:
+    office.add()
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None, check_same_thread=False)
+    with receiving([DX]) as receiver:
+        stored = receiver._store
+
+        def lock(event: Any) -> int:
+            other.execute("BEGIN IMMEDIATE")
+            return stored(event)
+
+        receiver._server.bind(evt.EVT_C_STORE, lock)
+        courier = office.courier(receiver.port)
+        wait_for(lambda: receiver.objects)
+        for _ in range(20):
+            courier.wake()
+            assert not threading.Event().wait(0.05)
+        assert office.states() == {"pending"}
+        other.execute("ROLLBACK")
+        wait_for(lambda: office.states() == {"sent"})
+        assert len(receiver.objects) == 1
+    other.close()
 
 
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

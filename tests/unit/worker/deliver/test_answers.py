@@ -61,9 +61,8 @@ def test_a_notification_and_a_row_of_analyze_name_the_answer(found: Finding) -> 
 
 @settings(max_examples=40, deadline=None)
 @given(found=findings())
-def test_only_what_is_flagged_is_told_and_once(found: Finding) -> None:
-    assert is_news(found, None) == (found.answer is Answer.FLAGGED)
+def test_what_has_become_flagged_is_told_and_what_is_so_no_longer(found: Finding) -> None:
+    flagged = found.answer is Answer.FLAGGED
+    assert is_news(found, None) == flagged
     for earlier in (None, *Answer):
-        assert is_news(found, PreviousFinding(earlier)) == (
-            found.answer is Answer.FLAGGED and earlier is not Answer.FLAGGED
-        )
+        assert is_news(found, PreviousFinding(earlier)) == (flagged != (earlier is Answer.FLAGGED))

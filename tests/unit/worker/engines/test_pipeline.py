@@ -284,11 +284,29 @@ def test_an_image_that_takes_its_worker_with_it_is_not_followed_for_ever(
     assert (row["status"], row["reason"]) == ("failed", "the worker died 3 times while it had this image in hand")
 
 
-def test_a_missing_blob_is_failed(bench: Bench) -> None:
+def test_a_missing_blob_is_failed_after_some_tries(bench: Bench) -> None:
     number = bench.put(chest())
     bench.blobs.path(str(bench.row(number)["sha256"])).unlink()
-    bench.process(number)
-    assert (bench.row(number)["status"], bench.row(number)["reason"]) == ("failed", "the file is missing")
+    for attempts in range(1, 4):
+        assert bench.row(number)["status"] == "received"
+        make_due(bench)
+        bench.process(number)
+        assert bench.row(number)["attempts"] == attempts
+    row = bench.row(number)
+    assert (row["status"], row["reason"]) == ("failed", "the file is missing from the storage folder")
+
+
+def test_a_store_that_is_not_mounted_fails_no_image(bench: Bench) -> None:
+    numbers = [bench.put(chest(name)) for name in "ab"]
+    away = bench.blobs.folder.rename(bench.folder / "unmounted")
+    for number in numbers * 4:
+        with pytest.raises(SystemicFault, match="is its volume mounted"):
+            bench.process(number)
+    assert {(row["status"], row["attempts"]) for row in map(bench.row, numbers)} == {("received", 0)}
+    away.rename(bench.blobs.folder)
+    for number in numbers:
+        bench.process(number)
+    assert {row["status"] for row in map(bench.row, numbers)} == {"analysed"}
 
 
 def test_an_outcome_that_a_locked_ledger_does_not_take_is_entered_later(
@@ -424,31 +442,50 @@ def test_the_earlier_finding_stands_where_there_is_no_newer_one(bench: Bench, st
     bench.process(number)
     before = bench.row(number)
     if lost:
-        bench.blobs.path(str(before["sha256"])).unlink()
+        bench.blobs.path(str(before["sha256"])).write_bytes(b"no DICOM")
     again(bench, sterner, number, rules=RulesSettings(modalities=("DX",) if lost else ("CR",)))
     found = story(bench.ledger, str(number))
     assert found is not None
-    expected = ("failed", "the file is missing") if lost else ("left_out", "modality")
+    expected = ("failed", "not a DICOM file") if lost else ("left_out", "modality")
     assert found["reanalysis"]["state"] == expected[0]
     assert found["reanalysis"]["reason"].startswith(expected[1])
     assert bench.row(number) == before | {"reanalysis": expected[0]}
 
 
-def test_a_webhook_hears_only_of_what_has_become_flagged(bench: Bench, milder: Reader, sterner: Reader) -> None:
+def test_a_webhook_hears_of_what_has_become_flagged_and_of_what_is_so_no_longer(
+    bench: Bench, milder: Reader, sterner: Reader
+) -> None:
     hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
+
+    def told(number: int) -> list[tuple[str, str]]:
+        found = story(bench.ledger, str(number))
+        assert found is not None
+        assert {each["destination"] for each in found["deliveries"]} <= {"hook"}
+        said = [each["sha256"] for each in found["results"] if each["kind"] == "notification"]
+        bodies = [json.loads(bench.blobs.path(sha256, ".json").read_bytes()) for sha256 in said]
+        return [(each["answer"], each["earlier_answer"]) for each in bodies]
+
     number = bench.put(chest())
     bench.process(number, bench.pipeline_of(milder, **hooks))
+    assert told(number) == []
     again(bench, sterner, number, **hooks)
-    found = story(bench.ledger, str(number))
-    assert found is not None
-    (told,) = [each for each in found["results"] if each["kind"] == "notification"]
-    said = json.loads(bench.blobs.path(told["sha256"], ".json").read_bytes())
-    assert (said["answer"], said["earlier_answer"]) == ("flagged", "not flagged")
-    assert [each["destination"] for each in found["deliveries"]] == ["hook"]
-    # The other way round, or flagged as before: no news.
+    assert told(number) == [("flagged", "not flagged")]
+    # Whoever was told that it is flagged hears of it when it is so no longer.
     other = bench.put(chest("b"))
     bench.process(other, bench.pipeline_of(sterner, **hooks))
+    assert told(other) == [("flagged", None)]
     again(bench, milder, other, **hooks)
-    found = story(bench.ledger, str(other))
+    assert told(other) == [("flagged", None), ("not flagged", "flagged")]
+
+
+def test_what_stays_flagged_is_no_news(bench: Bench, sterner: Reader, tmp_path: Path) -> None:
+    hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
+    number = bench.put(chest())
+    bench.process(number, bench.pipeline_of(sterner, **hooks))
+    sternest = Reader(Settings(), tiny(tmp_path / "models" / "net", version="9.1.0", bias=80.0))
+    again(bench, sternest, number, **hooks)
+    sternest.close()
+    found = story(bench.ledger, str(number))
     assert found is not None
+    assert [each["answer"] for each in found["answers"]] == ["flagged"] * 2
     assert [each["kind"] for each in found["results"]].count("notification") == 1
