@@ -227,7 +227,9 @@ def main() -> None:
 
 def time_receiving(files: Sequence[Path], folder: Path, watch: Stopwatch) -> None:
     """Send the files to our node, which spools and drops them."""
-    node = StorageNode(NodeOptions(**Scp(port=0).model_dump(exclude={"urgent_calling"})), folder / "spool", lambda _arrival: 0)
+    node = StorageNode(
+        NodeOptions(**Scp(port=0).model_dump(exclude={"urgent_calling"})), folder / "spool", lambda _arrival: 0
+    )
     node.start()
     try:
         Sender(files[:1], node.port).run()

@@ -137,7 +137,9 @@ class Reanalyses:
             with self._ledger.writing() as connection:
                 for receipt_id in some:
                     if _record_request(connection, receipt_id, values):
-                        put(connection, Kind.REANALYSE, receipt_id, now, target=model_sha256, priority=Priority.AGAIN)
+                        store = connection.scalar(select(ReceiptRow.store).where(ReceiptRow.id == receipt_id)) or ""
+                        task = {"target": model_sha256, "priority": Priority.AGAIN, "store": store}
+                        put(connection, Kind.REANALYSE, receipt_id, now, **task)
                         facts = {"model": model, "model_sha256": model_sha256, "by": by}
                         event_chain.append(connection, "reanalysis_requested", now, receipt_id, **facts)
                         count += 1

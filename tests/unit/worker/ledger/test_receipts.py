@@ -26,6 +26,7 @@ from worker.database.outage import outage
 from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings, story
+from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
 from worker.ledger.tables import Table
@@ -199,6 +200,34 @@ def test_an_answer_done_twice_makes_one_result_and_one_delivery(ledger: Ledger) 
     assert ledger.counts() == {"analysed": 1, "delivery_pending": 1}
     assert ledger.is_result("2.25.1")
     assert not ledger.is_result("1.2.3")
+
+
+def test_each_task_knows_in_which_store_its_files_lie(ledger: Ledger) -> None:
+    number = received(ledger, store="here")
+
+    def store(subject: int, kind: Kind) -> str:
+        row = task_row(ledger, subject, kind)
+        assert row is not None
+        return str(row["store"])
+
+    assert store(number, Kind.ANALYSE) == "here"
+    fail(ledger, number, "no pixels", NOON)
+    ledger.requeue([number], NOON)
+    assert store(number, Kind.ANALYSE) == "here"
+    record_finding(ledger, number, FINDING, [replace(RESULT, destinations=("pacs",), store="there")], NOON)
+    assert store(1, Kind.DELIVER) == "there"
+    deliveries = Deliveries(ledger)
+    for delivery in deliveries.claim("pacs", NOON, 9):
+        deliveries.mark_sent(delivery, 0, NOON)
+    deliveries.redeliver(NOON, include_sent=True)
+    assert store(1, Kind.DELIVER) == "there"
+    deliveries.read_from("here")
+    assert not deliveries.has_due("pacs", NOON)
+    assert deliveries.claim("pacs", NOON, 9) == []
+    deliveries.read_from("there")
+    assert deliveries.has_due("pacs", NOON)
+    Reanalyses(ledger).request([number], "net-2.0.0", "e" * 64, "jd", NOON)
+    assert store(number, Kind.REANALYSE) == "here"
 
 
 def test_the_life_of_a_delivery(ledger: Ledger) -> None:

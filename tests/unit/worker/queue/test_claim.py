@@ -333,3 +333,26 @@ def test_a_task_that_was_altered_by_hand_is_not_ours(ledger: Ledger) -> None:
         connection.execute(text("UPDATE task SET state = 'waiting', token = ''"))
     with pytest.raises(LeaseLost), ledger.writing() as connection:
         queue.finish(connection, task)
+
+
+# ---- stores --------------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_in_another_store_is_left_to_those_who_can_read_it(ledger: Ledger) -> None:
+    filled(ledger, 1, store="here")
+    filled(ledger, 2, store="there")
+    filled(ledger, 3)  # of an earlier version, which did not say
+    here, anywhere = Queue(ledger, store="here"), Queue(ledger)
+    assert claimed(here) == [1, 3]
+    assert here.has_due(NEW, NOON)
+    assert claimed(anywhere) == [2]
+    assert claimed(here, OVER, among="suspect") == [1, 3]
+    assert not here.has_suspects(NEW, OVER)
+    assert anywhere.has_suspects(NEW, OVER)
+    elsewhere = Queue(ledger, store="elsewhere")
+    assert not elsewhere.has_suspects(NEW, OVER + LEASE * SECOND)
+    with ledger.writing() as connection:
+        assert withdraw(connection, Kind.ANALYSE, 3) is False
+        connection.execute(text("DELETE FROM task WHERE subject = 3"))
+    # Nor is what it cannot read in the way of what it can.
+    assert not elsewhere.has_due(NEW, OVER)

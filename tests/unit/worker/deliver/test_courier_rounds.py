@@ -1,0 +1,364 @@
+"""Rounds of a courier, with a destination and a clock of the test's own: who is charged, and how often one asks."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from dicom_io.errors import AssociationLost, OutOfResources, PeerUnavailable, UnreadableObject
+from dicom_io.network.status import Verdict
+from tests.support.ledgers import record_finding
+from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
+from worker.database.connection import connect
+from worker.deliver.courier import Courier, Office
+from worker.deliver.port import Observation, Outcome, outcome_of, refusal, retry
+from worker.engines.outcome import Outcomes
+from worker.ledger import event_chain, migrations
+from worker.ledger.deliveries import Deliveries
+from worker.ledger.queries import story
+from worker.ledger.receipts import Ledger
+from worker.ledger.records import DueDelivery
+from worker.queue.breaker import Breakers
+from worker.queue.claim import LEASE, Queue
+from worker.settings import OutboxSettings
+from worker.storage.blobs import Blobs
+
+SENT = Outcome(Verdict.SENT, 0)
+
+
+class Place:
+    """A destination: counts the sessions, and answers for each result as it is told to; success by default."""
+
+    def __init__(self) -> None:
+        self.down = ""
+        self.sessions = 0
+        self.got: list[str] = []
+        self.answers: dict[str, list[Outcome | Exception]] = {}
+        self.carries_all = True
+        self.on_send: Callable[[str], None] = lambda _: None
+
+    @contextmanager
+    def open(self, due: Sequence[DueDelivery], blobs: Blobs) -> Iterator[Place]:
+        del blobs
+        assert due
+        self.sessions += 1
+        if self.down:
+            raise PeerUnavailable(self.down)
+        yield self
+
+    def carries(self, delivery: DueDelivery) -> bool:
+        del delivery
+        return self.carries_all
+
+    def send(self, delivery: DueDelivery) -> Outcome:
+        uid = delivery.sop_instance_uid
+        self.on_send(uid)
+        answers = self.answers.get(uid)
+        answer = answers.pop(0) if answers else SENT
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.verdict is Verdict.SENT:
+            self.got.append(uid)
+        return answer
+
+    def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
+        del closely, store
+        return iter(())
+
+
+class Post:
+    """A ledger with an image whose results go to the place, and its courier, which runs only when it is told to."""
+
+    def __init__(self, folder: Path, **settings: float) -> None:
+        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
+        migrations.upgrade(engine)
+        self.ledger, self.place, self.now = Ledger(engine), Place(), NOON
+        self.blobs = Blobs(folder / "objects")
+        self.receipt = received(self.ledger)
+        self.settings = OutboxSettings(**{"retry_first": 10, "retry_max": 40} | settings)
+        self.queue = Queue(self.ledger)
+        self.courier = self.made()
+
+    def made(self) -> Courier:
+        outbox = self.settings
+        office = Office(
+            Deliveries(self.ledger, self.queue),
+            self.blobs,
+            Breakers(self.ledger, first=outbox.retry_first, most=outbox.retry_max),
+            outbox,
+            lambda: self.now,
+            Outcomes(threading.Event()).enter,
+        )
+        return Courier("pacs", self.place, office, timeout=30)
+
+    def add(self, count: int) -> list[str]:
+        """Enter results that are due; return their UIDs."""
+        uids = [f"2.25.{number}" for number in range(1, count + 1)]
+        results = [replace(RESULT, sop_instance_uid=uid, destinations=("pacs",)) for uid in uids]
+        record_finding(self.ledger, self.receipt, FINDING, results, self.now)
+        return uids
+
+    def run(self, seconds: int = 0) -> None:
+        """Let the clock run, and the courier have its rounds each second as long as it is busy."""
+        for _ in range(seconds + 1):
+            while self.courier._round():
+                pass
+            self.now += SECOND
+
+    def deliveries(self) -> dict[str, dict[str, Any]]:
+        found = story(self.ledger, str(self.receipt))
+        assert found is not None
+        return {each["result_sop_instance_uid"]: each for each in found["deliveries"]}
+
+    def states(self) -> list[str]:
+        return [each["state"] for each in self.deliveries().values()]
+
+    def events(self) -> list[str]:
+        """Return the kinds of the events that belong to no receipt."""
+        with self.ledger.reading() as connection:
+            assert event_chain.verify(connection)[1] == []
+            return list(connection.scalars(text("SELECT kind FROM event WHERE receipt_id IS NULL ORDER BY id")))
+
+
+@pytest.fixture
+def post(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Post:
+    monkeypatch.setattr("worker.deliver.courier.LINGER", 0)
+    return Post(tmp_path)
+
+
+# ---- a destination that is down ----------------------------------------------------------------------------------
+
+
+def test_a_destination_that_is_down_is_asked_now_and_then_by_one(
+    post: Post, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uids = post.add(25)
+    post.place.down = "pacs cannot be reached"
+    post.run(120)
+    # After 10 seconds at most, then 20, then 40 each, where chance may halve each of them: and not once a second.
+    assert 4 <= post.place.sessions <= 10
+    told = post.deliveries().values()
+    assert {(each["state"], each["attempts"]) for each in told} == {("pending", 0)}
+    assert "pacs cannot be reached" in {each["error"] for each in told}
+    assert kinds(post.ledger, post.receipt) == ["received", "analysed"]
+    post.place.down = ""
+    post.run(41)
+    assert post.place.got == uids
+    assert {each["attempts"] for each in post.deliveries().values()} == {1}
+    assert post.events() == ["destination_down", "destination_up"]
+    said = capsys.readouterr().out
+    assert (said.count("peer_unavailable"), said.count("peer_available")) == (1, 1)
+
+
+def test_of_two_processes_one_asks(post: Post) -> None:
+    post.add(20)
+    post.place.down = "pacs cannot be reached"
+    post.run()
+    before = post.place.sessions
+    second = Post.made(post)
+    post.now += 10 * SECOND
+    assert not post.courier._round()
+    assert not second._round()
+    assert post.place.sessions == before + 1
+
+
+def test_the_first_success_lets_the_others_go_at_once(post: Post) -> None:
+    """Whatever each one's own patience was."""
+    uids = post.add(6)
+    post.place.answers = {uid: [retry("busy")] for uid in uids}
+    post.run()
+    post.place.down = "pacs cannot be reached"
+    post.run(40)
+    assert post.place.got == []
+    post.place.down = ""
+    sessions = post.place.sessions
+    while not post.place.got:
+        post.run()
+    post.run()
+    assert sorted(post.place.got) == uids
+    assert post.place.sessions <= sessions + 3
+
+
+def test_nobody_asks_with_empty_hands(post: Post) -> None:
+    """Else the one who comes a second later would wait for the next turn."""
+    (uid,) = post.add(1)
+    post.place.answers = {uid: [outcome_of(0xA700)]}
+    post.run()
+    assert post.events() == ["destination_down"]
+    post.run(30)
+    assert post.place.got == [uid]
+    assert post.events() == ["destination_down", "destination_up"]
+
+
+def test_a_destination_without_room_is_left_alone_and_only_the_one_it_refused_is_charged(post: Post) -> None:
+    uids = post.add(12)
+    post.place.answers = {uids[2]: [outcome_of(0xA700)]}
+    post.courier._round()
+    assert post.place.got == uids[:2]
+    told = post.deliveries()
+    assert [told[uid]["attempts"] for uid in uids] == [1, 1, 1] + [0] * 9
+    assert (told[uids[2]]["status"], told[uids[2]]["state"]) == ("0xA700", "pending")
+    assert not post.courier._round()
+    assert post.place.sessions == 1
+    post.run(60)
+    assert sorted(post.place.got) == sorted(uids)
+
+
+def test_what_waits_too_long_for_a_destination_that_is_down_is_given_up(tmp_path: Path) -> None:
+    post = Post(tmp_path, give_up_after_hours=0.01)
+    post.add(12)
+    post.place.down = "pacs cannot be reached"
+    post.run(36)
+    assert set(post.states()) == {"pending"}
+    post.run(5)
+    assert set(post.states()) == {"failed"}
+    assert {each["error"] for each in post.deliveries().values()} == {
+        "given up after 0.01 hours: pacs cannot be reached"
+    }
+    assert kinds(post.ledger, post.receipt).count("delivery_failed") == 12
+    sessions = post.place.sessions
+    post.run(200)
+    assert post.place.sessions == sessions  # there is nothing to ask for
+    assert Deliveries(post.ledger).redeliver(post.now) == 12
+    post.place.down = ""
+    post.run(1)
+    assert set(post.states()) == {"sent"}
+
+
+# ---- one that breaks off ------------------------------------------------------------------------------------------
+
+
+def test_one_at_which_the_session_breaks_off_is_put_aside_and_the_others_go_on(post: Post) -> None:
+    uids = post.add(8)
+    post.place.answers = {uids[1]: [AssociationLost("the peer broke off")] * 2}
+    while post.courier._round():
+        pass
+    assert post.place.got == [uids[0], *uids[2:]]
+    told = post.deliveries()
+    assert [told[uid]["attempts"] for uid in uids] == [1] * 8
+    assert (told[uids[1]]["state"], told[uids[1]]["error"]) == ("pending", "the peer broke off")
+    assert post.events() == []
+    post.run(60)
+    assert post.place.got[-1] == uids[1]
+
+
+def test_sessions_that_break_off_one_after_the_other_have_another_cause(post: Post) -> None:
+    uids = post.add(8)
+    post.place.answers = {uid: [AssociationLost("the peer broke off")] for uid in uids}
+    while post.courier._round():
+        pass
+    assert post.place.sessions == 3
+    assert post.events() == ["destination_down"]
+    assert [each["attempts"] for each in post.deliveries().values()] == [1] * 3 + [0] * 5
+    post.place.answers = {}
+    post.run(60)
+    assert sorted(post.place.got) == sorted(uids)
+
+
+# ---- outcomes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "error"),
+    [
+        (SENT, "sent", ""),
+        (refusal("it does not fit", 0xA900), "failed", "it does not fit"),
+        (UnreadableObject("not a DICOM file"), "failed", "not a DICOM file"),
+        (retry("busy", 0x0110), "pending", "busy"),
+        (OutOfResources("cannot read the file"), "pending", "cannot read the file"),
+        (ValueError("Doe^Jane"), "pending", "unexpected ValueError"),
+    ],
+)
+def test_what_becomes_of_one_is_no_matter_of_the_others(
+    post: Post, answer: Outcome | Exception, state: str, error: str
+) -> None:
+    uids = post.add(3)
+    post.place.answers = {uids[1]: [answer]}
+    post.courier._round()
+    told = post.deliveries()
+    assert [told[uid]["state"] for uid in uids] == ["sent", state, "sent"]
+    assert told[uids[1]]["error"].startswith(error)
+    assert "Jane" not in told[uids[1]]["error"]
+    assert [each["attempts"] for each in told.values()] == [1] * 3
+    assert post.place.sessions == 1
+    assert post.queue.in_hand() == []
+
+
+def test_one_is_sent_once_however_often_the_ledger_is_locked(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    uids = post.add(2)
+    mark_sent, refused = Deliveries.mark_sent, [0]
+
+    def locked(self: Deliveries, *arguments: Any) -> None:
+        refused[0] += 1
+        if refused[0] % 4:
+            raise OutOfResources("the ledger is locked")
+        mark_sent(self, *arguments)
+
+    monkeypatch.setattr(Deliveries, "mark_sent", locked)
+    post.courier._round()
+    assert post.place.got == uids
+    assert set(post.states()) == {"sent"}
+    assert refused == [8]
+
+
+def test_what_somebody_else_has_by_now_is_left_to_them(post: Post, capsys: pytest.CaptureFixture[str]) -> None:
+    (uid,) = post.add(1)
+    other = Deliveries(post.ledger)
+    taken: list[DueDelivery] = []
+    late = post.now + dt.timedelta(seconds=LEASE)
+    post.place.on_send = lambda _: taken.extend(other.claim("pacs", late, 1))  # we stood still so long
+    post.courier._round()
+    assert post.states() == ["pending"]
+    assert "lease_lost" in capsys.readouterr().out
+    assert "delivered" not in kinds(post.ledger, post.receipt)
+    other.mark_sent(taken[0], 0, late)
+    assert post.states() == ["sent"]
+    assert post.place.got == [uid]
+
+
+def test_what_is_not_sent_at_the_end_is_handed_back(post: Post) -> None:
+    uids = post.add(6)
+    post.place.on_send = lambda _: post.courier.stop()
+    post.courier._round()
+    assert post.place.got == uids[:1]
+    assert post.queue.in_hand() == []
+    assert [each.task.attempts for each in Deliveries(post.ledger).claim("pacs", post.now, 9)] == [1] * 5
+
+
+def test_what_the_session_cannot_carry_goes_in_the_next_one(post: Post) -> None:
+    uids = post.add(14)
+    post.place.carries_all = False
+    post.run()
+    assert post.place.got == uids
+    assert post.place.sessions == 2
+    assert post.queue.in_hand() == []
+
+
+def test_a_ledger_that_breaks_off_in_between_leaves_nothing_in_hand(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the lease of what nobody knows to have would be prolonged for ever."""
+    post.add(2)
+    reading, calls = post.ledger.reading, [0]
+
+    def broken() -> Any:
+        calls[0] += 1
+        if calls[0] == 3:  # the breaker, the queue, and what the tasks are about
+            raise OutOfResources("the ledger cannot be reached")
+        return reading()
+
+    monkeypatch.setattr(post.ledger, "reading", broken)
+    with pytest.raises(OutOfResources):
+        post.courier._round()
+    assert post.queue.in_hand() == []
+    post.now += dt.timedelta(seconds=LEASE)
+    post.run()
+    assert set(post.states()) == {"sent"}
