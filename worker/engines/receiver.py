@@ -46,12 +46,12 @@ class Receiver:
         folder = settings.storage.folder
         self.ledger = open_ledger(settings)
         self.blobs = open_blobs(settings, self.ledger)
-        key = PatientKey(folder, settings.audit.patient_id)
+        key = PatientKey(folder, settings.audit.patient_id, self.ledger.holds_patient_keys)
         intake = Intake(
             self.ledger, self.blobs, key, lambda _: ring(folder, "work"), urgent=settings.scp.urgent_calling
         )
         options = NodeOptions(**settings.scp.model_dump(exclude={"urgent_calling"}))
-        self._node = StorageNode(options, self.blobs.incoming, intake.receive)
+        self._node = StorageNode(options, self.blobs.incoming, intake.receive, check_space=self.blobs.check_space)
         self._heartbeat = Heartbeat(self.ledger, self.role, owner or Queue(self.ledger).owner, None, self._detail)
 
     @property

@@ -85,6 +85,11 @@ class Ledger(Database):
         with self.reading() as connection:
             return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
 
+    def holds_patient_keys(self) -> bool:
+        """Return whether a patient stands in the audit under a key."""
+        with self.reading() as connection:
+            return connection.scalar(select(ReceiptRow.id).where(ReceiptRow.patient_key != "").limit(1)) is not None
+
     def is_in_use(self) -> bool:
         """Return whether anything was ever received."""
         with self.reading() as connection:

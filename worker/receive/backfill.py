@@ -143,7 +143,7 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
         except OSError as error:
             raise InvalidSettings(f"another cxrd pull is fetching into {folder}") from error
         remove_leftovers(spool)  # never entered, and fetched again
-        key = PatientKey(folder, settings.audit.patient_id)
+        key = PatientKey(folder, settings.audit.patient_id, ledger.holds_patient_keys)
         # What a modality sends now goes before what lay in the archive.
         intake = Intake(ledger, blobs, key, lambda _receipt: ring(folder, "work"), priority=Priority.LOW)
         limits = Limits(settings.scp.max_object_mb, blobs.check_space)
