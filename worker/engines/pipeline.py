@@ -260,22 +260,22 @@ class Pipeline:
 
     def _failure(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None) -> Entry:
         """Return the entry that an image could not be analysed, with the report that says so where one is wanted."""
-        made = ResultSet((), {})
+        reports = ResultSet((), {})
         if dataset is not None and not claim.model_sha256 and self._settings.results.report_not_analysed:
             with self._lease() as reader:
-                made = failure_report(dataset, reason, reader.identity, self._settings, claim.dated_at.astimezone())
-        results, names = self._reports(claim, made)
+                reports = failure_report(dataset, reason, reader.identity, self._settings, claim.dated_at.astimezone())
+        results, names = self._reports(claim, reports)
         return Entry(
             f"failed: {reason}",
-            lambda: self._and_wake(names, desk.fail, claim, reason, now(), results=results, left_out=made.left_out),
+            lambda: self._and_wake(names, desk.fail, claim, reason, now(), results=results, left_out=reports.left_out),
         )
 
-    def _reports(self, claim: Claim, made: ResultSet) -> tuple[list[NewResult], list[str]]:
+    def _reports(self, claim: Claim, reports: ResultSet) -> tuple[list[NewResult], list[str]]:
         """Make reports durable; return them, and the names of the destinations that may take them."""
-        if not made.results:
+        if not reports.results:
             return [], []
         names = destinations_for(claim.calling_ae, self._settings.destinations)
-        return self._keep(made, names), names
+        return self._keep(reports, names), names
 
     def _and_wake(self, names: Sequence[str], write: Callable[..., None], *arguments: Any, **options: Any) -> None:
         """Write an outcome down, and wake the couriers where there is something for them."""

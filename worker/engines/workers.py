@@ -251,10 +251,10 @@ class Workers:
         try:
             if time.monotonic() - self._suspects_seen_at < POLL:
                 return False
-            found = self.queue.has_suspects([Kind.ANALYSE], now())
-            if not found:
+            waits = self.queue.has_suspects([Kind.ANALYSE], now())
+            if not waits:
                 self._suspects_seen_at = time.monotonic()
-            return found
+            return waits
         finally:
             self._suspects_lock.release()
 

@@ -77,12 +77,12 @@ class Queue:
         newest_first
             The highest subjects of a priority first, instead of the oldest tasks.
         """
-        wanted = [*self._wanted(kinds, now, target, subject), _among(among, now)]
+        conditions = [*self._conditions(kinds, now, target, subject), _among(among, now)]
         order = (TaskRow.subject.desc(),) if newest_first else (TaskRow.id,)
         # Looked at without the right to write first: an idle process must not wait for its turn again and again.
-        if not self._is_any(*wanted):
+        if not self._is_any(*conditions):
             return []
-        query = select(TaskRow.id).where(*wanted)
+        query = select(TaskRow.id).where(*conditions)
         query = query.order_by(TaskRow.priority, *order).limit(limit).with_for_update(skip_locked=True)
         values: dict[str, Any] = {
             "state": TaskState.LEASED,
@@ -109,24 +109,24 @@ class Queue:
 
     def has_due(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
         """Return whether a task, of this target where one is named, is due or in hand, whoever has it."""
-        return self._is_any(*self._wanted(kinds, now, target))
+        return self._is_any(*self._conditions(kinds, now, target))
 
     def has_suspects(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
         """Return whether a task, of this target where one is named, waits that was in hand when a process died."""
-        return self._is_any(*self._wanted(kinds, now, target), _among("suspect", now))
+        return self._is_any(*self._conditions(kinds, now, target), _among("suspect", now))
 
-    def _wanted(
+    def _conditions(
         self, kinds: Collection[Kind], now: dt.datetime, target: str | None = None, subject: int | None = None
     ) -> list[ColumnElement[bool]]:
         """Return the conditions of a task that is due, and that this process can do."""
-        wanted = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
-        wanted += [TaskRow.target == target] if target is not None else []
-        wanted += [TaskRow.subject == subject] if subject is not None else []
-        return wanted + ([TaskRow.store.in_(["", self.store])] if self.store is not None else [])
+        conditions = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
+        conditions += [TaskRow.target == target] if target is not None else []
+        conditions += [TaskRow.subject == subject] if subject is not None else []
+        return conditions + ([TaskRow.store.in_(["", self.store])] if self.store is not None else [])
 
-    def _is_any(self, *wanted: ColumnElement[bool]) -> bool:
+    def _is_any(self, *conditions: ColumnElement[bool]) -> bool:
         with self._database.reading() as connection:
-            return connection.scalar(select(TaskRow.id).where(*wanted).limit(1)) is not None
+            return connection.scalar(select(TaskRow.id).where(*conditions).limit(1)) is not None
 
     def renew(self, now: dt.datetime) -> None:
         """Prolong the lease of all that this process has in hand."""
