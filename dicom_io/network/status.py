@@ -1,4 +1,4 @@
-"""DIMSE statuses of the Storage Service (PS3.4 B.2.3, PS3.7 C) and what they mean to a sender."""
+"""DIMSE statuses of Storage and Storage Commitment (PS3.4 B.2.3 and J.3, PS3.7 C) and what they mean to a sender."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ DATASET_MISMATCH = 0xA900
 """Error: the data set does not match its SOP class, or lacks what an image must have."""
 CANNOT_UNDERSTAND = 0xC000
 """Error: the data set cannot be parsed, or is larger than we take. Senders do not try again."""
+
+# Of N-ACTION and N-EVENT-REPORT (PS3.7 C.5).
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_INSTANCE = 0x0112
+NO_SUCH_EVENT = 0x0113
+INVALID_ARGUMENT = 0x0115
+NO_SUCH_CLASS = 0x0118
+NO_SUCH_ACTION = 0x0123
+NOT_AUTHORISED = 0x0124
+RESOURCE_LIMITATION = 0x0213
 
 
 class Verdict(Enum):

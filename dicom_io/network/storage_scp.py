@@ -1,4 +1,7 @@
-"""The storage node: Verification and Storage SCP (PS3.4 A and B), one callback an object, never a decode on the way."""
+"""The storage node: Verification and Storage SCP (PS3.4 A and B), one callback an object, never a decode on the way.
+
+Where it is given what for, it takes part in storage commitment too (PS3.4 J): see `commitment_scp`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import ObjectTooLarge
 from dicom_io.network import spool, status
+from dicom_io.network.commitment_scp import Commitment, CommitmentService
+from dicom_io.network.operations import serve_in_turn
 
 log = structlog.get_logger("cxrd.scp")
 
@@ -40,6 +45,8 @@ _READABLE = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.na
 READABLE_SYNTAXES = sorted(_READABLE, key=lambda uid: uid != ExplicitVRLittleEndian)
 ANY_SYNTAX = READABLE_SYNTAXES + [uid for uid in AllTransferSyntaxes if _UNREADABLE.search(uid.name)]
 RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
+MAXIMUM_MESSAGE = 4 * 1024 * 1024
+"""Bytes of a data set that is not stored, such as a request for commitment: it is collected in memory."""
 _register_lock = threading.Lock()
 
 
@@ -93,6 +100,8 @@ class StorageNode:
         owns the arrival's file: what it does not rename away is removed afterwards.
     check_space
         Raises OutOfResources where too little space is free; called while an object arrives.
+    commitment
+        What it does about storage commitment; by default nothing, and the presentation context is not accepted.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class StorageNode:
         options: NodeOptions,
         folder: Path,
         receive: Callable[[Arrival], int],
+        commitment: Commitment | None = None,
         *,
         check_space: Callable[[], None] = lambda: None,
     ) -> None:
@@ -107,6 +117,8 @@ class StorageNode:
         self._folder = folder
         self._receive = receive
         self._limits = spool.Limits(options.max_object_mb, check_space)
+        self._commitment = commitment or Commitment()
+        self._service = CommitmentService(self._commitment)
         self._server: Any = None
         self._entity = self._build()
         self._busy = 0
@@ -133,12 +145,14 @@ class StorageNode:
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ACCEPTED, _on_accepted),
             (evt.EVT_CONN_CLOSE, spool.drop_unfinished),
+            *self._service.handlers,
         ]
         spool.use(self.options.port, self._folder, self._limits)
         self._server = self._entity.start_server(
             (self.options.host, self.options.port), block=False, evt_handlers=handlers
         )
         spool.use(self.port, self._folder, self._limits)  # another one where port 0 took a free port
+        self._service.start()
 
     def stop(self, grace: float = 10.0) -> None:
         """Stop listening, let objects on their way arrive for up to `grace` seconds, then close the associations."""
@@ -150,6 +164,7 @@ class StorageNode:
         deadline = time.monotonic() + grace
         while self._receiving() and time.monotonic() < deadline:
             time.sleep(0.02)
+        self._service.stop(max(1.0, deadline - time.monotonic()))
         for association in self._entity.active_associations:
             association.abort()
         for port in ports:
@@ -170,6 +185,8 @@ class StorageNode:
         entity.require_called_aet = options.require_called
         entity.require_calling_aet = list(options.allowed_calling)
         entity.supported_contexts = supported()
+        for each in self._commitment.contexts:  # one by one: a list loses their roles
+            entity.add_supported_context(str(each.abstract_syntax), each.transfer_syntax, each.scu_role, each.scp_role)
         return entity
 
     def _on_requested(self, event: Any) -> None:
@@ -248,6 +265,7 @@ def _register(uid: UID) -> None:
 
 def _on_accepted(event: Any) -> None:
     """Guard the reactor: pynetdicom lets a malformed command kill its thread, and the slot with it."""
+    serve_in_turn(event.assoc)
     provider = event.assoc.dimse
     original = provider.receive_primitive
 
@@ -255,6 +273,9 @@ def _on_accepted(event: Any) -> None:
         try:
             spool.check_turn(provider.message, primitive)
             original(primitive)
+            message = provider.message
+            if message is not None and _collected(message) > MAXIMUM_MESSAGE:
+                raise OverflowError  # what is stored goes to the disk instead
         except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
             log.warning("malformed_command", error=type(error).__name__)
             provider.message = None
@@ -262,3 +283,8 @@ def _on_accepted(event: Any) -> None:
             provider.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
 
     provider.receive_primitive = guarded
+
+
+def _collected(message: Any) -> int:
+    """Return how many bytes of an unfinished message lie in memory."""
+    return int(message.encoded_command_set.tell() + message.data_set.tell())
