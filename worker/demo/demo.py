@@ -144,7 +144,7 @@ class _Receiver:
     def __init__(self, out: Path) -> None:
         self._out = out
         blobs = Blobs(out / "data" / "received")
-        options = NodeOptions(**Scp(ae_title="DEMO", port=0).model_dump())
+        options = NodeOptions(**Scp(ae_title="DEMO", port=0).model_dump(exclude={"urgent_calling"}))
         self.node = StorageNode(options, blobs.incoming, self._receive)
 
     def _receive(self, arrival: Arrival) -> int:

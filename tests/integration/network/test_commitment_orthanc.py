@@ -33,7 +33,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Orthanc,
 
 @contextmanager
 def node(port: int, folder: Path, commitment: Commitment) -> Iterator[None]:
-    options = NodeOptions(**Scp(port=port).model_dump())
+    options = NodeOptions(**Scp(port=port).model_dump(exclude={"urgent_calling"}))
     running = StorageNode(options, folder / "incoming", lambda _: status.SUCCESS, commitment)
     running.start()
     try:

@@ -73,7 +73,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[StorageNode] = []
 
     def make(**parts: Any) -> StorageNode:
-        options = NodeOptions(**Scp(port=0, network_timeout=20).model_dump())
+        options = NodeOptions(**Scp(port=0, network_timeout=20).model_dump(exclude={"urgent_calling"}))
         node = StorageNode(options, tmp_path / "incoming", lambda _: status.SUCCESS, Commitment(**parts))
         node.start()
         started.append(node)

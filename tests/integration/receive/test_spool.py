@@ -36,7 +36,9 @@ class Node:
         self.go_on.set()
         self.look: Callable[[], None] = lambda: None
         scp = Scp.model_validate({"port": 0} | options)
-        self.node = StorageNode(NodeOptions(**scp.model_dump()), folder, self._receive, check_space=self._look)
+        self.node = StorageNode(
+            NodeOptions(**scp.model_dump(exclude={"urgent_calling"})), folder, self._receive, check_space=self._look
+        )
 
     def _receive(self, arrival: Arrival) -> int:
         self.busy.set()
