@@ -261,7 +261,7 @@ def _open(**options: Any) -> Any:
 # ---- what dead processes left --------------------------------------------------------------------------------------
 
 
-def is_owned(part: Path) -> bool:
+def is_open(part: Path) -> bool:
     """Tell whether a living process has this file open as a `SpoolFile`."""
     try:
         with part.open("rb") as file:
@@ -276,5 +276,5 @@ def is_owned(part: Path) -> bool:
 def remove_leftovers(folder: Path) -> None:
     """Remove what dead processes left in a spool: none of it was ever acknowledged."""
     for part in folder.glob("*.part"):
-        if not is_owned(part):
+        if not is_open(part):
             part.unlink(missing_ok=True)

@@ -1,10 +1,18 @@
-"""The store of received and produced objects: files named by the SHA-256 of their bytes, durable once there."""
+"""The store of received and produced objects: files named by the SHA-256 of their bytes, durable once there.
+
+A received file becomes read-only when its row is committed (`Blobs.confirm`). A file without a row that may still be
+written was never acknowledged to anybody, and may be removed (`worker.storage.orphans`).
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import re
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dicom_io import durable
@@ -17,8 +25,12 @@ DICOM = ".dcm"
 """Suffix of received and produced objects; notifications have their own."""
 
 
+_FOLDER = re.compile(r"[0-9a-f]{2}")
+_WRITE = 0o222
+
+
 class BlobMissing(Retryable):
-    """A file that should be in the store is not, although the store is there."""
+    """A file that should be in the store is not, or cannot be read, although the store is there."""
 
 
 class Blobs:
@@ -69,14 +81,18 @@ class Blobs:
         Raises
         ------
         BlobMissing
-            It is gone.
+            It is gone, or cannot be read.
         OutOfResources
             The whole store is.
         """
         path = self.path(sha256, suffix)
-        if not path.exists():
+        try:
+            path.open("rb").close()
+        except OSError as error:
             self.check_there()
-            raise BlobMissing("the file is missing from the storage folder")
+            gone = isinstance(error, FileNotFoundError)
+            what = "is missing from the storage folder" if gone else f"cannot be read ({error.strerror})"
+            raise BlobMissing(f"the file {what}") from error
         return path
 
     def path(self, sha256: str, suffix: str = DICOM) -> Path:
@@ -90,12 +106,21 @@ class Blobs:
 
     def check_space(self, needed: int = 0) -> None:
         """Raise `OutOfResources` where `needed` bytes would leave too little free space."""
-        self.check_there()
-        if shutil.disk_usage(self.folder).free - needed < self._min_free:
+        if self.free_bytes() - needed < self._min_free:
             raise OutOfResources(f"less than {self._min_free // 1_000_000} MB would be free in the storage folder")
+
+    def free_bytes(self) -> int:
+        """Return the free bytes of the store's file system. Raises `OutOfResources` where it is not there."""
+        self.check_there()
+        try:
+            return shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise OutOfResources(f"{self.folder}: {error.strerror}") from error
 
     def adopt(self, file: SpoolFile) -> str:
         """Make an arrived file durable and part of the store; return its SHA-256.
+
+        A file of the same bytes that is there already is replaced, and so is as young as this one.
 
         Raises
         ------
@@ -105,6 +130,7 @@ class Blobs:
         try:
             file.seal()
             self._place(file.path, self.path(file.sha256))
+            file.close()  # not before: as long as it is open, it is nobody's leftover
         except OSError as error:
             raise OutOfResources(f"cannot write to the storage folder: {error.strerror}") from error
         return file.sha256
@@ -124,8 +150,67 @@ class Blobs:
             raise OutOfResources(f"cannot write to the storage folder: {error.strerror}") from error
         return sha256
 
+    def confirm(self, sha256: str, suffix: str = DICOM) -> None:
+        """Mark a file as owned by a row that is committed. Where this is lost in a crash, the row still owns it."""
+        with suppress(OSError):
+            confirm(self.path(sha256, suffix))
+
+    def folders(self) -> Iterator[Path]:
+        """Yield the folders that files lie in, by their names: the first two digits of the digests."""
+        yield from sorted(each for each in self.folder.iterdir() if _FOLDER.fullmatch(each.name))
+
+    def half_made(self) -> Iterator[Path]:
+        """Yield the files that are still being received or made, and those that dead processes left."""
+        for folder in (self.incoming, self._making):
+            yield from sorted(folder.rglob("*.part"))
+
+    def remove(self, path: Path) -> int:
+        """Remove a file that nothing owns; return how many bytes that were, 0 where it is gone already.
+
+        Raises
+        ------
+        OutOfResources
+            It cannot be removed.
+        """
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise OutOfResources(f"{path}: cannot be removed ({error.strerror})") from error
+        return size
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every process from placing a file within a block: what is looked at there stays as it is."""
+        with self._lock(fcntl.LOCK_EX):
+            yield
+
     def _place(self, part: Path, target: Path) -> None:
-        if not target.parent.is_dir():
-            target.parent.mkdir(exist_ok=True)
-            durable.sync(self.folder)
-        durable.place(part, target)
+        with self._lock(fcntl.LOCK_SH):
+            if not target.parent.is_dir():
+                target.parent.mkdir(exist_ok=True)
+                durable.sync(self.folder)
+            part.replace(target)
+        durable.sync(target.parent)
+
+    @contextmanager
+    def _lock(self, operation: int) -> Iterator[None]:
+        """Hold the lock between those who place files and one who removes them (flock on the mark)."""
+        with self._mark.open("rb") as mark:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(mark, operation)
+            yield
+
+
+def confirm(path: Path) -> None:
+    """Make a file read-only."""
+    mode = path.stat().st_mode
+    if mode & _WRITE:
+        path.chmod(mode & ~_WRITE)
+
+
+def is_confirmed(mode: int) -> bool:
+    """Tell from a file's mode whether it was confirmed."""
+    return not mode & _WRITE

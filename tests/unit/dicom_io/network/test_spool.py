@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import ObjectTooLarge, OutOfResources
-from dicom_io.network.spool import LOOK_EVERY, Limits, SpoolFile, is_owned, remove_leftovers
+from dicom_io.network.spool import LOOK_EVERY, Limits, SpoolFile, is_open, remove_leftovers
 from tests.support.disk import small_disk
 
 MB = 1_000_000
@@ -75,10 +75,10 @@ def test_what_a_living_process_receives_is_no_leftover(tmp_path: Path) -> None:
     for _ in range(2):  # sealed, it is on its way into the store
         remove_leftovers(tmp_path)
         assert list(tmp_path.iterdir()) == [living.path]
-        assert is_owned(living.path)
+        assert is_open(living.path)
         living.seal()
     os.link(living.path, left)
     living.discard()
-    assert not is_owned(left)
+    assert not is_open(left)
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
