@@ -14,9 +14,9 @@ from worker.deliver.destinations import sender_of
 from worker.destination_settings import Destination
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes
-from worker.engines.stores import open_blobs
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
+from worker.ledger.stores import open_blobs
 from worker.queue.breaker import Breakers
 from worker.queue.claim import Queue
 from worker.queue.wake import Bell

@@ -11,8 +11,8 @@ from dicom_io.errors import InvalidSettings
 from dicom_io.network.address import address
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.engines.heartbeat import Heartbeat
-from worker.engines.stores import open_blobs
 from worker.ledger.database import open_ledger
+from worker.ledger.stores import open_blobs
 from worker.queue.claim import Queue
 from worker.queue.wake import ring
 from worker.receive.intake import Intake

@@ -18,13 +18,13 @@ from worker.engines.gate import Gate
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes
 from worker.engines.pipeline import Pipeline, SystemicFault
-from worker.engines.stores import open_blobs
 from worker.inference.analyzer import Reader
 from worker.inference.serving import Serving
 from worker.inference.shadow import Shadow, open_shadow
 from worker.ledger.database import open_ledger
 from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Receipts
+from worker.ledger.stores import open_blobs
 from worker.logs import unexpected
 from worker.queue.breaker import Pause
 from worker.queue.claim import Among, LeaseLost, Queue

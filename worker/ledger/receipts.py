@@ -86,9 +86,10 @@ class Ledger(Database):
             return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
 
     def holds_patient_keys(self) -> bool:
-        """Return whether a patient stands in the audit under a key."""
+        """Return whether a patient stands in the audit under a hashed key, which has 64 digits."""
         with self.reading() as connection:
-            return connection.scalar(select(ReceiptRow.id).where(ReceiptRow.patient_key != "").limit(1)) is not None
+            query = select(ReceiptRow.id).where(func.length(ReceiptRow.patient_key) == 64).limit(1)
+            return connection.scalar(query) is not None
 
     def is_in_use(self) -> bool:
         """Return whether anything was ever received."""

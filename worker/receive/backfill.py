@@ -16,11 +16,11 @@ from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUn
 from dicom_io.network.query_retrieve import Query, Receipt, Series
 from dicom_io.network.spool import Limits, remove_leftovers
 from worker.ledger.receipts import Ledger
+from worker.ledger.stores import open_blobs
 from worker.queue.task import Priority
 from worker.queue.wake import ring
 from worker.receive.intake import Intake
 from worker.settings import Settings
-from worker.storage.blobs import Blobs
 from worker.storage.pseudonym import PatientKey
 
 _COLUMNS = ("accession_number", "patient_id", "study_instance_uid", "dates")
@@ -131,7 +131,8 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
     """
     folder = settings.storage.folder
     try:
-        blobs = Blobs(folder / "objects", settings.storage.min_free_mb * 1_000_000)
+        blobs = open_blobs(settings, ledger)
+        blobs.check_there()
         spool = blobs.incoming / "pull"  # its own: the daemon empties the other one when it starts
         spool.mkdir(exist_ok=True)
         lock = (folder / "pull.lock").open("a")

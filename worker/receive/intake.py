@@ -88,6 +88,7 @@ class Intake:
         if receipt_id is None:
             log.info("received_again", **about)
         else:
+            self._blobs.confirm(new.sha256)
             log.info("received", receipt=receipt_id, **about)
             self._submit(receipt_id)
         return status.SUCCESS
