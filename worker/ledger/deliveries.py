@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
@@ -187,8 +188,8 @@ class Deliveries:
                     target = connection.scalar(row)
                     if target is not None:
                         receipt_id, priority, store = _origin_of(connection, number)
-                        where = {"target": target, "priority": priority, "store": store}
-                        if not put(connection, Kind.DELIVER, number, now, **where):
+                        enter = partial(put, target=target, priority=priority, store=store)
+                        if not enter(connection, Kind.DELIVER, number, now):
                             make_due(connection, Kind.DELIVER, [number], now)
                         event_chain.append(connection, "redelivery", now, receipt_id, delivery=number)
                         count += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
@@ -138,8 +139,8 @@ class Reanalyses:
                 for receipt_id in some:
                     if _record_request(connection, receipt_id, values):
                         store = connection.scalar(select(ReceiptRow.store).where(ReceiptRow.id == receipt_id)) or ""
-                        task = {"target": model_sha256, "priority": Priority.AGAIN, "store": store}
-                        put(connection, Kind.REANALYSE, receipt_id, now, **task)
+                        again = partial(put, target=model_sha256, priority=Priority.AGAIN, store=store)
+                        again(connection, Kind.REANALYSE, receipt_id, now)
                         facts = {"model": model, "model_sha256": model_sha256, "by": by}
                         event_chain.append(connection, "reanalysis_requested", now, receipt_id, **facts)
                         count += 1

@@ -130,12 +130,12 @@ class Queue:
 
     def renew(self, now: dt.datetime) -> None:
         """Prolong the lease of all that this process has in hand."""
-        with self._lock:
-            tokens = [task.token for task in self._in_hand.values()]
-        if tokens:
+        tasks = self.in_hand()
+        if tasks:
+            # Those that were taken together share a token, and may not all be in hand any more.
+            ours = TaskRow.id.in_([task.id for task in tasks]), TaskRow.token.in_({task.token for task in tasks})
             with self._database.writing() as connection:
-                row = update(TaskRow).where(TaskRow.token.in_(tokens), TaskRow.owner == self.owner)
-                connection.execute(row.values(lease_until=now + self.lease))
+                connection.execute(update(TaskRow).where(*ours).values(lease_until=now + self.lease))
 
     def in_hand(self) -> list[Task]:
         """Return what this process has in hand."""
