@@ -13,7 +13,7 @@ from worker.cli import options, output
 audit = typer.Typer(help="Ask the audit database.", no_args_is_help=True, rich_markup_mode="markdown")
 
 Status = Annotated[
-    Literal["received", "working", "analysed", "not_analysed", "failed"] | None, typer.Option(help="Only this status")
+    Literal["received", "analysed", "not_analysed", "failed"] | None, typer.Option(help="Only this status")
 ]
 Answer = Annotated[
     Literal["flagged", "not-flagged", "uncertain", "outside"] | None, typer.Option(help="Only this answer")

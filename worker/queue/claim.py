@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, case, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, insert, or_, select, update
 
 from dicom_io.errors import CxrdError
 from worker.database.transactions import Database
@@ -100,9 +100,7 @@ class Queue:
             row = update(TaskRow).where(TaskRow.id.in_(numbers)).values(**values)
             rows = connection.execute(row.returning(*_COLUMNS)).all()
         places = {number: place for place, number in enumerate(numbers)}
-        tasks = [
-            Task(number, Kind(kind), *rest, now) for number, kind, *rest in sorted(rows, key=lambda row: places[row[0]])
-        ]
+        tasks = [_task(row, now) for row in sorted(rows, key=lambda row: places[row.id])]
         with self._lock:
             self._in_hand |= {task.id: task for task in tasks}
         return tasks
@@ -185,6 +183,11 @@ class Queue:
 
 
 _WAITING: dict[str, Any] = {"state": TaskState.WAITING, "owner": "", "token": "", "lease_until": None}
+
+
+def _task(row: Row[Any], claimed_at: dt.datetime) -> Task:
+    number, kind, subject, target, priority, attempts, crashes, token, created_at = row
+    return Task(number, Kind(kind), subject, target, priority, attempts, crashes, token, created_at, claimed_at)
 
 
 def _ours(task: Task) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
