@@ -156,7 +156,7 @@ class Reanalyses:
         for some in in_batches(numbers):
             with self._ledger.writing() as connection:
                 for receipt_id in some:
-                    if withdraw(connection, Kind.REANALYSE, receipt_id):
+                    if withdraw(connection, Kind.REANALYSE, receipt_id, now):
                         row = update(ReanalysisRow).where(ReanalysisRow.receipt_id == receipt_id)
                         connection.execute(row.values(**values))
                         event_chain.append(connection, "reanalysis_withdrawn", now, receipt_id, by=by)
@@ -304,7 +304,7 @@ def _record_request(connection: Connection, receipt_id: int, values: dict[str, A
         return True
     waits, same = current.state == ReanalysisState.WAITING, current.model_sha256 == values["model_sha256"]
     # What is in hand is left alone.
-    if waits and (same or not withdraw(connection, Kind.REANALYSE, receipt_id)):
+    if waits and (same or not withdraw(connection, Kind.REANALYSE, receipt_id, values["requested_at"])):
         return False
     connection.execute(update(ReanalysisRow).where(key).values(**values))
     return True

@@ -303,7 +303,7 @@ def test_a_second_reading_that_is_suspect_holds_nobody_up(shop: Shop, work: Work
     assert not shop.workers._round_again()
     assert shop.workers.serving is not None
     serves = shop.workers.serving.reader
-    again.cancel("jd", now())
+    assert again.cancel("jd", now()) == 1
     again.request([number], serves.card.label, serves.identity.digest, "jd", now())
     with shop.ledger.writing() as connection:  # who died had it in hand
         connection.exec_driver_sql("UPDATE task SET crashes = 1")

@@ -101,9 +101,11 @@ def test_only_what_nobody_has_in_hand_is_withdrawn(ledger: Ledger) -> None:
     filled(ledger, 1, 2)
     assert [task.subject for task in Queue(ledger).claim(NEW, NOON)] == [1]
     with ledger.writing() as connection:
-        assert [withdraw(connection, Kind.ANALYSE, subject) for subject in (1, 2, 3)] == [False, True, False]
+        assert [withdraw(connection, Kind.ANALYSE, each, NOON) for each in (1, 2, 3)] == [False, True, False]
     assert task_row(ledger, 1) is not None
     assert task_row(ledger, 2) is None
+    with ledger.writing() as connection:
+        assert withdraw(connection, Kind.ANALYSE, 1, OVER)  # whoever had it is gone
 
 
 # ---- taking ------------------------------------------------------------------------------------------------------
@@ -352,7 +354,6 @@ def test_what_lies_in_another_store_is_left_to_those_who_can_read_it(ledger: Led
     elsewhere = Queue(ledger, store="elsewhere")
     assert not elsewhere.has_suspects(NEW, OVER + LEASE * SECOND)
     with ledger.writing() as connection:
-        assert withdraw(connection, Kind.ANALYSE, 3) is False
         connection.execute(text("DELETE FROM task WHERE subject = 3"))
     # Nor is what it cannot read in the way of what it can.
     assert not elsewhere.has_due(NEW, OVER)
