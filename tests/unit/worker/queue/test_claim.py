@@ -351,9 +351,10 @@ def test_what_lies_in_another_store_is_left_to_those_who_can_read_it(ledger: Led
     assert claimed(here, OVER, among="suspect") == [1, 3]
     assert not here.has_suspects(NEW, OVER)
     assert anywhere.has_suspects(NEW, OVER)
-    elsewhere = Queue(ledger, store="elsewhere")
-    assert not elsewhere.has_suspects(NEW, OVER + LEASE * SECOND)
     with ledger.writing() as connection:
         connection.execute(text("DELETE FROM task WHERE subject = 3"))
     # Nor is what it cannot read in the way of what it can.
-    assert not elsewhere.has_due(NEW, OVER)
+    elsewhere, later = Queue(ledger, store="elsewhere"), OVER + LEASE * SECOND
+    assert not elsewhere.has_suspects(NEW, later)
+    assert not elsewhere.has_due(NEW, later)
+    assert elsewhere.claim(NEW, later, among="any") == []
