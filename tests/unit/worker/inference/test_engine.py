@@ -13,7 +13,7 @@ import pytest
 from dicom_io.errors import InvalidModel, InvalidSettings
 from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.outputs import Outputs
-from worker.inference.engine import Batcher, Image, OnnxEngine, TorchEngine, open_engine
+from worker.inference.engine import Batcher, EngineFault, Image, OnnxEngine, TorchEngine, open_engine
 from worker.settings import ModelSettings
 
 
@@ -63,8 +63,9 @@ def test_one_alone_does_not_wait_for_long() -> None:
 
 def test_an_error_reaches_who_waits_and_the_batcher_goes_on() -> None:
     batcher = Batcher(Echo(), size=1, wait=0)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(EngineFault, match="RuntimeError") as caught:
         batcher.predict(image(float("nan")))
+    assert str(caught.value.__cause__) == "broken"
     assert batcher.predict(image(1)).logits[0, 1] == 1
     batcher.close()
 
