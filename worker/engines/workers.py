@@ -108,8 +108,10 @@ class Workers:
         self._wake()
         until = time.monotonic() + self.settings.worker.stop_seconds
         for thread in self._threads:
-            thread.join(max(0.1, until - time.monotonic()))
-        self._listener.join()
+            if thread.ident is not None:
+                thread.join(max(0.1, until - time.monotonic()))
+        if self._listener.ident is not None:
+            self._listener.join()
         self._give_back()
         self._heartbeat.stop()
         self._bell.close()
