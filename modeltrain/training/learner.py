@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from modeltrain.training.teachers import Teachers
 
 
+_HOLD = 0.05  # weight of the loss that holds low evidence
 _SURE = 1.0  # the score from which a drawn opacity counts as seen
 
 
@@ -165,8 +166,8 @@ class Learner:
         outputs = network.answer(features[: len(images)], own, share, view.box, lungs)
         score = pooled_score(with_opacity, share[normal])
         loss = softplus(_SURE - score).mean() if len(normal) else score.sum()
-        place = lung_losses.place_loss(with_opacity, own[normal], drawn.place)
-        loss = recipe.opacities * (loss + place)
+        place = lung_losses.place_loss(with_opacity, own[normal], drawn.place, share[normal])
+        loss = recipe.opacities * (loss + place) + _HOLD * lung_losses.floor_loss(evidence)
         return outputs, loss + recipe.blending * lung_losses.blend_loss(mixed, own[one], own[other], blended)
 
     @torch.inference_mode()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.nn.functional import avg_pool2d, interpolate, log_softmax, max_pool2d, smooth_l1_loss
+from torch.nn.functional import avg_pool2d, interpolate, log_softmax, max_pool2d, relu, smooth_l1_loss, softplus
 
 from modeltrain.network import lung_crop
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 JITTER = 0.05  # of each side of the box of the lungs, of its width or height: no segmentation finds it to the pixel
 _LEAST, _MOST = 0.07, 0.26  # half width of an opacity, as a part of the crop's side
 _FAINT, _DENSE = 0.25, 0.75  # how far an opacity brings a place towards white
+_FLOOR = 8.0  # evidence of minus this, in log-odds, is as good as none
 _STEEP = 1.5  # how sharply the change of the map is asked for its place
 
 
@@ -65,16 +66,33 @@ def _smooth_noise(count: int, side: int, generator: torch.Generator) -> Tensor:
     return noise / noise.flatten(1).std(dim=1)[:, None, None]
 
 
-def place_loss(after: Tensor, before: Tensor, place: Tensor) -> Tensor:
+def place_loss(after: Tensor, before: Tensor, place: Tensor, share: Tensor) -> Tensor:
     """Return how badly the change of evidence, [M, h, w] after and before, tells where opacities [M, S, S] were drawn.
 
-    It is the cross-entropy between where they lie and a softmax of the change; 0 without opacities.
+    It is the cross-entropy between where they lie and a softmax of the change; 0 without opacities. `share` says which
+    part of each cell is lung, [M, h, w]: only these cells count, since nothing holds the evidence of others.
     """
     target = avg_pool2d(place[:, None], lung_crop.CELL)[:, 0].flatten(1)
     target = target / (target.sum(dim=1, keepdim=True) + 1e-6)
-    change = log_softmax((after - before.detach()).flatten(1) * _STEEP, dim=1)
+    change = (_floored(after) - _floored(before.detach())).flatten(1) * _STEEP
+    counts = (share.flatten(1) > 0) | (target > 0)
+    change = log_softmax(change.masked_fill(~counts, -1e4), dim=1)
     entropy = -(target * (target + 1e-9).log()).sum(dim=1)
     return (-(target * change).sum(dim=1) - entropy).sum() / max(1, len(place))
+
+
+def floor_loss(evidence: Tensor) -> Tensor:
+    """Return how far evidence [N, h, w] lies below what can still make a difference.
+
+    The pooling hardly sees low cells, so that nothing else would hold them: they went down to -300, and the losses of
+    place, which compare cells, grew beyond that of the classes.
+    """
+    return relu(-_FLOOR - evidence).mean()
+
+
+def _floored(evidence: Tensor) -> Tensor:
+    """Return evidence with all that is so low that it makes no difference brought close to one value."""
+    return softplus(evidence + _FLOOR) - _FLOOR
 
 
 class Blend(NamedTuple):
@@ -111,5 +129,5 @@ def blend_loss(evidence: Tensor, one: Tensor, other: Tensor, blended: Blend) -> 
     """
     target = torch.where(blended.part > 0.5, other, one).detach()
     counts = ((blended.part - 0.5).abs() > 0.4).float() * lung_crop.cells(blended.inside)
-    apart = smooth_l1_loss(evidence, target, reduction="none")
+    apart = smooth_l1_loss(_floored(evidence), _floored(target), reduction="none")
     return (apart * counts).sum() / (counts.sum() + 1e-6)
