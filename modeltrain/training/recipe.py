@@ -176,8 +176,8 @@ RECIPES = {
     "lungs": dataclasses.replace(
         _ROBUST,
         name="lungs",
-        stages=((14, 224),),
-        learning_rate=2.5e-4,
+        stages=((11, 224),),
+        learning_rate=2e-4,
         overlap=0.0,
         border_weight=0.0,
         clip=1.0,

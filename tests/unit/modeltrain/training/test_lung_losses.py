@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeltrain.network import lung_crop
-from modeltrain.training.lung_losses import Blend, blend, blend_loss, draw_opacities, place_loss
+from modeltrain.training.lung_losses import Blend, blend, blend_loss, draw_opacities, floor_loss, place_loss
 from tests.unit.modeltrain.toys import batch, draw_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,9 +40,31 @@ def test_a_map_whose_change_lies_on_the_opacity_has_no_loss_of_place() -> None:
     after[0, 2, 4] = 9
     elsewhere = torch.zeros(1, 10, 10)
     elsewhere[0, 7, 1] = 9
-    losses = [float(place_loss(each, before, place)) for each in (after, before, elsewhere)]
+    share = torch.ones(1, 10, 10)
+    losses = [float(place_loss(each, before, place, share)) for each in (after, before, elsewhere)]
     assert losses[0] == pytest.approx(0, abs=0.01)
     assert losses[0] < losses[1] < losses[2]
+
+
+def test_places_without_lung_do_not_count() -> None:
+    place = torch.zeros(1, lung_crop.SIDE, lung_crop.SIDE)
+    place[0, 32:48, 64:80] = 1
+    share, before = torch.zeros(1, 10, 10), torch.zeros(1, 10, 10)
+    share[0, :, :5] = 1
+    after = before.clone()
+    after[0, 2, 4] = 9
+    outside = after.clone()
+    outside[0, :, 6:] = 50
+    assert float(place_loss(outside, before, place, share)) == float(place_loss(after, before, place, share))
+
+
+def test_low_evidence_is_held_and_makes_no_other_difference() -> None:
+    low, lower = torch.full((1, 10, 10), -30.0), torch.full((1, 10, 10), -300.0)
+    assert float(floor_loss(low)) < float(floor_loss(lower))
+    assert float(floor_loss(torch.full((1, 10, 10), -7.0))) == 0
+    part = torch.zeros(1, 10, 10)
+    blended = Blend(torch.zeros(1, 1, 160, 160), torch.ones(1, 160, 160), part)
+    assert float(blend_loss(low, lower, lower, blended)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_batch_without_a_normal_chest_has_no_opacity_and_no_loss() -> None:
@@ -50,7 +72,7 @@ def test_a_batch_without_a_normal_chest_has_no_opacity_and_no_loss() -> None:
     empty = draw_opacities(sight.crop[:0], sight.inside[:0], torch.Generator())
     assert empty.crop.shape == (0, 1, lung_crop.SIDE, lung_crop.SIDE)
     none = torch.zeros(0, 10, 10)
-    assert float(place_loss(none, none, empty.place)) == 0
+    assert float(place_loss(none, none, empty.place, none)) == 0
 
 
 def test_a_blend_is_the_one_here_and_the_other_there() -> None:
