@@ -14,6 +14,7 @@ from worker import __version__
 from worker.cli.analyze import analyze
 from worker.cli.audit import audit
 from worker.cli.check import check, conformance
+from worker.cli.db import db
 from worker.cli.deliveries import redeliver, retry
 from worker.cli.demo import demo
 from worker.cli.drift import drift
@@ -42,6 +43,7 @@ for panel, commands in {
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(audit, name="audit", rich_help_panel="Run")
+app.add_typer(db, name="db", rich_help_panel="Run")
 app.add_typer(models, name="models", rich_help_panel="Models")
 app.add_typer(feedback, name="feedback", rich_help_panel="Models")
 
@@ -59,6 +61,17 @@ def main() -> None:
     except BrokenPipeError:  # `cxrd audit list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except OSError as error:  # a disk that is full or read-only, met where nobody puts it in words
+        sys.stderr.write(f"cxrd: {_in_words(error)}\n")
+        raise SystemExit(2) from error
+
+
+def _in_words(error: OSError) -> str:
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    from worker.logs import unexpected
+
+    return f"{error.strerror or 'error of the system'} ({unexpected(error)})"
 
 
 def _show_version(value: bool) -> None:
