@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,14 +15,22 @@ from dicom_io.network.address import address
 from dicom_io.network.storage_scu import Peer, echo
 from modeltrain.model.card import load_card
 from modeltrain.model.decision import Decider
+from worker.clock import now
 from worker.deliver.destinations import sender_of
 from worker.destination_settings import Destination
 from worker.extras import require_configured
 from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
-from worker.ledger.database import open_ledger
-from worker.ledger.deliveries import Deliveries
+from worker.ledger import backlog
+from worker.ledger.database import open_ledger, schema
+from worker.ledger.receipts import Ledger
 from worker.settings import Settings
+from worker.storage import lock
+
+LATE = dt.timedelta(minutes=15)
+"""An image or a delivery that has waited for longer is a fault."""
+RECENT = dt.timedelta(days=7)
+"""A failure is a fault for so long: most can't be undone, and a probe that always fails tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,7 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
         yield _configuration(settings)
         yield _model(settings)
         yield _disk(settings)
-        yield _ledger(settings)
-        yield _port(settings)
+        yield from _ledger(settings)
     names = [each.name for each in settings.destinations]
     if only is not None and only not in names:
         yield Check(f"destination {only}", False, f"not in the configuration; there are: {', '.join(names) or 'none'}")
@@ -95,41 +103,89 @@ def _disk(settings: Settings) -> Check:
     return Check("disk", enough, f"{folder}: {free} MB free, at least {settings.storage.min_free_mb} MB needed")
 
 
-def _ledger(settings: Settings) -> Check:
+def _ledger(settings: Settings) -> Iterator[Check]:
+    """Look at the database, at what it says is not done, and at the port that new images come to."""
     try:
         ledger = open_ledger(settings)
-        waiting = Deliveries(ledger).pending_counts()
+        state = schema(settings)
+        yield Check("database", True, f"{state.database}, revision {state.revision}")
         counts = ledger.counts()
+        yield _images(ledger, counts)
+        yield _deliveries(ledger, counts, {each.name for each in settings.destinations})
     except CxrdError as error:
-        return Check("database", False, str(error))
-    orphans = sorted(set(waiting) - {each.name for each in settings.destinations})
+        counts = {}
+        yield Check("database", False, str(error))
+    yield _port(settings, started=bool(counts) or lock.was_held(settings.storage.folder))
+
+
+def _images(ledger: Ledger, counts: dict[str, int]) -> Check:
+    groups = backlog.images(ledger)
+    done = [f"{counts[state]} {state.replace('_', ' ')}" for state in ("analysed", "not_analysed") if state in counts]
+    texts = [*done, *(_in_words(group) for group in groups)]
+    return Check("images", not any(map(_is_fault, groups)), ", ".join(texts) or "none yet")
+
+
+def _deliveries(ledger: Ledger, counts: dict[str, int], configured: set[str]) -> Check:
+    groups = backlog.deliveries(ledger)
+    orphans = {group.destination for group in groups if not group.failed} - configured
+    sent = [f"{counts['delivery_sent']} sent"] if "delivery_sent" in counts else []
+    texts = [*sent, *(f"{group.destination}: {_in_words(group)}" for group in groups)]
     if orphans:
-        return Check("database", False, f"results wait for a destination that is not configured: {', '.join(orphans)}")
-    return Check("database", True, ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "empty")
+        names = ", ".join(sorted(orphans))
+        texts.append(f"results wait for a destination that is not configured: {names}")
+    ok = not orphans and not any(map(_is_fault, groups))
+    return Check("deliveries", ok, "; ".join(texts) or "none yet")
+
+
+def _is_fault(group: backlog.Group) -> bool:
+    if group.failed:
+        return group.latest is None or now() - group.latest < RECENT
+    return now() - group.oldest > LATE
+
+
+def _in_words(group: backlog.Group) -> str:
+    age = _age(now() - group.oldest)
+    what = f"failed, the oldest {age} old" if group.failed else f"waiting, the oldest for {age}"
+    return f"{group.count} {what}"
+
+
+def _age(span: dt.timedelta) -> str:
+    """Return a span in its largest unit that fits at least twice."""
+    seconds = max(0, int(span.total_seconds()))
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60))
+    name, size = next(((name, size) for name, size in units if seconds >= 2 * size), ("seconds", 1))
+    return f"{seconds // size} {name}"
+
+
+def _port(settings: Settings, *, started: bool) -> Check:
+    """Say whether a receiver runs; that none does is a fault from the first start on."""
+    scp = settings.scp
+    where = address(scp.host, scp.port)
+    if scp.port == 0 and lock.is_held(settings.storage.folder):
+        return Check("port", True, "cxrd is running; its port is not known here, since scp.port is 0")
+    family = socket.AF_INET6 if ":" in scp.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((scp.host, scp.port))
+        except OSError as error:
+            return _port_in_use(settings, f"{where}: {error.strerror}")
+    if started:
+        return Check("port", False, f"no receiver is running: {where} is free; start cxrd serve")
+    return Check("port", True, f"{where} is free; cxrd has not been started here yet")
 
 
 def _port_in_use(settings: Settings, why: str) -> Check:
     """Say whether a running cxrd listens on the port, which is well, or something else does."""
-    title = settings.scp.ae_title
+    title, admitted = settings.scp.ae_title, settings.scp.allowed_calling
+    calling = title if not admitted or title in admitted else admitted[0]  # as one of those that may
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
     host = every.get(settings.scp.host, settings.scp.host)
     try:
-        echo(Peer(host, settings.scp.port, title, calling_ae=title, timeout=3))
+        echo(Peer(host, settings.scp.port, title, calling_ae=calling, timeout=3))
     except AssociationRejected:
-        hint = f"is {title} in scp.allowed_calling?"
-        return Check("port", False, f"Port {settings.scp.port} is open but rejected our C-ECHO ({hint})")
+        hint = "were AE titles changed since cxrd was started?"
+        return Check("port", False, f"Port {settings.scp.port} is open but rejected our C-ECHO from {calling} ({hint})")
     except CxrdError:
         return Check("port", False, f"{why}; no answer to our C-ECHO there (has another program the port?)")
     return Check("port", True, f"{title} is running on {address(host, settings.scp.port)}")
-
-
-def _port(settings: Settings) -> Check:
-    where = address(settings.scp.host, settings.scp.port)
-    family = socket.AF_INET6 if ":" in settings.scp.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.scp.host, settings.scp.port))
-        except OSError as error:
-            return _port_in_use(settings, f"{where}: {error.strerror}")
-    return Check("port", True, f"{where} is free")
