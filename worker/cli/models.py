@@ -167,7 +167,7 @@ def promote(
     lung less often. It is also refused if there are too few images to tell. Images that either model was trained on do
     not count. --force needs a --reason.
 
-    A running worker changes to the new model within a second of the next image.
+    A running worker answers the next image with it. An image in hand is finished with the old model.
     """
     from worker.models import promotion
 
@@ -183,7 +183,10 @@ def rollback(
     reason: options.Reason = "",
     config: options.Config = None,
 ) -> None:
-    """Let the model serve again that served before."""
+    """Let the model serve again that served before.
+
+    A running worker answers the next image with it. An image in hand is finished with the other model.
+    """
     from worker.models import promotion
 
     request = promotion.RollbackRequest(getpass.getuser(), name, reason)
@@ -193,4 +196,4 @@ def rollback(
 def _show_exchange(exchange: Exchange) -> None:
     for text in exchange.notes:
         output.note(text)
-    output.counts([("Serving now", exchange.serving), ("Before", exchange.before)])
+    output.counts([("Serves from the next image on", exchange.serving), ("Before", exchange.before)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +31,9 @@ def model_folder(settings: Settings) -> Path:
 class Serving:
     """Lends the reader of the current model to the workers.
 
-    A promotion takes effect within a second of the next image. Workers that have the old reader finish with it; it is
-    closed when the last one gives it back. A model that cannot be loaded leaves the old one in service.
+    A promotion holds from the next image on: no image that is begun after it gets the old model, and who comes while
+    the new one is loaded waits for it. Workers that have the old reader finish with it; it is closed when the last one
+    gives it back. A model that cannot be loaded leaves the old one in service.
 
     Parameters
     ----------
@@ -50,7 +50,6 @@ class Serving:
         self._leases: dict[int, int] = {}  # how many workers have a reader, by its id()
         self._lock = threading.Lock()
         self._exchange_lock = threading.Lock()
-        self._checked_at = time.monotonic()
 
     @property
     def reader(self) -> Reader:
@@ -78,19 +77,16 @@ class Serving:
         self._reader.close()
 
     def _check_promotion(self) -> None:
-        """Exchange the reader where another model was promoted; one thread at a time, and the others do not wait."""
-        if self._settings.model.folder or time.monotonic() - self._checked_at < 1:
+        """Exchange the reader where another model was promoted; one thread does it, and the others wait for it."""
+        if self._settings.model.folder or self._registry.stamp() == self._stamp:
             return
-        if not self._exchange_lock.acquire(blocking=False):
-            return
-        try:
-            self._checked_at = time.monotonic()
+        with self._exchange_lock:
             stamp = self._registry.stamp()
             if stamp != self._stamp:
-                self._stamp = stamp  # also when it fails: one message is enough
-                self._exchange()
-        finally:
-            self._exchange_lock.release()
+                try:
+                    self._exchange()
+                finally:
+                    self._stamp = stamp  # only now, so that others wait; also where it failed: one message is enough
 
     def _exchange(self) -> None:
         before = self._reader
