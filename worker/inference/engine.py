@@ -7,6 +7,8 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
+from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,9 @@ from modeltrain.model.outputs import Outputs
 from worker.settings import ModelSettings
 
 Image = NDArray[np.float32]
+
+_GPU = ("/dev/nvidia*", "/proc/driver/nvidia", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""What a driver puts where torch can have a GPU: NVIDIA's, of a board (Jetson), within Windows (WSL), and AMD's."""
 
 
 class Engine(Protocol):
@@ -115,11 +120,16 @@ def onnx_file(card: Card, precision: str) -> str:
 
 
 def _cuda_available() -> bool:
-    try:
-        import torch  # noqa: PLC0415
-    except ImportError:
+    """Return whether torch is there and finds a GPU; without one it is not even imported, for the memory."""
+    if find_spec("torch") is None or not _may_have_gpu():
         return False
+    import torch  # noqa: PLC0415
+
     return bool(torch.cuda.is_available())
+
+
+def _may_have_gpu() -> bool:
+    return any(map(glob, _GPU))
 
 
 class EngineFault(Retryable):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from dicom_io.errors import InvalidModel, InvalidSettings
 from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.outputs import Outputs
+from worker.inference import engine
 from worker.inference.engine import Batcher, EngineFault, Image, OnnxEngine, TorchEngine, open_engine
 from worker.settings import ModelSettings
 
@@ -43,14 +47,14 @@ def image(value: float) -> Image:
 
 
 def test_each_gets_its_own_answer_and_passes_are_shared() -> None:
-    engine = Echo()
-    batcher = Batcher(engine, size=4, wait=0.02)
+    echo = Echo()
+    batcher = Batcher(echo, size=4, wait=0.02)
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda n: float(batcher.predict(image(n)).logits[0, 1]), range(36)))
     batcher.close()
     assert answers == list(range(36))
-    assert max(engine.sizes) == 4
-    assert len(engine.sizes) < 36
+    assert max(echo.sizes) == 4
+    assert len(echo.sizes) < 36
 
 
 def test_one_alone_does_not_wait_for_long() -> None:
@@ -103,6 +107,31 @@ def test_auto_takes_onnx_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         open_engine(card, ModelSettings(engine="torch", device="cuda"))
     with pytest.raises(InvalidSettings, match="CPU only"):
         open_engine(card, ModelSettings(engine="onnx", device="cuda"))
+
+
+def test_a_machine_without_a_gpu_does_not_even_load_torch() -> None:
+    if engine._may_have_gpu():
+        pytest.skip("this machine has a GPU")
+    code = """
+import sys
+from modeltrain.model.card import load_card, shipped_model
+from worker.inference.engine import open_engine
+from worker.settings import ModelSettings
+open_engine(load_card(shipped_model()), ModelSettings())
+sys.exit("torch" in sys.modules)
+"""
+    assert find_spec("torch")  # otherwise this shows nothing
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_torch_is_asked_where_there_may_be_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: works)
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(engine, "_GPU", (str(tmp_path / "nvidia*"),))
+    assert engine._cuda_available() is works
+    monkeypatch.setattr(engine, "find_spec", lambda _name: None)
+    assert engine._cuda_available() is False
 
 
 def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
