@@ -13,6 +13,10 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 
+# A .venv that was copied with its folder still runs the program of the folder where it was made: it is made anew.
+MADE_AT := $(shell sed -n 's|^command = .* -m venv [^/]*/|/|p' $(VENV)/pyvenv.cfg 2>/dev/null)
+COPIED := $(if $(MADE_AT),$(shell [ "$$(cd '$(MADE_AT)' 2>/dev/null && pwd -P)" = "$$(cd $(VENV) && pwd -P)" ] || echo yes))
+
 # The OHIF viewer, from its npm package: for `make demo VIEWER=1` and for the tests, not part of cxrd.
 OHIF := 3.12.0
 VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
@@ -71,6 +75,14 @@ $(VIEWER_FILES)/index.html:
 clean: ## Remove what was set up or cached; data, results and models stay
 	rm -rf $(VENV) .viewer .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+ifeq ($(COPIED),yes)
+$(VENV)/.anew: # a file that is never there
+	@echo '$(VENV) was copied from $(MADE_AT): setting it up anew here, without extras'
+	@rm -rf $(VENV)
+
+$(BIN)/python $(VENV)/.stamp-install $(VENV)/.stamp-test: $(VENV)/.anew
+endif
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'cxrd needs Python 3.11 or newer, and there is none on the PATH (PYTHON=/path/to/python3 names one)' >&2; exit 1; }

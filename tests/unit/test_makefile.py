@@ -56,3 +56,26 @@ def test_no_python_at_all_is_one_line(tmp_path: Path) -> None:
     done = make(tmp_path, "install", "PYTHON=")
     assert "there is none on the PATH" in done.stderr.splitlines()[0]
     assert not (tmp_path / ".venv").exists()
+
+
+def test_an_environment_that_was_copied_from_elsewhere_is_made_anew(tmp_path: Path) -> None:
+    first, copy, link = tmp_path / "first", tmp_path / "second folder", tmp_path / "link"
+    first.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(first / ".venv")], check=True, timeout=120)
+    (first / ".venv" / ".stamp-install").touch()
+    # The stamp is newer than pyproject.toml, so that nothing is to be done where the environment was made.
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy2(ROOT / name, first)
+    shutil.copytree(first, copy, symlinks=True)
+    link.symlink_to(first)
+
+    def would(folder: Path) -> str:
+        command = [tool("make"), "-C", str(folder), "--dry-run", "install"]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    assert "rm -rf .venv" not in would(first)
+    assert "rm -rf .venv" not in would(link)
+    said = would(copy)
+    assert f".venv was copied from {first / '.venv'}" in said
+    steps = [said.index(step) for step in ("rm -rf .venv\n", "-m venv .venv", "--editable .")]
+    assert steps == sorted(steps)
