@@ -31,7 +31,7 @@ def read_config(path: Path) -> ConfigFile:
     Raises
     ------
     InvalidSettings
-        It cannot be read, is no YAML, or states a key twice; the message names the line.
+        It cannot be read, is empty, is no YAML, or states a key twice; the message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -46,6 +46,8 @@ def read_config(path: Path) -> ConfigFile:
         raise InvalidSettings(f"{path}:{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise InvalidSettings(f"{path}: not valid YAML") from error
+    if not text.strip():  # what a full disk leaves of a file that is saved; whoever wants the defaults names no file
+        raise InvalidSettings(f"{path}: the file is empty; put it back, or write a setting into it")
     if values is None:
         return ConfigFile(path, {}, {})
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -50,7 +50,7 @@ def list_(
     calling: Calling = None,
     undelivered: Undelivered = False,
     history: History = False,
-    limit: Annotated[int | None, typer.Option(help="Only so many images, the newest")] = 50,
+    limit: Annotated[int | None, typer.Option(min=0, max=options.LARGEST, help="Only so many images, the newest")] = 50,
     form: options.Format = "table",
     config: options.Config = None,
 ) -> None:
@@ -135,7 +135,8 @@ def export(
 
 @audit.command()
 def refusals(
-    limit: Annotated[int, typer.Option(help="Only so many, the newest")] = 50, config: options.Config = None
+    limit: Annotated[int, typer.Option(min=0, max=options.LARGEST, help="Only so many, the newest")] = 50,
+    config: options.Config = None,
 ) -> None:
     """Show objects that were refused with status 0xA900 or 0xC000, and why, as JSON.
 

@@ -33,7 +33,12 @@ Until = Annotated[
     dt.datetime | None, typer.Option(parser=_moment, metavar="TIME", help="Received before; written like --since")
 ]
 Accession = Annotated[str | None, typer.Option(help="Accession number")]
-Receipts = Annotated[list[int] | None, typer.Option("--receipt", help="Only this receipt number; may be repeated")]
+LARGEST = 2**31 - 1
+"""The largest number that goes into a question to the database."""
+Receipts = Annotated[
+    list[int] | None,
+    typer.Option("--receipt", min=1, max=LARGEST, help="Only this receipt number; may be repeated"),
+]
 Format = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Form of the output")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output")]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded in the audit")]

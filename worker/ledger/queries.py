@@ -75,18 +75,19 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
     key
         A receipt's number, or a SOP Instance UID, received or produced.
     """
+    number = _receipt_number(key)
     by_number = (
         "receipt_id = :key"
-        if key.isdigit()
+        if number is not None
         else "sop_instance_uid = :key"
         " OR receipt_id = (SELECT x.receipt_id FROM result x WHERE x.sop_instance_uid = :key)"
     )
-    value: int | str = int(key) if key.isdigit() else key
+    value: int | str = key if number is None else number
     with ledger.reading() as connection:
         row = connection.execute(text(f"SELECT * FROM findings WHERE {by_number}"), {"key": value}).mappings().first()  # noqa: S608
         if row is None:
             return None
-        number = {"id": row["receipt_id"]}
+        receipt = {"id": row["receipt_id"]}
         queries = {
             "answers": "SELECT * FROM finding WHERE receipt_id = :id ORDER BY id",
             "outside": "SELECT * FROM outside WHERE receipt_id = :id ORDER BY id",
@@ -97,10 +98,15 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
             "events": "SELECT at, kind, detail FROM event WHERE receipt_id = :id ORDER BY id",
         }
         rest = {
-            name: [_plain(each) for each in connection.execute(text(query), number).mappings()]
+            name: [_plain(each) for each in connection.execute(text(query), receipt).mappings()]
             for name, query in queries.items()
         }
     return {"finding": _plain(row), **rest, "reanalysis": next(iter(rest["reanalysis"]), None)}
+
+
+def _receipt_number(key: str) -> int | None:
+    """Return a receipt's number; None where a text is none, or one that no database counts to."""
+    return int(key) if re.fullmatch("[0-9]{1,18}", key) else None
 
 
 def refusals(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
@@ -109,6 +115,13 @@ def refusals(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
     with ledger.reading() as connection:
         rows = [_plain(row) for row in connection.execute(query, {"limit": limit}).mappings()]
     return [{"event_id": row["event_id"], "at": row["at"]} | json.loads(row["detail"]) for row in rows]
+
+
+def deliveries_to(ledger: Ledger, destination: str) -> int:
+    """Return how many deliveries to a destination the audit knows, whatever became of them."""
+    query = text("SELECT count(*) FROM delivery WHERE destination = :name")
+    with ledger.reading() as connection:
+        return int(connection.scalar(query, {"name": destination}) or 0)
 
 
 def verify(ledger: Ledger) -> tuple[int, list[str]]:
@@ -157,13 +170,13 @@ def moment(when: str) -> dt.datetime:
     InvalidSettings
         When it is neither.
     """
-    span = re.fullmatch(r"(\d+)([dhm])", when.strip())
-    if span:
-        unit = {"d": "days", "h": "hours", "m": "minutes"}[span[2]]
-        return dt.datetime.now(dt.UTC) - dt.timedelta(**{unit: int(span[1])})
+    span = re.fullmatch(r"([0-9]+)([dhm])", when.strip())
     try:
+        if span:
+            unit = {"d": "days", "h": "hours", "m": "minutes"}[span[2]]
+            return dt.datetime.now(dt.UTC) - dt.timedelta(**{unit: int(span[1])})
         return dt.datetime.fromisoformat(when.strip()).astimezone(dt.UTC)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # no time, or one before the year 1
         raise InvalidSettings(f"{when}: not a time; say 7d, 12h, 2026-01-31 or 2026-01-31T08:00") from error
 
 

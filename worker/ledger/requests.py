@@ -9,11 +9,12 @@ from dicom_io.errors import InvalidSettings
 from worker.clock import now
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
-from worker.ledger.queries import Filter, findings
+from worker.ledger.queries import Filter, deliveries_to, findings
 from worker.ledger.tables import State
 from worker.queue.wake import ring
 
 if TYPE_CHECKING:
+    from worker.ledger.receipts import Ledger
     from worker.settings import Settings
 
 
@@ -35,11 +36,15 @@ def redeliver(settings: Settings, request: RedeliveryRequest) -> int:
     Raises
     ------
     InvalidSettings
-        There is no such destination.
+        There is no such destination or receipt; then nothing is made due.
     """
+    ledger = open_ledger(settings)
     if request.destination is not None:
-        settings.destination(request.destination)
-    count = Deliveries(open_ledger(settings)).redeliver(
+        _check_destination(request.destination, settings, ledger)
+    states = ledger.states(request.receipt_ids)
+    if faults := _absent(request.receipt_ids, states):
+        raise InvalidSettings("; ".join(faults))
+    count = Deliveries(ledger).redeliver(
         now(),
         destination=request.destination,
         receipt_ids=request.receipt_ids,
@@ -70,8 +75,22 @@ def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
     return count
 
 
+def _check_destination(name: str, settings: Settings, ledger: Ledger) -> None:
+    """Tell a name that was never there from one that is no longer configured: nobody would send its results."""
+    if name not in {each.name for each in settings.destinations} and (count := deliveries_to(ledger, name)):
+        raise InvalidSettings(
+            f"{name}: not in the configuration, so nothing can be sent there (deliveries in the audit: {count}); "
+            "put it back under destinations, restart cxrd, give the command again"
+        )
+    settings.destination(name)
+
+
+def _absent(receipt_ids: tuple[int, ...], states: dict[int, str]) -> list[str]:
+    return [f"receipt {number} does not exist" for number in receipt_ids if number not in states]
+
+
 def _check_failed(receipt_ids: tuple[int, ...], states: dict[int, str]) -> None:
-    faults = [f"receipt {number} does not exist" for number in receipt_ids if number not in states]
+    faults = _absent(receipt_ids, states)
     faults += [
         f"receipt {number} has not failed: its status is {states[number]}"
         for number in receipt_ids

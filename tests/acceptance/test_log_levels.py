@@ -1,0 +1,43 @@
+"""What somebody who watches the log must see: an image that failed, a result that a destination does not take now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.acceptance.program import Service
+from tests.support.peers import chest, receiving, send, wait_for
+
+
+def lines(service: Service) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
+
+
+@pytest.mark.xfail(strict=True, reason="the pipeline logs it at info")
+def test_a_failed_image_is_an_error(serve: Callable[..., Service]) -> None:
+    service = serve()
+    service.start()
+    broken = chest("broken")
+    broken.PixelData = broken.PixelData[:100]
+    send(service.port, [broken])
+    wait_for(lambda: service.findings("--status", "failed"), 60)
+    service.stop()
+    (failed,) = [line for line in lines(service) if line.get("receipt") == 1 and "failed" in json.dumps(line)]
+    assert failed["level"] == "error"
+
+
+@pytest.mark.xfail(strict=True, reason="the courier postpones it without a word")
+def test_a_temporary_refusal_is_a_warning(serve: Callable[..., Service]) -> None:
+    with receiving() as receiver:
+        receiver.answers = [0xA700]
+        pacs = {"name": "pacs", "host": "127.0.0.1", "port": receiver.port, "ae_title": "RECEIVER"}
+        service = serve(destinations=[pacs], results={"kinds": ["secondary-capture"]})
+        service.start()
+        send(service.port, [chest("busy")])
+        wait_for(lambda: service.events("delivered"), 60)
+        service.stop()
+    (line,) = [line for line in lines(service) if line.get("destination") == "pacs" and "0xA700" in json.dumps(line)]
+    assert (line["level"], line["receipt"]) == ("warning", 1)
