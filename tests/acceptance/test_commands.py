@@ -192,7 +192,8 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
         assert said.returncode == 0, said.stdout
         names = [line[6:].split(":")[0] for line in said.stdout.splitlines()]
         assert names == [
-            "configuration", "model", "disk", "database", "images", "deliveries", "port", "destination good",
+            "configuration", "model", "disk", "database", "images", "deliveries", "processes", "port",
+            "destination good",
         ]  # fmt: skip
         assert all(line.startswith("ok ") for line in said.stdout.splitlines())
         closely = invoke("check", "good", "-c", service.config)
@@ -228,8 +229,7 @@ def test_check_says_what_is_well_and_what_is_not(serve: Callable[..., Service]) 
     service.start()
     assert f"ok    port: CXRD is running on 127.0.0.1:{service.port}" in invoke("check", "-c", service.config).stdout
     service.stop()
-    stopped = f"FAIL  port: no receiver is running: 127.0.0.1:{service.port} is free; start cxrd serve"
-    assert stopped in invoke("check", "-c", service.config).stdout
+    assert "FAIL  processes: none is running; start cxrd serve" in invoke("check", "-c", service.config).stdout
 
 
 def test_a_taken_port_is_one_line(serve: Callable[..., Service]) -> None:

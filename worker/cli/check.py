@@ -18,7 +18,7 @@ def check(
     ] = False,
     config: options.Config = None,
 ) -> None:
-    """Check settings, model, disk, database, port and each destination: one line each.
+    """Check settings, model, disk, database, work that is late, processes, port and destinations: one line each.
 
     With NAME: what that destination accepts and in which transfer syntaxes. With --store it also gets a test object.
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,15 @@ from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
 from worker.ledger import backlog
 from worker.ledger.database import open_ledger, schema
+from worker.ledger.processes import Process, processes
 from worker.ledger.receipts import Ledger
-from worker.settings import Settings
+from worker.settings import Scp, Settings
 from worker.storage import lock
 
 LATE = dt.timedelta(minutes=15)
 """An image or a delivery that has waited for longer is a fault."""
+ROLES = ("receive", "work", "deliver")
+"""The processes that an installation has, on whichever machine."""
 RECENT = dt.timedelta(days=7)
 """A failure is a fault for so long: most can't be undone, and a probe that always fails tells nothing."""
 
@@ -104,7 +108,8 @@ def _disk(settings: Settings) -> Check:
 
 
 def _ledger(settings: Settings) -> Iterator[Check]:
-    """Look at the database, at what it says is not done, and at the port that new images come to."""
+    """Look at the database, at what it says of processes and of what is not done, and at the port of new images."""
+    receivers: list[Process] = []
     try:
         ledger = open_ledger(settings)
         state = schema(settings)
@@ -112,10 +117,40 @@ def _ledger(settings: Settings) -> Iterator[Check]:
         counts = ledger.counts()
         yield _images(ledger, counts)
         yield _deliveries(ledger, counts, {each.name for each in settings.destinations})
+        running = processes(ledger)
+        started = bool(counts) or lock.was_held(settings.storage.folder)
+        yield from _processes(running, started=started)
+        receivers = [each for each in running if each.role == "receive" and each.host == socket.gethostname()]
     except CxrdError as error:
-        counts = {}
         yield Check("database", False, str(error))
-    yield _port(settings, started=bool(counts) or lock.was_held(settings.storage.folder))
+    yield _port(settings, receivers)
+
+
+def _processes(known: list[Process], *, started: bool) -> Iterator[Check]:
+    """Say which processes run, and what holds one up; that none runs is a fault from the first start on."""
+    moment = now()
+    alive = [each for each in known if each.is_alive(moment)]
+    if not known:
+        text = "none is running; start cxrd serve" if started else "none; cxrd has not been started here yet"
+        yield Check("processes", not started, text)
+        return
+    names = ", ".join(sorted({each.role for each in alive})) or "none"
+    missing = []
+    for role in ROLES:
+        seen = [each.seen_at for each in known if each.role == role]
+        if not any(each.role == role for each in alive):
+            missing.append(f"{role} {f'was last seen {_age(moment - max(seen))} ago' if seen else 'is not running'}")
+    yield Check("processes", not missing, "; ".join([f"running: {names}", *missing]))
+    for each in alive:
+        for reason in _hindrances(each.detail):
+            yield Check("processes", False, f"{each.role} on {each.host}: {reason}")
+
+
+def _hindrances(detail: dict[str, Any]) -> Iterator[str]:
+    if detail.get("pauses"):
+        yield f"pauses: {detail['pauses']}"
+    for name, reason in detail.get("not_served", {}).items():
+        yield f"destination {name} is not served: {reason}"
 
 
 def _images(ledger: Ledger, counts: dict[str, int]) -> Check:
@@ -157,35 +192,38 @@ def _age(span: dt.timedelta) -> str:
     return f"{seconds // size} {name}"
 
 
-def _port(settings: Settings, *, started: bool) -> Check:
-    """Say whether a receiver runs; that none does is a fault from the first start on."""
+def _port(settings: Settings, receivers: list[Process]) -> Check:
+    """Say what is at the port; `receivers` are those of this machine, which tell the port that they have taken."""
     scp = settings.scp
+    taken = [each.detail["port"] for each in receivers if "port" in each.detail and each.is_alive(now())]
+    if scp.port == 0:
+        if not taken:
+            return Check("port", True, "a free one is taken at each start, since scp.port is 0")
+        scp = scp.model_copy(update={"port": taken[0]})
     where = address(scp.host, scp.port)
-    if scp.port == 0 and lock.is_held(settings.storage.folder):
-        return Check("port", True, "cxrd is running; its port is not known here, since scp.port is 0")
     family = socket.AF_INET6 if ":" in scp.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((scp.host, scp.port))
         except OSError as error:
-            return _port_in_use(settings, f"{where}: {error.strerror}")
-    if started:
-        return Check("port", False, f"no receiver is running: {where} is free; start cxrd serve")
-    return Check("port", True, f"{where} is free; cxrd has not been started here yet")
+            return _port_in_use(scp, f"{where}: {error.strerror}")
+    if taken:
+        return Check("port", False, f"{where} is free, but the receiver listens on port {taken[0]}; restart cxrd")
+    return Check("port", True, f"{where} is free")
 
 
-def _port_in_use(settings: Settings, why: str) -> Check:
+def _port_in_use(scp: Scp, why: str) -> Check:
     """Say whether a running cxrd listens on the port, which is well, or something else does."""
-    title, admitted = settings.scp.ae_title, settings.scp.allowed_calling
+    title, admitted = scp.ae_title, scp.allowed_calling
     calling = title if not admitted or title in admitted else admitted[0]  # as one of those that may
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-    host = every.get(settings.scp.host, settings.scp.host)
+    host = every.get(scp.host, scp.host)
     try:
-        echo(Peer(host, settings.scp.port, title, calling_ae=calling, timeout=3))
+        echo(Peer(host, scp.port, title, calling_ae=calling, timeout=3))
     except AssociationRejected:
         hint = "were AE titles changed since cxrd was started?"
-        return Check("port", False, f"Port {settings.scp.port} is open but rejected our C-ECHO from {calling} ({hint})")
+        return Check("port", False, f"Port {scp.port} is open but rejected our C-ECHO from {calling} ({hint})")
     except CxrdError:
         return Check("port", False, f"{why}; no answer to our C-ECHO there (has another program the port?)")
-    return Check("port", True, f"{title} is running on {address(host, settings.scp.port)}")
+    return Check("port", True, f"{title} is running on {address(host, scp.port)}")

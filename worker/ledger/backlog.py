@@ -6,14 +6,15 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 
 from worker.ledger.tables import DeliveryRow, DeliveryState, EventRow, ReceiptRow, ResultRow, State
+from worker.queue.task import Kind, TaskRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from worker.ledger.receipts import Ledger
+    from worker.database.transactions import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Group:
     failed
         Whether they have failed; otherwise they wait, or are in hand.
     oldest
-        When the first of them arrived, or was to be delivered.
+        Since when the first of them waits; when the first of those that have failed arrived, or was made.
     latest
         When the last of them failed; None where they wait.
     """
@@ -39,26 +40,36 @@ class Group:
     latest: dt.datetime | None = None
 
 
-def images(ledger: Ledger) -> list[Group]:
+def images(database: Database) -> list[Group]:
     """Return the images that wait, and those that have failed."""
-    finished = (State.ANALYSED, State.NOT_ANALYSED, State.FAILED)
-    aggregates = (func.count(), func.min(ReceiptRow.received_at), func.max(ReceiptRow.finished_at))
-    with ledger.reading() as connection:
-        waiting = connection.execute(select(*aggregates).where(ReceiptRow.state.not_in(finished))).one()
-        failed = connection.execute(select(*aggregates).where(ReceiptRow.state == State.FAILED)).one()
-    groups = [Group("", False, *waiting[:2]), Group("", True, *failed)]
+    task = and_(TaskRow.kind == Kind.ANALYSE, TaskRow.subject == ReceiptRow.id)
+    # What was given back to the workers waits since then, and not since it arrived.
+    since = func.min(func.coalesce(TaskRow.created_at, ReceiptRow.received_at))
+    waiting = select(func.count(), since).select_from(ReceiptRow).outerjoin(TaskRow, task)
+    failed = select(func.count(), func.min(ReceiptRow.received_at), func.max(ReceiptRow.finished_at))
+    with database.reading() as connection:
+        groups = [
+            Group("", False, *connection.execute(waiting.where(ReceiptRow.state == State.RECEIVED)).one()),
+            Group("", True, *connection.execute(failed.where(ReceiptRow.state == State.FAILED)).one()),
+        ]
     return [group for group in groups if group.count]
 
 
-def deliveries(ledger: Ledger) -> list[Group]:
+def deliveries(database: Database) -> list[Group]:
     """Return what waits, and what has failed, for each destination by its name."""
-    with ledger.reading() as connection:
+    with database.reading() as connection:
         return sorted((*_waiting(connection), *_failed(connection)), key=lambda group: group.destination)
 
 
 def _waiting(connection: Connection) -> list[Group]:
-    columns = (DeliveryRow.destination, func.count(), func.min(DeliveryRow.first_due_at))
-    query = select(*columns).where(DeliveryRow.state == DeliveryState.PENDING).group_by(DeliveryRow.destination)
+    task = and_(TaskRow.kind == Kind.DELIVER, TaskRow.subject == DeliveryRow.id)
+    since = func.min(func.coalesce(TaskRow.created_at, DeliveryRow.created_at))
+    query = (
+        select(DeliveryRow.destination, func.count(), since)
+        .outerjoin(TaskRow, task)
+        .where(DeliveryRow.state == DeliveryState.PENDING)
+        .group_by(DeliveryRow.destination)
+    )
     return [Group(name, False, count, oldest) for name, count, oldest in connection.execute(query)]
 
 
@@ -67,7 +78,7 @@ def _failed(connection: Connection) -> list[Group]:
     failed_at = func.max(EventRow.at)
     number = func.count(DeliveryRow.id.distinct())
     query = (
-        select(DeliveryRow.destination, number, func.min(DeliveryRow.first_due_at), failed_at)
+        select(DeliveryRow.destination, number, func.min(DeliveryRow.created_at), failed_at)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
         .outerjoin(EventRow, (EventRow.receipt_id == ResultRow.receipt_id) & (EventRow.kind == "delivery_failed"))
         .where(DeliveryRow.state == DeliveryState.FAILED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import make_url
 
 from dicom_io.errors import CxrdError, InvalidSettings, OutOfResources
+from worker.clock import now
 from worker.database.connection import Patience, connect
 from worker.ledger import migrations, processes
 from worker.ledger.receipts import Ledger
@@ -99,7 +100,7 @@ def make_folder(folder: Path) -> None:
 
 def _require_stopped(folder: Path, engine: Engine) -> None:
     """Refuse to change a schema that somebody works with: on this machine, or with the same database on another."""
-    places = [str(folder)] if lock.is_held(folder) else processes.hosts(engine)
+    places = [str(folder)] if lock.is_held(folder) else processes.busy_hosts(engine, now())
     if places:
         raise InvalidSettings(f"a daemon is running on {', '.join(places)}: stop it, copy the database, then migrate")
 

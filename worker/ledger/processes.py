@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, select
 
-from worker.clock import now
 from worker.ledger.tables import ProcessRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
     from worker.database.transactions import Database
 
@@ -19,18 +20,31 @@ GONE = dt.timedelta(seconds=30)
 """A process that was not seen for so long is gone: three of its signs of life are missing."""
 
 
-def last_seen(database: Database) -> dict[str, dt.datetime]:
-    """Return when a process of each role was last seen; one that has ended in good order is no longer there."""
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, when it was last seen, and what it said of itself (`worker.engines`)."""
+
+    role: str
+    host: str
+    seen_at: dt.datetime
+    detail: dict[str, Any]
+
+    def is_alive(self, now: dt.datetime) -> bool:
+        """Return whether it was seen lately."""
+        return now - self.seen_at < GONE
+
+
+def processes(database: Database) -> list[Process]:
+    """Return the processes that run, and those that were lost; what has ended in good order is not among them."""
+    columns = (ProcessRow.role, ProcessRow.host, ProcessRow.seen_at, ProcessRow.detail)
     with database.reading() as connection:
-        rows = connection.execute(select(ProcessRow.role, ProcessRow.seen_at).order_by(ProcessRow.seen_at)).all()
-    return {str(role): seen_at for role, seen_at in rows}
+        rows = connection.execute(select(*columns).order_by(ProcessRow.role, ProcessRow.host)).all()
+    return [Process(role, host, seen_at, json.loads(detail)) for role, host, seen_at, detail in rows]
 
 
-def hosts(engine: Engine) -> list[str]:
+def busy_hosts(engine: Engine, now: dt.datetime) -> list[str]:
     """Return the machines on which a process is at work, whichever revision the schema has."""
     with engine.connect().execution_options(reading=True) as connection:
-        return sorted(_hosts(connection)) if inspect(connection).has_table(ProcessRow.__tablename__) else []
-
-
-def _hosts(connection: Connection) -> set[str]:
-    return set(connection.scalars(select(ProcessRow.host).where(ProcessRow.seen_at > now() - GONE)))
+        if not inspect(connection).has_table(ProcessRow.__tablename__):
+            return []
+        return sorted(set(connection.scalars(select(ProcessRow.host).where(ProcessRow.seen_at > now - GONE))))

@@ -17,9 +17,9 @@ from tests.support import earlier_ledgers
 from tests.support.disk import small_disk
 from tests.support.orthanc import free_port
 from worker.cli.app import main
+from worker.database.connection import connect
 from worker.ledger import migrations
 from worker.ledger.database import open_ledger
-from worker.ledger.receipts import connect
 from worker.settings import load
 
 
@@ -153,7 +153,7 @@ def _until_it_is_migrated(config: Path) -> None:
 def read_only(config: Path) -> Iterator[Path]:
     """The same, with the storage folder on a disk that is mounted read-only."""
     with small_disk(config.parent / "disk", 20_000_000) as disk:
-        open_ledger(load(config))._engine.dispose()
+        open_ledger(load(config)).engine.dispose()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         yield config
 
