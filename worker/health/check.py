@@ -126,20 +126,22 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     yield _port(settings, receivers)
 
 
-def _processes(known: list[Process], *, started: bool) -> Iterator[Check]:
+def _processes(every: list[Process], *, started: bool) -> Iterator[Check]:
     """Say which processes run, and what holds one up; that none runs is a fault from the first start on."""
     moment = now()
-    alive = [each for each in known if each.is_alive(moment)]
-    if not known:
+    alive = [each for each in every if each.is_alive(moment)]
+    if not every:
         text = "none is running; start cxrd serve" if started else "none; cxrd has not been started here yet"
         yield Check("processes", not started, text)
         return
     names = ", ".join(sorted({each.role for each in alive})) or "none"
     missing = []
     for role in ROLES:
-        seen = [each.seen_at for each in known if each.role == role]
+        moments = [each.seen_at for each in every if each.role == role]
         if not any(each.role == role for each in alive):
-            missing.append(f"{role} {f'was last seen {_age(moment - max(seen))} ago' if seen else 'is not running'}")
+            missing.append(
+                f"{role} {f'was last seen {_age(moment - max(moments))} ago' if moments else 'is not running'}"
+            )
     yield Check("processes", not missing, "; ".join([f"running: {names}", *missing]))
     for each in alive:
         for reason in _hindrances(each.detail):
@@ -195,11 +197,11 @@ def _age(span: dt.timedelta) -> str:
 def _port(settings: Settings, receivers: list[Process]) -> Check:
     """Say what is at the port; `receivers` are those of this machine, which tell the port that they have taken."""
     scp = settings.scp
-    taken = [each.detail["port"] for each in receivers if "port" in each.detail and each.is_alive(now())]
+    ports = [each.detail["port"] for each in receivers if "port" in each.detail and each.is_alive(now())]
     if scp.port == 0:
-        if not taken:
+        if not ports:
             return Check("port", True, "a free one is taken at each start, since scp.port is 0")
-        scp = scp.model_copy(update={"port": taken[0]})
+        scp = scp.model_copy(update={"port": ports[0]})
     where = address(scp.host, scp.port)
     family = socket.AF_INET6 if ":" in scp.host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -208,8 +210,8 @@ def _port(settings: Settings, receivers: list[Process]) -> Check:
             probe.bind((scp.host, scp.port))
         except OSError as error:
             return _port_in_use(scp, f"{where}: {error.strerror}")
-    if taken:
-        return Check("port", False, f"{where} is free, but the receiver listens on port {taken[0]}; restart cxrd")
+    if ports:
+        return Check("port", False, f"{where} is free, but the receiver listens on port {ports[0]}; restart cxrd")
     return Check("port", True, f"{where} is free")
 
 
