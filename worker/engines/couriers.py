@@ -85,6 +85,7 @@ class Couriers:
         for courier in self.couriers:
             courier.stop()
         self._ending.set()
+        self._bell.ring()
         for courier in self.couriers:
             courier.join(self.settings.worker.stop_seconds)
         if self._listener.ident is not None:

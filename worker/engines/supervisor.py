@@ -174,7 +174,10 @@ class Supervisor:
             log.warning("leases_not_ended", role=child.role, reason=str(error))  # they run out by themselves
 
     def _end_all(self) -> None:
-        """End the children, the receiver first; what does not end in the set time is killed."""
+        """End the children; what does not end in the set time is killed."""
+        for child in self._children:
+            if child.process is not None:
+                child.process.terminate()
         for child in self._children:
             self._end(child)
 
@@ -182,7 +185,6 @@ class Supervisor:
         process = child.process
         if process is None:
             return
-        process.terminate()
         try:
             process.wait(self.settings.worker.stop_seconds + 10)
         except subprocess.TimeoutExpired:

@@ -105,6 +105,7 @@ class Workers:
     def stop(self) -> None:
         """End after the images in hand, or hand back what is not done within the set time."""
         self._ending.set()
+        self._bell.ring()
         self._wake()
         until = time.monotonic() + self.settings.worker.stop_seconds
         for thread in self._threads:

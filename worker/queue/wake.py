@@ -48,6 +48,12 @@ class Bell:
                 os.read(self._handle, 4096)
         return bool(ready)
 
+    def ring(self) -> None:
+        """Wake this process itself."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._handle, b"!")
+
     def close(self) -> None:
         """Take the bell away."""
         if self._handle is not None:
