@@ -33,9 +33,18 @@ def states(service: Service) -> Counter[str]:
     return Counter(row[0] for row in rows)
 
 
+def in_hand(service: Service) -> int:
+    """Return how many images are in hand to be read again."""
+    with sqlite3.connect(f"file:{service.folder / 'data' / 'ledger.sqlite'}?mode=ro", uri=True) as connection:
+        query = "SELECT count(*) FROM task WHERE kind = 'reanalyse' AND state = 'leased'"
+        (count,) = connection.execute(query).fetchone()
+    connection.close()
+    return int(count)
+
+
 def kill_in_hand(service: Service, done: int) -> None:
     """Kill the worker while it has an image in hand that it reads again, and so many are done."""
-    wait_for(lambda: states(service)["done"] >= done and states(service)["working"], 90)
+    wait_for(lambda: states(service)["done"] >= done and in_hand(service), 90)
     service.kill()
     assert states(service)["done"] < COUNT
 

@@ -31,7 +31,7 @@ class Daemon:
         self.receiver = Receiver(settings)
         self.workers = Workers(settings)
         self.couriers = Couriers(settings)
-        self.ledger = self.receiver.ledger
+        self.ledger, self.blobs = self.receiver.ledger, self.receiver.blobs
 
     @property
     def port(self) -> int:

@@ -165,13 +165,12 @@ class Pipeline:
         entry = self._outcome(desk, claim)
         counts = self._enter(entry.write)
         reached("outcome committed")
-        say = log.error if entry.state.startswith("failed") else log.info
-        say(
-            "processed",
-            receipt=claim.id,
-            state=entry.state if counts else "not entered",
-            ms=round(1000 * (time.monotonic() - start)),
-        )
+        state = entry.state if counts else "not entered"
+        facts = {"receipt": claim.id, "state": state, "ms": round(1000 * (time.monotonic() - start))}
+        if state.startswith("failed"):
+            log.error("processed", **facts)
+        else:
+            log.info("processed", **facts)
         if entry.fault:
             raise SystemicFault(entry.fault)
 

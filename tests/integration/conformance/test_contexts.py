@@ -302,14 +302,14 @@ def test_the_node_accepts_what_is_stated_and_listens_on_ipv6(tmp_path: Path) -> 
         peer = Peer("::1", started.port, "CXRD", timeout=5, calling_ae="CXRD")
         echo(peer)
         busy = Settings(scp=Scp(host="::1", port=started.port))
-        assert check._port(busy).text == f"CXRD is running on [::1]:{started.port}"
+        assert check._port(busy, []).text == f"CXRD is running on [::1]:{started.port}"
         accepted = {
             str(each.abstract_syntax): tuple(map(str, each.transfer_syntax or ()))
             for each in started._entity.supported_contexts
         }
     finally:
         started.stop()
-    free = check._port(Settings(scp=Scp(host="::1", port=peer.port)))
+    free = check._port(Settings(scp=Scp(host="::1", port=peer.port)), [])
     assert (free.ok, free.text) == (True, f"[::1]:{peer.port} is free")
     rows = under(text, "in every other standard syntax too:")
     stated = contexts(under(text, "Presentation contexts accepted:"))
