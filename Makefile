@@ -21,7 +21,7 @@ COPIED := $(if $(MADE_AT),$(shell [ "$$(cd '$(MADE_AT)' 2>/dev/null && pwd -P)" 
 OHIF := 3.12.0
 VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
 
-.PHONY: help install serve demo viewer test test-fast torture lint format bench clean
+.PHONY: help install serve demo viewer test test-fast lint format torture bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
