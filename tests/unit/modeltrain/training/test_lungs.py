@@ -116,8 +116,8 @@ def test_a_run_goes_on_with_the_same_lungs_only(best: Path, data: Path, weights:
 def test_a_recipe_and_its_lungs_must_fit(best: Path, weights: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match=r"recipe lungs: needs weights that find lungs \(--lungs"):
         train.run(data, tmp_path, LOOKS, progress=False)
+    fixed = dataclasses.replace(LOOKS, fixed=("lungs.", "net.conv1."))
     with pytest.raises(InvalidData, match=r"recipe lungs: fixed layers need weights to begin with"):
-        fixed = dataclasses.replace(LOOKS, fixed=("lungs.", "net.conv1."))
         train.run(data, tmp_path, fixed, Beginnings(lungs=weights), progress=False)
     with pytest.raises(InvalidData, match="recipe seed: does not look at the lungs"):
         train.run(data, tmp_path, RECIPES["seed"], Beginnings(lungs=weights), progress=False)
