@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 EXTRAS = {
-    "evaluate": ("scipy", "sklearn", "matplotlib", "jinja2", "prometheus_client"),
+    "evaluate": ("scipy", "sklearn", "matplotlib", "jinja2"),
     "pdf": ("reportlab",),
     "postgres": ("psycopg",),
     "train": ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorboard"),

@@ -135,6 +135,14 @@ class WorkerSettings(Part):
     reanalysis_pause: float = Field(1.0, ge=0)
 
 
+class Health(Part):
+    """Where each process says how it is."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(11180, ge=0, le=65000)
+    stuck_seconds: float = Field(300.0, gt=0)
+
+
 class Logging(Part):
     """How the daemon speaks."""
 
@@ -158,6 +166,7 @@ class Settings(BaseSettings):
     outbox: OutboxSettings = OutboxSettings()
     audit: Audit = Audit()
     worker: WorkerSettings = WorkerSettings()
+    health: Health = Health()
     logging: Logging = Logging()
 
     @field_validator("destinations")

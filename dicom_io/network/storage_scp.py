@@ -123,11 +123,17 @@ class StorageNode:
         self._entity = self._build()
         self._busy = 0
         self._busy_lock = threading.Lock()
+        self._turned_at = time.monotonic()
 
     @property
     def port(self) -> int:
         """The port that the node listens on, once started."""
         return int(self._server.server_address[1])
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the loop that accepts connections last turned; it turns twice a second."""
+        return time.monotonic() - self._turned_at
 
     def start(self) -> None:
         """Begin to listen.
@@ -152,6 +158,7 @@ class StorageNode:
             (self.options.host, self.options.port), block=False, evt_handlers=handlers
         )
         spool.use(self.port, self._folder, self._limits)  # another one where port 0 took a free port
+        self._server.service_actions = self._noting(self._server.service_actions)
         self._service.start()
 
     def stop(self, grace: float = 10.0) -> None:
@@ -169,6 +176,15 @@ class StorageNode:
             association.abort()
         for port in ports:
             spool.leave(port, self._folder)
+
+    def _noting(self, act: Callable[[], None]) -> Callable[[], None]:
+        """Return what the loop calls at each turn: that it turned is noted too."""
+
+        def note_and_act() -> None:
+            self._turned_at = time.monotonic()
+            act()
+
+        return note_and_act
 
     def _receiving(self) -> bool:
         """Tell whether an object is arriving or being stored."""

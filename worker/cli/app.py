@@ -23,6 +23,7 @@ from worker.cli.models import models
 from worker.cli.pull import pull
 from worker.cli.reanalyze import reanalyze
 from worker.cli.serve import deliver, receive, serve, work
+from worker.cli.status import status
 from worker.cli.training import evaluate, retrain, train, train_lungs
 
 app = typer.Typer(
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for panel, commands in {
-    "Run": (serve, receive, work, deliver, check, conformance, analyze, demo),
+    "Run": (serve, receive, work, deliver, status, check, conformance, analyze, demo),
     "Deliver, fetch, read again": (redeliver, retry, reanalyze, pull),
     "Models": (train, train_lungs, evaluate, retrain, drift),
 }.items():

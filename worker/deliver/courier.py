@@ -18,10 +18,12 @@ from dicom_io.errors import AssociationLost, PeerUnavailable, Permanent, Refused
 from dicom_io.fail_points import reached
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
+from worker import metrics
 from worker.deliver.port import Outcome, Sender, Session, refusal, retry
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.records import DueDelivery
 from worker.logs import unexpected
+from worker.pulse import Pulse
 from worker.queue.breaker import Breakers
 from worker.queue.retry import backoff
 from worker.settings import OutboxSettings
@@ -71,7 +73,8 @@ class Courier(threading.Thread):
         self.destination = name
         self._sender = sender
         self._office = office
-        self._timeout = timeout
+        self.timeout = timeout
+        self.pulse = Pulse()
         self._losses = 0
         self._ahead: list[DueDelivery] = []  # taken in hand for the session before, which could not carry them
         self._wake = threading.Event()
@@ -89,6 +92,7 @@ class Courier(threading.Thread):
     def run(self) -> None:
         """Send what is due, then wait to be woken or for the next look."""
         while not self._ending.is_set():
+            self.pulse.beat()
             try:
                 busy = self._round()
             except Retryable as error:
@@ -159,7 +163,7 @@ class Courier(threading.Thread):
         moment = self._office.clock()
         if not (self._ahead or self._office.deliveries.has_due(self.destination, moment)):
             return False
-        return self._office.breakers.take_probe(self.destination, moment, 2 * self._timeout)
+        return self._office.breakers.take_probe(self.destination, moment, 2 * self.timeout)
 
     def _take(self, limit: int) -> list[DueDelivery]:
         ahead, self._ahead = self._ahead, []
@@ -182,7 +186,9 @@ class Courier(threading.Thread):
         self._ahead = due
         return []
 
+    @metrics.timed("delivery")
     def _attempt(self, session: Session, delivery: DueDelivery) -> Outcome:
+        self.pulse.beat()
         try:
             return session.send(delivery)
         except PeerUnavailable:  # it concerns the session
@@ -206,12 +212,14 @@ class Courier(threading.Thread):
     def _mark_sent(self, delivery: DueDelivery, outcome: Outcome) -> None:
         status, moment = outcome.status or SUCCESS, self._office.clock()
         if self._office.enter(lambda: self._office.deliveries.mark_sent(delivery, status, moment, outcome.sent_as)):
+            metrics.delivery(self.destination, "sent")
             lossy = {"sent_as": digest(outcome.sent_as)} if outcome.sent_as else {}
             log.info("delivered", status=f"0x{status:04X}", **lossy, **self._log_fields(delivery))
 
     def _mark_failed(self, delivery: DueDelivery, status: int | None, reason: str) -> None:
         moment = self._office.clock()
         if self._office.enter(lambda: self._office.deliveries.mark_failed(delivery, status, reason, moment)):
+            metrics.delivery(self.destination, "failed")
             log.error("delivery_failed", reason=reason, **self._log_fields(delivery))
 
     def _postpone(self, delivery: DueDelivery, outcome: Outcome) -> None:
@@ -224,7 +232,8 @@ class Courier(threading.Thread):
         )
         until = moment + dt.timedelta(seconds=wait)
         reason, status = outcome.reason, outcome.status
-        self._office.enter(lambda: self._office.deliveries.postpone(delivery, status, reason, moment, until))
+        if self._office.enter(lambda: self._office.deliveries.postpone(delivery, status, reason, moment, until)):
+            metrics.delivery(self.destination, "postponed")
 
     def _hand_back(self, deliveries: list[DueDelivery], reason: str = "") -> None:
         """Put back what is in hand as it was, and have it in hand no longer."""
@@ -272,6 +281,7 @@ class Courier(threading.Thread):
         before = moment - dt.timedelta(hours=settings.give_up_after_hours)
         count = self._office.deliveries.give_up(self.destination, before, _given_up(settings, reason), moment)
         if count:
+            metrics.delivery(self.destination, "failed", count)
             log.error("delivery_failed", destination=self.destination, count=count, reason=_given_up(settings, reason))
 
     def _log_fields(self, delivery: DueDelivery) -> dict[str, object]:

@@ -10,9 +10,19 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from worker.engines.watch import Watch, Watched
+from worker.ledger.receipts import Ledger
+from worker.settings import Settings
 
-class Part(Protocol):
+
+class Part(Watched, Protocol):
     """What a process does: receive, work or deliver."""
+
+    settings: Settings
+    ledger: Ledger
+
+    def check_store(self) -> None:
+        """Raise an error where the storage folder is not there, or not as the work needs it."""
 
     def start(self) -> None:
         """Begin."""
@@ -35,12 +45,16 @@ def run(make: Callable[[], Part], ready_fd: int | None = None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=_follow_supervisor, args=(end,), name="supervisor", daemon=True).start()
     part = make()
+    watch = Watch(part, part.settings, part.ledger, part.check_store)
+    watch.start()
     part.start()
+    watch.started()
     if ready_fd is not None:
         with contextlib.suppress(OSError):
             os.write(ready_fd, b"ready")
             os.close(ready_fd)
     end.wait()
+    watch.ending()
     part.stop()
     # A thread that did not end in time must not hold up the exit; what it had in hand was handed back.
     sys.stdout.flush()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
+from prometheus_client.core import Metric
 
 from dicom_io.errors import CxrdError
+from worker import metrics
 from worker.clock import now
 from worker.deliver.courier import Courier, Office
 from worker.deliver.destinations import sender_of
@@ -76,6 +79,7 @@ class Couriers:
         """Start a courier for each destination."""
         self._heartbeat.start()
         for destination in self.settings.destinations:
+            metrics.expect_destination(destination.name)
             self._serve(destination)
         self._listener.start()
         log.info("delivering", destinations=[each.destination for each in self.couriers])
@@ -119,6 +123,35 @@ class Couriers:
                 for destination in self.settings.destinations:
                     if destination.name in self.not_served:
                         self._serve(destination)
+
+    def stuck(self) -> list[str]:
+        """Return which couriers do not go on (`worker.engines.watch.Watched`). One that waits for the ledger does."""
+        found = []
+        for each in self.couriers:
+            # One delivery may take as long as the destination may; connecting and breaking off, too.
+            limit = self.settings.health.stuck_seconds + 4 * each.timeout
+            silent = {} if self._outcomes.waits_for else each.pulse.stuck(limit)
+            if not each.is_alive():
+                found.append(f"the courier of {each.destination} has ended")
+            found += [f"the courier of {each.destination} has not gone on for {one:.0f} s" for one in silent.values()]
+        return found
+
+    def check_store(self) -> None:
+        """Raise an error where no result can be read."""
+        self._office.blobs.check_there()
+
+    def faults(self) -> list[str]:
+        """Return what cannot be delivered now for a reason of ours; a destination that is down is none."""
+        not_served = [f"destination {name} is not served: {why}" for name, why in self.not_served.items()]
+        return [*filter(None, (self._outcomes.waits_for, self._heartbeat.fault)), *not_served, *self.stuck()]
+
+    def gauges(self) -> Iterator[Metric]:
+        """Yield what only this process knows."""
+        served = {each.name: each.name not in self.not_served for each in self.settings.destinations}
+        pauses = {"ledger": bool(self._outcomes.waits_for)}
+        yield metrics.gauge("cxrd_paused", "1 while work waits for something that is out of order", pauses, "what")
+        yield metrics.gauge("cxrd_tasks_in_hand", "Tasks in the hands of this process", len(self.queue.in_hand()))
+        yield metrics.gauge("cxrd_destination_served", "0 where its settings cannot be followed", served, "destination")
 
     def _detail(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ log = structlog.get_logger("cxrd.heartbeat")
 
 SEEN = 10.0
 """Seconds between two signs of life in the ledger; a process that was not seen for three times that is gone."""
+_REMEMBERED = dt.timedelta(days=1)
 
 
 class Heartbeat:
@@ -47,7 +49,8 @@ class Heartbeat:
         self._queue = queue
         self._detail = detail
         self._ending = threading.Event()
-        self._well = True
+        self.fault = ""
+        """Why the last sign of life could not be entered; empty where it was."""
         self._seen_at = -SEEN
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -56,6 +59,8 @@ class Heartbeat:
         moment = now()
         remove_process(self._ledger, str(self._row["owner"]))
         with self._ledger.writing() as connection:
+            forgotten = ProcessRow.seen_at < moment - _REMEMBERED  # of processes that ended without a farewell
+            connection.execute(delete(ProcessRow).where(forgotten))
             values = self._row | {"started_at": moment, "seen_at": moment, "detail": "{}"}
             connection.execute(insert(ProcessRow).values(**values))
         self._thread.start()
@@ -76,12 +81,12 @@ class Heartbeat:
             try:
                 self._beat()
             except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
-                if self._well:
-                    reason = str(error) if isinstance(error, CxrdError) else unexpected(error)
+                reason = str(error) if isinstance(error, CxrdError) else unexpected(error)
+                if not self.fault:
                     log.warning("heartbeat_missed", reason=reason)
-                self._well = False
+                self.fault = reason
             else:
-                self._well = True
+                self.fault = ""
 
     def _beat(self) -> None:
         if self._queue:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
+from prometheus_client import Counter
 from pydicom import Dataset
 
 from dicom_io.errors import CxrdError, OutOfResources, Permanent, Retryable
 from dicom_io.fail_points import reached
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.reading import read_dataset
+from worker import metrics
 from worker.clock import now
 from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
@@ -102,12 +104,13 @@ class SystemicFault(CxrdError):
 class Entry:
     """The outcome of a task: how it is called in the log, and what writes it down.
 
-    `fault` says what is out of order where it was not the image.
+    `fault` says what is out of order where it was not the image. `counted` is what goes up by one.
     """
 
     state: str
     write: Callable[[], None]
     fault: str = ""
+    counted: Counter | None = None
 
 
 class Pipeline:
@@ -163,8 +166,11 @@ class Pipeline:
         desk = self._desks[task.kind]
         claim = desk.load(task)
         entry = self._outcome(desk, claim)
-        counts = self._enter(entry.write)
+        with metrics.timed("ledger"):
+            counts = self._enter(entry.write)
         reached("outcome committed")
+        if counts and entry.counted:
+            metrics.entered(entry.counted, claim.task, claim.dated_at, answered=entry.state == "analysed")
         state = entry.state if counts else "not entered"
         facts = {"receipt": claim.id, "state": state, "ms": round(1000 * (time.monotonic() - start))}
         if state.startswith("failed"):
@@ -182,28 +188,32 @@ class Pipeline:
             fault = str(error)
         except OSError as error:
             fault = unexpected(error)
-        return Entry(f"put back: {fault}", lambda: desk.hand_back(claim, fault), fault=fault)
+        back = metrics.PUT_BACK.labels("system")
+        return Entry(f"put back: {fault}", lambda: desk.hand_back(claim, fault), fault=fault, counted=back)
 
     def _attempt(self, desk: Desk, claim: Claim) -> Entry:
         """Do the work, and return what came of it for this image."""
         crashes, most = claim.task.crashes, self._settings.worker.max_crashes
         if crashes >= most:
-            return self._failure(desk, claim, f"the worker died {most} times while it had this image in hand", None)
+            reason = f"the worker died {most} times while it had this image in hand"
+            return self._failure(desk, claim, reason, None, metrics.CRASHED)
         dataset: Dataset | None = None
         try:
-            dataset = read_dataset(self._blobs.find(claim.sha256))
+            with metrics.timed("read"):
+                dataset = read_dataset(self._blobs.find(claim.sha256))
             return self._work(desk, claim, dataset)
         except (SystemicFault, OutOfResources, OSError):
             raise
         except Permanent as error:
-            return self._failure(desk, claim, str(error), dataset)
+            return self._failure(desk, claim, str(error), dataset, metrics.cause_of(error))
         except Exception as error:  # noqa: BLE001 - the border of a task
             reason = str(error) if isinstance(error, Retryable) else unexpected(error)
-            return self._unforeseen(desk, claim, reason, dataset)
+            return self._unforeseen(desk, claim, reason, dataset, metrics.cause_of(error))
 
     def _work(self, desk: Desk, claim: Claim, dataset: Dataset) -> Entry:
         if self._ledger.is_result(claim.sop_instance_uid):
-            return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, "own output", now()))
+            own = metrics.NOT_ANALYSED.labels("own output")
+            return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, "own output", now()), counted=own)
         with self._lease() as reader:
             if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since the task was found to be due
                 reason = "another model serves"
@@ -255,9 +265,10 @@ class Pipeline:
                 left_out=outcome.results.left_out,
                 outside=finding,
             ),
+            counted=metrics.NOT_ANALYSED.labels("outside" if finding else "rules"),
         )
 
-    def _failure(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None) -> Entry:
+    def _failure(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None, cause: str) -> Entry:
         """Return the entry that an image could not be analysed, with the report that says so where one is wanted."""
         reports = ResultSet((), {})
         if dataset is not None and not claim.model_sha256 and self._settings.results.report_not_analysed:
@@ -267,6 +278,7 @@ class Pipeline:
         return Entry(
             f"failed: {reason}",
             lambda: self._and_wake(names, desk.fail, claim, reason, now(), results=results, left_out=reports.left_out),
+            counted=metrics.FAILED.labels(cause),
         )
 
     def _reports(self, claim: Claim, reports: ResultSet) -> tuple[list[NewResult], list[str]]:
@@ -312,7 +324,7 @@ class Pipeline:
             if names:
                 self._wake_couriers()
 
-        return Entry("analysed", write)
+        return Entry("analysed", write, counted=metrics.ANSWERED.labels(outcome.reading.finding.answer))
 
     def _keep(self, results: ResultSet, names: Sequence[str]) -> list[NewResult]:
         """Make result objects durable, and return them as the ledger takes them."""
@@ -356,14 +368,15 @@ class Pipeline:
         ]
         return new, faults
 
-    def _unforeseen(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None) -> Entry:
+    def _unforeseen(self, desk: Desk, claim: Claim, reason: str, dataset: Dataset | None, cause: str) -> Entry:
         """Return what becomes of an image that a task stumbled over: another attempt, or none any more."""
         attempts = claim.task.attempts
         if attempts >= self._settings.worker.max_attempts:
-            return self._failure(desk, claim, reason, dataset)
+            return self._failure(desk, claim, reason, dataset, cause)
         wait = backoff(attempts, first=5.0, most=300.0, jitter=random.random())
         until = now() + dt.timedelta(seconds=wait)
-        return Entry(f"postponed: {reason}", lambda: desk.postpone(claim, reason, now(), until))
+        later = metrics.PUT_BACK.labels("image")
+        return Entry(f"postponed: {reason}", lambda: desk.postpone(claim, reason, now(), until), counted=later)
 
 
 def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:

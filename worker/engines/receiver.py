@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Iterator
 
 import structlog
+from prometheus_client.core import Metric
 
 from dicom_io.errors import InvalidSettings
 from dicom_io.network.address import address
@@ -13,6 +15,7 @@ from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.engines.heartbeat import Heartbeat
 from worker.ledger.database import open_ledger
 from worker.ledger.stores import open_blobs
+from worker.metrics import gauge
 from worker.queue.claim import Queue
 from worker.queue.wake import ring
 from worker.receive.intake import Intake
@@ -23,6 +26,8 @@ log = structlog.get_logger("cxrd.receiver")
 
 _PATIENCE = 5.0
 """Seconds that a port may still be in use."""
+_SILENCE = 30.0
+"""Seconds without a turn of its loop after which the node is stuck."""
 
 
 class Receiver:
@@ -91,6 +96,23 @@ class Receiver:
         self._node.stop()
         self._heartbeat.stop()
         log.info("stopped", role=self.role)
+
+    def stuck(self) -> list[str]:
+        """Return why no connection is accepted; see `worker.engines.watch.Watched`."""
+        silence = self._node.silent_for
+        return [f"no connection has been accepted for {silence:.0f} s"] if silence > _SILENCE else []
+
+    def check_store(self) -> None:
+        """Raise an error where no object can be stored."""
+        self.blobs.check_space()
+
+    def faults(self) -> list[str]:
+        """Return why not everything can be received now."""
+        return [*self.stuck(), *([self._heartbeat.fault] if self._heartbeat.fault else [])]
+
+    def gauges(self) -> Iterator[Metric]:
+        """Yield what only this process knows."""
+        yield gauge("cxrd_listening", "1 while connections are accepted", not self.stuck())
 
     def _detail(self) -> dict[str, object]:
         return {"host": self.settings.scp.host, "port": self.port}

@@ -12,17 +12,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from prometheus_client.core import CounterMetricFamily, Metric
 
 from dicom_io.errors import CxrdError
+from worker import metrics
 from worker.clock import now
 from worker.engines import systemd
 from worker.engines.heartbeat import remove_process
+from worker.engines.watch import Watch
 from worker.extras import require_configured
 from worker.ledger.database import make_folder, open_ledger
+from worker.pulse import Pulse
 from worker.queue.claim import Queue
 from worker.queue.retry import backoff
 from worker.settings import Settings, load
@@ -33,11 +38,13 @@ log = structlog.get_logger("cxrd.supervisor")
 ROLES = ("receive", "work", "deliver")
 RELOADED = ("work", "deliver")
 """Those that take up new settings on SIGHUP by a start anew; receiving goes on meanwhile."""
-FIXED = ("scp", "storage", "ledger", "audit")
+FIXED = ("scp", "storage", "ledger", "audit", "health")
 """The settings that only a new start of everything takes up."""
 _TICK = 0.5
 _STABLE = 60.0
 """Seconds after which a child that runs counts as well, whatever was before."""
+_SILENCE = 30.0
+"""Seconds without a turn of its loop after which the supervisor is stuck."""
 
 
 @dataclass
@@ -50,6 +57,7 @@ class Child:
     ready: bool = False
     was_ready: bool = False
     failures: int = 0
+    deaths: int = 0
     started_at: float = 0.0
     start_at: float = 0.0
     pipe: int | None = None
@@ -71,6 +79,7 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
+        self.role = "serve"
         self.settings = settings
         self._config = config
         folder = settings.storage.folder
@@ -83,6 +92,8 @@ class Supervisor:
         self._ending = False
         self._reload = False
         self._told_ready = False
+        self._pulse = Pulse()
+        self._watch = Watch(self, settings)
 
     def run(self) -> int:
         """Start the children, see to them until SIGTERM or Ctrl-C, and end them; return the exit code."""
@@ -90,8 +101,11 @@ class Supervisor:
             signal.signal(number, self._on_end)
         signal.signal(signal.SIGHUP, self._on_reload)
         log.info("starting", roles=list(ROLES), pid=os.getpid())
+        self._watch.start()
+        self._watch.started()
         code = 0
         while not self._ending:
+            self._pulse.beat()
             for child in self._children:
                 code = code or self._tend(child)
             if code:
@@ -101,7 +115,9 @@ class Supervisor:
             self._tell_systemd()
             self._wait()
         systemd.notify("STOPPING=1")
+        self._watch.ending()
         self._end_all()
+        self._watch.stop()
         self._lock.close()
         log.info("stopped", **self._counts())
         return code
@@ -163,6 +179,7 @@ class Supervisor:
             child.reloading, child.start_at = False, 0.0
             return
         child.failures += 1
+        child.deaths += 1
         wait = 0.0 if child.failures == 1 else backoff(child.failures - 1, first=1.0, most=30.0, jitter=0.0)
         child.start_at = time.monotonic() + wait
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -224,6 +241,27 @@ class Supervisor:
             systemd.notify("READY=1")
         if all(child.process is not None for child in self._children if child.role == "receive"):
             systemd.notify("WATCHDOG=1")
+
+    # ---- how it is: see `worker.engines.watch.Watched` ---------------------------------------------------------------
+
+    def stuck(self) -> list[str]:
+        """Return why it does not see to its children."""
+        return [f"the supervisor has not gone on for {each:.0f} s" for each in self._pulse.stuck(_SILENCE).values()]
+
+    def faults(self) -> list[str]:
+        """Return which children do not do their work."""
+        down = [f"{each.role} does not run" for each in self._children if each.process is None]
+        starting = [f"{each.role} is not ready" for each in self._children if each.process and not each.ready]
+        return [*down, *starting, *self.stuck()]
+
+    def gauges(self) -> Iterator[Metric]:
+        """Yield what only it knows."""
+        running = {each.role: each.process is not None for each in self._children}
+        yield metrics.gauge("cxrd_child_running", "1 while this process of ours runs", running, "role")
+        deaths = CounterMetricFamily("cxrd_child_deaths", "How often one has died", labels=["role"])
+        for each in self._children:
+            deaths.add_metric([each.role], each.deaths)
+        yield deaths
 
     def _counts(self) -> dict[str, int]:
         try:

@@ -11,13 +11,16 @@ from functools import partial
 from typing import Any
 
 import structlog
+from prometheus_client.core import Metric
 
 from dicom_io.errors import CxrdError, OutOfResources, Retryable
+from worker import metrics
 from worker.clock import now
 from worker.engines.gate import Gate
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes
 from worker.engines.pipeline import Pipeline, SystemicFault
+from worker.health.drift import DriftGauges
 from worker.inference.analyzer import Reader
 from worker.inference.serving import Serving
 from worker.inference.shadow import Shadow, open_shadow
@@ -26,6 +29,7 @@ from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Receipts
 from worker.ledger.stores import open_blobs
 from worker.logs import unexpected
+from worker.pulse import Pulse
 from worker.queue.breaker import Pause
 from worker.queue.claim import Among, LeaseLost, Queue
 from worker.queue.task import Kind, Task
@@ -68,6 +72,8 @@ class Workers:
         self._pause = Pause()
         self._opening = threading.Lock()
         self._gate = Gate()
+        self._pulse = Pulse()
+        self._drift = DriftGauges(self.ledger)
         self._blobs = open_blobs(settings, self.ledger)
         self._pipeline = Pipeline(
             settings,
@@ -188,6 +194,7 @@ class Workers:
 
     def _run(self) -> None:
         while not self._ending.is_set():
+            self._pulse.beat()
             with self._news:
                 before = self._rings
             if not self._careful(self._round):
@@ -264,6 +271,7 @@ class Workers:
     def _read_again(self) -> None:
         """Read images again for a newer model, one at a time, the newest first, while no new image waits."""
         while not self._ending.is_set():
+            self._pulse.beat()
             busy = self._careful(self._round_again)
             self._ending.wait(self.settings.worker.reanalysis_pause if busy else POLL)
 
@@ -279,6 +287,41 @@ class Workers:
             tasks = self.queue.claim([Kind.REANALYSE], moment, target=model, among=among, newest_first=True)
             self._process_all(tasks)
         return bool(tasks)
+
+    def stuck(self) -> list[str]:
+        """Return which threads do not go on; see `worker.engines.watch.Watched`. One that waits for the ledger does."""
+        limit = self.settings.health.stuck_seconds + self.settings.worker.reanalysis_pause
+        stuck = {} if self._outcomes.waits_for else self._pulse.stuck(limit)
+        ended = [each.name for each in (*self._threads, self._listener) if not each.is_alive()]
+        return [f"thread {name} has ended" for name in ended] + [
+            f"thread {name} has not gone on for {seconds:.0f} s" for name, seconds in stuck.items() if name not in ended
+        ]
+
+    def check_store(self) -> None:
+        """Raise an error where no result can be stored."""
+        self._blobs.check_space()
+
+    def faults(self) -> list[str]:
+        """Return why images are not answered now."""
+        faults = [] if self.ready else ["no model is loaded"]
+        faults += [f"work pauses: {self._pause.reason}"] * bool(self._pause.reason)
+        return [*faults, *filter(None, (self._outcomes.waits_for, self._heartbeat.fault)), *self.stuck()]
+
+    def gauges(self) -> Iterator[Metric]:
+        """Yield what only this process knows."""
+        reader = self.serving.reader if self.serving else None
+        pauses = {"work": bool(self._pause.reason), "ledger": bool(self._outcomes.waits_for)}
+        yield metrics.gauge("cxrd_paused", "1 while work waits for something that is out of order", pauses, "what")
+        yield metrics.gauge("cxrd_tasks_in_hand", "Tasks in the hands of this process", len(self.queue.in_hand()))
+        yield metrics.gauge("cxrd_model_loaded", "1 while a model is loaded", self.ready)
+        if reader:
+            identity = reader.identity
+            yield metrics.info(
+                "cxrd_model_info",
+                "The model that answers",
+                {"model": reader.card.label, "sha256": identity.digest, "engine": reader.engine.name},
+            )
+            yield from self._drift.collect(reader.card)
 
     def _detail(self) -> dict[str, Any]:
         reader = self.serving.reader if self.serving else None

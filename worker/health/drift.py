@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import ColumnElement, distinct, exists, func, literal, select, union_all
 
-from dicom_io.errors import InvalidModel, OutOfResources
+from dicom_io.errors import CxrdError, InvalidModel, OutOfResources
 from dicom_io.finding import Answer
 from modeltrain.model.card import Card, load_card
+from worker.health.cached import Cached
 from worker.inference.serving import model_folder
 from worker.ledger.database import open_ledger
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import FindingRow, OutsideRow, ReceiptRow
+from worker.metrics import gauge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,9 +126,15 @@ def drift_of(settings: Settings, request: DriftRequest) -> Drift:
     return result
 
 
-def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.datetime | None) -> Period:
-    """Read a period from the ledger: what this model saw in its images, whether or not another one spoke later."""
-    limits: list[ColumnElement[bool]] = []
+def period(
+    ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.datetime | None, *, latest: int | None = None
+) -> Period:
+    """Read a period from the ledger: what this model saw in its images, whether or not another one spoke later.
+
+    `latest` restricts it to so many received objects, the last ones.
+    """
+    first = _first_of(ledger, latest) if latest else 0
+    limits: list[ColumnElement[bool]] = [ReceiptRow.id >= first]
     limits += [ReceiptRow.received_at >= since] if since else []
     limits += [ReceiptRow.received_at < until] if until else []
     answered = exists().where(
@@ -141,8 +152,9 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
         literal(Answer.OUTSIDE.value, FindingRow.answer.type),
     )
     # An image that was left out once and answered later, under other settings, counts once.
-    stopped = stopped.where(OutsideRow.model_sha256 == card.sha256, ~answered)
-    looked = union_all(answered_rows.where(FindingRow.model_sha256 == card.sha256), stopped).subquery()
+    stopped = stopped.where(OutsideRow.model_sha256 == card.sha256, OutsideRow.receipt_id >= first, ~answered)
+    answered_rows = answered_rows.where(FindingRow.model_sha256 == card.sha256, FindingRow.receipt_id >= first)
+    looked = union_all(answered_rows, stopped).subquery()
     others = select(func.count(distinct(ReceiptRow.id))).join(FindingRow, FindingRow.receipt_id == ReceiptRow.id)
     others = others.where(~exists().where(looked.c.receipt_id == ReceiptRow.id), *limits)
     query = select(*list(looked.c)[1:]).join(ReceiptRow, ReceiptRow.id == looked.c.receipt_id).where(*limits)
@@ -158,8 +170,20 @@ def period(ledger: Ledger, card: Card, since: dt.datetime | None, until: dt.date
     return Period(values, outlier, len(rows), left_out, count, {each.value: answers[each.value] for each in Answer})
 
 
-def drift(recent: Period, card: Card) -> Drift:
+def _first_of(ledger: Ledger, latest: int) -> int:
+    """Return the number of the first one of the received objects that came last."""
+    query = select(ReceiptRow.id).order_by(ReceiptRow.id.desc()).offset(latest - 1).limit(1)
+    with ledger.reading() as connection:
+        return connection.scalar(query) or 0
+
+
+def drift(recent: Period, card: Card, *, test: bool = True) -> Drift:
     """Hold a period to the model's reference.
+
+    Parameters
+    ----------
+    test
+        Make Kolmogorov and Smirnov's test too, which needs SciPy; no verdict depends on it.
 
     Raises
     ------
@@ -167,7 +191,7 @@ def drift(recent: Period, card: Card) -> Drift:
         The model's card has no reference (models of cxrd 1.0).
     """
     reference = reference_of(card)
-    measures = tuple(_measure(name, recent.values[name], reference[name]) for name in MEASURES)
+    measures = tuple(_measure(name, recent.values[name], reference[name], test=test) for name in MEASURES)
     rate = float((recent.outlier >= 1).mean()) if recent.outlier.size else None
     reference_rate = reference["ood_rate"]
     ood_verdict = "too few images"
@@ -211,14 +235,13 @@ def stability_index(observed: NDArray[np.float64], quantiles: NDArray[np.float64
 
     It is the sum of the two relative entropies of the binned shares (Jeffreys's divergence), in nats.
     """
-    from scipy.stats import entropy  # noqa: PLC0415 - the extra `evaluate`
-
     edges = quantiles[10:91:10]
     counts = np.bincount(np.searchsorted(edges, observed, side="right"), minlength=_BINS)
     # The reference itself goes the same way: where values are tied, deciles do not hold a tenth each.
     expected = np.bincount(np.searchsorted(edges, _sample(quantiles), side="right"), minlength=_BINS)
-    here, there = (np.maximum(each / each.sum(), 1e-4) for each in (counts, expected))
-    return float(entropy(here, there) + entropy(there, here))
+    least = (np.maximum(each / each.sum(), 1e-4) for each in (counts, expected))
+    here, there = (each / each.sum() for each in least)
+    return float(((here - there) * np.log(here / there)).sum())
 
 
 def _sample(quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -226,16 +249,21 @@ def _sample(quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.interp((np.arange(1000) + 0.5) / 1000, np.linspace(0, 1, len(quantiles)), quantiles)
 
 
-def _measure(name: str, observed: NDArray[np.float64], quantiles: list[float]) -> Measure:
+def _measure(name: str, observed: NDArray[np.float64], quantiles: list[float], *, test: bool) -> Measure:
     if len(observed) < LEAST:
         return Measure(name, float("nan"), float("nan"), float("nan"), "too few images")
-    from scipy.stats import kstest  # noqa: PLC0415 - the extra `evaluate`
-
     reference = np.asarray(quantiles, dtype=np.float64)
     index = stability_index(observed, reference)
-    test = kstest(observed, _sample(reference))
     verdict = "stable" if index < _WATCH else "watch" if index <= _DRIFT else "drift"
-    return Measure(name, round(index, 4), round(float(test.statistic), 4), float(test.pvalue), verdict)
+    statistic, p_value = _kolmogorov_smirnov(observed, reference) if test else (float("nan"), float("nan"))
+    return Measure(name, round(index, 4), round(statistic, 4), p_value, verdict)
+
+
+def _kolmogorov_smirnov(observed: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
+    from scipy.stats import kstest  # noqa: PLC0415 - the extra `evaluate`
+
+    result = kstest(observed, _sample(reference))
+    return float(result.statistic), float(result.pvalue)
 
 
 def figure(recent: Period, result: Drift, card: Card) -> Figure:
@@ -283,22 +311,58 @@ def _draw_out_of_distribution(axes: Axes, result: Drift, n: int) -> None:
     axes.set_ylabel("share of images")
 
 
+def gauges(result: Drift) -> Iterator[GaugeMetricFamily]:
+    """Yield the figures for Prometheus; what is not known is left out."""
+    yield gauge("cxrd_drift_images", "Images of the period", result.n)
+    yield gauge("cxrd_drift_left_out_images", "Of these, left out", result.left_out)
+    yield gauge("cxrd_drift_answers", "Images of the period by answer", result.answers, "answer")
+    index = {each.name: each.psi for each in result.measures if not np.isnan(each.psi)}
+    yield gauge("cxrd_drift_psi", "Population stability index", index, "measure")
+    statistic = {each.name: each.ks for each in result.measures if not np.isnan(each.ks)}
+    if statistic:
+        yield gauge("cxrd_drift_ks", "Kolmogorov-Smirnov statistic", statistic, "measure")
+    if result.ood_rate is not None:
+        yield gauge("cxrd_ood_ratio", "Share of images out of distribution", result.ood_rate)
+    yield gauge("cxrd_drift", "1 where the verdict is drift", result.verdict == "drift")
+
+
 def metrics(result: Drift) -> str:
     """Return the figures in Prometheus's text format."""
-    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # noqa: PLC0415 - the extra `evaluate`
-
     registry = CollectorRegistry()
-    Gauge("cxrd_drift_images", "Images of the period", registry=registry).set(result.n)
-    Gauge("cxrd_drift_left_out_images", "Of these, left out", registry=registry).set(result.left_out)
-    answers = Gauge("cxrd_drift_answers", "Images of the period by answer", ["answer"], registry=registry)
-    for answer, count in result.answers.items():
-        answers.labels(answer).set(count)
-    index = Gauge("cxrd_drift_psi", "Population stability index", ["measure"], registry=registry)
-    statistic = Gauge("cxrd_drift_ks", "Kolmogorov-Smirnov statistic", ["measure"], registry=registry)
-    for measure in result.measures:
-        index.labels(measure.name).set(measure.psi)
-        statistic.labels(measure.name).set(measure.ks)
-    if result.ood_rate is not None:
-        Gauge("cxrd_ood_ratio", "Share of images out of distribution", registry=registry).set(result.ood_rate)
-    Gauge("cxrd_drift", "1 where the verdict is drift", registry=registry).set(result.verdict == "drift")
+    registry.register(_Fixed(tuple(gauges(result))))
     return generate_latest(registry).decode()
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    families: tuple[GaugeMetricFamily, ...]
+
+    def collect(self) -> tuple[GaugeMetricFamily, ...]:
+        return self.families
+
+
+class DriftGauges:
+    """The figures of the images that came last, for a process that serves: looked at now and then."""
+
+    LATEST = 2000
+    """Received objects that are looked at."""
+    LASTS = 900.0
+    """Seconds until they are looked at again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._card: Card | None = None
+        self._cached: Cached[tuple[GaugeMetricFamily, ...]] | None = None
+
+    def collect(self, card: Card) -> tuple[GaugeMetricFamily, ...]:
+        """Return the gauges of the model that serves; none where its card has no reference, or the ledger is away."""
+        if self._cached is None or self._card is not card:
+            self._card, self._cached = card, Cached(lambda: self._ask(card), self.LASTS)
+        try:
+            return self._cached.get()
+        except (CxrdError, TimeoutError):
+            return ()
+
+    def _ask(self, card: Card) -> tuple[GaugeMetricFamily, ...]:
+        recent = period(self._ledger, card, None, None, latest=self.LATEST)
+        return tuple(gauges(drift(recent, card, test=False)))

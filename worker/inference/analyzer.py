@@ -17,6 +17,7 @@ from modeltrain.model.decision import Decider
 from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
 from modeltrain.model.outputs import Outputs
 from modeltrain.model.preprocess import to_input
+from worker import metrics
 from worker.inference.engine import Batcher, EngineFault, open_engine
 from worker.settings import Settings
 
@@ -97,13 +98,15 @@ class Reader:
         UnsupportedPixels
             When its pixel data cannot be rendered.
         """
-        rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
+        with metrics.timed("render"):
+            rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
         return self.read_values(rendered, age_years(dataset))
 
     def read_values(self, rendered: Rendered, years: float | None = None) -> Reading:
         """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
         image = to_input(rendered.values, self.card.input_size)
-        outputs = self._batcher.predict(image)
+        with metrics.timed("inference"):
+            outputs = self._batcher.predict(image)
         finding = finding_of(outputs, self.decider, rendered.values.shape, years)
         evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
         if finding.answer.shows_evidence:

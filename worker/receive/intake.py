@@ -13,6 +13,7 @@ from dicom_io.header.reading import read_header
 from dicom_io.network import status
 from dicom_io.network.storage_scp import Arrival
 from dicom_io.uids import digest
+from worker import metrics
 from worker.clock import now
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewReceipt
@@ -57,6 +58,7 @@ class Intake:
         self._urgent = frozenset(urgent)
         self._fixed = priority
 
+    @metrics.timed("receipt")
     def receive(self, arrival: Arrival) -> int:
         """Store one object; return the C-STORE status (PS3.4 B.2.3).
 
@@ -86,9 +88,11 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - the border of a request: the sender must keep its copy
             return self._refuse(status.OUT_OF_RESOURCES, unexpected(error), about)
         if receipt_id is None:
+            metrics.RECEIVED_AGAIN.inc()
             log.info("received_again", **about)
         else:
             self._blobs.confirm(new.sha256)
+            metrics.received(arrival.calling_ae, arrival.file.size)
             log.info("received", receipt=receipt_id, **about)
             self._submit(receipt_id)
         return status.SUCCESS
@@ -102,6 +106,7 @@ class Intake:
 
     def _refuse(self, code: int, reason: str, about: dict[str, object]) -> int:
         facts = about | {"status": f"0x{code:04X}", "reason": reason}
+        metrics.REFUSED.labels(facts["status"]).inc()
         log.warning("refused", **facts)
         if code != status.OUT_OF_RESOURCES:  # what a full disk or a locked ledger refuses cannot be entered either
             try:

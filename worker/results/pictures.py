@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worker import metrics
 from worker.results.overlay import Layout, compose
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Pictures:
         overlay = self.main if self._settings.layout == "overlay" else self._drawn("overlay")
         return np.stack([self._drawn("radiograph"), overlay])
 
+    @metrics.timed("compose")
     def _drawn(self, layout: Layout) -> NDArray[np.uint8]:
         return compose(
             self._reading.rendered.values,

@@ -17,6 +17,7 @@ from dicom_io.header.source_image import SopInstance, SourceImage
 from dicom_io.objects.common import encode
 from dicom_io.objects.structured_report import structured_report
 from dicom_io.objects.validate import check
+from worker import metrics
 from worker.inference.analyzer import Reading
 from worker.logs import unexpected
 from worker.results.kinds import KINDS, REPORT, Material, ResultKind
@@ -51,6 +52,7 @@ class ResultSet:
     left_out: dict[str, str]
 
 
+@metrics.timed("objects")
 def make(
     source: SourceImage,
     reading: Reading,

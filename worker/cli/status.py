@@ -1,0 +1,181 @@
+"""`cxrd status`: how cxrd is, in one screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import options, output
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from worker.health.status import Status
+
+EVERY = 2.0
+"""Seconds between two looks."""
+Watch = Annotated[bool, typer.Option("--watch", help="Show it live until Ctrl-C; with --json, one line each time")]
+
+
+def status(as_json: options.Json = False, watch: Watch = False, config: options.Config = None) -> None:
+    """Show who runs, what waits, what has failed, and what is wrong.
+
+    Exit code 0: all is well. 1: something is wrong. 2: the database cannot be asked.
+    """
+    from worker.clock import now
+    from worker.health.status import look
+    from worker.ledger.database import open_ledger
+    from worker.settings import load
+
+    settings = load(config)
+    ledger = open_ledger(settings)
+
+    def ask() -> Status:
+        return look(settings, ledger, now())
+
+    if watch and as_json:
+        _repeat(lambda: output.json_value(ask().to_dict(), None))
+    elif watch:
+        _show_live(ask)
+    else:
+        found = ask()
+        if as_json:
+            output.json_value(found.to_dict())
+        else:
+            _console().print(screen(found))
+        if found.wrong:
+            raise typer.Exit(1)
+
+
+def _repeat(act: Callable[[], None]) -> None:
+    try:
+        while True:
+            act()
+            time.sleep(EVERY)
+    except KeyboardInterrupt:
+        pass
+
+
+def _show_live(ask: Callable[[], Status]) -> None:
+    """Show it until Ctrl-C. A database that is away for a while ends nothing."""
+    from rich.live import Live
+
+    from dicom_io.errors import CxrdError
+
+    def shown() -> Group | Text:
+        try:
+            return screen(ask())
+        except CxrdError as error:
+            return _text(str(error), "bold red")
+
+    console = _console()
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        _repeat(lambda: live.update(shown(), refresh=True))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+# ---- the screen ------------------------------------------------------------------------------------------------------
+
+
+def screen(found: Status) -> Group:
+    """Return what is shown."""
+    from rich.console import Group
+
+    count = len(found.wrong)
+    verdict = {0: "all is well", 1: "1 thing is wrong"}.get(count, f"{count} things are wrong")
+    return Group(
+        _text(f"cxrd at {found.at.astimezone():%Y-%m-%d %H:%M:%S}: {verdict}", "bold red" if count else "bold green"),
+        *(_text(f"  {each}", "red") for each in found.wrong),
+        _table(("process", "host", "pid", "since", "seen", "says"), _processes(found)),
+        _table(("queue", "waiting", "in hand", "oldest"), _queue(found)),
+        _table(("destination", "sent today", "committed", "failed", "oldest", "state"), _destinations(found)),
+        *(_text(f"{label + ':':15} {words}") for label, words in _facts(found)),
+    )
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Return words as they are: what peers said neither steers the terminal nor counts as our markup."""
+    from rich.text import Text
+
+    from worker.printable import printable
+
+    return Text(printable(words), style)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_text(cell) for cell in row))
+    return drawn
+
+
+def _processes(found: Status) -> Iterator[tuple[str, ...]]:
+    from worker.health.status import clock, span
+
+    for each in found.processes:
+        ago = f"{span((found.at - each.seen_at).total_seconds())} ago"
+        detail = each.detail
+        says = [
+            "gone" if each.is_gone(found.at) else "",
+            f"pauses: {detail['pauses']}" if detail.get("pauses") else "",
+            str(detail.get("model") or ""),
+            f"port {detail['port']}" if "port" in detail else "",
+        ]
+        since = clock(each.started_at, found.at)
+        yield each.role, each.host, str(each.pid), since, ago, ", ".join(filter(None, says))
+
+
+def _queue(found: Status) -> Iterator[tuple[str, ...]]:
+    from worker.health.status import span
+
+    for each in found.queue:
+        name = f"{each.kind} {each.destination}".strip()
+        age = span((found.at - each.oldest).total_seconds())
+        yield name, str(each.waiting), str(each.in_hand), age
+
+
+def _destinations(found: Status) -> Iterator[tuple[str, ...]]:
+    from worker.health.status import clock, down_text
+
+    for each in found.destinations:
+        state = f"not served: {each.not_served}" if each.not_served else "ok"
+        state = down_text(each.down, found.at) if each.down else state
+        committed = each.today.get("committed", 0)
+        oldest = clock(each.failed.oldest, found.at) if each.failed.oldest else ""
+        sent = str(each.today.get("sent", 0) + committed)
+        yield each.name, sent, str(committed), str(each.failed.count), oldest, state
+
+
+def _facts(found: Status) -> Iterator[tuple[str, str]]:
+    from worker.health.status import clock
+
+    states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(found.today.items()))
+    yield "images today", states or "none"
+    failed = found.failed_images
+    yield (
+        "failed images",
+        f"{failed.count}, the oldest of {clock(failed.oldest, found.at)}" if failed.oldest else "none",
+    )
+    free = "unknown" if found.free is None else f"{found.free / 1e9:.1f} GB free"
+    yield "disk", f"{free}, at least {found.least / 1e9:.1f} GB needed"
+    if found.last_answer:
+        at, answer, model = found.last_answer
+        yield "last answer", f"{answer}, {clock(at, found.at)}, by {model}"
+    else:
+        yield "last answer", "none"

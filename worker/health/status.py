@@ -1,0 +1,209 @@
+"""How cxrd is, for a person: who runs, what waits, what has failed, and what of it is wrong."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from worker.ledger import overview
+from worker.ledger.overview import Backlog, Failures, Process
+from worker.queue.breaker import Breaker, Breakers
+from worker.queue.task import Kind
+
+if TYPE_CHECKING:
+    from worker.ledger.receipts import Ledger
+    from worker.settings import Settings
+
+ROLES = ("receive", "work", "deliver")
+LATE = dt.timedelta(minutes=5)
+"""What is due for longer than that is wrong."""
+RECENT = dt.timedelta(days=7)
+"""What failed before that time is shown, and counts no longer as wrong."""
+
+
+@dataclass(frozen=True)
+class DestinationStatus:
+    """One destination: the results of today's images by state, all that have failed, and why nothing is sent."""
+
+    name: str
+    today: dict[str, int]
+    failed: Failures
+    down: Breaker | None
+    not_served: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How cxrd is at a moment.
+
+    Attributes
+    ----------
+    today
+        The images received since midnight, by state.
+    free, least
+        Bytes that are free in the storage folder, and that must be; `free` is None where it cannot be told.
+    wrong
+        What is wrong, a line for each thing; nothing where all is well.
+    """
+
+    at: dt.datetime
+    processes: list[Process]
+    queue: list[Backlog]
+    today: dict[str, int]
+    failed_images: Failures
+    destinations: list[DestinationStatus]
+    free: int | None
+    least: int
+    last_answer: tuple[dt.datetime, str, str] | None
+    wrong: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; times in ISO 8601."""
+        values: dict[str, Any] = _plain(asdict(self))
+        for shown, process in zip(values["processes"], self.processes, strict=True):
+            shown["gone"] = process.is_gone(self.at)
+        return values
+
+
+def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
+    """Ask the database how everything is.
+
+    Raises
+    ------
+    OutOfResources
+        It cannot be asked.
+    """
+    midnight = now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    outbox = settings.outbox
+    breakers = {each.name: each for each in Breakers(ledger, first=outbox.retry_first, most=outbox.retry_max).open()}
+    with ledger.reading() as connection:
+        queue = overview.backlogs(connection, now)
+        names = sorted({each.name for each in settings.destinations} | {each.destination for each in queue} - {""})
+        # A delivery that was given up was made long before it failed.
+        given_up = RECENT + dt.timedelta(hours=outbox.give_up_after_hours)
+        failed = overview.failed_deliveries(connection, names, now - given_up)
+        failed_images = overview.failed_images(connection, now - RECENT)
+        processes = overview.processes(connection)
+        today = overview.images_since(connection, midnight)
+        sent_today = overview.deliveries_since(connection, midnight)
+        last_answer = overview.last_answer(connection)
+    not_served = _not_served(processes, now)
+    destinations = [
+        DestinationStatus(name, sent_today.get(name, {}), failed[name], breakers.get(name), not_served.get(name, ""))
+        for name in names
+    ]
+    free, least = _free(settings), settings.storage.min_free_mb * 1_000_000
+    wrong = [
+        *_wrong_processes(processes, now),
+        *_wrong_queue(queue, set(breakers) | set(not_served), now),
+        *_wrong_destinations(destinations, {each.name for each in settings.destinations}),
+        *_wrong_images(failed_images),
+        *_wrong_disk(free, least),
+    ]
+    return Status(now, processes, queue, today, failed_images, destinations, free, least, last_answer, wrong)
+
+
+def clock(moment: dt.datetime, now: dt.datetime) -> str:
+    """Return a time as a person says it: of today without the date, in the zone of this machine."""
+    here = moment.astimezone()
+    return f"{here:%H:%M}" if here.date() == now.astimezone().date() else f"{here:%Y-%m-%d %H:%M}"
+
+
+def span(seconds: float) -> str:
+    """Return a span of time as a person says it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def down_text(breaker: Breaker, now: dt.datetime) -> str:
+    """Return since when and why a destination is down, and when it is asked again."""
+    seconds = (breaker.next_probe_at - now).total_seconds()
+    probe = f"next probe in {span(seconds)}" if seconds > 0 else "a probe is due"
+    return f"down since {clock(breaker.since, now)}: {breaker.reason}; {probe}"
+
+
+# ---- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+def _wrong_processes(processes: list[Process], now: dt.datetime) -> Iterator[str]:
+    living = [each for each in processes if not each.is_gone(now)]
+    running = {each.role for each in living}
+    for role in ROLES:
+        if role not in running:
+            seen = max((each.seen_at for each in processes if each.role == role), default=None)
+            yield f"{role} does not run" + (f"; it was last seen at {clock(seen, now)}" if seen else "")
+    places = {(each.role, each.host) for each in living}
+    for each in processes:
+        if each.role in running and (each.role, each.host) not in places:
+            yield f"{each.role} on {each.host} (pid {each.pid}) was last seen at {clock(each.seen_at, now)}"
+    for each in living:
+        if each.detail.get("pauses"):
+            yield f"{each.role} on {each.host} pauses: {each.detail['pauses']}"
+        elif each.detail.get("model", "") is None:
+            yield f"{each.role} on {each.host} has no model"
+
+
+def _wrong_queue(queue: list[Backlog], excused: set[str], now: dt.datetime) -> Iterator[str]:
+    """Yield what waits though it is due; what waits for a destination that is down is said with the destination."""
+    for each in queue:
+        late = each.late and each.next_due is not None and now - each.next_due > LATE
+        if not late or each.next_due is None:
+            continue
+        if each.kind == Kind.ANALYSE:
+            yield f"{each.late} images are due, the first since {clock(each.next_due, now)}"
+        elif each.destination and each.destination not in excused:
+            yield f"{each.late} results for {each.destination} are due, the first since {clock(each.next_due, now)}"
+
+
+def _wrong_destinations(destinations: list[DestinationStatus], configured: set[str]) -> Iterator[str]:
+    for each in destinations:
+        if each.down:
+            yield f"destination {each.name} is down: {each.down.reason}"
+        if each.not_served:
+            yield f"destination {each.name} is not served: {each.not_served}"
+        if each.name not in configured:
+            yield f"results wait for {each.name}, which is not in the configuration"
+        if each.failed.recent:
+            yield f"destination {each.name}: {each.failed.recent} deliveries have failed (cxrd redeliver)"
+
+
+def _wrong_images(failed: Failures) -> Iterator[str]:
+    if failed.recent:
+        yield f"{failed.recent} images could not be analysed in the last {RECENT.days} days (cxrd retry)"
+
+
+def _wrong_disk(free: int | None, least: int) -> Iterator[str]:
+    if free is None:
+        yield "the storage folder cannot be looked at"
+    elif free < least:
+        yield f"disk: {free // 1_000_000} MB free, at least {least // 1_000_000} MB needed"
+
+
+def _not_served(processes: list[Process], now: dt.datetime) -> dict[str, str]:
+    """Return, by destination, why a process that delivers cannot follow its settings."""
+    found: dict[str, str] = {}
+    for each in processes:
+        faults = each.detail.get("not_served")
+        if not each.is_gone(now) and isinstance(faults, dict):
+            found |= {str(name): str(why) for name, why in faults.items()}
+    return found
+
+
+def _free(settings: Settings) -> int | None:
+    try:
+        return shutil.disk_usage(settings.storage.folder).free
+    except OSError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.isoformat() if isinstance(value, dt.datetime) else value
