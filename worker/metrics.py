@@ -44,15 +44,15 @@ class Few:
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
-        self._seen: set[str] = set()
+        self._own: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, value: str) -> str:
         """Return the label for a value."""
         with self._lock:
-            if value not in self._seen and len(self._seen) < self._most and value.isascii() and value.isprintable():
-                self._seen.add(value)
-            return value if value in self._seen else OTHER
+            if value not in self._own and len(self._own) < self._most and value.isascii() and value.isprintable():
+                self._own.add(value)
+            return value if value in self._own else OTHER
 
 
 def _counter(name: str, text: str, label: str = "", values: Sequence[str] = ()) -> Counter:

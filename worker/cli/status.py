@@ -44,12 +44,12 @@ def status(as_json: options.Json = False, watch: Watch = False, config: options.
     elif watch:
         _show_live(ask)
     else:
-        found = ask()
+        report = ask()
         if as_json:
-            output.json_value(found.to_dict())
+            output.json_value(report.to_dict())
         else:
-            _console().print(screen(found))
-        if found.wrong:
+            _console().print(screen(report))
+        if report.wrong:
             raise typer.Exit(1)
 
 
@@ -88,19 +88,19 @@ def _console() -> Console:
 # ---- the screen ------------------------------------------------------------------------------------------------------
 
 
-def screen(found: Status) -> Group:
+def screen(report: Status) -> Group:
     """Return what is shown."""
     from rich.console import Group
 
-    count = len(found.wrong)
+    count = len(report.wrong)
     verdict = {0: "all is well", 1: "1 thing is wrong"}.get(count, f"{count} things are wrong")
     return Group(
-        _text(f"cxrd at {found.at.astimezone():%Y-%m-%d %H:%M:%S}: {verdict}", "bold red" if count else "bold green"),
-        *(_text(f"  {each}", "red") for each in found.wrong),
-        _table(("process", "host", "pid", "since", "seen", "says"), _processes(found)),
-        _table(("queue", "waiting", "in hand", "oldest"), _queue(found)),
-        _table(("destination", "sent today", "committed", "failed", "oldest", "state"), _destinations(found)),
-        *(_text(f"{label + ':':15} {words}") for label, words in _facts(found)),
+        _text(f"cxrd at {report.at.astimezone():%Y-%m-%d %H:%M:%S}: {verdict}", "bold red" if count else "bold green"),
+        *(_text(f"  {each}", "red") for each in report.wrong),
+        _table(("process", "host", "pid", "since", "seen", "says"), _processes(report)),
+        _table(("queue", "waiting", "in hand", "oldest"), _queue(report)),
+        _table(("destination", "sent today", "committed", "failed", "oldest", "state"), _destinations(report)),
+        *(_text(f"{label + ':':15} {words}") for label, words in _facts(report)),
     )
 
 
@@ -125,57 +125,57 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     return drawn
 
 
-def _processes(found: Status) -> Iterator[tuple[str, ...]]:
+def _processes(report: Status) -> Iterator[tuple[str, ...]]:
     from worker.health.status import clock, span
 
-    for each in found.processes:
-        ago = f"{span((found.at - each.seen_at).total_seconds())} ago"
+    for each in report.processes:
+        ago = f"{span((report.at - each.seen_at).total_seconds())} ago"
         detail = each.detail
         says = [
-            "gone" if each.is_gone(found.at) else "",
+            "gone" if each.is_gone(report.at) else "",
             f"pauses: {detail['pauses']}" if detail.get("pauses") else "",
             str(detail.get("model") or ""),
             f"port {detail['port']}" if "port" in detail else "",
         ]
-        since = clock(each.started_at, found.at)
+        since = clock(each.started_at, report.at)
         yield each.role, each.host, str(each.pid), since, ago, ", ".join(filter(None, says))
 
 
-def _queue(found: Status) -> Iterator[tuple[str, ...]]:
+def _queue(report: Status) -> Iterator[tuple[str, ...]]:
     from worker.health.status import span
 
-    for each in found.queue:
+    for each in report.queue:
         name = f"{each.kind} {each.destination}".strip()
-        age = span((found.at - each.oldest).total_seconds())
+        age = span((report.at - each.oldest).total_seconds())
         yield name, str(each.waiting), str(each.in_hand), age
 
 
-def _destinations(found: Status) -> Iterator[tuple[str, ...]]:
+def _destinations(report: Status) -> Iterator[tuple[str, ...]]:
     from worker.health.status import clock, down_text
 
-    for each in found.destinations:
+    for each in report.destinations:
         state = f"not served: {each.not_served}" if each.not_served else "ok"
-        state = down_text(each.down, found.at) if each.down else state
+        state = down_text(each.down, report.at) if each.down else state
         committed = each.today.get("committed", 0)
-        oldest = clock(each.failed.oldest, found.at) if each.failed.oldest else ""
+        oldest = clock(each.failed.oldest, report.at) if each.failed.oldest else ""
         sent = str(each.today.get("sent", 0) + committed)
         yield each.name, sent, str(committed), str(each.failed.count), oldest, state
 
 
-def _facts(found: Status) -> Iterator[tuple[str, str]]:
+def _facts(report: Status) -> Iterator[tuple[str, str]]:
     from worker.health.status import clock
 
-    states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(found.today.items()))
+    states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(report.today.items()))
     yield "images today", states or "none"
-    failed = found.failed_images
+    failed = report.failed_images
     yield (
         "failed images",
-        f"{failed.count}, the oldest of {clock(failed.oldest, found.at)}" if failed.oldest else "none",
+        f"{failed.count}, the oldest of {clock(failed.oldest, report.at)}" if failed.oldest else "none",
     )
-    free = "unknown" if found.free is None else f"{found.free / 1e9:.1f} GB free"
-    yield "disk", f"{free}, at least {found.least / 1e9:.1f} GB needed"
-    if found.last_answer:
-        at, answer, model = found.last_answer
-        yield "last answer", f"{answer}, {clock(at, found.at)}, by {model}"
+    free = "unknown" if report.free is None else f"{report.free / 1e9:.1f} GB free"
+    yield "disk", f"{free}, at least {report.least / 1e9:.1f} GB needed"
+    if report.last_answer:
+        at, answer, model = report.last_answer
+        yield "last answer", f"{answer}, {clock(at, report.at)}, by {model}"
     else:
         yield "last answer", "none"

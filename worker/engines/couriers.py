@@ -126,15 +126,15 @@ class Couriers:
 
     def stuck(self) -> list[str]:
         """Return which couriers do not go on (`worker.engines.watch.Watched`). One that waits for the ledger does."""
-        found = []
+        reasons = []
         for each in self.couriers:
             # One delivery may take as long as the destination may; connecting and breaking off, too.
             limit = self.settings.health.stuck_seconds + 4 * each.timeout
             silent = {} if self._outcomes.waits_for else each.pulse.stuck(limit)
             if not each.is_alive():
-                found.append(f"the courier of {each.destination} has ended")
-            found += [f"the courier of {each.destination} has not gone on for {one:.0f} s" for one in silent.values()]
-        return found
+                reasons.append(f"the courier of {each.destination} has ended")
+            reasons += [f"the courier of {each.destination} has not gone on for {one:.0f} s" for one in silent.values()]
+        return reasons
 
     def check_store(self) -> None:
         """Raise an error where no result can be read."""

@@ -174,10 +174,10 @@ def _ask(ledger: Ledger) -> None:
         connection.scalar(select(literal(1)))
 
 
-def _fault(name: str, asked: Cached[None]) -> str:
+def _fault(name: str, need: Cached[None]) -> str:
     """Return what is wrong with something that is needed; empty where nothing is."""
     try:
-        asked.get()
+        need.get()
     except CxrdError as error:
         return str(error)
     except OSError as error:

@@ -333,7 +333,7 @@ def metrics(result: Drift) -> str:
     return generate_latest(registry).decode()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Fixed:
     families: tuple[GaugeMetricFamily, ...]
 

@@ -99,13 +99,13 @@ class InstallationGauges:
 
 def _queue(backlogs: list[overview.Backlog], names: list[str], moment: dt.datetime) -> Iterator[GaugeMetricFamily]:
     expected = [(Kind.ANALYSE.value, ""), (Kind.REANALYSE.value, ""), *((Kind.DELIVER.value, name) for name in names)]
-    found = {(each.kind, each.destination): each for each in backlogs}
+    by_key = {(each.kind, each.destination): each for each in backlogs}
     labels = ["kind", "destination"]
     tasks = GaugeMetricFamily("cxrd_queue_tasks", "Tasks in the queue", labels=labels)
     leased = GaugeMetricFamily("cxrd_queue_leased_tasks", "Of these, in the hands of a process", labels=labels)
     oldest = GaugeMetricFamily("cxrd_queue_oldest_seconds", "Age of the oldest task", labels=labels)
-    for key in sorted({*expected, *found}):
-        each = found.get(key)
+    for key in sorted({*expected, *by_key}):
+        each = by_key.get(key)
         tasks.add_metric(key, each.waiting + each.in_hand if each else 0)
         leased.add_metric(key, each.in_hand if each else 0)
         oldest.add_metric(key, max(0.0, (moment - each.oldest).total_seconds()) if each else 0)

@@ -135,8 +135,8 @@ def _wrong_processes(processes: list[Process], now: dt.datetime) -> Iterator[str
     running = {each.role for each in living}
     for role in ROLES:
         if role not in running:
-            seen = max((each.seen_at for each in processes if each.role == role), default=None)
-            yield f"{role} does not run" + (f"; it was last seen at {clock(seen, now)}" if seen else "")
+            last = max((each.seen_at for each in processes if each.role == role), default=None)
+            yield f"{role} does not run" + (f"; it was last seen at {clock(last, now)}" if last else "")
     places = {(each.role, each.host) for each in living}
     for each in processes:
         if each.role in running and (each.role, each.host) not in places:
@@ -186,12 +186,12 @@ def _wrong_disk(free: int | None, least: int) -> Iterator[str]:
 
 def _not_served(processes: list[Process], now: dt.datetime) -> dict[str, str]:
     """Return, by destination, why a process that delivers cannot follow its settings."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for each in processes:
         faults = each.detail.get("not_served")
         if not each.is_gone(now) and isinstance(faults, dict):
-            found |= {str(name): str(why) for name, why in faults.items()}
-    return found
+            reasons |= {str(name): str(why) for name, why in faults.items()}
+    return reasons
 
 
 def _free(settings: Settings) -> int | None:

@@ -127,10 +127,10 @@ def deliveries_since(connection: Connection, since: dt.datetime) -> dict[str, di
         .where(ReceiptRow.received_at >= since)
         .group_by(DeliveryRow.destination, DeliveryRow.state)
     )
-    found: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for name, state, count in connection.execute(query):
-        found.setdefault(str(name), {})[str(state)] = int(count)
-    return found
+        counts.setdefault(str(name), {})[str(state)] = int(count)
+    return counts
 
 
 def last_answer(connection: Connection) -> tuple[dt.datetime, str, str] | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from tests.support.scrapes import get
 from worker.health import server as module
 from worker.health.server import HealthServer, Page
 
@@ -27,16 +26,6 @@ def serving(**pages: Callable[[], Page]) -> Iterator[HealthServer]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
-    """Return status and body."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def fail() -> Page:
