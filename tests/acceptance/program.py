@@ -71,6 +71,7 @@ class Service:
             "storage": {"folder": str(folder / "data"), "min_free_mb": 0},
             "outbox": {"retry_first": 0.2, "retry_max": 1.0},
             "logging": {"format": "json"},
+            "health": {"port": 0},  # many run side by side
         }
         for name, part in parts.items():
             settings[name] = settings.get(name, {}) | part if isinstance(part, dict) else part

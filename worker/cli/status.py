@@ -132,7 +132,7 @@ def _processes(report: Status) -> Iterator[tuple[str, ...]]:
         ago = f"{span((report.at - each.seen_at).total_seconds())} ago"
         detail = each.detail
         says = [
-            "gone" if each.is_gone(report.at) else "",
+            "" if each.is_alive(report.at) else "gone",
             f"pauses: {detail['pauses']}" if detail.get("pauses") else "",
             str(detail.get("model") or ""),
             f"port {detail['port']}" if "port" in detail else "",
@@ -157,9 +157,9 @@ def _destinations(report: Status) -> Iterator[tuple[str, ...]]:
         state = f"not served: {each.not_served}" if each.not_served else "ok"
         state = down_text(each.down, report.at) if each.down else state
         committed = each.today.get("committed", 0)
-        oldest = clock(each.failed.oldest, report.at) if each.failed.oldest else ""
+        count, oldest = (str(each.failed.count), clock(each.failed.oldest, report.at)) if each.failed else ("0", "")
         sent = str(each.today.get("sent", 0) + committed)
-        yield each.name, sent, str(committed), str(each.failed.count), oldest, state
+        yield each.name, sent, str(committed), count, oldest, state
 
 
 def _facts(report: Status) -> Iterator[tuple[str, str]]:
@@ -168,10 +168,7 @@ def _facts(report: Status) -> Iterator[tuple[str, str]]:
     states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(report.today.items()))
     yield "images today", states or "none"
     failed = report.failed_images
-    yield (
-        "failed images",
-        f"{failed.count}, the oldest of {clock(failed.oldest, report.at)}" if failed.oldest else "none",
-    )
+    yield "failed images", f"{failed.count}, the oldest of {clock(failed.oldest, report.at)}" if failed else "none"
     free = "unknown" if report.free is None else f"{report.free / 1e9:.1f} GB free"
     yield "disk", f"{free}, at least {report.least / 1e9:.1f} GB needed"
     if report.last_answer:

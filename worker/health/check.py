@@ -29,12 +29,8 @@ from worker.ledger.receipts import Ledger
 from worker.settings import Scp, Settings
 from worker.storage import lock
 
-LATE = dt.timedelta(minutes=15)
-"""An image or a delivery that has waited for longer is a fault."""
 ROLES = ("receive", "work", "deliver")
 """The processes that an installation has, on whichever machine."""
-RECENT = dt.timedelta(days=7)
-"""A failure is a fault for so long: most can't be undone, and a probe that always fails tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +171,7 @@ def _deliveries(ledger: Ledger, counts: dict[str, int], configured: set[str]) ->
 
 
 def _is_fault(group: backlog.Group) -> bool:
-    if group.failed:
-        return group.latest is None or now() - group.latest < RECENT
-    return now() - group.oldest > LATE
+    return group.has_failed_lately(now()) if group.failed else now() - group.oldest > backlog.LATE
 
 
 def _in_words(group: backlog.Group) -> str:

@@ -17,6 +17,7 @@ from dicom_io.errors import CxrdError
 from worker.clock import now
 from worker.health.cached import Cached
 from worker.ledger import overview
+from worker.ledger.processes import processes
 from worker.metrics import gauge
 from worker.queue.breaker import Breakers
 from worker.queue.task import Kind
@@ -66,20 +67,19 @@ class InstallationGauges:
         moment = now()
         names = [each.name for each in self._settings.destinations]
         with self._ledger.reading() as connection:
-            backlogs = overview.backlogs(connection, moment)
-            images = overview.failed_images(connection, moment)
-            deliveries = overview.failed_deliveries(connection, names, moment)
-            processes = overview.processes(connection)
+            groups = overview.task_groups(connection, moment)
+            images = overview.failed_images(connection)
+            deliveries = overview.failed_deliveries(connection, names)
         outbox = self._settings.outbox
         down = {each.name for each in Breakers(self._ledger, first=outbox.retry_first, most=outbox.retry_max).open()}
-        running = [each.role for each in processes if not each.is_gone(moment)]
+        running = [each.role for each in processes(self._ledger) if each.is_alive(moment)]
         return [
-            *_queue(backlogs, names, moment),
-            gauge("cxrd_failed_images", "Images that stand as failed", images.count),
+            *_queue(groups, names, moment),
+            gauge("cxrd_failed_images", "Images that stand as failed", images),
             gauge(
                 "cxrd_failed_deliveries",
                 "Deliveries that stand as failed",
-                {name: each.count for name, each in deliveries.items()},
+                deliveries,
                 "destination",
             ),
             gauge(
@@ -97,9 +97,9 @@ class InstallationGauges:
         ]
 
 
-def _queue(backlogs: list[overview.Backlog], names: list[str], moment: dt.datetime) -> Iterator[GaugeMetricFamily]:
+def _queue(groups: list[overview.TaskGroup], names: list[str], moment: dt.datetime) -> Iterator[GaugeMetricFamily]:
     expected = [(Kind.ANALYSE.value, ""), (Kind.REANALYSE.value, ""), *((Kind.DELIVER.value, name) for name in names)]
-    by_key = {(each.kind, each.destination): each for each in backlogs}
+    by_key = {(each.kind, each.destination): each for each in groups}
     labels = ["kind", "destination"]
     tasks = GaugeMetricFamily("cxrd_queue_tasks", "Tasks in the queue", labels=labels)
     leased = GaugeMetricFamily("cxrd_queue_leased_tasks", "Of these, in the hands of a process", labels=labels)

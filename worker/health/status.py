@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from worker.ledger import overview
-from worker.ledger.overview import Backlog, Failures, Process
+from worker.ledger import backlog, overview
+from worker.ledger.backlog import Group
+from worker.ledger.overview import TaskGroup
+from worker.ledger.processes import Process, processes
 from worker.queue.breaker import Breaker, Breakers
 from worker.queue.task import Kind
 
@@ -18,10 +20,6 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 ROLES = ("receive", "work", "deliver")
-LATE = dt.timedelta(minutes=5)
-"""What is due for longer than that is wrong."""
-RECENT = dt.timedelta(days=7)
-"""What failed before that time is shown, and counts no longer as wrong."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class DestinationStatus:
 
     name: str
     today: dict[str, int]
-    failed: Failures
+    failed: Group | None
     down: Breaker | None
     not_served: str
 
@@ -51,9 +49,9 @@ class Status:
 
     at: dt.datetime
     processes: list[Process]
-    queue: list[Backlog]
+    queue: list[TaskGroup]
     today: dict[str, int]
-    failed_images: Failures
+    failed_images: Group | None
     destinations: list[DestinationStatus]
     free: int | None
     least: int
@@ -64,7 +62,7 @@ class Status:
         """Return plain values for JSON; times in ISO 8601."""
         values: dict[str, Any] = _plain(asdict(self))
         for shown, process in zip(values["processes"], self.processes, strict=True):
-            shown["gone"] = process.is_gone(self.at)
+            shown["alive"] = process.is_alive(self.at)
         return values
 
 
@@ -80,30 +78,31 @@ def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
     outbox = settings.outbox
     breakers = {each.name: each for each in Breakers(ledger, first=outbox.retry_first, most=outbox.retry_max).open()}
     with ledger.reading() as connection:
-        queue = overview.backlogs(connection, now)
-        names = sorted({each.name for each in settings.destinations} | {each.destination for each in queue} - {""})
-        # A delivery that was given up was made long before it failed.
-        given_up = RECENT + dt.timedelta(hours=outbox.give_up_after_hours)
-        failed = overview.failed_deliveries(connection, names, now - given_up)
-        failed_images = overview.failed_images(connection, now - RECENT)
-        processes = overview.processes(connection)
+        queue = overview.task_groups(connection, now)
         today = overview.images_since(connection, midnight)
         sent_today = overview.deliveries_since(connection, midnight)
         last_answer = overview.last_answer(connection)
-    not_served = _not_served(processes, now)
+    failed_images = next((group for group in backlog.images(ledger) if group.failed), None)
+    failed = {group.destination: group for group in backlog.deliveries(ledger) if group.failed}
+    running = processes(ledger)
+    configured = {each.name for each in settings.destinations}
+    names = sorted((configured | {each.destination for each in queue}) - {""})
+    not_served = _not_served(running, now)
     destinations = [
-        DestinationStatus(name, sent_today.get(name, {}), failed[name], breakers.get(name), not_served.get(name, ""))
-        for name in names
+        DestinationStatus(
+            each, sent_today.get(each, {}), failed.get(each), breakers.get(each), not_served.get(each, "")
+        )
+        for each in names
     ]
     free, least = _free(settings), settings.storage.min_free_mb * 1_000_000
     wrong = [
-        *_wrong_processes(processes, now),
+        *_wrong_processes(running, now),
         *_wrong_queue(queue, set(breakers) | set(not_served), now),
-        *_wrong_destinations(destinations, {each.name for each in settings.destinations}),
-        *_wrong_images(failed_images),
+        *_wrong_destinations(destinations, configured, now),
+        *_wrong_images(failed_images, now),
         *_wrong_disk(free, least),
     ]
-    return Status(now, processes, queue, today, failed_images, destinations, free, least, last_answer, wrong)
+    return Status(now, running, queue, today, failed_images, destinations, free, least, last_answer, wrong)
 
 
 def clock(moment: dt.datetime, now: dt.datetime) -> str:
@@ -131,7 +130,7 @@ def down_text(breaker: Breaker, now: dt.datetime) -> str:
 
 
 def _wrong_processes(processes: list[Process], now: dt.datetime) -> Iterator[str]:
-    living = [each for each in processes if not each.is_gone(now)]
+    living = [each for each in processes if each.is_alive(now)]
     running = {each.role for each in living}
     for role in ROLES:
         if role not in running:
@@ -148,10 +147,10 @@ def _wrong_processes(processes: list[Process], now: dt.datetime) -> Iterator[str
             yield f"{each.role} on {each.host} has no model"
 
 
-def _wrong_queue(queue: list[Backlog], excused: set[str], now: dt.datetime) -> Iterator[str]:
+def _wrong_queue(queue: list[TaskGroup], excused: set[str], now: dt.datetime) -> Iterator[str]:
     """Yield what waits though it is due; what waits for a destination that is down is said with the destination."""
     for each in queue:
-        late = each.late and each.next_due is not None and now - each.next_due > LATE
+        late = each.late and each.next_due is not None and now - each.next_due > backlog.LATE
         if not late or each.next_due is None:
             continue
         if each.kind == Kind.ANALYSE:
@@ -160,7 +159,7 @@ def _wrong_queue(queue: list[Backlog], excused: set[str], now: dt.datetime) -> I
             yield f"{each.late} results for {each.destination} are due, the first since {clock(each.next_due, now)}"
 
 
-def _wrong_destinations(destinations: list[DestinationStatus], configured: set[str]) -> Iterator[str]:
+def _wrong_destinations(destinations: list[DestinationStatus], configured: set[str], now: dt.datetime) -> Iterator[str]:
     for each in destinations:
         if each.down:
             yield f"destination {each.name} is down: {each.down.reason}"
@@ -168,13 +167,13 @@ def _wrong_destinations(destinations: list[DestinationStatus], configured: set[s
             yield f"destination {each.name} is not served: {each.not_served}"
         if each.name not in configured:
             yield f"results wait for {each.name}, which is not in the configuration"
-        if each.failed.recent:
-            yield f"destination {each.name}: {each.failed.recent} deliveries have failed (cxrd redeliver)"
+        if each.failed and each.failed.has_failed_lately(now):
+            yield f"destination {each.name}: {each.failed.count} deliveries have failed (cxrd redeliver)"
 
 
-def _wrong_images(failed: Failures) -> Iterator[str]:
-    if failed.recent:
-        yield f"{failed.recent} images could not be analysed in the last {RECENT.days} days (cxrd retry)"
+def _wrong_images(failed: Group | None, now: dt.datetime) -> Iterator[str]:
+    if failed and failed.has_failed_lately(now):
+        yield f"{failed.count} images could not be analysed (cxrd retry)"
 
 
 def _wrong_disk(free: int | None, least: int) -> Iterator[str]:
@@ -189,7 +188,7 @@ def _not_served(processes: list[Process], now: dt.datetime) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for each in processes:
         faults = each.detail.get("not_served")
-        if not each.is_gone(now) and isinstance(faults, dict):
+        if each.is_alive(now) and isinstance(faults, dict):
             reasons |= {str(name): str(why) for name, why in faults.items()}
     return reasons
 

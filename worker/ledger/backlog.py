@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from worker.database.transactions import Database
 
+LATE = dt.timedelta(minutes=15)
+"""An image or a delivery that has waited for longer is a fault."""
+RECENT = dt.timedelta(days=7)
+"""A failure is a fault for so long: most can't be undone, and a probe that always fails tells nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -38,6 +43,10 @@ class Group:
     count: int
     oldest: dt.datetime
     latest: dt.datetime | None = None
+
+    def has_failed_lately(self, now: dt.datetime) -> bool:
+        """Return whether one of them has failed so lately that it is a fault."""
+        return self.failed and (self.latest is None or now - self.latest < RECENT)
 
 
 def images(database: Database) -> list[Group]:

@@ -1,24 +1,19 @@
-"""How much waits, what has failed and who is there: what `cxrd status` and `/metrics` ask again and again."""
+"""How much waits, how much has failed, and what was done today: what `cxrd status` and `/metrics` ask."""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from worker.ledger.tables import DeliveryRow, DeliveryState, FindingRow, ProcessRow, ReceiptRow, ResultRow, State
+from worker.ledger.tables import DeliveryRow, DeliveryState, FindingRow, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow, TaskState
-
-GONE = 30.0
-"""Seconds after which a process that was not seen is gone: three heartbeats (`worker.engines.heartbeat.SEEN`)."""
 
 
 @dataclass(frozen=True)
-class Backlog:
+class TaskGroup:
     """The tasks of one kind, for deliveries those of one destination.
 
     Attributes
@@ -42,32 +37,7 @@ class Backlog:
     next_due: dt.datetime | None
 
 
-@dataclass(frozen=True)
-class Failures:
-    """What has failed and was not tried again; `recent` counts those since a time."""
-
-    count: int = 0
-    recent: int = 0
-    oldest: dt.datetime | None = None
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that runs, or is gone without a farewell."""
-
-    role: str
-    host: str
-    pid: int
-    started_at: dt.datetime
-    seen_at: dt.datetime
-    detail: dict[str, Any]
-
-    def is_gone(self, now: dt.datetime) -> bool:
-        """Return whether it has not been seen for too long."""
-        return (now - self.seen_at).total_seconds() > GONE
-
-
-def backlogs(connection: Connection, now: dt.datetime) -> list[Backlog]:
+def task_groups(connection: Connection, now: dt.datetime) -> list[TaskGroup]:
     """Return how much waits, by kind and destination."""
     # A second reading's target is a model, and there are as many as were ever asked for.
     has_destination = TaskRow.kind.in_([Kind.DELIVER, Kind.COMMIT])
@@ -82,34 +52,23 @@ def backlogs(connection: Connection, now: dt.datetime) -> list[Backlog]:
         func.min(TaskRow.created_at),
         func.min(case((waits, TaskRow.due_at))),
     ).group_by(TaskRow.kind, destination)
-    return sorted((Backlog(*row) for row in connection.execute(query)), key=lambda each: (each.kind, each.destination))
+    return sorted(
+        (TaskGroup(*row) for row in connection.execute(query)), key=lambda each: (each.kind, each.destination)
+    )
 
 
-def failed_images(connection: Connection, since: dt.datetime) -> Failures:
-    """Return the images that should have been analysed and could not be."""
-    query = select(func.count(), _count(ReceiptRow.finished_at >= since), func.min(ReceiptRow.received_at))
-    return Failures(*connection.execute(query.where(ReceiptRow.state == State.FAILED)).one())
+def failed_images(connection: Connection) -> int:
+    """Return how many images should have been analysed and could not be."""
+    return connection.scalar(select(func.count()).where(ReceiptRow.state == State.FAILED)) or 0
 
 
-def failed_deliveries(connection: Connection, names: Collection[str], since: dt.datetime) -> dict[str, Failures]:
-    """Return the deliveries to each of these destinations that have failed; `recent` are those made since a time."""
-    query = select(
-        DeliveryRow.destination, func.count(), _count(DeliveryRow.created_at >= since), func.min(DeliveryRow.created_at)
-    ).where(DeliveryRow.destination.in_(names), DeliveryRow.state == DeliveryState.FAILED)
-    rows = {row[0]: Failures(*row[1:]) for row in connection.execute(query.group_by(DeliveryRow.destination))}
-    return {name: rows.get(name, Failures()) for name in names}
-
-
-def processes(connection: Connection) -> list[Process]:
-    """Return all processes that have entered themselves, by role, host and age."""
-    row = ProcessRow
-    query = select(row.role, row.host, row.pid, row.started_at, row.seen_at, row.detail)
-    return [
-        Process(role, host, pid, started_at, seen_at, _object(detail))
-        for role, host, pid, started_at, seen_at, detail in connection.execute(
-            query.order_by(row.role, row.host, row.started_at)
-        )
-    ]
+def failed_deliveries(connection: Connection, names: Collection[str]) -> dict[str, int]:
+    """Return how many deliveries to each of these destinations have failed."""
+    query = select(DeliveryRow.destination, func.count()).where(
+        DeliveryRow.destination.in_(names), DeliveryRow.state == DeliveryState.FAILED
+    )
+    counts = {str(name): int(count) for name, count in connection.execute(query.group_by(DeliveryRow.destination))}
+    return {name: counts.get(name, 0) for name in names}
 
 
 def images_since(connection: Connection, since: dt.datetime) -> dict[str, int]:
@@ -142,12 +101,3 @@ def last_answer(connection: Connection) -> tuple[dt.datetime, str, str] | None:
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
-
-
-def _object(text: str) -> dict[str, Any]:
-    """Return what a process says of itself; nothing where it cannot be understood."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

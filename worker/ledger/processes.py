@@ -26,6 +26,8 @@ class Process:
 
     role: str
     host: str
+    pid: int
+    started_at: dt.datetime
     seen_at: dt.datetime
     detail: dict[str, Any]
 
@@ -36,10 +38,13 @@ class Process:
 
 def processes(database: Database) -> list[Process]:
     """Return the processes that run, and those that were lost; what has ended in good order is not among them."""
-    columns = (ProcessRow.role, ProcessRow.host, ProcessRow.seen_at, ProcessRow.detail)
+    row = ProcessRow
+    query = select(row.role, row.host, row.pid, row.started_at, row.seen_at, row.detail)
     with database.reading() as connection:
-        rows = connection.execute(select(*columns).order_by(ProcessRow.role, ProcessRow.host)).all()
-    return [Process(role, host, seen_at, json.loads(detail)) for role, host, seen_at, detail in rows]
+        rows = connection.execute(query.order_by(row.role, row.host, row.started_at)).all()
+    return [
+        Process(each.role, each.host, each.pid, each.started_at, each.seen_at, json.loads(each.detail)) for each in rows
+    ]
 
 
 def busy_hosts(engine: Engine, now: dt.datetime) -> list[str]:

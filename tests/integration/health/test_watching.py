@@ -52,7 +52,7 @@ class Watched:
         self.parts: list[Any] = [self.daemon.receiver, self.daemon.workers, self.daemon.couriers]
         apart = self.settings.storage.model_copy(update={"folder": folder / "apart"})
         self.supervisor = Supervisor(self.settings.model_copy(update={"storage": apart}), None)
-        self.daemon.workers._drift.LASTS = 0.0  # type: ignore[misc]
+        self.daemon.workers._drift.LASTS = 0.0
         self.watches = [Watch(each, self.settings, each.ledger, each.check_store) for each in self.parts]
         self.watches.append(Watch(self.supervisor, self.settings))
 
