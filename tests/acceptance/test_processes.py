@@ -72,6 +72,8 @@ def test_images_are_taken_in_while_no_model_loads(tmp_path: Path, serve: Callabl
 def test_faulty_settings_are_not_taken_up(tmp_path: Path, serve: Callable[..., Service]) -> None:
     service = serve()
     service.start()
+    # Until then a child may still read the file, and would end all for what is in it.
+    wait_for(lambda: any(line.get("role") == "serve" for line in service.events("ready")), 180)
     before = service.config.read_text()
     service.config.write_text("scp: {prt: 1}")
     service.send(signal.SIGHUP)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_io.errors import CxrdError
+from worker.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,10 +56,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int = 14
 
 def rows(records: list[dict[str, Any]], form: str, columns: Sequence[str], width: int = 140) -> None:
     """Print rows of the ledger: as a table of some columns, or as CSV or JSON with all of them."""
+    from rich.markup import escape
+
     from worker.ledger.queries import write
 
     if form == "table":
-        table(columns, ([_cell(row[name]) for name in columns] for row in records), width)
+        # What senders wrote, such as an accession number, neither steers the terminal nor counts as our markup.
+        table(columns, ([escape(printable(_cell(row[name]))) for name in columns] for row in records), width)
     else:
         write(records, form, sys.stdout)
 
