@@ -185,9 +185,9 @@ class Queue:
 _WAITING: dict[str, Any] = {"state": TaskState.WAITING, "owner": "", "token": "", "lease_until": None}
 
 
-def _task(row: Row[Any], claimed_at: dt.datetime) -> Task:
-    number, kind, subject, target, priority, attempts, crashes, token, created_at = row
-    return Task(number, Kind(kind), subject, target, priority, attempts, crashes, token, created_at, claimed_at)
+def _task(row: Row[*tuple[Any, ...]], claimed_at: dt.datetime) -> Task:
+    place = (row.id, Kind(row.kind), row.subject, row.target)
+    return Task(*place, row.priority, row.attempts, row.crashes, row.token, row.created_at, claimed_at)
 
 
 def _ours(task: Task) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

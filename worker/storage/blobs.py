@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dicom_io import durable
 from dicom_io.errors import OutOfResources, Retryable
+from dicom_io.fail_points import reached
 from dicom_io.network.spool import SpoolFile
 
 MARK = ".store"
@@ -192,6 +193,7 @@ class Blobs:
             if not target.parent.is_dir():
                 target.parent.mkdir(exist_ok=True)
                 durable.sync(self.folder)
+            reached("written not renamed")
             part.replace(target)
         durable.sync(target.parent)
 

@@ -30,7 +30,7 @@ from worker.clock import now
 from worker.database.connection import connect
 from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.outcome import Outcomes
-from worker.engines.pipeline import Pipeline, SystemicFault
+from worker.engines.pipeline import Desk, Pipeline, SystemicFault
 from worker.inference.analyzer import Reader
 from worker.inference.engine import EngineFault
 from worker.ledger import event_chain, migrations
@@ -67,7 +67,7 @@ class Bench:
 
     def pipeline_of(self, reader: Reader, **settings: Any) -> Pipeline:
         """Make a pipeline with a reader, on the same ledger and store."""
-        desks = {
+        desks: dict[Kind, Desk] = {
             Kind.ANALYSE: Receipts(self.ledger, self.queue),
             Kind.REANALYSE: Reanalyses(self.ledger, self.queue),
         }
@@ -457,7 +457,7 @@ def test_a_webhook_hears_of_what_has_become_flagged_and_of_what_is_so_no_longer(
 ) -> None:
     hooks: dict[str, Any] = {"destinations": (WebhookDestination(name="hook", webhook="http://127.0.0.1:9/x"),)}
 
-    def told(number: int) -> list[tuple[str, str]]:
+    def told(number: int) -> list[tuple[str, str | None]]:
         found = story(bench.ledger, str(number))
         assert found is not None
         assert {each["destination"] for each in found["deliveries"]} <= {"hook"}

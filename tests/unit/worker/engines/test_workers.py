@@ -198,7 +198,7 @@ def test_a_thread_does_not_end_with_what_nobody_foresaw(
         if task.subject not in failed:
             failed.append(task.subject)
             work._inside.clear()
-            raise [ZeroDivisionError, OutOfResources("locked"), KeyError][len(failed) % 3]
+            raise (ZeroDivisionError(), OutOfResources("locked"), KeyError())[len(failed) % 3]
 
     monkeypatch.setattr(work, "act", fail_once)
     numbers = [shop.put(str(n), stored=False) for n in range(3)]

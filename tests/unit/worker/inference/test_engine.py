@@ -25,6 +25,7 @@ class Echo:
     """An engine whose logits are the image's mean, and that remembers the size of each batch."""
 
     name = "echo"
+    gains_by_batches = True
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -21,6 +21,7 @@ from dicom_io.errors import InvalidSettings, OutOfResources
 from dicom_io.finding import Finding, ModelIdentity
 from tests.support.disk import fill, small_disk
 from tests.support.ledgers import claim_of, due, fail, record_finding, task_of, task_row, waiting
+from worker.database.columns import Table
 from worker.database.connection import connect
 from worker.database.outage import outage
 from worker.ledger import event_chain, migrations
@@ -29,7 +30,6 @@ from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewFinding, NewReceipt, NewResult
-from worker.ledger.tables import Table
 from worker.queue.breaker import BreakerRow
 from worker.queue.claim import LEASE, LeaseLost, Queue
 from worker.queue.task import Kind
@@ -309,7 +309,7 @@ def test_an_alteration_shows(ledger: Ledger, statement: str, said: str) -> None:
 
 
 def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
-    assert BreakerRow.__table__.metadata is Table.metadata  # its module is imported
+    assert BreakerRow.metadata is Table.metadata  # its module is imported
     with ledger.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 

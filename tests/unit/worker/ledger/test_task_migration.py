@@ -13,12 +13,12 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, DateTime, Engine, Integer, MetaData, Table, insert, inspect, text
 
 from tests.unit.worker.ledger.test_receipts import NOON, SECOND
+from worker.database.columns import Table as Tables
 from worker.database.connection import connect
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import Table as Tables
 from worker.queue.claim import Queue
 from worker.queue.task import Kind
 
