@@ -1,5 +1,6 @@
-"""Torture: the installed program, its processes killed at named points and at random, between peers that misbehave.
+"""Torture: the installed program, its processes killed at named points and at random, while all around it misbehaves.
 
+The destination is busy, aborts, is slow, never answers or is gone; the disk is full; somebody holds the ledger.
 `python -m tests.acceptance.torture --kills 300` is the long form (`make torture`); CI runs a short one.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime as dt
 import os
 import random
 import re
@@ -17,22 +19,28 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from sqlalchemy.exc import OperationalError
 
 from dicom_io.fail_points import POINTS
 from tests.acceptance.program import Service, invoke
+from tests.support.disk import fill, small_disk
 from tests.support.peers import Receiver, chest
 from tests.support.tools import tool
+from worker.clock import now
 from worker.database.connection import connect
-from worker.storage.blobs import MARK
+from worker.storage.blobs import Blobs
+from worker.storage.orphans import Owner, find_orphans, remove_orphan
 
 RESULTS = 3  # objects an image
 ROLES = ("receive", "work", "deliver", "serve")
 CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.11.1")
-_YOUNG = 24 * 3600  # seconds in which a file may wait for its row, until a sweep takes it
+_NAME = re.compile("[0-9a-f]{62}")
+_LONG = 8.0  # seconds after which a silent destination answers at last: longer than its timeout
 _AT_RUN_TIME = tuple(point for point in POINTS if point != "migrating")
 
 
@@ -66,6 +74,24 @@ class Sender(threading.Thread):
                 time.sleep(0.3)
 
 
+class Rough(Receiver):
+    """A destination that does not always behave: what it does next stands in `moods`."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES)
+        self.moods: list[str] = []
+
+    def _store(self, event: Any) -> int:
+        with self._lock:
+            mood = self.moods.pop(0) if self.moods else ""
+        if mood == "aborts":
+            event.assoc.abort()
+            return 0x0110
+        if mood in ("slow", "silent"):
+            time.sleep(_LONG if mood == "silent" else 1.0)
+        return super()._store(event)
+
+
 class Torture:
     """One run.
 
@@ -77,14 +103,20 @@ class Torture:
         The database of the ledger; SQLite in the storage folder by default.
     daemons
         How many services there are, each with a storage folder of its own; more than one need a `url`.
+    disk
+        A disk for the storage folders that is small enough to be filled; they lie in `folder` by default.
     """
 
-    def __init__(self, folder: Path, images: int, seed: int = 0, *, url: str = "", daemons: int = 1) -> None:
+    def __init__(
+        self, folder: Path, images: int, seed: int = 0, *, url: str = "", daemons: int = 1, disk: Path | None = None
+    ) -> None:
         self.folder = folder
+        self.disk = disk
+        self.leftovers = 0
         self.pick = random.Random(seed)
         self.points = folder / "points"
         self.points.mkdir()
-        self.receiver = Receiver(CLASSES)
+        self.receiver = Rough()
         self.receiver.start()
         pacs = {"name": "pacs", "host": "127.0.0.1", "port": self.receiver.port, "ae_title": "RECEIVER", "timeout": 5}
         parts = {
@@ -97,11 +129,14 @@ class Torture:
         for number in range(daemons):
             own = folder / f"daemon-{number}"
             own.mkdir()
+            parts["storage"] = {"folder": str((disk or own) / f"data-{number}")}
             self.services.append(Service(own, **parts, **({"ledger": {"url": url}} if url else {})))
         self.service = self.services[0]
-        self._url = url or f"sqlite:///{folder / 'daemon-0' / 'data' / 'ledger.sqlite'}"
+        self._stores = [(disk or folder / f"daemon-{number}") / f"data-{number}" for number in range(daemons)]
+        self._url = url or f"sqlite:///{self._stores[0] / 'ledger.sqlite'}"
         self.datasets = {str(each.SOPInstanceUID): each for each in _images(images)}
         self.kills: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
 
     # ---- breaking ----------------------------------------------------------------------------------------------------
 
@@ -142,14 +177,46 @@ class Torture:
             self.kills[f"at random: {role}"] += 1
 
     def _misbehave(self, number: int) -> None:
-        """Let the destination be out of order in turn: busy, refusing for a while, gone."""
-        if number % 7 == 3:
-            self.receiver.answers = [0xA700, 0xB000, 0x0110]
-        elif number % 7 == 5:
-            port = self.receiver.port
-            self.receiver.stop()
-            time.sleep(0.5)
-            self.receiver.start(port)
+        """Let what is around it be out of order in turn."""
+        faults = [self._busy, self._gone, self._aborting, self._slow, self._silent, self._ledger_held]
+        fault = [*faults, self._disk_full][number % (len(faults) + (self.disk is not None))]
+        fault()
+        self.faults[fault.__name__.strip("_").replace("_", " ")] += 1
+
+    def _busy(self) -> None:
+        self.receiver.answers = [0xA700, 0xB000, 0x0110]
+
+    def _gone(self) -> None:
+        port = self.receiver.port
+        self.receiver.stop()
+        time.sleep(0.5)
+        self.receiver.start(port)
+
+    def _aborting(self) -> None:
+        self.receiver.moods = ["aborts", "", "aborts"]
+
+    def _slow(self) -> None:
+        self.receiver.moods = ["slow", "slow"]
+
+    def _silent(self) -> None:
+        self.receiver.moods = ["silent"]
+
+    def _ledger_held(self) -> None:
+        """Keep everybody from writing to the ledger for a while."""
+        engine = connect(self._url, busy_timeout=5)
+        try:
+            with contextlib.suppress(OperationalError), engine.begin() as connection:  # it may not get its own turn
+                if not self._url.startswith("sqlite"):  # there the transaction itself is the lock
+                    connection.exec_driver_sql("LOCK TABLE task IN EXCLUSIVE MODE")
+                time.sleep(1.0)
+        finally:
+            engine.dispose()
+
+    def _disk_full(self) -> None:
+        assert self.disk is not None
+        filling = fill(self.disk)
+        time.sleep(1.0)
+        filling.unlink()
 
     def _send_more(self, senders: list[Sender], number: int) -> None:
         more = {str(each.SOPInstanceUID): each for each in _images(10, f"more-{number}-")}
@@ -180,7 +247,7 @@ class Torture:
             sender.start()
         try:
             self.kill_some(kills, senders)
-            self.receiver.answers = []
+            self.receiver.answers, self.receiver.moods = [], []
             for sender in senders:
                 sender.join(300)
             self._settle()
@@ -229,14 +296,18 @@ class Torture:
         return found
 
     def _orphans(self) -> list[str]:
-        """Return the files that no row owns and no sweep would take."""
-        owned = {row[0] for row in self._ask("SELECT sha256 FROM receipt UNION SELECT sha256 FROM result")}
+        """Sweep as is done a day later; return the files that no row owns and that the sweep leaves."""
+        rows = {sha256: Owner(received=True) for (sha256,) in self._ask("SELECT sha256 FROM receipt")}
+        rows |= {sha256: Owner(received=False) for (sha256,) in self._ask("SELECT sha256 FROM result")}
+        later, age = now() + dt.timedelta(days=2), dt.timedelta(days=1)
         found = []
-        for service in self.services:
-            for path in (service.folder / "data" / "objects").rglob("*"):
-                young = time.time() - path.stat().st_mtime < _YOUNG
-                if path.is_file() and not young and path.parent.name + path.stem not in owned | {MARK}:
-                    found.append(f"{path}: nobody owns it")
+        for folder in self._stores:
+            blobs = Blobs(folder / "objects")
+            orphans = find_orphans(blobs, _owners(rows), later, age).orphans
+            self.leftovers += sum(1 for each in orphans if remove_orphan(blobs, each, _owners(rows), later, age))
+            left = [path for path in blobs.folder.rglob("*") if _NAME.fullmatch(path.stem)]
+            left = [path for path in left if path.parent.name + path.stem not in rows]
+            found += [f"{path}: nobody owns it, and the sweep leaves it" for path in [*left, *blobs.half_made()]]
         return found
 
     def _ask(self, query: str) -> list[Any]:
@@ -246,6 +317,10 @@ class Torture:
                 return [tuple(row) for row in connection.exec_driver_sql(query)]
         finally:
             engine.dispose()
+
+
+def _owners(rows: dict[str, Owner]) -> Callable[[str], dict[str, Owner]]:
+    return lambda prefix: {sha256: owner for sha256, owner in rows.items() if sha256.startswith(prefix)}
 
 
 def kill(pid: int) -> None:
@@ -288,13 +363,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--database", default="", help="URL of an empty PostgreSQL database")
     parser.add_argument("--daemons", type=int, default=1)
+    parser.add_argument("--disk", type=int, default=0, help="megabytes of a disk of its own, to be filled (needs root)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        torture = Torture(Path(folder), options.images, options.seed, url=options.database, daemons=options.daemons)
+    with tempfile.TemporaryDirectory() as parent, contextlib.ExitStack() as stack:
+        folder, size = Path(parent), options.disk * 1_000_000
+        disk = stack.enter_context(small_disk(folder / "disk", size)) if size else None
+        torture = Torture(
+            folder, options.images, options.seed, url=options.database, daemons=options.daemons, disk=disk
+        )
         begin = time.monotonic()
         problems = torture.run(options.kills)
         for point, count in sorted(torture.kills.items()):
-            print(f"{count:5d}  {point}")
+            print(f"{count:5d}  killed: {point}")
+        for fault, count in sorted(torture.faults.items()):
+            print(f"{count:5d}  {fault}")
+        print(f"{torture.leftovers:5d}  files that nobody owned, and that the sweep took")
         images = len(torture.datasets)
         print(f"{sum(torture.kills.values())} kills, {images} images, {time.monotonic() - begin:.0f} s")
         print("\n".join(problems) or "every promise held")
