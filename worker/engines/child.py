@@ -10,9 +10,18 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
+
 from worker.engines.watch import Watch, Watched
 from worker.ledger.receipts import Ledger
 from worker.settings import Settings
+
+log = structlog.get_logger("cxrd.child")
+
+LOOK = 5.0
+"""Seconds between two looks at whether the work goes on, and between two signs of life to the supervisor."""
+STUCK = 70
+"""Exit code of a process that ends since it is stuck: EX_SOFTWARE of sysexits.h."""
 
 
 class Part(Watched, Protocol):
@@ -32,12 +41,16 @@ class Part(Watched, Protocol):
 
 
 def run(make: Callable[[], Part], ready_fd: int | None = None) -> None:
-    """Do a part of the work until SIGTERM, or Ctrl-C, or the end of the supervisor.
+    """Do a part of the work until SIGTERM, or Ctrl-C, or the end of the supervisor; or until it is stuck.
+
+    What is stuck ends with `STUCK`, so that whoever started it starts it again: the image in hand is then a suspect,
+    and does not hold up all others for good.
 
     Parameters
     ----------
     ready_fd
-        Where a supervisor wants to hear that we are ready; it holds our standard input open as long as it lives.
+        Where a supervisor wants to hear that we are ready, and that we live; it holds our standard input open as long
+        as it lives.
     """
     end = stop_event()
     if ready_fd is not None:
@@ -49,17 +62,31 @@ def run(make: Callable[[], Part], ready_fd: int | None = None) -> None:
     watch.start()
     part.start()
     watch.started()
-    if ready_fd is not None:
-        with contextlib.suppress(OSError):
-            os.write(ready_fd, b"ready")
-            os.close(ready_fd)
-    end.wait()
+    if not _goes_on(part, end, ready_fd):
+        sys.stdout.flush()
+        os._exit(STUCK)
     watch.ending()
     part.stop()
     # A thread that did not end in time must not hold up the exit; what it had in hand was handed back.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _goes_on(part: Part, end: threading.Event, ready_fd: int | None) -> bool:
+    """Wait for the end, and give signs of life meanwhile; return False where the work was stuck at two looks."""
+    before: list[str] = []
+    while True:
+        if ready_fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(ready_fd, b".")
+        if end.wait(LOOK):
+            return True
+        reasons = part.stuck()
+        if before and reasons:  # twice: a machine that was asleep needs a moment
+            log.critical("stuck", role=part.role, reason="; ".join(reasons))
+            return False
+        before = reasons
 
 
 def stop_event() -> threading.Event:

@@ -1,6 +1,7 @@
 """The supervisor: starts the processes of cxrd on one machine, and starts again what has died.
 
-It does none of the work, so that nothing that kills a process takes it along. Each child hears of its end by a pipe.
+It does none of the work, so that nothing that kills a process takes it along. Each child hears of its end by a pipe,
+and gives signs of life through another: one that is silent for too long is killed.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ FIXED = ("scp", "storage", "ledger", "audit", "health")
 _TICK = 0.5
 _STABLE = 60.0
 """Seconds after which a child that runs counts as well, whatever was before."""
+_SILENT = 60.0
+"""Seconds without a sign of life after which a child is killed."""
 _SILENCE = 30.0
 """Seconds without a turn of its loop after which the supervisor is stuck."""
 
@@ -60,6 +63,7 @@ class Child:
     deaths: int = 0
     started_at: float = 0.0
     start_at: float = 0.0
+    heard_at: float = 0.0
     pipe: int | None = None
     reloading: bool = False
 
@@ -134,9 +138,16 @@ class Supervisor:
         ready, _, _ = select.select(pipes, [], [], _TICK)
         for child in self._children:
             if child.pipe in ready and child.pipe is not None:
-                child.ready = child.was_ready = bool(os.read(child.pipe, 64)) or child.ready
-                os.close(child.pipe)
-                child.pipe = None
+                self._listen(child, child.pipe)
+
+    def _listen(self, child: Child, pipe: int) -> None:
+        """Take a child's sign of life; the first one says that it is ready. The pipe closes with its end."""
+        if os.read(pipe, 64):
+            child.ready = child.was_ready = True
+            child.heard_at = time.monotonic()
+        else:
+            os.close(pipe)
+            child.pipe = None
 
     # ---- children ----------------------------------------------------------------------------------------------------
 
@@ -148,6 +159,10 @@ class Supervisor:
             return 0
         code = child.process.poll()
         if code is None:
+            silence = time.monotonic() - child.heard_at
+            if child.ready and not child.reloading and silence > _SILENT:
+                log.error("child_silent", role=child.role, seconds=round(silence))
+                child.process.kill()  # stopped, or held up by a library: it can end by no other means
             if child.failures and time.monotonic() - child.started_at > _STABLE:
                 child.failures = 0
             return 0

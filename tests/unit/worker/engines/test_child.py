@@ -1,0 +1,114 @@
+"""A process that is stuck ends by itself, and one that gives no sign of life is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.engines import child
+from worker.engines.supervisor import Child, Supervisor
+from worker.settings import Settings
+
+
+class Part:
+    """Work that says of itself what it is told to say, look by look."""
+
+    role = "work"
+
+    def __init__(self, *looks: list[str]) -> None:
+        self.looks = list(looks)
+        self.seen = threading.Event()
+
+    def stuck(self) -> list[str]:
+        if not self.looks:
+            self.seen.set()
+            return []
+        return self.looks.pop(0)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "LOOK", 0.01)
+
+
+def goes_on(part: Any, end: threading.Event, pipe: int | None = None) -> bool:
+    return child._goes_on(part, end, pipe)
+
+
+def test_work_that_is_stuck_twice_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not goes_on(Part(["a thread has ended"], ["a thread has ended"]), threading.Event())
+    assert "a thread has ended" in "".join(capsys.readouterr())
+
+
+def test_work_that_was_stuck_once_goes_on_until_it_is_told_to_end() -> None:
+    part, end = Part(["slow"], [], ["slow"], []), threading.Event()
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(goes_on(part, end)))
+    thread.start()
+    assert part.seen.wait(20)
+    end.set()
+    thread.join(20)
+    assert answers == [True]
+
+
+def test_it_gives_signs_of_life_and_the_supervisor_may_be_gone() -> None:
+    ours, theirs = os.pipe()
+    stuck = ["stuck"], ["stuck"]
+    assert not goes_on(Part([], [], *stuck), threading.Event(), theirs)
+    assert os.read(ours, 64) == b"...."
+    os.close(ours)
+    previous = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        assert not goes_on(Part(*stuck), threading.Event(), theirs)
+    finally:
+        signal.signal(signal.SIGPIPE, previous)
+        os.close(theirs)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Any:
+    storage = {"folder": tmp_path / "data", "min_free_mb": 0}
+    made = Supervisor(Settings.model_validate({"storage": storage, "health": {"port": 0}}), None)
+    yield made
+    made._lock.close()
+
+
+def test_a_child_that_is_silent_is_killed(supervisor: Supervisor, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        stopped = Child("work", process, "work-1", ready=True, was_ready=True, heard_at=time.monotonic())
+        assert supervisor._tend(stopped) == 0
+        assert process.poll() is None
+        stopped.heard_at -= 61
+        assert supervisor._tend(stopped) == 0
+        assert process.wait(20) == -signal.SIGKILL
+        assert supervisor._tend(stopped) == 0
+    assert (stopped.process, stopped.ready, stopped.deaths) == (None, False, 1)
+    assert "child_silent" in "".join(capsys.readouterr())
+
+
+def test_a_child_that_is_not_ready_yet_may_take_its_time(supervisor: Supervisor) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        starting = Child("work", process, "work-1", heard_at=time.monotonic() - 1000)
+        assert supervisor._tend(starting) == 0
+        assert process.poll() is None
+        process.kill()
+
+
+def test_the_first_sign_of_life_says_that_a_child_is_ready(supervisor: Supervisor) -> None:
+    ours, theirs = os.pipe()
+    starting = Child("work", pipe=ours)
+    os.write(theirs, b".")
+    supervisor._listen(starting, ours)
+    assert starting.ready
+    assert time.monotonic() - starting.heard_at < 20
+    os.close(theirs)
+    supervisor._listen(starting, ours)
+    assert starting.pipe is None
