@@ -84,7 +84,7 @@ def _goes_on(part: Part, end: threading.Event, ready_fd: int | None) -> bool:
             return True
         reasons = part.stuck()
         if before and reasons:  # twice: a machine that was asleep needs a moment
-            log.critical("stuck", role=part.role, reason="; ".join(reasons))
+            log.error("stuck", role=part.role, reason="; ".join(reasons))
             return False
         before = reasons
 
