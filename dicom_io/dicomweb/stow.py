@@ -1,17 +1,24 @@
-"""Delivery to a DICOMweb server: STOW-RS (PS3.18 10.5), by dicomweb-client (the extra `dicomweb`)."""
+"""Delivery to a DICOMweb server: STOW-RS (PS3.18 10.5), and what all requests to one have in common.
+
+No redirect is followed, since credentials and patients' data would go along. Answers are read up to a size.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
+import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
 
-from dicom_io.errors import InvalidSettings, PeerUnavailable
-from dicom_io.header.attributes import integer, items
-from dicom_io.network.status import Verdict, verdict_of
+from dicom_io.dicomweb.store_response import store_response
+from dicom_io.errors import InvalidSettings, NotNow, PeerUnavailable
+from dicom_io.network.address import redirection
+from dicom_io.network.status import SUCCESS, Verdict, verdict_of
 from dicom_io.objects.jpeg import decompress, is_jpeg_picture
 
 if TYPE_CHECKING:
@@ -22,6 +29,12 @@ if TYPE_CHECKING:
 
 _OBJECT = (400, 409, 413, 415, 422)  # bad request, conflict, too large, media type, unprocessable: it is the object
 _FAILED = 0xA900  # where the server gives no reason of its own
+_MOST_STORED = 4 * 1024 * 1024
+"""Bytes of an answer to a store transaction, at most: it is about one object."""
+_MOST_FOUND = 32 * 1024 * 1024
+"""Bytes of an answer to a search, at most: some servers give all matches at once."""
+_CHUNK = 1 << 16
+_NO_SERVER = "the server does not answer as a DICOMweb server does"
 
 
 @dataclass(frozen=True)
@@ -37,8 +50,9 @@ class WebPeer:
 class StowSession:
     """A session that stores objects at one server; it answers with the statuses of C-STORE."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, session: Any, peer: WebPeer) -> None:
+        self._session = session
+        self._peer = peer
 
     def accepts(self, sop_class_uid: str) -> bool:  # noqa: ARG002 - as `dicom_io.network.storage_scu.StorageAssociation`
         """Tell whether the server may take this SOP class: nothing is negotiated, so it is asked by sending."""
@@ -47,44 +61,95 @@ class StowSession:
     def store(self, path: Path) -> int:
         """Send one object and return 0x0000, a warning, or the server's Failure Reason (PS3.18 table 10.5.3-1).
 
+        It is 0x0000 or a warning only if the server names our object among those that it has stored.
+
         Raises
         ------
         PeerUnavailable
-            The server does not answer, is busy, or has nothing to do with us.
+            The server does not answer, is busy, points elsewhere, or is no DICOMweb server.
+        NotNow
+            It answers, but not about this object.
         """
         dataset = dcmread(path)
-        status = self._send(dataset)
+        status = self._send(dataset, path.read_bytes())
         if verdict_of(status) is Verdict.REFUSED and is_jpeg_picture(dataset):
             decompress(dataset)  # it may be the syntax that the server does not take
-            status = self._send(dataset)
+            with io.BytesIO() as file:
+                dcmwrite(file, dataset)
+                status = self._send(dataset, file.getvalue())
         return status
 
-    def _send(self, dataset: Dataset) -> int:
-        import requests
+    def _send(self, dataset: Dataset, data: bytes) -> int:
+        boundary = uuid.uuid4().hex
+        body = b"\r\n".join(
+            (f"--{boundary}".encode(), b"Content-Type: application/dicom", b"", data, f"--{boundary}--\r\n".encode())
+        )
+        headers = {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Accept": "application/dicom+json",
+        }
+        place = f"{self._peer.url.rstrip('/')}/studies"
+        with in_words():
+            # In one piece: some servers take no chunked requests.
+            answer = self._session.post(place, data=body, headers=headers, timeout=self._peer.timeout, stream=True)
+        with answer:
+            return _status_of(answer, str(dataset.SOPInstanceUID), self._peer.timeout)
 
-        try:
-            answer = self._client.store_instances([dataset])
-        except requests.HTTPError as error:
-            return _refusal(error.response)
-        except (requests.RequestException, OSError) as error:
-            raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
-        failed = items(answer, "FailedSOPSequence")
-        if failed:
-            return integer(failed[0], "FailureReason") or _FAILED
-        warned = [integer(each, "WarningReason") for each in items(answer, "ReferencedSOPSequence")]
-        return next((reason for reason in warned if reason), 0x0000)
 
-
-def _refusal(response: Any) -> int:
-    """Turn an HTTP status of 400 and up into a status of C-STORE where it is about the object, else into an error."""
-    code = response.status_code
+def _status_of(answer: Any, uid: str, timeout: float) -> int:
+    """Turn an answer about an object into a status of C-STORE. Raises as `StowSession.store` does."""
+    code = answer.status_code
     if code in _OBJECT:
-        try:  # the body may say why: Failed SOP Sequence, Failure Reason
-            return int(response.json()["00081198"]["Value"][0]["00081197"]["Value"][0])
-        except (ValueError, LookupError, TypeError):
-            return _FAILED
-    # Wrong credentials and addresses too: like an AE title that is not known, someone will put them right.
-    raise PeerUnavailable(f"the server answers with HTTP status {code}")
+        return _refusal(answer, uid, timeout)
+    if not 200 <= code < 300:
+        # Wrong credentials and addresses too: like an AE title that is not known, someone will put them right.
+        raise PeerUnavailable(f"the server answers with HTTP status {code}")
+    try:
+        response = store_response(answer.headers.get("Content-Type", ""), _body(answer, timeout))
+    except ValueError as error:  # the page of somebody who stands between, such as a login
+        raise PeerUnavailable(_NO_SERVER) from error
+    reason = response.failed.get(uid, response.failed.get(""))
+    if reason is not None:
+        if reason and verdict_of(reason) is Verdict.SENT:
+            raise NotNow(f"the server counts this object as failed, and gives status 0x{reason:04X}")
+        return reason or _FAILED
+    if uid not in response.stored:
+        raise NotNow("the server does not say that it has stored this object")
+    warning = response.stored[uid]
+    return warning if verdict_of(warning) is Verdict.SENT else SUCCESS  # it has the object, whatever it warns of
+
+
+def _refusal(answer: Any, uid: str, timeout: float) -> int:
+    """Return why an object was refused, by an answer that is about it."""
+    try:  # the body may say why: Failed SOP Sequence, Failure Reason
+        failed = store_response(answer.headers.get("Content-Type", ""), _body(answer, timeout)).failed
+    except (ValueError, PeerUnavailable):
+        return _FAILED
+    reason = failed.get(uid) or failed.get("") or _FAILED
+    return _FAILED if verdict_of(reason) is Verdict.SENT else reason
+
+
+def _body(answer: Any, timeout: float) -> bytes:
+    """Return the body of an answer to a store transaction.
+
+    Raises
+    ------
+    PeerUnavailable
+        It is too long, or does not come in time.
+    """
+    from urllib3.exceptions import HTTPError
+
+    body, until = bytearray(), time.monotonic() + timeout
+    try:
+        while piece := answer.raw.read1(_CHUNK, decode_content=True):
+            body += piece
+            if len(body) > _MOST_STORED:
+                raise PeerUnavailable(f"the server's answer is longer than {_MOST_STORED} bytes")
+            if time.monotonic() > until:
+                raise PeerUnavailable("the server's answer does not come in time")
+    except (HTTPError, OSError) as error:
+        raise PeerUnavailable(f"the server's answer broke off ({type(error).__name__})") from error
+    return bytes(body)
 
 
 def require() -> None:
@@ -98,9 +163,10 @@ def require() -> None:
 @contextmanager
 def stow_session(peer: WebPeer) -> Iterator[StowSession]:
     """Open a session with a server, and close it at the end."""
-    client, session = open_client(peer)
+    with in_words():
+        _, session = open_client(peer)
     try:
-        yield StowSession(client)
+        yield StowSession(session, peer)
     finally:
         session.close()
 
@@ -134,29 +200,56 @@ def in_words() -> Iterator[None]:
     except (requests.ConnectionError, requests.Timeout, OSError) as error:
         # A requests.JSONDecodeError is an OSError too.
         if isinstance(error, ValueError):
-            raise PeerUnavailable("the server does not answer as a DICOMweb server does") from error
+            raise PeerUnavailable(_NO_SERVER) from error
         raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
     except (requests.RequestException, ValueError) as error:
-        raise PeerUnavailable("the server does not answer as a DICOMweb server does") from error
+        raise PeerUnavailable(_NO_SERVER) from error
 
 
-def _plain_queries() -> Any:
-    """Return what sends requests, with their queries as RFC 3986 has them.
+def _adapter() -> Any:
+    """Return what sends requests: queries as RFC 3986 has them, no redirects, and answers up to a size.
 
-    dicomweb-client writes them as forms are written: a space as a plus sign, which is one in a URI, and wild cards
+    dicomweb-client writes queries as forms are written: a space as a plus sign, which is one in a URI, and wild cards
     escaped, which some servers then do not know (Orthanc's plugin 1.7 decodes nothing).
     """
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
-        def send(self, request: Any, *arguments: Any, **options: Any) -> Any:
+        def send(self, request: Any, stream: bool = False, *arguments: Any, **options: Any) -> Any:
             path, mark, query = request.url.partition("?")
             for form, plain in (("+", "%20"), ("%2A", "*"), ("%3F", "?")):
                 query = query.replace(form, plain)
             request.url = path + mark + query
-            return super().send(request, *arguments, **options)
+            answer = super().send(request, stream, *arguments, **options)
+            if 300 <= answer.status_code < 400:
+                answer.close()
+                raise PeerUnavailable(
+                    f"the server {redirection(answer.status_code, answer.headers.get('Location', ''))}"
+                )
+            if not stream:  # it is about to be read whole
+                answer.raw = _Bounded(answer.raw)
+            return answer
 
     return Adapter()
+
+
+class _Bounded:
+    """The body of an answer, which ends with an error where it is too long; all else is as it was."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def stream(self, amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
+        """Yield pieces as `urllib3.response.HTTPResponse.stream` does."""
+        length = 0
+        for piece in self._raw.stream(amount, decode_content=decode_content):
+            length += len(piece)
+            if length > _MOST_FOUND:
+                raise PeerUnavailable(f"the server's answer is longer than {_MOST_FOUND} bytes")
+            yield piece
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
 
 
 def open_client(peer: WebPeer) -> tuple[Any, Any]:
@@ -168,8 +261,9 @@ def open_client(peer: WebPeer) -> tuple[Any, Any]:
     logging.getLogger("dicomweb_client").setLevel(logging.ERROR)
     login = (peer.username, peer.password)
     session = create_session_from_user_pass(*login) if peer.username else create_session()
-    session.mount(peer.url, _plain_queries())
-    # In one piece: some servers take no chunked requests. The outbox repeats what failed, at its own pace.
-    client = DICOMwebClient(peer.url, session=session, chunk_size=1 << 31, timeout=peer.timeout, permissive_uid=True)
+    for scheme in ("http://", "https://"):  # whatever is asked for
+        session.mount(scheme, _adapter())
+    # The outbox repeats what failed, at its own pace.
+    client = DICOMwebClient(peer.url, session=session, timeout=peer.timeout, permissive_uid=True)
     client.set_http_retry_params(retry=False)
     return client, session

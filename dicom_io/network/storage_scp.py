@@ -27,6 +27,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_io.errors import ObjectTooLarge
 from dicom_io.network import spool, status
 from dicom_io.network.commitment_scp import Commitment, CommitmentService
+from dicom_io.network.nagle import send_at_once
 from dicom_io.network.operations import serve_in_turn
 
 log = structlog.get_logger("cxrd.scp")
@@ -148,6 +149,7 @@ class StorageNode:
         handlers: list[Any] = [
             (evt.EVT_C_ECHO, lambda _event: status.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ACCEPTED, _on_accepted),
             (evt.EVT_CONN_CLOSE, spool.drop_unfinished),

@@ -10,13 +10,14 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import AssociationRejected, Declined, PeerUnavailable, RefusedByPeer
+from dicom_io.errors import AssociationLost, AssociationRejected, Declined, PeerUnavailable, RefusedByPeer
 from dicom_io.header.reading import read_dataset
 from dicom_io.network.address import address
+from dicom_io.network.nagle import send_at_once
 from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.objects.jpeg import LOSSY, PICTURES, decompress, extend, is_jpeg_picture, lose
 from dicom_io.pixels.compression import compress
@@ -74,7 +75,7 @@ class StorageAssociation:
 
         Raises
         ------
-        PeerUnavailable
+        AssociationLost
             When the association was lost or the peer did not answer in time.
         Declined
             When it can be brought into no transfer syntax that the peer accepts.
@@ -106,9 +107,9 @@ class StorageAssociation:
         try:
             answer = self._association.send_c_store(dataset)
         except RuntimeError as error:
-            raise PeerUnavailable("the association was lost") from error
+            raise AssociationLost("the association was lost") from error
         if "Status" not in answer:
-            raise PeerUnavailable("the peer did not answer the C-STORE")
+            raise AssociationLost("the peer broke off the association, or did not answer the C-STORE")
         return int(answer.Status)
 
 
@@ -222,12 +223,12 @@ def associate(
         ae_title=peer.ae_title,
         max_pdu=MAXIMUM_PDU,
         ext_neg=list(roles),
-        evt_handlers=list(handlers),
+        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), *handlers],
     )
     if not association.is_established:
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say
-            names = sorted({UID(str(context.abstract_syntax)).name for context in contexts})
-            raise RefusedByPeer(f"the peer does not accept {' or '.join(names)}")
+            *most, last = sorted({UID(str(context.abstract_syntax)).name for context in contexts})
+            raise RefusedByPeer(f"the peer does not accept {', '.join(most)}{' or ' * bool(most)}{last}")
         raise (AssociationRejected if association.is_rejected else PeerUnavailable)(_why(association))
     try:
         yield association

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def storescp(inbox: Path, title: str, *options: str) -> Iterator[int]:
-    """Run it, with a folder for what comes; yield its port."""
+def storescp(inbox: Path, title: str, *options: str, port: int = 0) -> Iterator[int]:
+    """Run it, with a folder for what comes; yield its port, a free one where none is given."""
     inbox.mkdir()
-    port = free_port()
+    port = port or free_port()
     command = [tool("storescp"), *options, "-od", str(inbox), "-aet", title, str(port)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -52,8 +52,8 @@ class Receiver:
     """Takes framed messages and answers each with the next of `answers`: AA where there is none.
 
     An answer is a code, or code and further segments with a space between; or `silence`, `close`, `garbage`, `cut`
-    (half an acknowledgement, then the end), `trickle` (for ever, byte by byte), `other` (of another message), `unnamed`
-    (of none), `hang-up` (AA, then the end of the connection), `chatty` (AA twice).
+    (half an acknowledgement, then the end), `endless` (100 KB of one), `trickle` (for ever, byte by byte), `other` (of
+    another message), `unnamed` (of none), `hang-up` (AA, then the end of the connection), `chatty` (AA twice).
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -92,6 +92,7 @@ class Receiver:
                     "close": b"",
                     "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
                     "cut": good[: len(good) // 2],
+                    "endless": b"\x0bMSH|" + b"x" * 100_000,
                     "other": acknowledgement("AA", "SOMEBODY"),
                     "unnamed": acknowledgement("AA", ""),
                     "hang-up": good,
@@ -104,7 +105,7 @@ class Receiver:
                 while answer == "trickle" and not outer.ending.wait(0.05):
                     self.wfile.write(b"\x0b" if not more else b"x")
                     more = "x"
-                return answer not in ("close", "garbage", "cut", "hang-up", "silence")
+                return answer not in ("close", "garbage", "cut", "endless", "hang-up", "silence")
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.context, self._server.versions = context, self.versions

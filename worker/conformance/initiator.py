@@ -11,7 +11,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.dicomweb import wado
+from dicom_io.dicomweb import store_response, wado
 from dicom_io.network import query_retrieve
 from dicom_io.network.address import address
 from dicom_io.network.storage_scu import PLAIN, proposed, ways
@@ -279,7 +279,7 @@ def _web(settings: Settings) -> Iterator[str]:
             (
                 "Store (STOW-RS, PS3.18 10.5)",
                 "POST /studies",
-                f"sent: {wado.WHOLE}; answer: {answers}",
+                f"sent: {wado.WHOLE}; answer: {', '.join((*store_response.JSON, *store_response.XML))}",
                 _stored(settings),
             ),
             ("Search (QIDO-RS, 10.6)", "GET /studies", f"accepted: {answers}", f"{keys}, limit={wado.PAGE}, offset"),
@@ -295,8 +295,9 @@ def _web(settings: Settings) -> Iterator[str]:
     )
     yield ""
     yield (
-        "STOW-RS: Failure Reason and Warning Reason count as the status of a C-STORE; HTTP 400, 409, 413, 415 and 422"
-        " without one as 0xA900; every other HTTP status from 400 on is tried again."
+        "STOW-RS: an object is stored only if the answer names it in its Referenced SOP Sequence. Failure Reason and"
+        " Warning Reason count as the status of a C-STORE; HTTP 400, 409, 413, 415 and 422 without one as 0xA900. After"
+        " every other answer it is tried again. No redirect is followed."
     )
 
 

@@ -1,7 +1,7 @@
 """The courier of one destination: it takes what is due in hand, sends it, and enters what became of each.
 
 While the destination is down it asks with one delivery now and then, and all others wait as they are: the first success
-lets them go.
+lets them go. A delivery at which the destination fails, while it takes others, is put aside and holds up none of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
 from worker import metrics
 from worker.deliver.port import Outcome, Sender, Session, refusal, retry
+from worker.deliver.suspects import Suspects
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.records import DueDelivery
 from worker.logs import unexpected
@@ -38,7 +39,7 @@ LINGER = 0.5
 _IN_HAND = 10
 """Deliveries taken in hand at once, at most: as many wait for a lease to run out when the process is killed."""
 _LOSSES = 3
-"""Sessions that break off one after the other, whatever is in hand, until the destination counts as down."""
+"""Different deliveries at which sessions break off, and none passes between, until the destination counts as down."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Courier(threading.Thread):
         self._office = office
         self.timeout = timeout
         self.pulse = Pulse()
-        self._losses = 0
+        self._suspects = Suspects()
         self._ahead: list[DueDelivery] = []  # taken in hand for the session before, which could not carry them
         self._wake = threading.Event()
         self._ending = threading.Event()
@@ -115,7 +116,7 @@ class Courier(threading.Thread):
             if not self._is_probe():
                 return False
         left = 1 if breaker else self._office.settings.per_association
-        due = self._take(left)
+        due = self._take(left, is_probe=bool(breaker))
         if not due:
             return False
         in_hand = list(due)
@@ -145,14 +146,15 @@ class Courier(threading.Thread):
                 outcome = self._attempt(session, delivery)
                 reached("sent not entered")
             except PeerUnavailable as error:
-                self._charge(in_hand.pop(0), error)
+                is_lost = isinstance(error, AssociationLost)
+                self._charge(in_hand.pop(0), retry(str(error)), is_lost=is_lost, is_probe=is_probe)
                 return False
             in_hand.pop(0)
-            self._enter(delivery, outcome)
             if outcome.congested:
-                self._trip(outcome.reason)
+                self._charge(delivery, outcome, is_lost=False, is_probe=is_probe)
                 return False
-            self._losses = 0
+            self._enter(delivery, outcome)
+            self._suspects.enter_answer(delivery.delivery_id)
             if is_probe:
                 self._close()
                 is_probe = False
@@ -165,9 +167,11 @@ class Courier(threading.Thread):
             return False
         return self._office.breakers.take_probe(self.destination, moment, 2 * self.timeout)
 
-    def _take(self, limit: int) -> list[DueDelivery]:
+    def _take(self, limit: int, *, is_probe: bool = False) -> list[DueDelivery]:
+        """Take what is due in hand; as a probe what was tried least, for the destination may be down for one alone."""
         ahead, self._ahead = self._ahead, []
-        return ahead or self._office.deliveries.claim(self.destination, self._office.clock(), min(limit, _IN_HAND))
+        moment, most = self._office.clock(), min(limit, _IN_HAND)
+        return ahead or self._office.deliveries.claim(self.destination, moment, most, least_tried_first=is_probe)
 
     def _wait(self, seconds: float) -> None:
         self._wake.wait(seconds)
@@ -222,7 +226,8 @@ class Courier(threading.Thread):
             metrics.delivery(self.destination, "failed")
             log.error("delivery_failed", reason=reason, **self._log_fields(delivery))
 
-    def _postpone(self, delivery: DueDelivery, outcome: Outcome) -> None:
+    def _postpone(self, delivery: DueDelivery, outcome: Outcome, *, at_once: bool = False) -> None:
+        """Enter that an attempt failed; the next is due after the delivery's own backoff, or `at_once`."""
         moment, settings = self._office.clock(), self._office.settings
         if moment - delivery.task.created_at > dt.timedelta(hours=settings.give_up_after_hours):
             self._mark_failed(delivery, outcome.status, _given_up(settings, outcome.reason))
@@ -230,7 +235,7 @@ class Courier(threading.Thread):
         wait = backoff(
             delivery.task.attempts, first=settings.retry_first, most=settings.retry_max, jitter=random.random()
         )
-        until = moment + dt.timedelta(seconds=wait)
+        until = moment if at_once else moment + dt.timedelta(seconds=wait)
         reason, status = outcome.reason, outcome.status
         if self._office.enter(lambda: self._office.deliveries.postpone(delivery, status, reason, moment, until)):
             metrics.delivery(self.destination, "postponed")
@@ -242,18 +247,23 @@ class Courier(threading.Thread):
             self._office.enter(lambda: self._office.deliveries.hand_back(back, reason))
             deliveries.clear()
 
-    def _charge(self, delivery: DueDelivery, error: PeerUnavailable) -> None:
-        """Put aside the delivery at which a session ended: the others go on, and the next probe is not the same one.
+    def _charge(self, delivery: DueDelivery, outcome: Outcome, *, is_lost: bool, is_probe: bool) -> None:
+        """Enter that the destination failed at a delivery, and that it is down where it may be to blame.
 
-        A session that broke off may have done so because of this delivery; several in a row have another cause.
+        Without room, the destination is to blame, and the delivery waits for it alone. A session that broke off may
+        have done so because of the delivery: it is tried once more at once, then put aside for its own backoff. Several
+        different ones in a row have another cause. Whatever fails while others pass is put aside, as a probe is, and
+        the destination is not down.
         """
-        self._postpone(delivery, retry(str(error)))
-        self._losses += 1
-        if isinstance(error, AssociationLost) and self._losses < _LOSSES:
-            log.warning("session_lost", reason=str(error), **self._log_fields(delivery))
+        number = delivery.delivery_id
+        was_suspect, to_blame = self._suspects.knows(number), self._suspects.is_to_blame(number)
+        in_a_row = self._suspects.enter_failure(number)
+        at_once = not is_probe and not to_blame and (outcome.congested or (is_lost and not was_suspect))
+        self._postpone(delivery, outcome, at_once=at_once)
+        if is_probe or (not to_blame and (not is_lost or in_a_row >= _LOSSES)):
+            self._trip(outcome.reason)
         else:
-            self._losses = 0
-            self._trip(str(error))
+            log.warning("session_lost", reason=outcome.reason, **self._log_fields(delivery))
 
     # ---- the breaker -------------------------------------------------------------------------------------------------
 

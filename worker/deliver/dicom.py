@@ -82,8 +82,12 @@ class DicomSender:
 
     @contextmanager
     def open(self, due: Sequence[DueDelivery], blobs: Blobs) -> Iterator[DicomSession]:
-        """Open an association that can carry what is due."""
-        kinds = {(delivery.sop_class_uid, ExplicitVRLittleEndian) for delivery in due}
+        """Open an association that can carry what is due, and all else that goes there.
+
+        A node that takes pictures and no reports then refuses reports alone, and not the association.
+        """
+        sop_classes = {*self._sop_classes, *(delivery.sop_class_uid for delivery in due)}
+        kinds = {(sop_class, ExplicitVRLittleEndian) for sop_class in sop_classes}
         for delivery in due:  # a JPEG picture is offered as such, and uncompressed
             if delivery.sop_class_uid in PICTURES:
                 kinds.add((delivery.sop_class_uid, UID(syntax_of(blobs.path(delivery.sha256)))))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dicom_io.errors import Declined, NotNow, PeerUnavailable
+from dicom_io.errors import AssociationLost, Declined, NotNow, PeerUnavailable
 from dicom_io.network.storage_scu import CONNECT
 from dicom_io.network.tls import secured
 from worker.deliver.hl7_message import escaped
@@ -55,8 +55,10 @@ class Hl7Connection:
         NotNow
             It does not take it now (AR, CR, or an error that passes), or answers with anything but an acknowledgement
             of this message. It may have taken it: it is sent again under the same Message Control ID.
+        AssociationLost
+            It breaks off, or does not answer in time. It may have taken the message, as above.
         PeerUnavailable
-            It cannot be reached, or does not answer in time.
+            It cannot be reached, or does not speak MLLP.
         """
         routed = addressed(message, self._peer)
         try:
@@ -110,17 +112,17 @@ class Hl7Connection:
                 self._socket.settimeout(left)
                 piece = self._socket.recv(4096)
                 if not piece:
-                    raise NotNow("the HL7 receiver closes the connection without an answer")
+                    raise AssociationLost("the HL7 receiver closes the connection without an answer")
                 frame += piece
                 # The end of an earlier frame may still have been on its way.
                 if (not frame.lstrip(b"\r\n").startswith(_START) and frame.strip(b"\r\n")) or len(frame) > _MOST:
-                    raise NotNow("what answers there does not speak MLLP")
+                    raise PeerUnavailable("what answers there does not speak MLLP")
         except TimeoutError as error:
-            raise PeerUnavailable("the HL7 receiver does not answer in time") from error
+            raise AssociationLost("the HL7 receiver does not answer in time") from error
         except OSError as error:
             # An alert says what TLS lacks, such as a certificate of ours, as late as here.
             name = getattr(error, "reason", None) or type(error).__name__
-            raise NotNow(f"the connection to the HL7 receiver was lost ({name})") from error
+            raise AssociationLost(f"the connection to the HL7 receiver was lost ({name})") from error
         answer, _, rest = bytes(frame).partition(_START)[2].partition(_END)
         if rest.strip(b"\r\n"):
             self.close()  # more than one answer: the next must not be taken for that of the next message

@@ -79,6 +79,8 @@ class Session(Protocol):
 
         Raises
         ------
+        AssociationLost
+            The destination broke off, or did not answer: it may concern this delivery or all.
         PeerUnavailable
             Nobody answers, or not to us: it concerns all deliveries.
         RefusedByPeer

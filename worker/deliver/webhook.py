@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
 import json
 import socket
 import urllib.error
@@ -18,7 +19,7 @@ from dicom_io.errors import PeerUnavailable
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import text
 from dicom_io.header.source_image import SourceImage
-from dicom_io.network.address import address
+from dicom_io.network.address import address, redirection
 from dicom_io.network.status import DATASET_MISMATCH, SUCCESS, Verdict
 from dicom_io.network.storage_scu import CONNECT
 from dicom_io.network.tls import client_context, secured
@@ -36,6 +37,14 @@ SUFFIX = ".json"
 TEST = "cxrd.check"
 SIGNATURE = "X-Cxrd-Signature"
 _NEVER = (400, 410, 413, 415, 422)  # bad request, gone, too large, media type, unprocessable: it will not pass later
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_arguments: Any) -> None:
+        """Follow no redirect: the answer stays an error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def notification(
@@ -97,6 +106,8 @@ class WebhookSender:
     def post(self, body: bytes) -> Outcome:
         """Post one body. HTTP 2xx counts as status 0x0000, and what will never be taken as 0xA900.
 
+        A redirect is a failure: what followed it would be a GET of another page, and our signature would go along.
+
         Raises
         ------
         PeerUnavailable
@@ -108,13 +119,17 @@ class WebhookSender:
         # The scheme is held to http and https by the settings.
         request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout):  # noqa: S310
+            with _OPENER.open(request, timeout=self._timeout):
                 return Outcome(Verdict.SENT, SUCCESS)
         except urllib.error.HTTPError as error:
-            if error.code in _NEVER:
-                return refusal(f"the webhook answers with HTTP status {error.code}", DATASET_MISMATCH)
-            raise PeerUnavailable(f"the webhook answers with HTTP status {error.code}") from error
-        except (OSError, ValueError) as error:
+            with error:
+                if error.code in _NEVER:
+                    return refusal(f"the webhook answers with HTTP status {error.code}", DATASET_MISMATCH)
+                if 300 <= error.code < 400:
+                    location = redirection(error.code, error.headers.get("Location", ""))
+                    raise PeerUnavailable(f"the webhook {location}") from error
+                raise PeerUnavailable(f"the webhook answers with HTTP status {error.code}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise PeerUnavailable(f"the webhook cannot be reached ({type(error).__name__})") from error
 
     def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:

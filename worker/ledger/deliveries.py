@@ -31,9 +31,13 @@ class Deliveries:
         """Take in hand from now on only what lies in this store."""
         self._queue.store = store
 
-    def claim(self, destination: str, now: dt.datetime, limit: int) -> list[DueDelivery]:
+    def claim(
+        self, destination: str, now: dt.datetime, limit: int, *, least_tried_first: bool = False
+    ) -> list[DueDelivery]:
         """Take what is to be sent to a destination now in hand: by priority, then oldest first."""
-        tasks = self._queue.claim([Kind.DELIVER], now, target=destination, limit=limit, among="any")
+        tasks = self._queue.claim(
+            [Kind.DELIVER], now, target=destination, limit=limit, among="any", least_tried_first=least_tried_first
+        )
         if not tasks:
             return []
         query = (

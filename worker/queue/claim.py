@@ -65,6 +65,7 @@ class Queue:
         subject: int | None = None,
         among: Among = "fresh",
         newest_first: bool = False,
+        least_tried_first: bool = False,
     ) -> list[Task]:
         """Take tasks that are due in hand: by priority, then the oldest.
 
@@ -76,14 +77,17 @@ class Queue:
             `fresh` leaves out what was in hand when a process died, `suspect` takes nothing else, `any` takes both.
         newest_first
             The highest subjects of a priority first, instead of the oldest tasks.
+        least_tried_first
+            Those with the fewest attempts first, and only then by priority.
         """
         conditions = [*self._conditions(kinds, now, target, subject), _among(among, now)]
-        order = (TaskRow.subject.desc(),) if newest_first else (TaskRow.id,)
+        order: list[Any] = [TaskRow.attempts] if least_tried_first else []
+        order += [TaskRow.priority, TaskRow.subject.desc() if newest_first else TaskRow.id]
         # Looked at without the right to write first: an idle process must not wait for its turn again and again.
         if not self._is_any(*conditions):
             return []
         query = select(TaskRow.id).where(*conditions)
-        query = query.order_by(TaskRow.priority, *order).limit(limit).with_for_update(skip_locked=True)
+        query = query.order_by(*order).limit(limit).with_for_update(skip_locked=True)
         values: dict[str, Any] = {
             "state": TaskState.LEASED,
             "owner": self.owner,

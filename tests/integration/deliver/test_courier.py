@@ -19,6 +19,7 @@ from sqlalchemy import text
 from dicom_io.errors import PeerUnavailable
 from dicom_io.network.storage_scu import Peer, StorageAssociation, echo, storage_association
 from dicom_io.objects.common import encode
+from tests.support.dcmtk import storescp
 from tests.support.ledgers import record_finding
 from tests.support.peers import Receiver, chest, receiving, wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW
@@ -40,6 +41,7 @@ from worker.settings import OutboxSettings, Settings
 from worker.storage.blobs import Blobs
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 class Outbox:
@@ -160,12 +162,97 @@ def test_a_peer_that_takes_no_session_for_such_a_class_is_waited_for(office: Out
         office.courier(receiver.port)
         wait_for(lambda: any(each["error"] for each in office.deliveries()))
         port = receiver.port
-    assert "does not accept Digital X-Ray Image Storage" in str(office.deliveries()[0]["error"])
+    error = str(office.deliveries()[0]["error"])
+    assert error.startswith("the peer does not accept ")
+    assert "Digital X-Ray Image Storage" in error
     assert [(each["state"], each["attempts"]) for each in office.deliveries()] == [("pending", 0)] * 2
     ready = Receiver([DX])
     ready.start(port)
     wait_for(lambda: office.nudged("sent"))
     ready.stop()
+
+
+@pytest.mark.parametrize("title", ["RECEIVER", "OTHER"])
+def test_a_rejected_association_fails_nothing(office: Outbox, title: str) -> None:
+    """Whatever the reason for an A-ASSOCIATE-RJ is, somebody will put it right, or `give_up_after_hours` is over."""
+    office.add(3)
+    with receiving([DX]) as receiver:
+        receiver._entity.require_calling_aet = ["FRIEND"] if title == "RECEIVER" else []
+        receiver._entity.require_called_aet = True
+        receiver._entity.ae_title = title
+        receiver._server.ae_title = title
+        office.courier(receiver.port)
+        wait_for(lambda: "rejects the association" in str(office.deliveries()[0]["error"]))
+        assert [(each["state"], each["attempts"]) for each in office.deliveries()] == [("pending", 0)] * 3
+        receiver._entity.require_calling_aet, receiver._entity.require_called_aet = [], False
+        wait_for(lambda: office.nudged("sent"))
+    assert office.events() == ["destination_down", "destination_up"]
+
+
+def test_a_class_that_is_refused_while_others_are_not_is_refused_for_good(office: Outbox) -> None:
+    """Also where it is all that waits: the association offers all that goes there."""
+    office.add(2)
+    with receiving([CAPTURE]) as receiver:
+        office.courier(receiver.port)
+        wait_for(lambda: office.states() == {"failed"})
+    assert {str(each["error"]) for each in office.deliveries()} == {
+        "the peer does not accept Digital X-Ray Image Storage - For Presentation"
+    }
+    assert office.events() == []
+
+
+def test_dcmtk_that_refuses_associations_is_waited_for(office: Outbox, tmp_path: Path) -> None:
+    office.add(3)
+    with storescp(tmp_path / "refusing", "RECEIVER", "--refuse") as port:
+        office.courier(port)
+        wait_for(lambda: "rejects the association" in str(office.deliveries()[0]["error"]))
+        assert [(each["state"], each["attempts"]) for each in office.deliveries()] == [("pending", 0)] * 3
+    with storescp(tmp_path / "ready", "RECEIVER", port=port):
+        wait_for(lambda: office.nudged("sent"))
+    assert len(list((tmp_path / "ready").iterdir())) == 3
+
+
+@pytest.mark.parametrize("option", ["--abort-after", "--abort-during"])
+def test_dcmtk_that_aborts_costs_no_result(office: Outbox, tmp_path: Path, option: str) -> None:
+    office.add(6)
+    with storescp(tmp_path / "aborting", "RECEIVER", option) as port:
+        office.courier(port)
+        wait_for(lambda: "destination_down" in office.events())
+        assert office.states() == {"pending"}
+        assert [each["attempts"] for each in office.deliveries()][3:] == [0] * 3
+    with storescp(tmp_path / "ready", "RECEIVER", port=port):
+        wait_for(lambda: office.nudged("sent"))
+    assert len(list((tmp_path / "ready").iterdir())) == 6
+
+
+def test_a_peer_that_aborts_at_one_class_gets_the_others_at_once(office: Outbox) -> None:
+    office.add(10)
+    with receiving([DX]) as receiver:
+        bad = {each.sop_instance_uid for each in office.results[::2]}
+        stored = receiver._store
+
+        def abort(event: Any) -> int:
+            if event.request.AffectedSOPInstanceUID in bad:
+                event.assoc.abort()
+                return 0xC000
+            return stored(event)
+
+        receiver._server.bind(evt.EVT_C_STORE, abort)
+        office.courier(receiver.port, retry_first=600.0, retry_max=600.0)
+        wait_for(lambda: len(receiver.objects) == 5)
+        wait_for(lambda: [each["attempts"] for each in office.deliveries()] == [2, 1] * 5)
+        assert [each["state"] for each in office.deliveries()] == ["pending", "sent"] * 5
+        assert office.events() == []
+
+
+@pytest.mark.parametrize("status", [0xB000, 0xB006, 0xB007])
+def test_a_warning_counts_as_stored(office: Outbox, status: int) -> None:
+    office.add()
+    with receiving([DX]) as receiver:
+        receiver.answers = [status]
+        office.courier(receiver.port)
+        wait_for(lambda: office.states() == {"sent"})
+    assert office.deliveries()[0]["status"] == f"0x{status:04X}"
 
 
 def test_a_peer_that_comes_back_gets_everything(office: Outbox) -> None:
@@ -294,9 +381,6 @@ def test_a_result_is_sent_once_however_long_the_ledger_is_locked(office: Outbox,
         wait_for(lambda: office.states() == {"sent"})
         assert len(receiver.objects) == 1
     other.close()
-
-
-CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @pytest.mark.parametrize("trouble", ["encoder", "refusal"])

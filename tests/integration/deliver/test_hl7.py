@@ -13,7 +13,7 @@ import pytest
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
-from dicom_io.errors import Declined, InvalidSettings, NotNow, PeerUnavailable
+from dicom_io.errors import AssociationLost, Declined, InvalidSettings, NotNow, PeerUnavailable
 from dicom_io.header.source_image import source_image
 from tests.support.mllp import acknowledgement, foreign_receiver, parsed, receiver
 from tests.support.models import tiny
@@ -170,11 +170,12 @@ def test_a_header_without_anything_still_makes_a_message() -> None:
         ("XX", NotNow, "does not acknowledge this message"),
         ("other", NotNow, "does not acknowledge this message"),
         ("unnamed", NotNow, "does not acknowledge this message"),
-        ("garbage", NotNow, "does not speak MLLP"),
-        ("close", NotNow, "closes the connection without an answer"),
-        ("cut", NotNow, "closes the connection without an answer"),
-        ("silence", PeerUnavailable, "does not answer in time"),
-        ("trickle", PeerUnavailable, "does not answer in time"),
+        ("garbage", PeerUnavailable, "does not speak MLLP"),
+        ("close", AssociationLost, "closes the connection without an answer"),
+        ("cut", AssociationLost, "closes the connection without an answer"),
+        ("endless", PeerUnavailable, "does not speak MLLP"),
+        ("silence", AssociationLost, "does not answer in time"),
+        ("trickle", AssociationLost, "does not answer in time"),
     ],
 )
 def test_an_answer_decides_whether_it_is_sent_again(answer: str, expected: type[Exception], words: str) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,6 +41,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.answers: list[int] = []
+        self.location = ""
         self.got: list[tuple[dict[str, str], bytes]] = []
         outer = self
 
@@ -49,6 +51,13 @@ class Listener:
                 outer.got.append((dict(self.headers), body))
                 self.send_response(outer.answers.pop(0) if outer.answers else 204)
                 self.send_header("Content-Length", "0")
+                if outer.location:
+                    self.send_header("Location", outer.location)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                outer.got.append((dict(self.headers), b""))
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_arguments: Any) -> None:
@@ -99,6 +108,42 @@ def test_answers_become_statuses(status: int, expected: int, listener: Listener)
     with pytest.raises(PeerUnavailable, match="503"):
         posts(listener.url).post(body)
     assert SIGNATURE not in listener.got[1][0]
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_a_redirect_is_a_failure_that_says_where_it_points(status: int, listener: Listener) -> None:
+    """The page of a login would be fetched instead, and its 200 would count; the signature would go along."""
+    other = Listener()
+    try:
+        listener.answers, listener.location = [status], other.url.replace("http://", "http://u:pw@") + "?token=s3cret"
+        origin = other.url.removesuffix("/hook")
+        words = f"the webhook redirects to {origin} .HTTP status {status}., where nothing is sent"
+        with pytest.raises(PeerUnavailable, match=words) as error:
+            posts(listener.url, KEY).post(b"{}")
+        assert not any(word in str(error.value) for word in ("s3cret", "pw", "hook?"))
+        assert other.got == []
+        assert len(listener.got) == 1
+    finally:
+        other.server.shutdown()
+        other.server.server_close()
+
+
+@pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b""])
+def test_what_is_no_http_server_is_waited_for(answer: bytes) -> None:
+    """As one destination that is down: not as a fault of each notification."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        with pytest.raises(PeerUnavailable, match="cannot be reached"):
+            posts(f"http://127.0.0.1:{server.getsockname()[1]}/").post(b"{}")
+        thread.join(10)
 
 
 def test_a_notification_that_an_earlier_version_stored_is_delivered(listener: Listener, tmp_path: Path) -> None:

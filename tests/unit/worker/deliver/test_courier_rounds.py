@@ -233,34 +233,99 @@ def test_what_waits_too_long_for_a_destination_that_is_down_is_given_up(tmp_path
     assert set(post.states()) == {"sent"}
 
 
+def test_one_for_which_there_is_never_room_holds_up_no_other(post: Post) -> None:
+    """As where a node has no room for large objects: it waits longer each time, and the others go."""
+    uids = post.add(12)
+    post.place.answers = {uids[2]: [outcome_of(0xA700)] * 100}
+    post.run(60)
+    assert sorted(post.place.got) == sorted(set(uids) - {uids[2]})
+    attempts = post.deliveries()[uids[2]]["attempts"]
+    post.run(400)
+    assert post.deliveries()[uids[2]]["attempts"] <= attempts + 21  # every 20 to 40 seconds, of its own
+    assert post.events() == ["destination_down", "destination_up"]
+
+
 # ---- one that breaks off ------------------------------------------------------------------------------------------
 
+BROKEN = AssociationLost("the peer broke off")
 
-def test_one_at_which_the_session_breaks_off_is_put_aside_and_the_others_go_on(post: Post) -> None:
+
+def test_one_at_which_the_session_breaks_off_twice_is_put_aside_and_the_others_go_on(post: Post) -> None:
     uids = post.add(8)
-    post.place.answers = {uids[1]: [AssociationLost("the peer broke off")] * 2}
+    post.place.answers = {uids[1]: [BROKEN] * 2}
     while post.courier._round():
         pass
     assert post.place.got == [uids[0], *uids[2:]]
     told = post.deliveries()
-    assert [told[uid]["attempts"] for uid in uids] == [1] * 8
+    assert [told[uid]["attempts"] for uid in uids] == [1, 2] + [1] * 6
     assert (told[uids[1]]["state"], told[uids[1]]["error"]) == ("pending", "the peer broke off")
     assert post.events() == []
     post.run(60)
     assert post.place.got[-1] == uids[1]
 
 
-def test_sessions_that_break_off_one_after_the_other_have_another_cause(post: Post) -> None:
-    uids = post.add(8)
-    post.place.answers = {uid: [AssociationLost("the peer broke off")] for uid in uids}
+def test_a_session_that_breaks_off_once_is_opened_anew_at_once(post: Post) -> None:
+    uids = post.add(3)
+    post.place.answers = {uids[1]: [BROKEN]}
     while post.courier._round():
         pass
-    assert post.place.sessions == 3
+    assert post.place.got == uids
+    assert post.place.sessions == 2
+
+
+def test_a_destination_that_breaks_off_at_every_second_one_is_not_down(post: Post) -> None:
+    """A receiver that aborts at reports: pictures are not delayed, however many reports wait."""
+    uids = post.add(40)
+    reports = uids[::2]
+    post.place.answers = {uid: [BROKEN] * 1000 for uid in reports}
+    while post.courier._round():
+        pass
+    assert post.place.got == uids[1::2]
+    post.run(300)  # all reports come due again, and are older than what comes now
+    late = [f"2.25.9{number}" for number in range(3)]
+    results = [replace(RESULT, sop_instance_uid=uid, destinations=("pacs",)) for uid in late]
+    record_finding(post.ledger, post.receipt, FINDING, results, post.now)
+    while post.courier._round():
+        pass
+    assert post.place.got[-3:] == late
+    assert post.events() == []
+    assert {post.deliveries()[uid]["state"] for uid in reports} == {"pending"}
+
+
+def test_sessions_that_break_off_one_after_the_other_have_another_cause(post: Post) -> None:
+    uids = post.add(8)
+    post.place.answers = {uid: [BROKEN] * 9 for uid in uids}
+    while post.courier._round():
+        pass
+    assert post.place.sessions == 5
     assert post.events() == ["destination_down"]
-    assert [each["attempts"] for each in post.deliveries().values()] == [1] * 3 + [0] * 5
+    assert [each["attempts"] for each in post.deliveries().values()] == [2, 2, 1] + [0] * 5
+    post.run(600)
+    assert post.place.sessions <= 5 + 10 + 600 / 20  # a probe now and then, and not one for each result
     post.place.answers = {}
     post.run(60)
     assert sorted(post.place.got) == sorted(uids)
+
+
+def test_a_probe_that_breaks_off_leaves_the_next_one_to_another(post: Post) -> None:
+    uids = post.add(3)
+    post.place.down = "pacs cannot be reached"
+    post.run()
+    post.place.down = ""
+    post.place.answers = {uids[0]: [BROKEN] * 1000}
+    post.run(60)
+    assert post.place.got == uids[1:]
+    assert post.events() == ["destination_down", "destination_up"]
+
+
+def test_one_that_brings_an_error_of_the_server_holds_up_no_other(post: Post) -> None:
+    """As where a server answers with 500 to one object, and takes all others."""
+    uids = post.add(12)
+    post.place.answers = {uids[0]: [PeerUnavailable("HTTP status 500")] * 1000}
+    post.run(60)
+    assert sorted(post.place.got) == sorted(uids[1:])
+    post.run(300)
+    assert post.events() == ["destination_down", "destination_up"]
 
 
 # ---- outcomes ------------------------------------------------------------------------------------------------------

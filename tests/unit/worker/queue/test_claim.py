@@ -138,6 +138,17 @@ def test_the_newest_may_go_first(ledger: Ledger) -> None:
     assert claimed(Queue(ledger), newest_first=True) == [5, 9, 7, 3]
 
 
+def test_what_was_tried_least_may_go_first(ledger: Ledger) -> None:
+    filled(ledger, 1, 2, 3)
+    queue = Queue(ledger)
+    for task in queue.claim(NEW, NOON, limit=2):
+        with ledger.writing() as connection:
+            queue.postpone(connection, task, NOON)
+        queue.forget(task)
+    filled(ledger, 4, priority=Priority.STAT)
+    assert claimed(queue, least_tried_first=True) == [4, 3, 1, 2]
+
+
 def test_one_takes_only_what_it_asks_for(ledger: Ledger) -> None:
     filled(ledger, 1, 2, kind=Kind.DELIVER, target="pacs")
     filled(ledger, 3, kind=Kind.DELIVER, target="archive")
