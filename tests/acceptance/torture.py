@@ -148,18 +148,21 @@ class Torture:
                     sender.join()
                 self._send_more(senders, number)
             if number % 2:
-                self._kill_at(_AT_RUN_TIME[(number // 2) % len(_AT_RUN_TIME)])
+                self._kill_at(_AT_RUN_TIME[(number // 2) % len(_AT_RUN_TIME)], senders, number)
             else:
                 time.sleep(self.pick.uniform(0.2, 1.5))
                 self._kill(self.pick.choice(ROLES))
             self._misbehave(number)
 
-    def _kill_at(self, point: str) -> None:
+    def _kill_at(self, point: str, senders: list[Sender], number: int) -> None:
         armed = self.points / point
         armed.touch()
-        until = time.monotonic() + 20
-        while armed.exists() and time.monotonic() < until:
+        begin, fresh = time.monotonic(), False
+        while armed.exists() and time.monotonic() < begin + 20:
             time.sleep(0.05)
+            if not fresh and time.monotonic() > begin + 2:  # what waits may be none of the work that comes by here
+                self._send_more(senders, number, 4)
+                fresh = True
         if armed.exists():
             armed.unlink(missing_ok=True)  # nothing came by: there was no such work to do
         else:
@@ -218,11 +221,11 @@ class Torture:
         time.sleep(1.0)
         filling.unlink()
 
-    def _send_more(self, senders: list[Sender], number: int) -> None:
-        more = {str(each.SOPInstanceUID): each for each in _images(10, f"more-{number}-")}
+    def _send_more(self, senders: list[Sender], number: int, count: int = 10) -> None:
+        more = {str(each.SOPInstanceUID): each for each in _images(count, f"more-{number}-{count}-")}
         self.datasets |= more
         port = self.services[number % len(self.services)].port
-        sender = Sender(_files(more, self.folder / f"more-{number}"), port, self.folder)
+        sender = Sender(_files(more, self.folder / f"more-{number}-{count}"), port, self.folder)
         sender.start()
         senders.append(sender)
 
