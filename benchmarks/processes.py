@@ -64,17 +64,18 @@ class Process:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the process and all its children so far: user and system."""
-        return sum(_cpu_ticks(pid) for pid in self._family()) / _TICK
+        return sum(_cpu_ticks(pid) for pid in self.family()) / _TICK
 
     def peak_megabytes(self) -> float:
         """Return the greatest resident memory of the process, and its children's added (VmHWM)."""
         kilobytes = 0
-        for pid in self._family():
+        for pid in self.family():
             peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
             kilobytes += int(peak.group(1)) if peak else 0
         return kilobytes / 1024
 
-    def _family(self) -> list[int]:
+    def family(self) -> list[int]:
+        """Return the numbers of the process and of all its children."""
         family = [self._child.pid]
         for pid in family:  # grows while we walk
             for task in Path(f"/proc/{pid}/task").glob("*/children"):

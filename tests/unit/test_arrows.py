@@ -32,6 +32,7 @@ ORDER = {
             "settings",
             "extras",
             "logs",
+            "memory",
             "printable",
             "pulse",
             "database",

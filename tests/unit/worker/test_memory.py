@@ -1,0 +1,34 @@
+"""What is freed is given back to the system."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import ctypes, sys
+import numpy as np
+from worker.memory import give_back
+
+names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+Info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names]})
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Info
+
+if sys.argv[1] == "yes":
+    give_back()
+np.ones(20_000_000, np.uint8)  # freed at once: by itself glibc keeps from now on what is smaller
+before = mallinfo().hblkhd
+radiograph = np.ones(10_000_000, np.uint8)
+print(mallinfo().hblkhd - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, and has no such setting")
+@pytest.mark.parametrize(("asked", "its_own"), [("yes", 10_000_000), ("no", 0)])
+def test_a_radiograph_has_a_block_of_its_own_that_is_given_back(asked: str, its_own: int) -> None:
+    done = subprocess.run([sys.executable, "-c", _PROGRAM, asked], check=True, capture_output=True, text=True)
+    assert int(done.stdout) == pytest.approx(its_own, abs=100_000)
