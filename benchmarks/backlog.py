@@ -61,13 +61,13 @@ class Backlog:
 
     def memory(self, field: str) -> dict[str, int]:
         """Return a field of memory of each process, megabytes."""
-        found = {}
+        sizes = {}
         for pid in self._process.family():
             role = _role(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
             kilobytes = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
             if role and kilobytes:
-                found[role] = round(int(kilobytes.group(1)) / 1024)
-        return found
+                sizes[role] = round(int(kilobytes.group(1)) / 1024)
+        return sizes
 
     def stop(self) -> None:
         """End it."""

@@ -31,7 +31,8 @@ from benchmarks import common
 from dicom_io.finding import Finding
 from dicom_io.header.source_image import source_image
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
-from dicom_io.objects.common import Basis, ObjectKind, encode
+from dicom_io.objects.common import Basis, encode
+from dicom_io.objects.kinds import ObjectKind
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render

@@ -13,7 +13,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def give_back() -> None:
-    """Have the C library give back at once what is freed; call it before threads start.
+    """Have the C library give back at once what is freed; call it before much is loaded.
 
     By itself glibc raises the size from which it does so to that of the largest block that was freed (mallopt(3)), so
     that the heap keeps the pieces of every radiograph. Other C libraries have no such setting and are left alone.

@@ -26,18 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dicom_io.finding import ModelIdentity
+    from dicom_io.objects.kinds import ObjectKind
 
 # Code Value, Coding Scheme Designator, Code Meaning: all that most items of a code sequence hold (PS3.3 8.8).
 _CODE = dict.fromkeys((0x00080100, 0x00080102, 0x00080104)).keys()
-
-
-@dataclass(frozen=True)
-class ObjectKind:
-    """A kind of result as DICOM knows it."""
-
-    name: str
-    sop_class: UID
-    modality: str
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydicom.uid import EncapsulatedPDFStorage
-
-from dicom_io.objects.common import ObjectKind, begin, code, instance_references, plain_text, source_reference
+from dicom_io.objects.common import begin, code, instance_references, plain_text, source_reference
+from dicom_io.objects.kinds import ENCAPSULATED_PDF
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from dicom_io.header.source_image import SopInstance
     from dicom_io.objects.common import Basis
 
-KIND = ObjectKind("encapsulated-pdf", EncapsulatedPDFStorage, "DOC")
+KIND = ENCAPSULATED_PDF
 TITLE = "cxrd pneumonia report (research)"
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from highdicom.ko import KeyObjectSelection
 from highdicom.sr.utils import collect_evidence
 from pydicom.sr.codedict import codes
-from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage, KeyObjectSelectionDocumentStorage
+from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from dicom_io.header.source_image import sop_instance
-from dicom_io.objects.common import ObjectKind, begin, instance_dataset, reference, require_place
+from dicom_io.objects.common import begin, instance_dataset, reference, require_place
+from dicom_io.objects.kinds import KEY_OBJECTS
 from dicom_io.objects.structured_report import as_document, device_observer
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from dicom_io.objects.common import Basis
 
-KIND = ObjectKind("key-objects", KeyObjectSelectionDocumentStorage, "KO")
+KIND = KEY_OBJECTS
 TITLE = codes.DCM.OfInterest
 _DESCRIPTION = "A chest radiograph and what cxrd made from it. For research use. Not for diagnosis."
 

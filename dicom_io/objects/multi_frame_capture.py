@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom.tag import Tag
-from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from dicom_io.objects.common import ObjectKind, begin, plain_text
+from dicom_io.objects.common import begin, plain_text
 from dicom_io.objects.jpeg import compress, variant
+from dicom_io.objects.kinds import MULTI_FRAME_CAPTURE
 from dicom_io.objects.secondary_capture import describe_capture, describe_derivation, pass_on_loss, set_picture
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dicom_io.finding import Finding
     from dicom_io.objects.common import Basis
 
-KIND = ObjectKind("multi-frame-capture", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT")
+KIND = MULTI_FRAME_CAPTURE
 
 
 def multi_frame_capture(

@@ -11,12 +11,13 @@ from highdicom.pm import RealWorldValueMapping
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
-from pydicom.uid import UID, ParametricMapStorage
+from pydicom.uid import UID
 
 from dicom_io.errors import Unsuitable
 from dicom_io.finding import STRONG_EVIDENCE
 from dicom_io.header.copied import put
-from dicom_io.objects.common import ObjectKind, begin, code, plain_text, reference, require_place, source_reference
+from dicom_io.objects.common import begin, code, plain_text, reference, require_place, source_reference
+from dicom_io.objects.kinds import PARAMETRIC_MAP
 from dicom_io.objects.secondary_capture import pass_on_loss
 from dicom_io.uids import derived_uid
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dicom_io.header.source_image import SourceImage
     from dicom_io.objects.common import Basis
 
-KIND = ObjectKind("parametric-map", ParametricMapStorage, "OT")
+KIND = PARAMETRIC_MAP
 LABEL = "CXRD EVIDENCE"  # CS: at most 16 capital letters, digits, spaces
 # The standard's nearest name: the gradient of the pooling weights each place. LUT Explanation says it exactly.
 QUANTITY = codes.DCM.GradientWeightedClassActivation

@@ -10,11 +10,12 @@ from highdicom.color import CIELabColor
 from highdicom.pr import GraphicAnnotation, GraphicLayer, GraphicObject, TextObject
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
+from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
 from dicom_io.header.attributes import is_valid, number, text
-from dicom_io.objects.common import ObjectKind, begin, instance_dataset, plain_text, reference, require_place
+from dicom_io.objects.common import begin, instance_dataset, plain_text, reference, require_place
+from dicom_io.objects.kinds import PRESENTATION_STATE
 from dicom_io.objects.structured_report import tracking_identifier, tracking_uid
 from dicom_io.pixels.grayscale import lut_item, lut_words, window_of
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from dicom_io.header.source_image import SourceImage
     from dicom_io.objects.common import Basis
 
-KIND = ObjectKind("presentation-state", GrayscaleSoftcopyPresentationStateStorage, "PR")
+KIND = PRESENTATION_STATE
 LAYER = "CXRD FINDING"
 LABEL = "CXRD EVIDENCE"  # CS: at most 16 capital letters, digits, spaces
 _NOTICE = "cxrd. For research use. Not for diagnosis."

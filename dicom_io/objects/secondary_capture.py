@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_io.finding import MANUFACTURER
 from dicom_io.header.copied import put
-from dicom_io.objects.common import ObjectKind, begin, code, plain_text, source_reference, versions_of
+from dicom_io.objects.common import begin, code, plain_text, source_reference, versions_of
 from dicom_io.objects.jpeg import compress, variant
+from dicom_io.objects.kinds import SECONDARY_CAPTURE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dicom_io.objects.common import Basis
 
 # Not the source's modality: a viewer that hangs radiographs must not take this for one.
-KIND = ObjectKind("secondary-capture", SecondaryCaptureImageStorage, "OT")
+KIND = SECONDARY_CAPTURE
 
 
 def secondary_capture(

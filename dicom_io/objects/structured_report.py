@@ -32,11 +32,12 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, Comprehensive3DSRStorage
+from pydicom.uid import UID
 
 from dicom_io.finding import MANUFACTURER, Answer, readable
 from dicom_io.header.source_image import sop_instance
-from dicom_io.objects.common import ObjectKind, begin, device_uid, instance_references, plain_text, require_place
+from dicom_io.objects.common import begin, device_uid, instance_references, plain_text, require_place
+from dicom_io.objects.kinds import STRUCTURED_REPORT
 from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from dicom_io.header.source_image import Code, Request, SopInstance, SourceImage
     from dicom_io.objects.common import Basis
 
-KIND = ObjectKind("structured-report", Comprehensive3DSRStorage, "SR")
+KIND = STRUCTURED_REPORT
 
 PNEUMONIA = CodedConcept("233604007", "SCT", "Pneumonia")
 PRESENCE = CodedConcept("705057003", "SCT", "Presence")

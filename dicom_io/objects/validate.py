@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from dicom_io.header.source_image import SourceImage
-    from dicom_io.objects.common import ObjectKind
+    from dicom_io.objects.kinds import ObjectKind
 
 _ALWAYS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesNumber"),

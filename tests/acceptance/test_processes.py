@@ -25,8 +25,8 @@ from worker.settings import Settings
 HEAVY = ("torch", "onnxruntime", "cv2", "highdicom", "matplotlib")
 
 
-@pytest.mark.parametrize("role", ["receiver", "supervisor"])
-def test_what_takes_images_in_knows_no_model_and_no_codec(role: str) -> None:
+@pytest.mark.parametrize("role", ["receiver", "couriers", "supervisor"])
+def test_what_reads_no_image_knows_no_model_and_no_codec(role: str) -> None:
     program = f"import sys, worker.engines.{role}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & set(HEAVY) == set()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import options
+from worker.memory import give_back
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -29,28 +30,31 @@ def serve(config: options.Config = None) -> None:
 
 def receive(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
     """Only receive images, until stopped by SIGTERM or Ctrl-C."""
+    settings = _settings(config)
+    give_back()
     from worker.engines import child
     from worker.engines.receiver import Receiver
 
-    settings = _settings(config)
     child.run(lambda: Receiver(settings, owner), ready_fd)
 
 
 def work(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
     """Only answer images that were received, until stopped by SIGTERM or Ctrl-C."""
+    settings = _settings(config)
+    give_back()
     from worker.engines import child
     from worker.engines.workers import Workers
 
-    settings = _settings(config)
     child.run(lambda: Workers(settings, owner), ready_fd)
 
 
 def deliver(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
     """Only deliver results that are there, until stopped by SIGTERM or Ctrl-C."""
+    settings = _settings(config)
+    give_back()
     from worker.engines import child
     from worker.engines.couriers import Couriers
 
-    settings = _settings(config)
     child.run(lambda: Couriers(settings, owner), ready_fd)
 
 

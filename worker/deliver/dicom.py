@@ -14,13 +14,13 @@ from dicom_io.network.address import address
 from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.network.storage_scu import PLAIN, Peer, StorageAssociation, echo, storage_association, ways
 from dicom_io.objects.jpeg import LOSSY, PICTURES
+from dicom_io.objects.kinds import BY_NAME
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
 from worker.clock import now
 from worker.deliver.port import Observation, Outcome, outcome_of, refusal
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomDestination
 from worker.ledger.records import DueDelivery
-from worker.results.kinds import KINDS
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
 
@@ -77,7 +77,7 @@ class DicomSender:
     def __init__(self, destination: DicomDestination, settings: Settings) -> None:
         self._node = node_of(destination, settings)
         self._compression = destination.compression
-        self._sop_classes = [KINDS[kind].sop_class for kind in destination.select(settings.results.kinds)]
+        self._sop_classes = [BY_NAME[kind].sop_class for kind in destination.select(settings.results.kinds)]
         self._jpeg = settings.results.jpeg_quality is not None
 
     @contextmanager

@@ -15,7 +15,6 @@ from dicom_io.errors import InvalidSettings, Unsuitable
 from dicom_io.finding import Answer
 from dicom_io.header.attributes import text, values
 from dicom_io.objects.common import device_uid
-from dicom_io.objects.structured_report import PNEUMONIA, PROBABILITY, presence, procedure
 from dicom_io.uids import derived_uid
 
 if TYPE_CHECKING:
@@ -169,6 +168,8 @@ def _patient(segment: Any, header: Dataset) -> None:
 
 def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> None:
     """Fill OBR: the accession number as filler's number and, as radiology has it (IHE RAD-28), as placer field 1."""
+    from dicom_io.objects.structured_report import procedure
+
     accession = escaped(text(header, "AccessionNumber"))
     study_time = text(header, "StudyDate") + text(header, "StudyTime").partition(".")[0]
     code = procedure(source)
@@ -191,6 +192,8 @@ def _order(segment: Any, source: SourceImage, header: Dataset, moment: str) -> N
 
 def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, str | list[str]]]:
     """Yield OBX-2, 3, 5 and what belongs to them; the first three are the finding, the others what it is about."""
+    from dicom_io.objects.structured_report import PNEUMONIA, PROBABILITY, presence
+
     answer, present = finding.answer, presence(finding)
     abnormal = _ABNORMAL.get(answer, "")
     yield {

@@ -14,7 +14,6 @@ import structlog
 
 from worker.engines.watch import Watch, Watched
 from worker.ledger.receipts import Ledger
-from worker.memory import give_back
 from worker.settings import Settings
 
 log = structlog.get_logger("cxrd.child")
@@ -53,7 +52,6 @@ def run(make: Callable[[], Part], ready_fd: int | None = None) -> None:
         Where a supervisor wants to hear that we are ready, and that we live; it holds our standard input open as long
         as it lives.
     """
-    give_back()
     end = stop_event()
     if ready_fd is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the supervisor leads

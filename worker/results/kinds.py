@@ -19,7 +19,8 @@ from dicom_io.objects import (
     secondary_capture,
     structured_report,
 )
-from dicom_io.objects.common import Basis, ObjectKind
+from dicom_io.objects.common import Basis
+from dicom_io.objects.kinds import ObjectKind
 from worker.inference.analyzer import Reading
 from worker.results.pictures import Pictures
 from worker.settings import Results
