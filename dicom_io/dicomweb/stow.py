@@ -11,12 +11,13 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pydicom import dcmread, dcmwrite
 
 from dicom_io.dicomweb.store_response import store_response
-from dicom_io.errors import InvalidSettings, NotNow, PeerUnavailable
+from dicom_io.errors import AssociationLost, InvalidSettings, NotNow, PeerUnavailable
 from dicom_io.network.address import redirection
 from dicom_io.network.status import SUCCESS, Verdict, verdict_of
 from dicom_io.objects.jpeg import decompress, is_jpeg_picture
@@ -65,8 +66,10 @@ class StowSession:
 
         Raises
         ------
+        AssociationLost
+            The server breaks off, does not answer, or answers with 500: this object may be why.
         PeerUnavailable
-            The server does not answer, is busy, points elsewhere, or is no DICOMweb server.
+            It cannot be reached, is busy, points elsewhere, or is no DICOMweb server.
         NotNow
             It answers, but not about this object.
         """
@@ -89,7 +92,7 @@ class StowSession:
             "Accept": "application/dicom+json",
         }
         place = f"{self._peer.url.rstrip('/')}/studies"
-        with in_words():
+        with _lost_or_unavailable(), in_words():
             # In one piece: some servers take no chunked requests.
             answer = self._session.post(place, data=body, headers=headers, timeout=self._peer.timeout, stream=True)
         with answer:
@@ -103,7 +106,8 @@ def _status_of(answer: Any, uid: str, timeout: float) -> int:
         return _refusal(answer, uid, timeout)
     if not 200 <= code < 300:
         # Wrong credentials and addresses too: like an AE title that is not known, someone will put them right.
-        raise PeerUnavailable(f"the server answers with HTTP status {code}")
+        kind = AssociationLost if code == HTTPStatus.INTERNAL_SERVER_ERROR else PeerUnavailable
+        raise kind(f"the server answers with HTTP status {code}")
     try:
         response = store_response(answer.headers.get("Content-Type", ""), _body(answer, timeout))
     except ValueError as error:  # the page of somebody who stands between, such as a login
@@ -134,8 +138,10 @@ def _body(answer: Any, timeout: float) -> bytes:
 
     Raises
     ------
+    AssociationLost
+        It does not come in time, or not whole.
     PeerUnavailable
-        It is too long, or does not come in time.
+        It is too long.
     """
     from urllib3.exceptions import HTTPError
 
@@ -146,10 +152,28 @@ def _body(answer: Any, timeout: float) -> bytes:
             if len(body) > _MOST_STORED:
                 raise PeerUnavailable(f"the server's answer is longer than {_MOST_STORED} bytes")
             if time.monotonic() > until:
-                raise PeerUnavailable("the server's answer does not come in time")
+                raise AssociationLost("the server's answer does not come in time")
     except (HTTPError, OSError) as error:
-        raise PeerUnavailable(f"the server's answer broke off ({type(error).__name__})") from error
+        raise AssociationLost(f"the server's answer broke off ({type(error).__name__})") from error
     return bytes(body)
+
+
+@contextmanager
+def _lost_or_unavailable() -> Iterator[None]:
+    """Tell a server that broke off, or did not answer, from one that could not be reached."""
+    import requests
+    from urllib3.exceptions import ProtocolError
+
+    try:
+        yield
+    except PeerUnavailable as error:
+        cause = error.__cause__
+        broke_off = isinstance(cause, requests.ConnectionError) and isinstance(
+            next(iter(cause.args), None), ProtocolError
+        )
+        if broke_off or isinstance(cause, requests.ReadTimeout):
+            raise AssociationLost(f"the server broke off, or did not answer ({type(cause).__name__})") from error
+        raise
 
 
 def require() -> None:

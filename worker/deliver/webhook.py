@@ -12,10 +12,11 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from dicom_io.errors import PeerUnavailable
+from dicom_io.errors import AssociationLost, PeerUnavailable
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import text
 from dicom_io.header.source_image import SourceImage
@@ -110,8 +111,10 @@ class WebhookSender:
 
         Raises
         ------
+        AssociationLost
+            It breaks off, does not answer, or answers with 500: this body may be why.
         PeerUnavailable
-            Anything else: it is posted again later, so the receiver must know an `id` that it has seen.
+            Anything else. In both cases it is posted again, so the receiver must know an `id` that it has seen.
         """
         headers = {"Content-Type": "application/json", "User-Agent": f"cxrd/{__version__}"}
         if self._secret:
@@ -128,7 +131,10 @@ class WebhookSender:
                 if 300 <= error.code < 400:
                     location = redirection(error.code, error.headers.get("Location", ""))
                     raise PeerUnavailable(f"the webhook {location}") from error
-                raise PeerUnavailable(f"the webhook answers with HTTP status {error.code}") from error
+                kind = AssociationLost if error.code == HTTPStatus.INTERNAL_SERVER_ERROR else PeerUnavailable
+                raise kind(f"the webhook answers with HTTP status {error.code}") from error
+        except (TimeoutError, ConnectionError) as error:  # after the connection was made: else it is a URLError
+            raise AssociationLost(f"the webhook broke off, or did not answer ({type(error).__name__})") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise PeerUnavailable(f"the webhook cannot be reached ({type(error).__name__})") from error
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from dicom_io.errors import InvalidSettings, PeerUnavailable
+from dicom_io.errors import AssociationLost, InvalidSettings, PeerUnavailable
 from dicom_io.header.source_image import source_image
 from dicom_io.network.status import Verdict, verdict_of
 from tests.support.models import tiny
@@ -128,7 +128,7 @@ def test_a_redirect_is_a_failure_that_says_where_it_points(status: int, listener
         other.server.server_close()
 
 
-@pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b""])
+@pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"])
 def test_what_is_no_http_server_is_waited_for(answer: bytes) -> None:
     """As one destination that is down: not as a fault of each notification."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -144,6 +144,34 @@ def test_what_is_no_http_server_is_waited_for(answer: bytes) -> None:
         with pytest.raises(PeerUnavailable, match="cannot be reached"):
             posts(f"http://127.0.0.1:{server.getsockname()[1]}/").post(b"{}")
         thread.join(10)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_a_receiver_that_goes_without_an_answer_may_have_done_so_for_this_one(seconds: float) -> None:
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                ended.wait(10 * seconds)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        hook = WebhookDestination(name="hook", webhook=f"http://127.0.0.1:{server.getsockname()[1]}/", timeout=0.5)
+        with pytest.raises(AssociationLost, match="broke off, or did not answer"):
+            WebhookSender(hook, Settings()).post(b"{}")
+        ended.set()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(500, AssociationLost), (502, PeerUnavailable), (401, PeerUnavailable)])
+def test_an_error_of_the_receiver_may_be_of_this_one(status: int, kind: type[Exception], listener: Listener) -> None:
+    listener.answers = [status]
+    with pytest.raises(PeerUnavailable, match=str(status)) as error:
+        posts(listener.url).post(b"{}")
+    assert error.type is kind
 
 
 def test_a_notification_that_an_earlier_version_stored_is_delivered(listener: Listener, tmp_path: Path) -> None:

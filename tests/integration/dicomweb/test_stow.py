@@ -17,7 +17,7 @@ import pytest
 
 from dicom_io.dicomweb.stow import WebPeer, reach, stow_session
 from dicom_io.dicomweb.wado import web_archive
-from dicom_io.errors import InvalidSettings, NotNow, PeerUnavailable
+from dicom_io.errors import AssociationLost, InvalidSettings, NotNow, PeerUnavailable
 from dicom_io.network.query_retrieve import Receipt, Series
 from dicom_io.objects.common import encode
 from tests.support.orthanc import Orthanc, free_port
@@ -270,6 +270,25 @@ def test_an_answer_that_trickles_is_not_waited_for(object_: Path) -> None:
     ended.set()
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_server_that_goes_without_an_answer_may_have_done_so_for_this_one(silent: bool, object_: Path) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if silent:
+                threading.Event().wait(2)  # longer than anybody waits
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    with (
+        listening(Handler) as url,
+        stow_session(WebPeer(url, timeout=0.5)) as delivery,
+        pytest.raises(AssociationLost, match="broke off, or did not answer"),
+    ):
+        delivery.store(object_)
+
+
 def test_an_answer_that_breaks_off_is_no_success(object_: Path) -> None:
     with (
         streaming([json.dumps(stored()).encode()], 5000) as (url, _),
@@ -304,6 +323,7 @@ def test_any_other_answer_is_waited_out(status: int, object_: Path) -> None:
     with serving(status) as (url, _), stow_session(WebPeer(url)) as delivery, pytest.raises(PeerUnavailable) as told:
         delivery.store(object_)
     assert str(status) in str(told.value)
+    assert told.type is (AssociationLost if status == 500 else PeerUnavailable)  # one object may bring a 500
 
 
 def test_nobody_there(object_: Path) -> None:
