@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from dicom_io.errors import AssociationLost, PeerUnavailable, Permanent, RefusedByPeer, Retryable
+from dicom_io.errors import AssociationLost, NotNow, PeerUnavailable, Permanent, RefusedByPeer, Retryable
 from dicom_io.fail_points import reached
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
@@ -38,8 +38,8 @@ LINGER = 0.5
 """Seconds a session stays open for the next delivery."""
 _IN_HAND = 10
 """Deliveries taken in hand at once, at most: as many wait for a lease to run out when the process is killed."""
-_LOSSES = 3
-"""Different deliveries at which sessions break off, and none passes between, until the destination counts as down."""
+_IN_A_ROW = 3
+"""Different deliveries that fail, and none passes between, until the destination counts as down."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,15 @@ class Courier(threading.Thread):
                 outcome = self._attempt(session, delivery)
                 reached("sent not entered")
             except PeerUnavailable as error:
-                is_lost = isinstance(error, AssociationLost)
-                self._charge(in_hand.pop(0), retry(str(error)), is_lost=is_lost, is_probe=is_probe)
+                self._charge(in_hand.pop(0), retry(str(error)), type(error), is_probe=is_probe)
                 return False
             in_hand.pop(0)
-            if outcome.congested:
-                self._charge(delivery, outcome, is_lost=False, is_probe=is_probe)
-                return False
+            if outcome.verdict is Verdict.RETRY:
+                if outcome.is_ours:
+                    self._postpone(delivery, outcome)
+                elif self._charge(delivery, outcome, is_probe=is_probe):
+                    return False
+                continue
             self._enter(delivery, outcome)
             self._suspects.enter_answer(delivery.delivery_id)
             if is_probe:
@@ -197,21 +199,21 @@ class Courier(threading.Thread):
             return session.send(delivery)
         except PeerUnavailable:  # it concerns the session
             raise
+        except NotNow as error:
+            return retry(str(error))
         except Permanent as error:
             return refusal(str(error))
         except Exception as error:  # noqa: BLE001 - one result that cannot be sent must not hold up the others
-            return retry(str(error) if isinstance(error, Retryable) else unexpected(error))
+            return retry(str(error) if isinstance(error, Retryable) else unexpected(error), is_ours=True)
 
     # ---- outcomes ----------------------------------------------------------------------------------------------------
 
     def _enter(self, delivery: DueDelivery, outcome: Outcome) -> None:
-        """Enter what became of an attempt."""
+        """Enter what the destination has decided about a delivery."""
         if outcome.verdict is Verdict.SENT:
             self._mark_sent(delivery, outcome)
-        elif outcome.verdict is Verdict.REFUSED:
-            self._mark_failed(delivery, outcome.status, outcome.reason)
         else:
-            self._postpone(delivery, outcome)
+            self._mark_failed(delivery, outcome.status, outcome.reason)
 
     def _mark_sent(self, delivery: DueDelivery, outcome: Outcome) -> None:
         status, moment = outcome.status or SUCCESS, self._office.clock()
@@ -247,23 +249,33 @@ class Courier(threading.Thread):
             self._office.enter(lambda: self._office.deliveries.hand_back(back, reason))
             deliveries.clear()
 
-    def _charge(self, delivery: DueDelivery, outcome: Outcome, *, is_lost: bool, is_probe: bool) -> None:
-        """Enter that the destination failed at a delivery, and that it is down where it may be to blame.
+    def _charge(
+        self, delivery: DueDelivery, outcome: Outcome, error: type[PeerUnavailable] | None = None, *, is_probe: bool
+    ) -> bool:
+        """Enter that the destination failed at a delivery; return whether it counts as down by that.
 
         Without room, the destination is to blame, and the delivery waits for it alone. A session that broke off may
         have done so because of the delivery: it is tried once more at once, then put aside for its own backoff. Several
-        different ones in a row have another cause. Whatever fails while others pass is put aside, as a probe is, and
-        the destination is not down.
+        different ones in a row have another cause. Whatever fails while others pass is put aside, and the destination
+        is not down.
+
+        Parameters
+        ----------
+        error
+            What ended the session; None where the destination answered.
         """
-        number = delivery.delivery_id
+        number, is_lost = delivery.delivery_id, error is AssociationLost
         was_suspect, to_blame = self._suspects.knows(number), self._suspects.is_to_blame(number)
         in_a_row = self._suspects.enter_failure(number)
         at_once = not is_probe and not to_blame and (outcome.congested or (is_lost and not was_suspect))
         self._postpone(delivery, outcome, at_once=at_once)
-        if is_probe or (not to_blame and (not is_lost or in_a_row >= _LOSSES)):
+        may_be_one = is_lost or (error is None and not outcome.congested)
+        is_down = is_probe or (not to_blame and (not may_be_one or in_a_row >= _IN_A_ROW))
+        if is_down:
             self._trip(outcome.reason)
-        else:
+        elif error is not None:
             log.warning("session_lost", reason=outcome.reason, **self._log_fields(delivery))
+        return is_down
 
     # ---- the breaker -------------------------------------------------------------------------------------------------
 

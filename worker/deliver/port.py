@@ -31,6 +31,8 @@ class Outcome:
         SOP Instance UID of the lossy copy that went in the object's place; empty where the object itself went.
     congested
         Whether the destination has no room for anything now (0xA7xx, PS3.4 B.2.3).
+    is_ours
+        Whether the fault is here and says nothing of the destination, as where a file cannot be read.
     """
 
     verdict: Verdict
@@ -38,6 +40,7 @@ class Outcome:
     reason: str = ""
     sent_as: str = ""
     congested: bool = False
+    is_ours: bool = False
 
 
 def refusal(reason: str, status: int | None = None) -> Outcome:
@@ -45,9 +48,9 @@ def refusal(reason: str, status: int | None = None) -> Outcome:
     return Outcome(Verdict.REFUSED, status, reason)
 
 
-def retry(reason: str, status: int | None = None) -> Outcome:
+def retry(reason: str, status: int | None = None, *, is_ours: bool = False) -> Outcome:
     """Return that a delivery is to be tried again."""
-    return Outcome(Verdict.RETRY, status, reason)
+    return Outcome(Verdict.RETRY, status, reason, is_ours=is_ours)
 
 
 def outcome_of(status: int, sent_as: str = "") -> Outcome:

@@ -172,7 +172,7 @@ def test_of_two_processes_one_asks(post: Post) -> None:
 
 def test_the_first_success_lets_the_others_go_at_once(post: Post) -> None:
     """Whatever each one's own patience was."""
-    uids = post.add(6)
+    uids = post.add(2)
     post.place.answers = {uid: [retry("busy")] for uid in uids}
     post.run()
     post.place.down = "pacs cannot be reached"
@@ -326,6 +326,26 @@ def test_one_that_brings_an_error_of_the_server_holds_up_no_other(post: Post) ->
     assert sorted(post.place.got) == sorted(uids[1:])
     post.run(300)
     assert post.events() == ["destination_down", "destination_up"]
+
+
+def test_a_destination_that_puts_everything_off_is_asked_now_and_then(post: Post) -> None:
+    """As one whose database is down: it answers 0x0110 to each, and each would come again by its own patience."""
+    uids = post.add(30)
+    post.place.answers = {uid: [outcome_of(0x0110)] * 100 for uid in uids}
+    post.run(600)
+    assert post.place.sessions <= 1 + 10 + 600 / 20
+    assert post.events() == ["destination_down"]
+    post.place.answers = {}
+    post.run(60)
+    assert sorted(post.place.got) == sorted(uids)
+
+
+def test_what_cannot_be_read_here_says_nothing_of_the_destination(post: Post) -> None:
+    uids = post.add(6)
+    post.place.answers = {uid: [OutOfResources("cannot read the file")] * 2 for uid in uids[:5]}
+    post.run(60)
+    assert sorted(post.place.got) == sorted(uids)
+    assert post.events() == []
 
 
 # ---- outcomes ------------------------------------------------------------------------------------------------------
