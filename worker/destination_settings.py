@@ -94,6 +94,7 @@ class DicomDestination(_ResultDestination):
     ae_title: AeTitle
     calling_ae: AeTitle | None = None
     compression: Literal["auto", "lossless", "none", "rle", "jpeg-2000"] = "auto"
+    commitment: Literal["auto", True, False] = "auto"
 
 
 class DicomwebDestination(_ResultDestination):
@@ -162,7 +163,7 @@ NOTIFICATIONS = tuple(each.notification for each in KINDS.values() if each.notif
 _SIGNS = {"dicom": ("host", "port", "ae_title"), "dicomweb": ("url",), "webhook": ("webhook",), "hl7": ("hl7",)}
 _NO_EFFECT = ("calling_ae", "username", "password", "secret", "hl7_application", "hl7_facility")
 _BLANK: tuple[Any, ...] = (None, "", False, [], ())
-_EMPTY: dict[str, tuple[Any, ...]] = {"compression": ("auto", "none")}
+_EMPTY: dict[str, tuple[Any, ...]] = {"compression": ("auto", "none"), "commitment": ("auto", False)}
 
 
 def _kind_of(values: Any) -> str | None:
@@ -192,6 +193,7 @@ Destination = Annotated[
 _FOREIGN = {
     "kinds": "only for a DICOM node or a DICOMweb server: {title} gets notifications",
     "compression": "only for a DICOM node, with which it is negotiated",
+    "commitment": "only for a DICOM node: the others have no storage commitment",
     "tls": "only for an HL7 receiver: a url or a webhook says https, and a DICOM node has no TLS here",
     "ca_file": "only for an HL7 receiver with tls: true",
 }
@@ -222,6 +224,8 @@ def explain(place: tuple[str | int, ...], error: str, message: str) -> tuple[tup
         return where, _FOREIGN.get(key, "unknown setting").format(title=kind.title)
     if kind and error == "missing" and key in _SIGNS["dicom"]:
         return where, "missing; a DICOM node needs host, port and ae_title"
+    if key == "commitment" and error == "literal_error":
+        return where, "must be auto, true or false"
     if error == "string_pattern_mismatch":
         return where, _FORMATS.get(key, message)
     return where, _MESSAGES.get(error, message)

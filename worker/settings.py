@@ -116,6 +116,24 @@ class OutboxSettings(Part):
     retry_max: float = Field(900.0, gt=0)
     give_up_after_hours: float = Field(168.0, gt=0)
     per_association: int = Field(50, ge=1)
+    commit_after: float = Field(60.0, ge=0)
+    commit_report_within: float = Field(3600.0, gt=0)
+    commit_requests: int = Field(24, ge=1, le=1000)
+
+
+class Requestor(Part):
+    """A node that asks us for storage commitment, and where it listens for our report."""
+
+    ae_title: AeTitle
+    host: Annotated[str, StringConstraints(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class CommitmentSettings(Part):
+    """What we promise to those who send us images."""
+
+    offered: bool = False
+    report_to: tuple[Requestor, ...] = ()
 
 
 class Audit(Part):
@@ -164,6 +182,7 @@ class Settings(BaseSettings):
     results: Results = Results()
     destinations: tuple[Destination, ...] = ()
     outbox: OutboxSettings = OutboxSettings()
+    commitment: CommitmentSettings = CommitmentSettings()
     audit: Audit = Audit()
     worker: WorkerSettings = WorkerSettings()
     health: Health = Health()

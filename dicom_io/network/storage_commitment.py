@@ -57,7 +57,15 @@ def proposed() -> list[PresentationContext]:
     return [build_context(PUSH_MODEL, list(PLAIN))]
 
 
-def request_commitment(peer: Peer, request: Request, *, wait: float, receive: Callable[[Report], int]) -> Report | None:
+def request_commitment(
+    peer: Peer,
+    request: Request,
+    *,
+    wait: float,
+    receive: Callable[[Report], int],
+    taken: Callable[[], object] = lambda: None,
+    ending: Callable[[], bool] = lambda: False,
+) -> Report | None:
     """Ask a node to commit to the safekeeping of instances.
 
     Parameters
@@ -67,6 +75,10 @@ def request_commitment(peer: Peer, request: Request, *, wait: float, receive: Ca
     receive
         Called with every report that arrives on this association, in another thread: make it durable and return
         0x0000, or another status of N-EVENT-REPORT.
+    taken
+        Called when the node has taken the request, before its report is waited for.
+    ending
+        Tells whether to wait no longer.
 
     Returns
     -------
@@ -102,7 +114,8 @@ def request_commitment(peer: Peer, request: Request, *, wait: float, receive: Ca
             raise Declined(f"the node refuses the request for commitment with 0x{code:04X} ({_PERMANENT[code]})")
         if code != status.SUCCESS:
             raise NotNow(f"the node answers the request for commitment with 0x{code:04X}")
-        operations.wait_for(lambda: bool(own), wait)
+        taken()
+        operations.wait_for(lambda: bool(own) or ending(), wait)
     return own[0] if own else None
 
 

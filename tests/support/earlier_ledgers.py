@@ -13,12 +13,18 @@ from sqlalchemy import Connection, Engine, text
 from worker.ledger import migrations
 from worker.ledger.event_chain import GENESIS, digest
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """The revisions whose rows are known here. A new one is added to `_fill` together with its migration."""
 AT = dt.datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=dt.UTC)
 
 _MODEL = {"model": "net-1.0.0", "model_sha256": "f" * 64}
 _NEWER = {"model": "net-2.0.0", "model_sha256": "e" * 64}
+# Columns that 0007 dropped: their content is in the table of tasks since.
+_DROPPED = {
+    "receipt": {"next_attempt_at", "crashes"},
+    "delivery": {"next_attempt_at", "first_due_at"},
+    "reanalysis": {"next_attempt_at", "attempts", "crashes"},
+}
 # What both versions of the answer have in common, from 0002 on.
 _JUDGED = {
     "operating_point": "screening",
@@ -73,7 +79,7 @@ class _Rows:
         self._receipt(4, "failed", reason="pixel data is cut off", finished_at=AT)
         self._event("failed", 4, reason="pixel data is cut off")
         self._receipt(5, "received")
-        self._receipt(6, "working", started_at=AT, attempts=1)
+        self._receipt(6, "received" if self._revision >= "0007" else "working", started_at=AT, attempts=1)
         self._event("refused", None, status="0xC000", reason="not a readable DICOM object", calling_ae="X", bytes=3)
         if self._revision >= "0002":
             self._second_opinions()
@@ -81,6 +87,22 @@ class _Rows:
             self._second_readings()
         if self._revision >= "0004":
             self._outside()
+        if self._revision >= "0007":
+            self._tasks()
+
+    def _tasks(self) -> None:
+        """Put in the tasks of what is not done: 5, 6 (in hand), the second reading of 2, and the delivery of 2."""
+        left = {"state": "leased", "owner": "gone", "token": "t", "lease_until": AT}
+        rows = (
+            ("analyse", 5, "", {}),
+            ("analyse", 6, "", left),
+            ("reanalyse", 2, "e" * 64, {}),
+            ("deliver", 3, "pacs", {}),
+        )
+        for kind, subject, target, more in rows:
+            values = {"priority": 2, "due_at": AT, "attempts": 0, "crashes": 0, "created_at": AT, "reason": ""}
+            values |= {"state": "waiting", "owner": "", "token": "", "store": ""} | more
+            self._insert("task", kind=kind, subject=subject, target=target, **values)
 
     def _second_opinions(self) -> None:
         answer = {"answer": "flagged"} if self._revision >= "0006" else {"decision": "PNEUMONIA"}
@@ -183,9 +205,11 @@ class _Rows:
         self._previous = seal
 
     def _insert(self, table: str, **values: Any) -> None:
+        gone = _DROPPED.get(table, set()) if self._revision >= "0007" else set()
         plain = {
             name: value.replace(tzinfo=None).isoformat(sep=" ") if isinstance(value, dt.datetime) else value
             for name, value in values.items()
+            if name not in gone
         }
         names, places = ", ".join(plain), ", ".join(f":{name}" for name in plain)
         self._connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), plain)  # noqa: S608

@@ -151,11 +151,12 @@ def _queue(report: Status) -> Iterator[tuple[str, ...]]:
 
 
 def _destinations(report: Status) -> Iterator[tuple[str, ...]]:
-    from worker.health.status import clock, down_text
+    from worker.health.status import clock, commitment_text, down_text
 
     for each in report.destinations:
         state = f"not served: {each.not_served}" if each.not_served else "ok"
         state = down_text(each.down, report.at) if each.down else state
+        state = "; ".join(filter(None, (state, commitment_text(each, report.at))))
         committed = each.today.get("committed", 0)
         count, oldest = (str(each.failed.count), clock(each.failed.oldest, report.at)) if each.failed else ("0", "")
         sent = str(each.today.get("sent", 0) + committed)

@@ -12,11 +12,12 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.dicomweb import store_response, wado
-from dicom_io.network import query_retrieve
+from dicom_io.network import query_retrieve, storage_commitment
 from dicom_io.network.address import address
 from dicom_io.network.storage_scu import PLAIN, proposed, ways
 from dicom_io.objects.jpeg import LOSSY, PICTURES, QUALITY
 from worker.conformance.tables import contexts, table
+from worker.deliver.committer import MOST
 from worker.deliver.dicom import node_of
 from worker.destination_settings import (
     Destination,
@@ -25,6 +26,7 @@ from worker.destination_settings import (
     Hl7Destination,
     WebhookDestination,
 )
+from worker.ledger.deliveries import RESENDS
 from worker.results.kinds import KINDS
 from worker.settings import Settings
 
@@ -311,12 +313,37 @@ def _stored(settings: Settings) -> str:
     )
 
 
+_REASONS = (
+    ("no failure", "the delivery is *committed*"),
+    ("0x0112", f"sent again, {RESENDS} times at most, later each time; then the delivery has *failed*"),
+    ("0x0119", "the delivery has *failed*"),
+    ("0x0122", "the delivery stays *sent*"),
+    ("0x0110, 0x0131, 0x0213, any other; no report", "asked again"),
+)
+
+
 def _commitment(settings: Settings) -> Iterator[str]:
-    if _nodes(settings):
-        yield ""
-        yield "#### 3.4.5 Storage commitment"
-        yield ""
-        yield "None. `cxrd check NAME` proposes the Push Model as SCU to see whether it is offered; nothing uses it."
+    if not _nodes(settings):
+        return
+    yield ""
+    yield "#### 3.4.5 Storage commitment: Push Model as SCU"
+    names = [each.name for each in _nodes(settings) if each.commitment is not False]
+    yield ""
+    if not names:
+        yield "None. `cxrd check NAME` proposes it to see whether it is offered; nothing uses it."
+        return
+    outbox = settings.outbox
+    yield (
+        f"With {', '.join(names)}, where it is accepted: results that were sent {outbox.commit_after:g} s ago or"
+        f" earlier go into one N-ACTION of at most {MOST} instances, under a new Transaction UID. The N-EVENT-REPORT is"
+        " taken on this association or on a new one to the Acceptor, at any time. What was sent as a lossy copy is"
+        f" asked about by the copy's UID. Without a report it is asked again every {outbox.commit_report_within:g} s,"
+        f" {outbox.commit_requests} times at most; then the delivery stays *sent*."
+    )
+    yield ""
+    yield from contexts(storage_commitment.proposed(), "SCU")
+    yield ""
+    yield from table(("Failure Reason", "what follows"), _REASONS)
 
 
 def security(settings: Settings) -> Iterator[str]:

@@ -9,13 +9,17 @@ from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_
 from pynetdicom.presentation import AllStoragePresentationContexts
 
 from dicom_io.network.address import address
+from dicom_io.network.commitment_messages import PUSH_MODEL
+from dicom_io.network.commitment_scp import MOST_REFERENCES
 from dicom_io.network.storage_scp import ANY_SYNTAX, RADIOGRAPHS, READABLE_SYNTAXES, supported
 from dicom_io.network.storage_scu import CONNECT, MAXIMUM_PDU
 from modeltrain.model.card import Card, load_card
 from worker import __version__
 from worker.conformance import initiator, objects
 from worker.conformance.tables import contexts, table
+from worker.destination_settings import DicomDestination
 from worker.inference.serving import model_folder
+from worker.receive.commitments import addresses
 from worker.results.kinds import KINDS
 from worker.settings import Settings
 
@@ -76,6 +80,10 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
         for kind in destination.select(settings.results.kinds)
     }
     rows = [("Verification", "yes", "yes")]
+    asks = any(isinstance(each, DicomDestination) and each.commitment is not False for each in settings.destinations)
+    rows += [
+        (UID(PUSH_MODEL).name, "yes" if asks else "no", "yes" if settings.commitment.offered else "no"),
+    ]
     ours = sorted(kind.sop_class for kind in KINDS.values())
     rows += [(UID(each).name, "yes" if each in sent else "no", "yes") for each in ours]
     rows += [(UID(each).name, "no", "yes") for each in settings.rules.sop_classes if each not in ours]
@@ -84,7 +92,7 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
     yield ""
     yield from initiator.overview(settings)
     yield ""
-    yield "No worklist, printing, media interchange or storage commitment."
+    yield "No worklist, printing or media interchange."
 
 
 def _networking(settings: Settings) -> Iterator[str]:
@@ -154,6 +162,8 @@ def _acceptor(settings: Settings) -> Iterator[str]:
     yield ""
     yield from table(("status", "service status", "meaning"), _STATUSES_RETURNED)
     yield ""
+    yield from _commitment(settings)
+    yield ""
     yield "Analysed are the objects that these rules admit:"
     yield ""
     rules = settings.rules
@@ -168,6 +178,29 @@ def _acceptor(settings: Settings) -> Iterator[str]:
             ("patient's age", _ages(rules.min_age_years, rules.max_age_years, rules.absent_age)),
         ],
     )
+
+
+def _commitment(settings: Settings) -> Iterator[str]:
+    """Say what the node does about storage commitment: its reports to others, and others' reports to us."""
+    model = UID(PUSH_MODEL).name
+    if not settings.commitment.offered:
+        yield (
+            f"{model} ({PUSH_MODEL}) is accepted for N-EVENT-REPORT alone, from an SCP that reports on a request of"
+            " ours (SCP/SCU role selection); an N-ACTION is answered with 0x0124 (not authorised)."
+        )
+        return
+    yield (
+        f"{model} ({PUSH_MODEL}) as SCP, and as SCU for reports on requests of ours (SCP/SCU role selection). Committed"
+        " is what was answered with 0x0000 and whose file is there at the time of the request; all else gets Failure"
+        " Reason 0x0112, or 0x0119 with another SOP class. The commitment ends where an image is deleted by the"
+        f" settings or a person. The report comes on the same association, or on a new one to: {_requestors(settings)}."
+        f" At most {MOST_REFERENCES} references in a request."
+    )
+
+
+def _requestors(settings: Settings) -> str:
+    places = [f"{title} at {address(*place)}" for title, place in sorted(addresses(settings).items())]
+    return ", ".join(places) or "nobody (commitment.report_to is empty)"
 
 
 def _ages(least: float | None, most: float | None, absent: str) -> str:

@@ -67,14 +67,19 @@ class Courier(threading.Thread):
     ----------
     timeout
         Seconds that the destination may take for one delivery.
+    commit_after
+        Seconds after which it is to be asked to commit to keeping what it took; None where it is not.
     """
 
-    def __init__(self, name: str, sender: Sender, office: Office, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, name: str, sender: Sender, office: Office, *, timeout: float = 30.0, commit_after: float | None = None
+    ) -> None:
         super().__init__(name=f"courier-{name}", daemon=True)
         self.destination = name
         self._sender = sender
         self._office = office
         self.timeout = timeout
+        self._commit_after = None if commit_after is None else dt.timedelta(seconds=commit_after)
         self.pulse = Pulse()
         self._suspects = Suspects()
         self._ahead: list[DueDelivery] = []  # taken in hand for the session before, which could not carry them
@@ -216,8 +221,12 @@ class Courier(threading.Thread):
             self._mark_failed(delivery, outcome.status, outcome.reason)
 
     def _mark_sent(self, delivery: DueDelivery, outcome: Outcome) -> None:
-        status, moment = outcome.status or SUCCESS, self._office.clock()
-        if self._office.enter(lambda: self._office.deliveries.mark_sent(delivery, status, moment, outcome.sent_as)):
+        status, moment, deliveries = outcome.status or SUCCESS, self._office.clock(), self._office.deliveries
+
+        def write() -> None:
+            deliveries.mark_sent(delivery, status, moment, outcome.sent_as, commit_after=self._commit_after)
+
+        if self._office.enter(write):
             metrics.delivery(self.destination, "sent")
             lossy = {"sent_as": digest(outcome.sent_as)} if outcome.sent_as else {}
             log.info("delivered", status=f"0x{status:04X}", **lossy, **self._log_fields(delivery))

@@ -77,6 +77,7 @@ class DicomSender:
     def __init__(self, destination: DicomDestination, settings: Settings) -> None:
         self._node = node_of(destination, settings)
         self._compression = destination.compression
+        self._commitment = destination.commitment
         self._sop_classes = [BY_NAME[kind].sop_class for kind in destination.select(settings.results.kinds)]
         self._jpeg = settings.results.jpeg_quality is not None
 
@@ -106,7 +107,8 @@ class DicomSender:
             yield self._accepted(sop_class, syntaxes)
         if node.compression and SecondaryCaptureImageStorage in offer.syntaxes:
             yield self._compressed(offer.syntaxes[SecondaryCaptureImageStorage])
-        yield Observation(True, f"storage commitment: {_offered(offer.commitment)}")
+        required = self._commitment is True
+        yield Observation(offer.commitment or not required, f"storage commitment: {_offered(offer.commitment)}")
         yield Observation(True, f"query (C-FIND): {_offered(offer.query)}")
         yield Observation(True, f"retrieval: C-MOVE {_offered(offer.move)}, C-GET {_offered(offer.get)}")
         if store:

@@ -12,17 +12,21 @@ from prometheus_client.core import Metric
 from dicom_io.errors import CxrdError
 from worker import metrics
 from worker.clock import now
+from worker.deliver.committer import WAIT, CommitmentOffice, Committer
 from worker.deliver.courier import Courier, Office
 from worker.deliver.destinations import sender_of
-from worker.destination_settings import Destination
+from worker.deliver.dicom import node_of
+from worker.destination_settings import Destination, DicomDestination
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes
+from worker.ledger.commitments import Commitments
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.stores import open_blobs
 from worker.queue.breaker import Breakers
 from worker.queue.claim import Queue
 from worker.queue.wake import Bell
+from worker.receive.commitments import ReportIntake
 from worker.settings import Settings
 
 log = structlog.get_logger("cxrd.couriers")
@@ -68,10 +72,19 @@ class Couriers:
             now,
             self._outcomes.enter,
         )
+        self._commitment_office = CommitmentOffice(
+            Commitments(self.ledger, self.queue),
+            self._office.breakers,
+            outbox,
+            now,
+            ReportIntake(self.ledger, self._wake).receive,
+            self._outcomes.enter,
+        )
         self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail)
         self._bell = Bell(folder, self.role)
         self._listener = threading.Thread(target=self._listen, name="bell", daemon=True)
         self.couriers: list[Courier] = []
+        self.committers: list[Committer] = []
         self.not_served: dict[str, str] = {}
         """By name of a destination, why nothing can be sent there."""
 
@@ -86,12 +99,13 @@ class Couriers:
 
     def stop(self) -> None:
         """End after the deliveries in hand."""
-        for courier in self.couriers:
-            courier.stop()
+        threads: list[Courier | Committer] = [*self.couriers, *self.committers]
+        for each in threads:
+            each.stop()
         self._ending.set()
         self._bell.ring()
-        for courier in self.couriers:
-            courier.join(self.settings.worker.stop_seconds)
+        for each in threads:
+            each.join(self.settings.worker.stop_seconds)
         if self._listener.ident is not None:
             self._listener.join()
         self._heartbeat.stop()
@@ -100,8 +114,15 @@ class Couriers:
 
     def _serve(self, destination: Destination) -> None:
         name = destination.name
+        commits = isinstance(destination, DicomDestination) and destination.commitment is not False
         try:
-            courier = Courier(name, sender_of(destination, self.settings), self._office, timeout=destination.timeout)
+            courier = Courier(
+                name,
+                sender_of(destination, self.settings),
+                self._office,
+                timeout=destination.timeout,
+                commit_after=self.settings.outbox.commit_after if commits else None,
+            )
         except CxrdError as error:
             if self.not_served.get(name) != str(error):
                 log.error("destination_not_served", destination=name, reason=str(error))
@@ -111,13 +132,32 @@ class Couriers:
                 log.info("destination_served", destination=name)
             courier.start()
             self.couriers.append(courier)
+            if isinstance(destination, DicomDestination):
+                self._ask_to_commit(destination)
+
+    def _ask_to_commit(self, destination: DicomDestination) -> None:
+        """Start the committer of a destination; where none is wanted, nothing is asked that was to be asked before."""
+        office, name = self._commitment_office, destination.name
+        if destination.commitment is False:
+            try:
+                office.commitments.withdraw(name)
+            except CxrdError as error:
+                log.warning("commitment_waits", destination=name, reason=str(error))
+            return
+        required = destination.commitment is True
+        committer = Committer(name, node_of(destination, self.settings), office, required=required)
+        committer.start()
+        self.committers.append(committer)
+
+    def _wake(self) -> None:
+        for courier in self.couriers:
+            courier.wake()
 
     def _listen(self) -> None:
         looks = 0
         while not self._ending.is_set():
             if self._bell.wait(POLL):
-                for courier in self.couriers:
-                    courier.wake()
+                self._wake()
             looks += 1
             if looks % _AGAIN == 0:
                 for destination in self.settings.destinations:
@@ -127,13 +167,14 @@ class Couriers:
     def stuck(self) -> list[str]:
         """Return which couriers do not go on (`worker.engines.watch.Watched`). One that waits for the ledger does."""
         reasons = []
-        for each in self.couriers:
+        for each in (*self.couriers, *self.committers):
+            name = "courier" if isinstance(each, Courier) else "committer"
             # One delivery may take as long as the destination may; connecting and breaking off, too.
-            limit = self.settings.health.stuck_seconds + 4 * each.timeout
+            limit = self.settings.health.stuck_seconds + 4 * each.timeout + WAIT
             silent = {} if self._outcomes.waits_for else each.pulse.stuck(limit)
             if not each.is_alive():
-                reasons.append(f"the courier of {each.destination} has ended")
-            reasons += [f"the courier of {each.destination} has not gone on for {one:.0f} s" for one in silent.values()]
+                reasons.append(f"the {name} of {each.destination} has ended")
+            reasons += [f"the {name} of {each.destination} has not gone on for {one:.0f} s" for one in silent.values()]
         return reasons
 
     def check_store(self) -> None:
@@ -157,6 +198,7 @@ class Couriers:
         return {
             "destinations": [each.destination for each in self.couriers],
             "not_served": self.not_served,
+            "not_committing": {each.destination: each.not_offered for each in self.committers if each.not_offered},
             "pauses": self._outcomes.waits_for,
             "in_hand": len(self.queue.in_hand()),
         }

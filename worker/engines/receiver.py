@@ -11,13 +11,15 @@ from prometheus_client.core import Metric
 
 from dicom_io.errors import InvalidSettings
 from dicom_io.network.address import address
+from dicom_io.network.commitment_scp import Commitment
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.engines.heartbeat import Heartbeat
 from worker.ledger.database import open_ledger
 from worker.ledger.stores import open_blobs
-from worker.metrics import gauge
+from worker.metrics import expect_destination, gauge
 from worker.queue.claim import Queue
 from worker.queue.wake import ring
+from worker.receive.commitments import Keeper, ReportIntake, addresses
 from worker.receive.intake import Intake
 from worker.settings import Settings
 from worker.storage.pseudonym import PatientKey
@@ -56,7 +58,15 @@ class Receiver:
             self.ledger, self.blobs, key, lambda _: ring(folder, "work"), urgent=settings.scp.urgent_calling
         )
         options = NodeOptions(**settings.scp.model_dump(exclude={"urgent_calling"}))
-        self._node = StorageNode(options, self.blobs.incoming, intake.receive, check_space=self.blobs.check_space)
+        # Reports are taken whatever the settings say now: results may have been asked about under earlier ones.
+        commitment = Commitment(
+            ReportIntake(self.ledger, lambda: ring(folder, "deliver")).receive,
+            Keeper(self.ledger, self.blobs).held if settings.commitment.offered else None,
+            addresses(settings),
+        )
+        self._node = StorageNode(
+            options, self.blobs.incoming, intake.receive, commitment, check_space=self.blobs.check_space
+        )
         self._heartbeat = Heartbeat(self.ledger, self.role, owner or Queue(self.ledger).owner, None, self._detail)
 
     @property
@@ -67,6 +77,8 @@ class Receiver:
     def start(self) -> None:
         """Listen."""
         settings = self.settings.scp
+        for each in self.settings.destinations:
+            expect_destination(each.name)  # reports on what was sent there come in here
         self._listen()
         self._heartbeat.start()
         log.info(

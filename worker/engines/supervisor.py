@@ -39,7 +39,7 @@ log = structlog.get_logger("cxrd.supervisor")
 ROLES = ("receive", "work", "deliver")
 RELOADED = ("work", "deliver")
 """Those that take up new settings on SIGHUP by a start anew; receiving goes on meanwhile."""
-FIXED = ("scp", "storage", "ledger", "audit", "health")
+FIXED = ("scp", "storage", "ledger", "commitment", "audit", "health")
 """The settings that only a new start of everything takes up."""
 _TICK = 0.5
 _STABLE = 60.0

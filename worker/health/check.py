@@ -22,7 +22,7 @@ from worker.destination_settings import Destination
 from worker.extras import require_configured
 from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
-from worker.ledger import backlog
+from worker.ledger import backlog, overview
 from worker.ledger.database import open_ledger, schema
 from worker.ledger.processes import Process, processes
 from worker.ledger.receipts import Ledger
@@ -113,6 +113,7 @@ def _ledger(settings: Settings) -> Iterator[Check]:
         counts = ledger.counts()
         yield _images(ledger, counts)
         yield _deliveries(ledger, counts, {each.name for each in settings.destinations})
+        yield from _commitments(ledger, settings)
         running = processes(ledger)
         started = bool(counts) or lock.was_held(settings.storage.folder)
         yield from _processes(running, started=started)
@@ -161,13 +162,31 @@ def _images(ledger: Ledger, counts: dict[str, int]) -> Check:
 def _deliveries(ledger: Ledger, counts: dict[str, int], configured: set[str]) -> Check:
     groups = backlog.deliveries(ledger)
     orphans = {group.destination for group in groups if not group.failed} - configured
-    sent = [f"{counts['delivery_sent']} sent"] if "delivery_sent" in counts else []
+    sent = [
+        f"{counts[f'delivery_{state}']} {state}" for state in ("sent", "committed") if f"delivery_{state}" in counts
+    ]
     texts = [*sent, *(f"{group.destination}: {_in_words(group)}" for group in groups)]
     if orphans:
         names = ", ".join(sorted(orphans))
         texts.append(f"results wait for a destination that is not configured: {names}")
     ok = not orphans and not any(map(_is_fault, groups))
     return Check("deliveries", ok, "; ".join(texts) or "none yet")
+
+
+def _commitments(ledger: Ledger, settings: Settings) -> Iterator[Check]:
+    """Say of each destination what it has not committed to, though it was asked; a fault where it has to."""
+    with ledger.reading() as connection:
+        groups = overview.uncommitted(connection)
+    for name in sorted(groups.keys() & {each.name for each in settings.destinations}):
+        each, required = groups[name], getattr(settings.destination(name), "commitment", None) is True
+        texts, silent = [], each.most_requests > 1
+        if each.waiting and each.since is not None:
+            often = f", asked {each.most_requests} times" if silent else ""
+            texts.append(f"{each.waiting} waiting, the oldest for {_age(now() - each.since)}{often}")
+        if each.given_up:
+            texts.append(f"{each.given_up} stay sent: it did not commit to them")
+        recent = each.latest is not None and now() - each.latest < backlog.RECENT
+        yield Check("commitment", not (required and (silent or recent)), f"{name}: {'; '.join(texts)}")
 
 
 def _is_fault(group: backlog.Group) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.ledger import backlog, overview
 from worker.ledger.backlog import Group
-from worker.ledger.overview import TaskGroup
+from worker.ledger.overview import TaskGroup, Uncommitted
 from worker.ledger.processes import Process, processes
 from worker.queue.breaker import Breaker, Breakers
 from worker.queue.task import Kind
@@ -24,13 +24,18 @@ ROLES = ("receive", "work", "deliver")
 
 @dataclass(frozen=True)
 class DestinationStatus:
-    """One destination: the results of today's images by state, all that have failed, and why nothing is sent."""
+    """One destination: the results of today's images by state, all that have failed, and why nothing is sent.
+
+    `uncommitted` is what it has not committed to keeping, `not_committing` why it is not asked to.
+    """
 
     name: str
     today: dict[str, int]
     failed: Group | None
     down: Breaker | None
     not_served: str
+    uncommitted: Uncommitted | None = None
+    not_committing: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,33 @@ def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
         today = overview.images_since(connection, midnight)
         sent_today = overview.deliveries_since(connection, midnight)
         last_answer = overview.last_answer(connection)
+        uncommitted = overview.uncommitted(connection)
     failed_images = next((group for group in backlog.images(ledger) if group.failed), None)
     failed = {group.destination: group for group in backlog.deliveries(ledger) if group.failed}
     running = processes(ledger)
     configured = {each.name for each in settings.destinations}
-    names = sorted((configured | {each.destination for each in queue}) - {""})
-    not_served = _not_served(running, now)
+    waited_for = {each.destination for each in queue if each.kind == Kind.DELIVER}
+    names = sorted(configured | waited_for)
+    not_served, not_committing = _reasons(running, now, "not_served"), _reasons(running, now, "not_committing")
     destinations = [
         DestinationStatus(
-            each, sent_today.get(each, {}), failed.get(each), breakers.get(each), not_served.get(each, "")
+            each,
+            sent_today.get(each, {}),
+            failed.get(each),
+            breakers.get(each),
+            not_served.get(each, ""),
+            uncommitted.get(each),
+            not_committing.get(each, ""),
         )
         for each in names
     ]
+    committing = {each.name for each in settings.destinations if getattr(each, "commitment", None) is True}
     free, least = _free(settings), settings.storage.min_free_mb * 1_000_000
     wrong = [
         *_wrong_processes(running, now),
         *_wrong_queue(queue, set(breakers) | set(not_served), now),
         *_wrong_destinations(destinations, configured, now),
+        *_wrong_commitments([each for each in destinations if each.name in committing], now),
         *_wrong_images(failed_images, now),
         *_wrong_disk(free, least),
     ]
@@ -124,6 +139,21 @@ def down_text(breaker: Breaker, now: dt.datetime) -> str:
     seconds = (breaker.next_probe_at - now).total_seconds()
     probe = f"next probe in {span(seconds)}" if seconds > 0 else "a probe is due"
     return f"down since {clock(breaker.since, now)}: {breaker.reason}; {probe}"
+
+
+def commitment_text(destination: DestinationStatus, now: dt.datetime) -> str:
+    """Return why a destination has not committed to what was sent there; empty where that is only a matter of time."""
+    if destination.not_committing:
+        return "it offers no storage commitment"
+    each = destination.uncommitted
+    if each is None:
+        return ""
+    if each.given_up and each.latest is not None and now - each.latest < backlog.RECENT:
+        return f"{each.given_up} results stay sent and not committed"
+    if each.most_requests > 1 and each.since is not None:
+        often = f"asked {each.most_requests} times"
+        return f"no storage commitment for {each.waiting} results, the first sent {clock(each.since, now)}; {often}"
+    return ""
 
 
 # ---- what is wrong ---------------------------------------------------------------------------------------------------
@@ -155,7 +185,7 @@ def _wrong_queue(queue: list[TaskGroup], excused: set[str], now: dt.datetime) ->
             continue
         if each.kind == Kind.ANALYSE:
             yield f"{each.late} images are due, the first since {clock(each.next_due, now)}"
-        elif each.destination and each.destination not in excused:
+        elif each.kind == Kind.DELIVER and each.destination not in excused:
             yield f"{each.late} results for {each.destination} are due, the first since {clock(each.next_due, now)}"
 
 
@@ -171,6 +201,14 @@ def _wrong_destinations(destinations: list[DestinationStatus], configured: set[s
             yield f"destination {each.name}: {each.failed.count} deliveries have failed (cxrd redeliver)"
 
 
+def _wrong_commitments(destinations: list[DestinationStatus], now: dt.datetime) -> Iterator[str]:
+    """Yield what is not committed at the destinations that have to (`commitment: true`)."""
+    for each in destinations:
+        words = commitment_text(each, now)
+        if words:
+            yield f"destination {each.name}: {words}"
+
+
 def _wrong_images(failed: Group | None, now: dt.datetime) -> Iterator[str]:
     if failed and failed.has_failed_lately(now):
         yield f"{failed.count} images could not be analysed (cxrd retry)"
@@ -183,11 +221,11 @@ def _wrong_disk(free: int | None, least: int) -> Iterator[str]:
         yield f"disk: {free // 1_000_000} MB free, at least {least // 1_000_000} MB needed"
 
 
-def _not_served(processes: list[Process], now: dt.datetime) -> dict[str, str]:
-    """Return, by destination, why a process that delivers cannot follow its settings."""
+def _reasons(processes: list[Process], now: dt.datetime, what: str) -> dict[str, str]:
+    """Return, by destination, what the processes that deliver say in their details: why it is not served, or so."""
     reasons: dict[str, str] = {}
     for each in processes:
-        faults = each.detail.get("not_served")
+        faults = each.detail.get(what)
         if each.is_alive(now) and isinstance(faults, dict):
             reasons |= {str(name): str(why) for name, why in faults.items()}
     return reasons

@@ -12,9 +12,16 @@ from sqlalchemy import Connection, delete, func, select, update
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger, in_batches
 from worker.ledger.records import DueDelivery
-from worker.ledger.tables import DeliveryRow, DeliveryState, ReceiptRow, ResultRow
+from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
 from worker.queue.claim import Queue, make_due, put
 from worker.queue.task import Kind, TaskRow, TaskState
+
+LOST = 0x0112
+"""The Failure Reason of a destination that does not have an instance (PS3.3 C.14.1.1)."""
+RESENDS = 3
+"""How often a result is sent again because its destination says that it does not have it; then it has failed."""
+LATER = 5
+"""How many times as long a destination has after each time that it had lost a result."""
 
 
 class Deliveries:
@@ -64,16 +71,34 @@ class Deliveries:
         """Return whether anything is to be sent to a destination now."""
         return self._queue.has_due([Kind.DELIVER], now, target=destination)
 
-    def mark_sent(self, delivery: DueDelivery, status: int, now: dt.datetime, sent_as: str = "") -> None:
+    def mark_sent(
+        self,
+        delivery: DueDelivery,
+        status: int,
+        now: dt.datetime,
+        sent_as: str = "",
+        *,
+        commit_after: dt.timedelta | None = None,
+    ) -> None:
         """Enter that the destination has taken a result (success, or stored with a warning).
 
-        `sent_as` is the SOP Instance UID of the lossy copy that went in its place.
+        Parameters
+        ----------
+        sent_as
+            The SOP Instance UID of the lossy copy that went in its place.
+        commit_after
+            How long after this the destination is to be asked to commit to keeping it; None where it is not. Each time
+            that it had lost the result, `LATER` times as long: some archives file what they took only later.
         """
-        values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now}
+        values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now, "sent_as": sent_as}
         more = {"sent_as": sent_as} if sent_as else {}
         with self._ledger.writing() as connection:
             self._queue.finish(connection, delivery.task)
             self._settle(connection, delivery, "delivered", now, values, **more)
+            if commit_after is not None:
+                losses = min(RESENDS, losses_of(connection, delivery.delivery_id))
+                due, task = now + commit_after * LATER**losses, delivery.task
+                put(connection, Kind.COMMIT, task.subject, due, target=task.target, priority=task.priority)
         self._queue.forget(delivery.task)
 
     def postpone(
@@ -124,7 +149,7 @@ class Deliveries:
                 for number in list(connection.scalars(gone)):
                     row = update(DeliveryRow).where(DeliveryRow.id == number)
                     connection.execute(row.values(state=DeliveryState.FAILED, error=reason))
-                    receipt_id, *_ = _origin_of(connection, number)
+                    receipt_id, *_ = origin_of(connection, number)
                     event_chain.append(connection, "delivery_failed", now, receipt_id, delivery=number, error=reason)
                     count += 1
         return count
@@ -191,7 +216,8 @@ class Deliveries:
                     row = row.values(state=DeliveryState.PENDING, attempts=0).returning(DeliveryRow.destination)
                     target = connection.scalar(row)
                     if target is not None:
-                        receipt_id, priority, store = _origin_of(connection, number)
+                        _forget_commitment(connection, number)
+                        receipt_id, priority, store = origin_of(connection, number)
                         enter = partial(put, target=target, priority=priority, store=store)
                         if not enter(connection, Kind.DELIVER, number, now):
                             make_due(connection, Kind.DELIVER, [number], now)
@@ -207,7 +233,19 @@ class Deliveries:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
 
-def _origin_of(connection: Connection, delivery_id: int) -> tuple[int, int, str]:
+def _forget_commitment(connection: Connection, delivery_id: int) -> None:
+    """Have nobody ask for it, whoever has that in hand, and let no earlier answer count: it is sent anew."""
+    connection.execute(delete(TaskRow).where(TaskRow.kind == Kind.COMMIT, TaskRow.subject == delivery_id))
+    connection.execute(delete(CommitmentRow).where(CommitmentRow.delivery_id == delivery_id))
+
+
+def losses_of(connection: Connection, delivery_id: int) -> int:
+    """Return how often a destination had taken a result and then said that it does not have it."""
+    same = (CommitmentRow.delivery_id == delivery_id, CommitmentRow.reason == LOST)
+    return connection.scalar(select(func.count()).where(*same)) or 0
+
+
+def origin_of(connection: Connection, delivery_id: int) -> tuple[int, int, str]:
     """Return the number and the priority of the receipt that a delivery is about, and where its result lies."""
     query = (
         select(ReceiptRow.id, ReceiptRow.priority, ResultRow.store)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select, text
 
 from worker.ledger.tables import DeliveryRow, DeliveryState, FindingRow, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow, TaskState
@@ -55,6 +55,47 @@ def task_groups(connection: Connection, now: dt.datetime) -> list[TaskGroup]:
     return sorted(
         (TaskGroup(*row) for row in connection.execute(query)), key=lambda each: (each.kind, each.destination)
     )
+
+
+@dataclass(frozen=True)
+class Uncommitted:
+    """The deliveries to one destination that were *sent*, and that it has not committed to keeping.
+
+    Attributes
+    ----------
+    waiting, most_requests
+        Those that it has been asked about, or will be; and how often at most.
+    since
+        When the first of these was sent.
+    given_up, latest
+        Those that it is asked about no more; and when the last of them was sent. They stay *sent*.
+    """
+
+    destination: str
+    waiting: int = 0
+    most_requests: int = 0
+    since: dt.datetime | None = None
+    given_up: int = 0
+    latest: dt.datetime | None = None
+
+
+def uncommitted(connection: Connection) -> dict[str, Uncommitted]:
+    """Return, by destination, what was asked to be committed to and is not; nothing of those never asked."""
+    task = (TaskRow.kind == Kind.COMMIT) & (TaskRow.subject == DeliveryRow.id)
+    waiting = (
+        select(DeliveryRow.destination, func.count(), func.max(TaskRow.attempts), func.min(DeliveryRow.delivered_at))
+        .join(TaskRow, task)
+        .group_by(DeliveryRow.destination)
+    )
+    given_up = (
+        select(DeliveryRow.destination, func.count(), func.max(DeliveryRow.delivered_at))
+        .where(text("state = 'sent' AND error <> ''"))  # in the words of ix_delivery_uncommitted, which it needs
+        .group_by(DeliveryRow.destination)
+    )
+    groups = {row[0]: Uncommitted(*row) for row in connection.execute(waiting)}
+    for name, count, latest in connection.execute(given_up):
+        groups[name] = replace(groups.get(name, Uncommitted(name)), given_up=count, latest=latest)
+    return groups
 
 
 def failed_images(connection: Connection) -> int:

@@ -119,6 +119,24 @@ class DueDelivery:
 
 
 @dataclass(frozen=True)
+class DueCommitment:
+    """One delivery that this process has in hand to ask its destination whether it commits to keeping it.
+
+    `sop_instance_uid` is the UID that it was sent under.
+    """
+
+    task: Task
+    receipt_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+
+    @property
+    def delivery_id(self) -> int:
+        """The delivery's number."""
+        return self.task.subject
+
+
+@dataclass(frozen=True)
 class PreviousFinding:
     """What an object was answered before: the answer, and the report (four UIDs) where there is one.
 

@@ -21,10 +21,11 @@ from sqlalchemy import (
     UniqueConstraint,
     func,
     select,
+    text,
 )
 from sqlalchemy.orm import Mapped, aliased, mapped_column
 
-from worker.database.columns import Table
+from worker.database.columns import BigNumber, Table
 from worker.queue.task import Priority
 
 OUTSIDE = "outside"
@@ -147,6 +148,9 @@ class ResultRow(Table):
     created_at: Mapped[dt.datetime]
 
 
+_UNCOMMITTED = text("state = 'sent' AND error <> ''")
+
+
 class DeliveryRow(Table):
     """One result on its way to one destination."""
 
@@ -154,6 +158,7 @@ class DeliveryRow(Table):
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
         Index("ix_delivery_state", "destination", "state"),
+        Index("ix_delivery_uncommitted", "destination", sqlite_where=_UNCOMMITTED, postgresql_where=_UNCOMMITTED),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -166,6 +171,27 @@ class DeliveryRow(Table):
     created_at: Mapped[dt.datetime]
     delivered_at: Mapped[dt.datetime | None]
     committed_at: Mapped[dt.datetime | None]
+    sent_as: Mapped[str] = mapped_column(String(64), default="")  # UID of the lossy copy that went in its place
+
+
+class CommitmentRow(Table):
+    """One delivery that its destination was asked to commit to keeping, under a transaction's UID (PS3.4 J)."""
+
+    __tablename__ = "commitment"
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", "delivery_id"),
+        Index("ix_commitment_delivery", "delivery_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigNumber, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id", ondelete="CASCADE"))
+    destination: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    asked_at: Mapped[dt.datetime]
+    answered_at: Mapped[dt.datetime | None]
+    reason: Mapped[int | None] = mapped_column(Integer)  # Failure Reason (0008,1197), where it changed anything
 
 
 class ReanalysisRow(Table):

@@ -167,6 +167,14 @@ class Queue:
         row = update(TaskRow).where(*_ours(task))
         self._settled(task, connection.execute(row.values(**_WAITING, due_at=until, reason=reason)).rowcount)
 
+    def postpone_all(self, connection: Connection, tasks: Collection[Task], until: dt.datetime, reason: str) -> int:
+        """Put tasks back until later, those that are still ours; return how many these are. The attempts count."""
+        ours = TaskRow.id.in_([task.id for task in tasks]), TaskRow.token.in_({task.token for task in tasks})
+        numbers = list(connection.scalars(select(TaskRow.id).where(*ours).order_by(TaskRow.id).with_for_update()))
+        row = update(TaskRow).where(TaskRow.id.in_(numbers))
+        connection.execute(row.values(**_WAITING, due_at=until, reason=reason))
+        return len(numbers)
+
     def hand_back(self, connection: Connection, task: Task, reason: str = "") -> None:
         """Put a task back as it was, since the fault is not its own: the attempt does not count.
 
