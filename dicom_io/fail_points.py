@@ -22,6 +22,7 @@ POINTS = (
     "outcome committed",
     "sending",
     "sent not entered",
+    "marked not deleted",
     "migrating",
 )
 _FOLDER = os.environ.get("CXRD_TEST_FAIL_POINTS")

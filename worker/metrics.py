@@ -69,7 +69,9 @@ RECEIVED_BYTES = _counter("cxrd_received_bytes", "Their bytes")
 RECEIVED_AGAIN = _counter("cxrd_received_again", "Objects that were known already")
 REFUSED = _counter("cxrd_refused", "Objects that were not stored", "status", ("0xA700", "0xA900", "0xC000"))
 ANSWERED = _counter("cxrd_answered", "Images that a model answered", "answer", tuple(Answer))
-NOT_ANALYSED = _counter("cxrd_not_analysed", "Images that were left out", "reason", ("rules", "outside", "own output"))
+NOT_ANALYSED = _counter(
+    "cxrd_not_analysed", "Images that were left out", "reason", ("rules", "outside", "own output", "deleted")
+)
 FAILED = _counter(
     "cxrd_failed", "Images that could not be analysed", "reason", (CRASHED, UNFORESEEN, *_CAUSES.values())
 )
@@ -79,6 +81,7 @@ DELIVERIES = Counter(
     "cxrd_deliveries", "Attempts at a delivery and what became of them", ["destination", "outcome"], registry=REGISTRY
 )
 _OUTCOMES = ("sent", "committed", "failed", "postponed")
+DELETED_BYTES = _counter("cxrd_deleted_bytes", "Bytes of deleted files", "why", ("age", "space", "unowned"))
 STAGES = Histogram("cxrd_stage_seconds", "How long each stage took", ["stage"], buckets=_BUCKETS, registry=REGISTRY)
 
 
@@ -128,6 +131,11 @@ def expect_destination(name: str) -> None:
 def delivery(destination: str, outcome: str, count: int = 1) -> None:
     """Count deliveries: sent, committed, failed or postponed."""
     DELIVERIES.labels(destination, outcome).inc(count)
+
+
+def deleted(why: str, size: int) -> None:
+    """Count the bytes of files that were deleted."""
+    DELETED_BYTES.labels(why).inc(size)
 
 
 def gauge(name: str, text: str, values: Mapping[str, float] | float, label: str = "") -> GaugeMetricFamily:

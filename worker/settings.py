@@ -40,6 +40,23 @@ class Storage(Part):
 
     folder: Path = Path("data")
     min_free_mb: int = Field(500, ge=0)
+    make_room_mb: int | None = Field(None, ge=0)
+    keep_received_days: float | None = Field(None, gt=0)
+    keep_results_days: float | None = Field(None, gt=0)
+
+    @property
+    def room_bytes(self) -> int:
+        """The free bytes below which the oldest files go, if they are done with; 0 for never."""
+        megabytes = 4 * self.min_free_mb if self.make_room_mb is None else self.make_room_mb
+        return megabytes * 1_000_000
+
+    @model_validator(mode="after")
+    def _room_is_made_before_images_are_refused(self) -> Storage:
+        if 0 < self.room_bytes <= self.min_free_mb * 1_000_000:
+            raise ValueError(
+                f"make_room_mb ({self.make_room_mb}) must be above min_free_mb ({self.min_free_mb}), or 0 for never"
+            )
+        return self
 
 
 class LedgerSettings(Part):

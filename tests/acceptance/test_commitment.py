@@ -8,11 +8,10 @@ from typing import Any
 
 from pynetdicom import evt
 
-from dicom_io.network.commitment_messages import Report, request_of
+from dicom_io.network.commitment_messages import PUSH_MODEL, Report, request_of
 from dicom_io.network.commitment_scp import send_report
 from dicom_io.network.storage_scu import Peer
 from tests.acceptance.program import Service, invoke
-from tests.support.commitment import PUSH_MODEL
 from tests.support.peers import chest, receiving, send, wait_for
 
 

@@ -93,7 +93,7 @@ class _Rows:
     def _tasks(self) -> None:
         """Put in the tasks of what is not done: 5, 6 (in hand), the second reading of 2, and the delivery of 2."""
         left = {"state": "leased", "owner": "gone", "token": "t", "lease_until": AT}
-        rows = (
+        rows: tuple[tuple[str, int, str, dict[str, Any]], ...] = (
             ("analyse", 5, "", {}),
             ("analyse", 6, "", left),
             ("reanalyse", 2, "e" * 64, {}),

@@ -21,6 +21,7 @@ from worker.cli.drift import drift
 from worker.cli.feedback import feedback
 from worker.cli.models import models
 from worker.cli.pull import pull
+from worker.cli.purge import purge
 from worker.cli.reanalyze import reanalyze
 from worker.cli.serve import deliver, receive, serve, work
 from worker.cli.status import status
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 for panel, commands in {
     "Run": (serve, receive, work, deliver, status, check, conformance, analyze, demo),
-    "Deliver, fetch, read again": (redeliver, retry, reanalyze, pull),
+    "Deliver, fetch, read again": (redeliver, retry, reanalyze, pull, purge),
     "Models": (train, train_lungs, evaluate, retrain, drift),
 }.items():
     for command in commands:

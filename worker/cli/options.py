@@ -32,6 +32,9 @@ Since = Annotated[
 Until = Annotated[
     dt.datetime | None, typer.Option(parser=_moment, metavar="TIME", help="Received before; written like --since")
 ]
+Before = Annotated[
+    dt.datetime | None, typer.Option(parser=_moment, metavar="TIME", help="Received before; written like --since")
+]
 Accession = Annotated[str | None, typer.Option(help="Accession number")]
 LARGEST = 2**31 - 1
 """The largest number that goes into a question to the database."""

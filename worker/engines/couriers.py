@@ -18,6 +18,7 @@ from worker.deliver.destinations import sender_of
 from worker.deliver.dicom import node_of
 from worker.destination_settings import Destination, DicomDestination
 from worker.engines.heartbeat import Heartbeat
+from worker.engines.housekeeper import Housekeeper
 from worker.engines.outcome import Outcomes
 from worker.ledger.commitments import Commitments
 from worker.ledger.database import open_ledger
@@ -33,6 +34,8 @@ log = structlog.get_logger("cxrd.couriers")
 
 POLL = 1.0
 """Seconds between two looks at the clock when nobody rings."""
+_SWEEP_SECONDS = 3600.0
+"""Seconds that looking through the whole store may take."""
 _AGAIN = 30
 """Looks until a destination that could not be set up is tried once more."""
 
@@ -80,6 +83,7 @@ class Couriers:
             ReportIntake(self.ledger, self._wake).receive,
             self._outcomes.enter,
         )
+        self._housekeeper = Housekeeper(settings.storage, self.ledger, self._office.blobs, self.queue)
         self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail)
         self._bell = Bell(folder, self.role)
         self._listener = threading.Thread(target=self._listen, name="bell", daemon=True)
@@ -95,6 +99,7 @@ class Couriers:
             metrics.expect_destination(destination.name)
             self._serve(destination)
         self._listener.start()
+        self._housekeeper.start()
         log.info("delivering", destinations=[each.destination for each in self.couriers])
 
     def stop(self) -> None:
@@ -102,12 +107,14 @@ class Couriers:
         threads: list[Courier | Committer] = [*self.couriers, *self.committers]
         for each in threads:
             each.stop()
+        self._housekeeper.stop()
         self._ending.set()
         self._bell.ring()
         for each in threads:
             each.join(self.settings.worker.stop_seconds)
-        if self._listener.ident is not None:
-            self._listener.join()
+        for thread in (self._listener, self._housekeeper):
+            if thread.ident is not None:
+                thread.join(self.settings.worker.stop_seconds)
         self._heartbeat.stop()
         self._bell.close()
         log.info("stopped", role=self.role)
@@ -166,8 +173,12 @@ class Couriers:
 
     def stuck(self) -> list[str]:
         """Return which couriers do not go on (`worker.engines.watch.Watched`). One that waits for the ledger does."""
-        reasons = []
-        for each in (*self.couriers, *self.committers):
+        reasons = [
+            f"the housekeeper has not gone on for {each:.0f} s"
+            for each in self._housekeeper.pulse.stuck(_SWEEP_SECONDS).values()
+        ]
+        threads: list[Courier | Committer] = [*self.couriers, *self.committers]
+        for each in threads:
             name = "courier" if isinstance(each, Courier) else "committer"
             # One delivery may take as long as the destination may; connecting and breaking off, too.
             limit = self.settings.health.stuck_seconds + 4 * each.timeout + WAIT

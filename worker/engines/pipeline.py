@@ -197,6 +197,10 @@ class Pipeline:
         if crashes >= most:
             reason = f"the worker died {most} times while it had this image in hand"
             return self._failure(desk, claim, reason, None, metrics.CRASHED)
+        if claim.deleted_at is not None:  # after it was asked to be read again
+            gone = f"its file was deleted on {claim.deleted_at:%Y-%m-%d}"
+            counted = metrics.NOT_ANALYSED.labels("deleted")
+            return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, gone, now()), counted=counted)
         dataset: Dataset | None = None
         try:
             with metrics.timed("read"):

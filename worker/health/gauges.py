@@ -18,6 +18,7 @@ from worker.clock import now
 from worker.health.cached import Cached
 from worker.ledger import overview
 from worker.ledger.processes import processes
+from worker.ledger.retention import oldest_kept
 from worker.metrics import gauge
 from worker.queue.breaker import Breakers
 from worker.queue.task import Kind
@@ -70,11 +71,15 @@ class InstallationGauges:
             groups = overview.task_groups(connection, moment)
             images = overview.failed_images(connection)
             deliveries = overview.failed_deliveries(connection, names)
+            oldest = oldest_kept(connection)
         outbox = self._settings.outbox
         down = {each.name for each in Breakers(self._ledger, first=outbox.retry_first, most=outbox.retry_max).open()}
         running = [each.role for each in processes(self._ledger) if each.is_alive(moment)]
         return [
             *_queue(groups, names, moment),
+            gauge(
+                "cxrd_kept_oldest_seconds", "How long ago the oldest image was done that is kept", _age(oldest, moment)
+            ),
             gauge("cxrd_failed_images", "Images that stand as failed", images),
             gauge(
                 "cxrd_failed_deliveries",
@@ -110,6 +115,10 @@ def _queue(groups: list[overview.TaskGroup], names: list[str], moment: dt.dateti
         leased.add_metric(key, each.in_hand if each else 0)
         oldest.add_metric(key, max(0.0, (moment - each.oldest).total_seconds()) if each else 0)
     yield from (tasks, leased, oldest)
+
+
+def _age(since: dt.datetime | None, moment: dt.datetime) -> float:
+    return max(0.0, (moment - since).total_seconds()) if since else 0.0
 
 
 def _free(folder: Path) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from dicom_io.network.commitment_messages import FailureReason, Reference, Report, failure_words
 from worker.ledger import event_chain
@@ -168,7 +168,7 @@ class Commitments:
     def _enter_answer(
         self,
         connection: Connection,
-        row: Row[Any],
+        row: Any,
         reason: int | None,
         report: Report,
         now: dt.datetime,
@@ -221,13 +221,13 @@ class Commitments:
         rows: dict[str, tuple[str, str, int]] = {}
         with self._ledger.reading() as connection:
             for start in range(0, len(uids), 500):
-                some = ReceiptRow.sop_instance_uid.in_(list(uids[start : start + 500]))
-                for uid, sop_class_uid, sha256, size in connection.execute(select(*columns).where(some)):
+                some = ReceiptRow.sop_instance_uid.in_(list(uids[start : start + 500])), ReceiptRow.deleted_at.is_(None)
+                for uid, sop_class_uid, sha256, size in connection.execute(select(*columns).where(*some)):
                     rows[uid] = (sop_class_uid, sha256, size)
         return rows
 
 
-def _unanswered(connection: Connection, transaction_uid: str, numbers: Sequence[int]) -> Sequence[Row[Any]]:
+def _unanswered(connection: Connection, transaction_uid: str, numbers: Sequence[int]) -> Sequence[Any]:
     """Return what a node has not answered yet of these deliveries of a transaction; the rows are ours alone.
 
     First the deliveries, then their tasks, each in the order of their numbers, as everywhere: else two transactions may

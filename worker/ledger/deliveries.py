@@ -200,7 +200,7 @@ class Deliveries:
         states = [DeliveryState.FAILED, DeliveryState.PENDING]
         states += [DeliveryState.SENT, DeliveryState.COMMITTED] * include_sent
         query = select(DeliveryRow.id).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        query = query.where(DeliveryRow.state.in_(states))
+        query = query.where(DeliveryRow.state.in_(states), ResultRow.deleted_at.is_(None))
         if destination is not None:
             query = query.where(DeliveryRow.destination == destination)
         if receipt_ids:

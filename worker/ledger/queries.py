@@ -92,16 +92,17 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
             "answers": "SELECT * FROM finding WHERE receipt_id = :id ORDER BY id",
             "outside": "SELECT * FROM outside WHERE receipt_id = :id ORDER BY id",
             "reanalysis": "SELECT * FROM reanalysis WHERE receipt_id = :id",
-            "results": "SELECT kind, sop_instance_uid, sha256, finding_id FROM result"
+            "results": "SELECT kind, sop_instance_uid, sha256, finding_id, deleted_at FROM result"
             " WHERE receipt_id = :id ORDER BY id",
             "deliveries": "SELECT * FROM deliveries WHERE receipt_id = :id ORDER BY delivery_id",
             "events": "SELECT at, kind, detail FROM event WHERE receipt_id = :id ORDER BY id",
         }
+        deleted = connection.execute(text("SELECT deleted_at FROM receipt WHERE id = :id"), receipt).mappings().one()
         rest = {
             name: [_plain(each) for each in connection.execute(text(query), receipt).mappings()]
             for name, query in queries.items()
         }
-    return {"finding": _plain(row), **rest, "reanalysis": next(iter(rest["reanalysis"]), None)}
+    return {"finding": _plain(row) | _plain(deleted), **rest, "reanalysis": next(iter(rest["reanalysis"]), None)}
 
 
 def _receipt_number(key: str) -> int | None:

@@ -54,6 +54,8 @@ class Selection:
         They wait for a second reading already, or one is under way.
     left_out
         The model has left them out before.
+    deleted
+        Their files were deleted.
     """
 
     receipt_ids: tuple[int, ...]
@@ -61,6 +63,7 @@ class Selection:
     waiting: int
     left_out: int
     superseded: int = 0
+    deleted: int = 0
 
 
 class Reanalyses:
@@ -96,6 +99,7 @@ class Reanalyses:
                     exists().where(is_latest_finding(), FindingRow.model_sha256 == model_sha256),
                     ReanalysisRow.state,
                     ReanalysisRow.model_sha256,
+                    ReceiptRow.deleted_at,
                 )
                 .outerjoin(ReanalysisRow, ReanalysisRow.receipt_id == ReceiptRow.id)
                 .order_by(ReceiptRow.id.desc())
@@ -104,8 +108,8 @@ class Reanalyses:
                 query = query.where(condition)
             rows = connection.execute(query).all()
         selected: list[int] = []
-        answered = waiting = left_out = superseded = 0
-        for receipt_id, has_answer, stands, state, requested in rows:
+        answered = waiting = left_out = superseded = deleted = 0
+        for receipt_id, has_answer, stands, state, requested, deleted_at in rows:
             if has_answer:
                 answered += 1
                 superseded += not stands
@@ -113,9 +117,11 @@ class Reanalyses:
                 waiting += 1
             elif state == ReanalysisState.LEFT_OUT and requested == model_sha256 and not criteria.receipt_ids:
                 left_out += 1
+            elif deleted_at is not None:
+                deleted += 1
             else:
                 selected.append(receipt_id)
-        return Selection(tuple(selected), answered, waiting, left_out, superseded)
+        return Selection(tuple(selected), answered, waiting, left_out, superseded, deleted)
 
     def request(self, receipt_ids: Sequence[int], model: str, model_sha256: str, by: str, now: dt.datetime) -> int:
         """Enter that images are to be read by a model; return how many were entered.
@@ -174,11 +180,12 @@ class Reanalyses:
 
     def load(self, task: Task) -> Claim:
         """Return what a worker needs to know of the image of a task."""
-        image = select(ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256)
+        image = select(ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256, ReceiptRow.deleted_at)
         request = select(ReanalysisRow.requested_at, ReanalysisRow.model_sha256)
         with self._ledger.reading() as connection:
-            requested = connection.execute(request.where(ReanalysisRow.receipt_id == task.subject)).one()
-            return Claim(task, *connection.execute(image.where(ReceiptRow.id == task.subject)).one(), *requested)
+            at, model_sha256 = connection.execute(request.where(ReanalysisRow.receipt_id == task.subject)).one()
+            uid, calling_ae, sha256, gone = connection.execute(image.where(ReceiptRow.id == task.subject)).one()
+        return Claim(task, uid, calling_ae, sha256, at, model_sha256, gone)
 
     def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an image back, to be tried again at `until`."""

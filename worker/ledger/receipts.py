@@ -103,6 +103,7 @@ class Ledger(Database):
             with self.writing() as connection:
                 for receipt_id in some:
                     row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
+                    row = row.where(ReceiptRow.deleted_at.is_(None))
                     row = row.values(state=State.RECEIVED, attempts=0, reason="")
                     back = connection.execute(row.returning(ReceiptRow.priority, ReceiptRow.store)).one_or_none()
                     if back is not None:
@@ -116,6 +117,13 @@ class Ledger(Database):
         query = select(ReceiptRow.id, ReceiptRow.state).where(ReceiptRow.id.in_(list(receipt_ids)))
         with self.reading() as connection:
             return {int(number): str(state) for number, state in connection.execute(query)}
+
+    def deleted(self, receipt_ids: Iterable[int]) -> dict[int, dt.datetime]:
+        """Return when the files of those of these receipts were deleted whose files were."""
+        query = select(ReceiptRow.id, ReceiptRow.deleted_at).where(ReceiptRow.id.in_(list(receipt_ids)))
+        with self.reading() as connection:
+            rows = connection.execute(query.where(ReceiptRow.deleted_at.is_not(None)))
+            return {int(number): at for number, at in rows if at is not None}
 
     def counts(self) -> dict[str, int]:
         """Return how many objects stand in each state, and how many deliveries are pending or failed."""

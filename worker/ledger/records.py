@@ -38,7 +38,7 @@ class Claim:
     """A received object that this process has in hand for a task.
 
     `dated_at` is what its results bear as their time, the same each time the work is done; `model_sha256` names the
-    only model that may answer, and is empty where any may.
+    only model that may answer, and is empty where any may. `deleted_at` is when the object's file was.
     """
 
     task: Task
@@ -47,6 +47,7 @@ class Claim:
     sha256: str
     dated_at: dt.datetime
     model_sha256: str = ""
+    deleted_at: dt.datetime | None = None
 
     @property
     def id(self) -> int:

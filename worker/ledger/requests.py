@@ -42,7 +42,7 @@ def redeliver(settings: Settings, request: RedeliveryRequest) -> int:
     if request.destination is not None:
         _check_destination(request.destination, settings, ledger)
     states = ledger.states(request.receipt_ids)
-    if faults := _absent(request.receipt_ids, states):
+    if faults := [*_absent(request.receipt_ids, states), *_deleted(ledger, request.receipt_ids)]:
         raise InvalidSettings("; ".join(faults))
     count = Deliveries(ledger).redeliver(
         now(),
@@ -68,7 +68,7 @@ def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
         One of these does not exist or has not failed; then none is given to the worker.
     """
     ledger = open_ledger(settings)
-    _check_failed(receipt_ids, ledger.states(receipt_ids))
+    _check_failed(receipt_ids, ledger)
     failed = receipt_ids or tuple(row["receipt_id"] for row in findings(ledger, Filter(status="failed")))
     count = ledger.requeue(failed, now())
     ring(settings.storage.folder, "work")
@@ -89,8 +89,14 @@ def _absent(receipt_ids: tuple[int, ...], states: dict[int, str]) -> list[str]:
     return [f"receipt {number} does not exist" for number in receipt_ids if number not in states]
 
 
-def _check_failed(receipt_ids: tuple[int, ...], states: dict[int, str]) -> None:
-    faults = _absent(receipt_ids, states)
+def _deleted(ledger: Ledger, receipt_ids: tuple[int, ...]) -> list[str]:
+    gone = ledger.deleted(receipt_ids)
+    return [f"receipt {number}: its file was deleted on {at:%Y-%m-%d}" for number, at in sorted(gone.items())]
+
+
+def _check_failed(receipt_ids: tuple[int, ...], ledger: Ledger) -> None:
+    states = ledger.states(receipt_ids)
+    faults = [*_absent(receipt_ids, states), *_deleted(ledger, receipt_ids)]
     faults += [
         f"receipt {number} has not failed: its status is {states[number]}"
         for number in receipt_ids

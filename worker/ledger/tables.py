@@ -60,11 +60,19 @@ class ReanalysisState(StrEnum):
     WITHDRAWN = "withdrawn"  # by `cxrd reanalyze --cancel`
 
 
+_KEPT = text("deleted_at IS NULL")
+
+
 class ReceiptRow(Table):
     """One received SOP instance and its life."""
 
     __tablename__ = "receipt"
-    __table_args__ = (Index("ix_receipt_state", "state"), Index("ix_receipt_received_at", "received_at"))
+    __table_args__ = (
+        Index("ix_receipt_state", "state"),
+        Index("ix_receipt_received_at", "received_at"),
+        Index("ix_receipt_kept", "finished_at", sqlite_where=_KEPT, postgresql_where=_KEPT),
+        Index("ix_receipt_sha256", "sha256"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -88,6 +96,7 @@ class ReceiptRow(Table):
     store: Mapped[str] = mapped_column(String(32), default="")  # where its file lies, `worker.storage.blobs`
     state: Mapped[str] = mapped_column(String(16), default=State.RECEIVED)
     reason: Mapped[str] = mapped_column(Text, default="")
+    deleted_at: Mapped[dt.datetime | None]  # when its file was; the row stays
 
 
 class FindingColumns:
@@ -133,6 +142,10 @@ class ResultRow(Table):
     """One DICOM object that answers a received one."""
 
     __tablename__ = "result"
+    __table_args__ = (
+        Index("ix_result_kept", "created_at", sqlite_where=_KEPT, postgresql_where=_KEPT),
+        Index("ix_result_sha256", "sha256"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int] = mapped_column(ForeignKey("receipt.id"), index=True)
@@ -146,6 +159,7 @@ class ResultRow(Table):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     store: Mapped[str] = mapped_column(String(32), default="")
     created_at: Mapped[dt.datetime]
+    deleted_at: Mapped[dt.datetime | None]
 
 
 _UNCOMMITTED = text("state = 'sent' AND error <> ''")

@@ -75,7 +75,7 @@ def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
     Raises
     ------
     InvalidData
-        Nobody has spoken yet.
+        Nobody has spoken yet, or not on an image that is still kept.
     """
     last = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.receipt_id)
     query = (
@@ -88,13 +88,13 @@ def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
             FeedbackRow.agent,
         )
         .join(ReceiptRow, ReceiptRow.id == FeedbackRow.receipt_id)
-        .where(FeedbackRow.id.in_(last), takes_verdicts())
+        .where(FeedbackRow.id.in_(last), takes_verdicts(), ReceiptRow.deleted_at.is_(None))
         .order_by(ReceiptRow.id)
     )
     with ledger.reading() as connection:
         rows = connection.execute(query).all()
     if not rows:
-        raise InvalidData("the audit holds no reader's verdict yet: enter them by `cxrd feedback`")
+        raise InvalidData("the audit holds no reader's verdict on an image that is kept: enter them by `cxrd feedback`")
     return [
         Sample(
             blobs.path(row.sha256),

@@ -97,4 +97,5 @@ class Keeper:
 def addresses(settings: Settings) -> dict[str, tuple[str, int]]:
     """Return where requestors listen for our reports, by AE title: those of the settings, then the destinations."""
     nodes = [each for each in settings.destinations if isinstance(each, DicomDestination)]
-    return {each.ae_title: (each.host, each.port) for each in (*nodes, *settings.commitment.report_to)}
+    peers = {each.ae_title: (each.host, each.port) for each in nodes}
+    return peers | {each.ae_title: (each.host, each.port) for each in settings.commitment.report_to}

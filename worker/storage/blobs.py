@@ -96,6 +96,10 @@ class Blobs:
             raise BlobMissing(f"the file {what}") from error
         return path
 
+    def every(self, sha256: str) -> list[Path]:
+        """Return the files with this digest, whatever their suffix."""
+        return sorted((self.folder / sha256[:2]).glob(f"{sha256[2:]}.*"))
+
     def path(self, sha256: str, suffix: str = DICOM) -> Path:
         """Return where the file with this digest lies, or would lie."""
         return self.folder / sha256[:2] / f"{sha256[2:]}{suffix}"

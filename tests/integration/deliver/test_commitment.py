@@ -48,7 +48,7 @@ class Desk:
         migrations.upgrade(self.engine)
         self.ledger, self.now, self.woken = Ledger(self.engine), LATE, 0
         self.number = sent(self.ledger, count)
-        self.settings = OutboxSettings(**{"retry_first": 0.01, "retry_max": 0.02} | settings)  # type: ignore[arg-type]
+        self.settings = OutboxSettings(**{"retry_first": 0.01, "retry_max": 0.02} | settings)
         self.queue = Queue(self.ledger)
         self.breakers = Breakers(self.ledger, first=1, most=1)
         office = CommitmentOffice(
@@ -261,8 +261,8 @@ def test_orthanc_asks_us_and_hears_what_is_safe_here(
     there.send_to_cxrd(images[:2])
     assert asked(there, images[:2]) == ("Success", 2, [])
     assert asked(there, images) == ("Failure", 2, [0x0112])
-    file = next(path for path in worker.settings.storage.folder.glob("objects/*/*.dcm"))
-    file.unlink()  # answered 0x0000, and gone
+    sha256 = findings(worker.ledger, Filter())[0]["sha256"]
+    worker.blobs.path(sha256).unlink()  # answered 0x0000, and gone
     assert asked(there, images[:2]) == ("Failure", 1, [0x0112])
 
 
