@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from worker.ledger import migrations
 from worker.ledger.event_chain import GENESIS, digest
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """The revisions whose rows are known here. A new one is added to `_fill` together with its migration."""
 AT = dt.datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=dt.UTC)
 
@@ -89,6 +89,8 @@ class _Rows:
             self._outside()
         if self._revision >= "0007":
             self._tasks()
+        if self._revision >= "0008":
+            self._commitments()
 
     def _tasks(self) -> None:
         """Put in the tasks of what is not done: 5, 6 (in hand), the second reading of 2, and the delivery of 2."""
@@ -103,6 +105,13 @@ class _Rows:
             values = {"priority": 2, "due_at": AT, "attempts": 0, "crashes": 0, "created_at": AT, "reason": ""}
             values |= {"state": "waiting", "owner": "", "token": "", "store": ""} | more
             self._insert("task", kind=kind, subject=subject, target=target, **values)
+
+    def _commitments(self) -> None:
+        """Ask the destination that has a result of image 1 to commit to it; its answer is still to come."""
+        sent = text("SELECT id FROM delivery WHERE state = 'sent'")
+        uids = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "sop_instance_uid": "2.25.11"}
+        asked = {"transaction_uid": "2.25.9", "destination": "pacs", "asked_at": AT}
+        self._insert("commitment", delivery_id=self._connection.scalar(sent), **asked, **uids)
 
     def _second_opinions(self) -> None:
         answer = {"answer": "flagged"} if self._revision >= "0006" else {"decision": "PNEUMONIA"}

@@ -94,7 +94,9 @@ def confirmed_samples(ledger: Ledger, blobs: Blobs) -> list[Sample]:
     with ledger.reading() as connection:
         rows = connection.execute(query).all()
     if not rows:
-        raise InvalidData("the audit holds no reader's verdict on an image that is kept: enter them by `cxrd feedback`")
+        raise InvalidData(
+            "the audit holds no reader's verdict yet on an image that is kept: enter them by `cxrd feedback`"
+        )
     return [
         Sample(
             blobs.path(row.sha256),

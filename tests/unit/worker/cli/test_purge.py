@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import update
 
 from tests.acceptance.program import invoke
 from tests.unit.worker.engines.test_housekeeper import House, there
@@ -45,7 +46,7 @@ def test_a_patient_is_found_by_the_key(house: House) -> None:
     files = house.put(1)
     key = PatientKey(house.folder, "hash").of("4711")
     with house.ledger.writing() as connection:
-        connection.execute(ReceiptRow.__table__.update().values(patient_key=key))
+        connection.execute(update(ReceiptRow).values(patient_key=key))
     assert purge(house, "--patient", "4712", "--yes")[1]["Images deleted"] == "0"
     assert purge(house, "--patient", "4711", "--yes")[1]["Images deleted"] == "1"
     assert there(files) == [(False, False)]

@@ -381,11 +381,11 @@ def test_one_is_sent_once_however_often_the_ledger_is_locked(post: Post, monkeyp
     uids = post.add(2)
     mark_sent, refused = Deliveries.mark_sent, [0]
 
-    def locked(self: Deliveries, *arguments: Any) -> None:
+    def locked(self: Deliveries, *arguments: Any, **options: Any) -> None:
         refused[0] += 1
         if refused[0] % 4:
             raise OutOfResources("the ledger is locked")
-        mark_sent(self, *arguments)
+        mark_sent(self, *arguments, **options)
 
     monkeypatch.setattr(Deliveries, "mark_sent", locked)
     post.courier._round()

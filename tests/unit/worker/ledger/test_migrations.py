@@ -85,6 +85,9 @@ def test_rows_of_each_revision_survive(url: str, revision: str) -> None:
             assert asked == [(1, "done", "net-2.0.0"), (2, "waiting", "net-2.0.0")]
         if revision >= "0004":
             assert rows(engine, "SELECT receipt_id, outlier, input_mean FROM outside") == [(7, 2.0, 0.5)]
+        if revision >= "0008":
+            assert rows(engine, "SELECT transaction_uid, destination FROM commitment") == [("2.25.9", "pacs")]
+        assert rows(engine, "SELECT count(*) FROM receipt WHERE deleted_at IS NOT NULL") == [(0,)]
 
 
 def _check_images(ledger: Ledger, revision: str) -> None:
