@@ -37,7 +37,8 @@ from dicom_io.objects.radiograph import radiograph
 from dicom_io.objects.validate import check
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
-from modeltrain.model.evidence import SIDE, lungs_of, regions_of
+from modeltrain.model.evidence import SIDE, regions_of
+from modeltrain.model.lung_areas import lungs_of
 from modeltrain.model.preprocess import to_input
 from worker.demo.phantom import draw
 from worker.inference.engine import open_engine

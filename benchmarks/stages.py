@@ -35,7 +35,8 @@ from dicom_io.objects.secondary_capture import KIND, secondary_capture
 from dicom_io.pixels.render import render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Decider
-from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
+from modeltrain.model.evidence import evidence_map, regions_of
+from modeltrain.model.lung_areas import lungs_of
 from modeltrain.model.preprocess import to_input
 from worker.clock import now
 from worker.database.connection import connect

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dicom_io.objects.common import Basis
 
 KIND = PARAMETRIC_MAP
-LABEL = "CXRD EVIDENCE"  # CS: at most 16 capital letters, digits, spaces
+LABEL = "CXRD LOG ODDS"  # CS: at most 16 capital letters, digits, spaces
 # The standard's nearest name: the gradient of the pooling weights each place. LUT Explanation says it exactly.
 QUANTITY = codes.DCM.GradientWeightedClassActivation
 # Where the letters of Patient Orientation point to in the patient-based coordinate system (PS3.3 C.7.6.2.1.1).

@@ -1,4 +1,4 @@
-"""Makes the presentation state: regions of evidence drawn on the radiograph itself, in a layer that can be hidden."""
+"""Makes the presentation state: answer and regions drawn on the radiograph itself, in a layer that can be hidden."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KIND = PRESENTATION_STATE
 LAYER = "CXRD FINDING"
-LABEL = "CXRD EVIDENCE"  # CS: at most 16 capital letters, digits, spaces
+LABEL = "CXRD ANSWER"  # CS: at most 16 capital letters, digits, spaces
 _NOTICE = "cxrd. For research use. Not for diagnosis."
 _AMBER = CIELabColor(l_star=78.0, a_star=15.0, b_star=70.0)
 
@@ -73,7 +73,7 @@ def presentation_state(
 def _identify(state: Dataset, source: SourceImage) -> None:
     """Say what is presented (PS3.3 C.11.10, C.11.11)."""
     state.ContentLabel = LABEL
-    state.ContentDescription = "Evidence for pneumonia. Research only."
+    state.ContentDescription = "Answer of the pneumonia classifier. Research only."
     state.PresentationCreationDate, state.PresentationCreationTime = state.ContentDate, state.ContentTime
     state.ContentCreatorName = None
     for keyword in ("ContentDate", "ContentTime"):  # of images and documents
@@ -92,7 +92,7 @@ def _annotate(state: Dataset, source: SourceImage, finding: Finding, identity: M
             "POLYLINE",
             points,
             units="PIXEL",
-            tracking_id=tracking_identifier(region, number),
+            tracking_id=tracking_identifier(finding, region, number),
             tracking_uid=tracking_uid(source, identity, number),
         )
         for number, region in enumerate(finding.regions, start=1)
@@ -111,9 +111,8 @@ def _outlines(region: Region, rows: int, columns: int) -> Iterator[NDArray[np.fl
     """Yield closed outlines within the image, as (column, row) from the corner of its first pixel."""
     left, top, right, bottom = region.box
     corners = ((left, top), (right, top), (right, bottom), (left, bottom))
-    for outline in (region.contour, corners):
-        if len(outline) > 2:
-            yield np.clip(np.array([*outline, outline[0]], dtype=np.float64), 0, (columns, rows))
+    for outline in dict.fromkeys((region.outline, corners)):
+        yield np.clip(np.array([*outline, outline[0]], dtype=np.float64), 0, (columns, rows))
 
 
 def _area(state: Dataset, source: SourceImage, aspect: float) -> None:

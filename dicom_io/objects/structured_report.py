@@ -34,7 +34,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
-from dicom_io.finding import MANUFACTURER, Answer, readable
+from dicom_io.finding import MANUFACTURER, Answer, Orientation, bounded, readable
 from dicom_io.header.source_image import sop_instance
 from dicom_io.objects.common import begin, device_uid, instance_references, plain_text, require_place
 from dicom_io.objects.kinds import STRUCTURED_REPORT
@@ -56,7 +56,7 @@ ABSENT = CodedConcept("2667000", "SCT", "Absent")
 INDETERMINATE = CodedConcept("82334004", "SCT", "Indeterminate")
 CHEST_RADIOGRAPHY = CodedConcept("399208008", "SCT", "Plain chest X-ray")
 PROBABILITY = codes.DCM.Probability
-UNIT = CodedConcept("1", "UCUM", "no units")
+UNIT = CodedConcept("%", "UCUM", "Percent")
 ZONES = {
     "upper": codes.cid6171.UpperZoneOfLung,
     "middle": codes.cid6171.MiddleZoneOfLung,
@@ -86,9 +86,9 @@ def tracking_uid(source: SourceImage, identity: ModelIdentity, number: int = 1) 
     return derived_uid(source.sop_instance_uid, str(identity), "tracking" if number == 1 else f"tracking/{number}")
 
 
-def tracking_identifier(region: Region, number: int) -> str:
-    """Return the Tracking Identifier of a region: its number, and where it is."""
-    return f"cxrd evidence {number} {region.place}".strip()
+def tracking_identifier(finding: Finding, region: Region, number: int) -> str:
+    """Return the Tracking Identifier of a region: its number, and where it is as far as that is known."""
+    return f"cxrd evidence {number} {finding.sure_place(region)}".strip()
 
 
 def presence(finding: Finding | None) -> CodedConcept:
@@ -260,10 +260,15 @@ def _group(
         tracking_identifier=TrackingIdentifier(tracking_uid(source, identity), "cxrd pneumonia"),
         finding_type=PNEUMONIA,
         algorithm_id=algorithm,
-        measurements=[Measurement(PROBABILITY, round(finding.probability, 4), UNIT)] if finding else [],
+        measurements=[_probability(finding)] if finding and finding.answered else [],
         qualitative_evaluations=[QualitativeEvaluation(PRESENCE, presence(finding))],
         source_images=[SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
     )
+
+
+def _probability(finding: Finding) -> Measurement:
+    """Return the probability in percent with two decimals: viewers round to these, and write the unit behind it."""
+    return Measurement(PROBABILITY, round(100 * bounded(finding.probability), 2), UNIT)
 
 
 def _regions(
@@ -273,17 +278,17 @@ def _regions(
 
     It repeats the presence and not the probability: that is the image's, and no region has one of its own.
     """
-    for number, region in enumerate(finding.regions if finding else (), start=1):
-        if len(region.contour) < 3:
-            continue
-        site = FindingSite(ZONES[region.zone], laterality=SIDES[region.side]) if region.place else None
+    if finding is None:
+        return
+    for number, region in enumerate(finding.regions, start=1):
+        site = _site(finding, region)
         yield PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(
-                tracking_uid(source, identity, number), tracking_identifier(region, number)
+                tracking_uid(source, identity, number), tracking_identifier(finding, region, number)
             ),
             referenced_region=ImageRegion(
                 graphic_type="POLYLINE",
-                graphic_data=np.array([*region.contour, region.contour[0]], dtype=np.float64),
+                graphic_data=np.array([*region.outline, region.outline[0]], dtype=np.float64),
                 source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
             ),
             finding_type=PNEUMONIA,
@@ -292,22 +297,29 @@ def _regions(
         )
 
 
+def _site(finding: Finding, region: Region) -> FindingSite | None:
+    """Return zone and side of a region; the side only where the image states how it shows the patient."""
+    if not region.place:
+        return None
+    stated = finding.orientation is not Orientation.UNSTATED
+    return FindingSite(ZONES[region.zone], laterality=SIDES[region.side] if stated else None)
+
+
 def _parameters(finding: Finding | None, identity: ModelIdentity, reason: str) -> list[str]:
     """Return what the answer depended on, and how sure it is (TID 4019, Algorithm Parameters)."""
     parameters = [_NOTICE, f"weights sha256 {identity.digest}"]
     if finding is None:
         return [*parameters, f"not analysed: {reason}"]
-    parameters += [
-        f"answer: {finding.answer}",
-        f"threshold {readable(finding.threshold, 4)}",
-        f"operating point {finding.operating_point}",
-    ]
-    if finding.prediction_set is not None:
+    parameters.append(f"answer: {finding.answer}")
+    if finding.answered:
+        parameters += [f"threshold {readable(finding.threshold, 4)}", f"operating point {finding.operating_point}"]
+    if finding.answered and finding.prediction_set is not None:
         parameters.append("conformal prediction set: " + (", ".join(finding.prediction_set) or "empty"))
     if finding.outlier is not None:
         parameters.append(f"out of distribution score {finding.outlier:.2f} (limit 1)")
     if finding.lungs is not None:
         parameters.append(f"lungs: {finding.lungs.count} found, {finding.lungs.share:.0%} of the image")
+    parameters.append(f"patient orientation: {finding.orientation}")
     if finding.regions:
         parameters.append("regions: log-odds of each place by itself at least half as high as the highest")
     return parameters

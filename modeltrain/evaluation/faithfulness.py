@@ -26,7 +26,8 @@ from modeltrain.evaluation.replaced_places import (
     with_opacity,
 )
 from modeltrain.evaluation.statistics import Resamples, interval
-from modeltrain.model.evidence import LEAST_LUNG, evidence_map, lung_mask
+from modeltrain.model.evidence import evidence_map
+from modeltrain.model.lung_areas import LEAST_LUNG, lung_mask
 from modeltrain.model.outputs import CLASSES
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 
+from dicom_io.finding import bounded
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from tests.support.models import variant
@@ -171,7 +172,7 @@ def test_the_study_opens_in_a_viewer_with_all_results(daemon: Callable[..., Daem
         page.goto(viewer.study(str(source.StudyInstanceUID)))
         page.get_by_text("cxrd pneumonia heatmap").first.wait_for()
         listed = page.locator("body").inner_text()
-        for series in ("cxrd pneumonia heatmap", "cxrd pneumonia report", "cxrd pneumonia region"):
+        for series in ("cxrd pneumonia heatmap", "cxrd pneumonia report", "cxrd pneumonia answer"):
             assert series in listed, listed
 
         plain = coloured(page)
@@ -194,11 +195,12 @@ def _the_report_is_shown(page: Any, said: dict[str, Any], reports: list[Dataset]
     told = coded(report)
     assert told["Finding"] == "Pneumonia"
     assert told["Presence"] in ("Present", "Indeterminate")  # a drawn chest may be uncertain
-    assert float(told["Probability"]) == pytest.approx(said["probability"], abs=1e-4)
+    percent = 100 * bounded(said["probability"])
+    assert float(told["Probability"]) == pytest.approx(percent, abs=1e-2)
     labels = page.locator("svg.svg-layer text")
     open_series(page, "cxrd pneumonia report", lambda: labels.count() > 0 and bool(labels.first.text_content()))
     # Rounded, and with the unit 1 ("no units") behind it.
-    number = f"Probability: {said['probability']:.2f} 1"
+    number = f"Probability: {percent:.2f} %"
     shown_words = [" ".join(words.split()) for words in labels.all_text_contents()]
     assert any(number in words for words in shown_words), shown_words
     wait_for(lambda: likeness(canvas(page), radiograph) > 0.9)
@@ -219,7 +221,7 @@ def _the_report_is_shown(page: Any, said: dict[str, Any], reports: list[Dataset]
 def _the_presentation_state_is_listed_and_not_applied(page: Any) -> None:
     """As docs/results.md says: a viewer that comes to apply it makes this fail."""
     before, outlines = canvas(page), page.locator("svg.svg-layer polyline").count()
-    page.get_by_text("cxrd pneumonia region").first.dblclick()
+    page.get_by_text("cxrd pneumonia answer").first.dblclick()
     page.wait_for_timeout(3000)
     assert likeness(canvas(page), before) > 0.99
     assert page.locator("svg.svg-layer polyline").count() == outlines  # the report's, without the boxes of the state

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from dicom_io.finding import Answer, Finding, Lungs, Region
+from dicom_io.finding import Answer, Finding, Lungs, Orientation, Region
 
 REGIONS = (
     Region((10, 20, 60, 90), ((10.0, 20.0), (60.0, 40.5), (42.25, 90.0)), "right", "lower"),
@@ -46,6 +46,7 @@ def findings(draw: st.DrawFn) -> Finding:
         draw(st.sampled_from(SETS)),
         draw(st.sampled_from((None, 0.0, 0.4, 0.9999, 1.0, 3.7))),
         lungs=draw(st.sampled_from(LUNGS)),
+        orientation=draw(st.sampled_from(tuple(Orientation))),
         age_outside=draw(st.booleans()),
     )
     if finding.answer not in (Answer.FLAGGED, Answer.UNCERTAIN):

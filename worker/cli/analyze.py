@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_io.finding import readable
 from worker.cli import options, output
 
 
@@ -67,7 +68,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         Path(row["file"]).name,
         row["status"].replace("_", " "),
         f"[red]{answer}[/]" if answer == "flagged" else answer,
-        "" if probability is None or answer == "outside" else f"{probability:.3f}",  # no number beside no answer
+        "" if probability is None else readable(probability, 3),
         _remarks(row),
     )
 

@@ -82,10 +82,9 @@ def _stored(answer: str | None) -> str | None:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as the table shows it: times to the second, deliveries as a share, no number beside no answer."""
+    """Return a row as the table shows it: times to the second, deliveries as a share."""
     return row | {
         "received_at": row["received_at"][:19],
-        "probability": None if row["answer"] == "outside" else row["probability"],
         "delivered": f"{row['delivered']}/{row['deliveries']}",
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_io.errors import CxrdError
+from dicom_io.finding import Answer, readable
 from worker.printable import printable
 
 if TYPE_CHECKING:
@@ -62,12 +63,17 @@ def rows(records: list[dict[str, Any]], form: str, columns: Sequence[str], width
 
     if form == "table":
         # What senders wrote, such as an accession number, neither steers the terminal nor counts as our markup.
-        table(columns, ([escape(printable(_cell(row[name]))) for name in columns] for row in records), width)
+        table(columns, ([escape(printable(_cell(name, row))) for name in columns] for row in records), width)
     else:
         write(records, form, sys.stdout)
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, row: dict[str, Any]) -> str:
+    """Return a value as it stands in a table: a probability never as 0 or 1, and none beside no answer."""
+    value = row[name]
+    if name.endswith("probability") and isinstance(value, float):
+        answer = row.get(f"{name.removesuffix('probability')}answer")
+        return "" if answer == Answer.OUTSIDE else readable(value, 3)
     if isinstance(value, float):
         return f"{value:.3f}"
     return "" if value is None else str(value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom.valuerep import PersonName
 
 from dicom_io.errors import InvalidSettings, Unsuitable
-from dicom_io.finding import Answer
+from dicom_io.finding import Answer, bounded, readable
 from dicom_io.header.attributes import text, values
 from dicom_io.objects.common import device_uid
 from dicom_io.uids import derived_uid
@@ -208,27 +208,34 @@ def _observations(source: SourceImage, finding: Finding) -> Iterator[dict[int, s
         5: _composite(answer.name.lower().replace("_", "-"), answer.sentence, _LOCAL),
         8: abnormal,
     }
-    yield {
-        2: "NM",
-        3: _composite(PROBABILITY.value, PROBABILITY.meaning, "DCM"),
-        5: f"{finding.probability:.4f}",
-        6: _composite("1", "no units", "UCUM"),
-        7: f"<{finding.threshold:.4f}",
-        8: "H" if answer is Answer.FLAGGED else "",
-    }
+    if finding.answered:
+        kind, number = _probability(finding.probability)
+        yield {
+            2: kind,
+            3: _composite(PROBABILITY.value, PROBABILITY.meaning, "DCM"),
+            5: number,
+            6: _composite("1", "no units", "UCUM"),
+            7: f"<{bounded(finding.threshold):.4f}",
+            8: "H" if answer is Answer.FLAGGED else "",
+        }
     details = {
         ("110180", "Study Instance UID", "DCM"): source.study_uid,
         ("SOPInstanceUID", "SOP Instance UID", _LOCAL): source.sop_instance_uid,
         ("caution", "Caution", _LOCAL): finding.caution,
-        ("regions", "Regions, the strongest first", _LOCAL): ", ".join(
-            filter(None, (each.place for each in finding.regions))
-        ),
-        ("operating-point", "Operating point", _LOCAL): finding.operating_point,
+        ("regions", "Regions, the strongest first", _LOCAL): finding.places,
     }
-    if finding.prediction_set is not None:
+    if finding.answered:
+        details["operating-point", "Operating point", _LOCAL] = finding.operating_point
+    if finding.answered and finding.prediction_set is not None:
         details["prediction-set", "Conformal prediction set", _LOCAL] = " ".join(finding.prediction_set) or "empty"
     if finding.out_of_distribution is not None:
         details["out-of-distribution", "Out of distribution", _LOCAL] = "yes" if finding.out_of_distribution else "no"
     for code, value in details.items():
         if value:
             yield {2: "ST", 3: _composite(*code), 5: escaped(value)}
+
+
+def _probability(probability: float) -> tuple[str, str]:
+    """Return OBX-2 and OBX-5: a number, or "more than" and "less than" (SN, HL7 2.5.1, 2.A.70) near to 1 and 0."""
+    sign, _, number = readable(probability, 4).rpartition(" ")
+    return ("SN", _composite(sign, number)) if sign else ("NM", number)

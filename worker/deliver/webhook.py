@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dicom_io.errors import AssociationLost, PeerUnavailable
-from dicom_io.finding import Answer, Finding, ModelIdentity
+from dicom_io.finding import Answer, Finding, ModelIdentity, bounded
 from dicom_io.header.attributes import text
 from dicom_io.header.source_image import SourceImage
 from dicom_io.network.address import address, redirection
@@ -60,6 +60,7 @@ def notification(
     It names study, image and accession number, and no person: who may know more looks that up.
     """
     uid = derived_uid(source.sop_instance_uid, str(identity), KIND)
+    answered = finding.answered
     contents: dict[str, Any] = {
         "id": uid,
         "type": "cxrd.finding",
@@ -69,10 +70,11 @@ def notification(
         "caution": finding.caution,
         "earlier_answer": None if earlier_answer is None else earlier_answer.value,
         "regions": [{"place": each.place, "box": list(each.box)} for each in finding.regions],
-        "probability": round(finding.probability, 4),
-        "threshold": round(finding.threshold, 4),
-        "operating_point": finding.operating_point,
-        "prediction_set": finding.prediction_set,
+        "orientation": finding.orientation.value,
+        "probability": bounded(finding.probability) if answered else None,
+        "threshold": bounded(finding.threshold) if answered else None,
+        "operating_point": finding.operating_point if answered else None,
+        "prediction_set": finding.prediction_set if answered else None,
         "out_of_distribution": finding.out_of_distribution,
         "accession_number": text(source.patient_and_study(), "AccessionNumber"),
         "study_instance_uid": source.study_uid,

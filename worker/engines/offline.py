@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from dicom_io.durable import file_sha256
 from dicom_io.errors import CxrdError, InvalidSettings
-from dicom_io.finding import Finding
+from dicom_io.finding import Finding, bounded
 from dicom_io.header.reading import read_dataset
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import Rendered
@@ -68,7 +68,11 @@ class FileOutcome:
 
 
 def finding_json(finding: Finding | None) -> dict[str, Any]:
-    """Return a finding as JSON: the answer first, then what it rests on; every value None where there is none."""
+    """Return a finding as JSON: the answer first, then what it rests on; every value None where there is none.
+
+    An image outside has no probability and none of what belongs to it. `score` and `outlier` are there: they tell what
+    the network computed, for those who judge it, and no answer.
+    """
     if finding is None:
         return dict.fromkeys(finding_json(_NOTHING))
     lungs, classes = finding.lungs, finding.prediction_set
@@ -80,10 +84,11 @@ def finding_json(finding: Finding | None) -> dict[str, Any]:
         "lungs_share": lungs and lungs.share,
         "lungs_count": lungs and lungs.count,
         "lungs_cut": lungs and lungs.cut,
-        "probability": _rounded(finding.probability),
-        "threshold": finding.threshold,
-        "operating_point": finding.operating_point,
-        "prediction_set": None if classes is None else list(classes),
+        "orientation": finding.orientation.value,
+        "probability": bounded(finding.probability, 6) if finding.answered else None,
+        "threshold": finding.threshold if finding.answered else None,
+        "operating_point": finding.operating_point if finding.answered else None,
+        "prediction_set": list(classes) if finding.answered and classes is not None else None,
         "out_of_distribution": finding.out_of_distribution,
         "outlier": _rounded(finding.outlier),
         "score": _rounded(finding.score),

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_io.finding import Answer, Finding
+from dicom_io.finding import Answer, Finding, Orientation
 from dicom_io.header.eligibility import age_years
+from dicom_io.header.orientation import orientation_of
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Decider
-from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
+from modeltrain.model.evidence import evidence_map, regions_of
+from modeltrain.model.lung_areas import lungs_of
 from modeltrain.model.outputs import Outputs
 from modeltrain.model.preprocess import to_input
 from worker import metrics
@@ -100,17 +102,24 @@ class Reader:
         """
         with metrics.timed("render"):
             rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
-        return self.read_values(rendered, age_years(dataset))
+        return self.read_values(rendered, age_years(dataset), orientation_of(dataset))
 
-    def read_values(self, rendered: Rendered, years: float | None = None) -> Reading:
-        """Read a radiograph from its displayed values, float32 [H, W] in [0, 1], and the patient's age where known."""
+    def read_values(
+        self, rendered: Rendered, years: float | None = None, orientation: Orientation = Orientation.UNSTATED
+    ) -> Reading:
+        """Read a radiograph from its displayed values, float32 [H, W] in [0, 1].
+
+        The patient's age, and how the image shows the patient, are those of its header, where that states them.
+        """
         image = to_input(rendered.values, self.card.input_size)
         with metrics.timed("inference"):
             outputs = self._batcher.predict(image)
-        finding = finding_of(outputs, self.decider, rendered.values.shape, years)
+        finding = replace(finding_of(outputs, self.decider, rendered.values.shape, years), orientation=orientation)
         evidence = evidence_map(outputs, 0, self.decider.slope, self.decider.intercept)
         if finding.answer.shows_evidence:
-            finding = replace(finding, regions=regions_of(evidence, outputs.lungs[0], *rendered.values.shape))
+            rows, columns = rendered.values.shape
+            regions = regions_of(evidence, outputs.lungs[0], rows, columns, orientation)
+            finding = replace(finding, regions=regions)
         return Reading(finding, evidence, rendered, image, years)
 
 
@@ -129,7 +138,7 @@ def finding_of(outputs: Outputs, decider: Decider, shape: tuple[int, int], years
     finding = replace(decider(outputs)[0], lungs=lungs_of(outputs.lungs[0], *shape))
     if years is not None and not decider.least_age <= int(years) <= decider.greatest_age:
         # The header decides, and not how old the patient looks.
-        finding = replace(finding, outlier=max(finding.outlier or 0.0, 1.0), age_outside=True)
+        finding = replace(finding, age_outside=True)
     if finding.answer is not Answer.FLAGGED:  # a cause is named of what is flagged, and of nothing else
         finding = replace(finding, agent=None, agent_probability=None)
     return finding

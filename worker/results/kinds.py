@@ -136,7 +136,7 @@ def _capture(basis: Basis, material: Material) -> Dataset:
 
 def _frames(basis: Basis, material: Material) -> Dataset:
     finding, quality = material.reading.finding, material.settings.jpeg_quality
-    labels = ("Radiograph", "Evidence")
+    labels = ("Radiograph", "Evidence" if finding.answer.shows_evidence else "Answer")
     return multi_frame_capture.multi_frame_capture(basis, finding, material.pictures.frames, labels, quality)
 
 
@@ -179,8 +179,8 @@ KINDS: dict[str, ResultKind] = {
     for kind in (
         ResultKind(secondary_capture.KIND, 0, ".dcm", "", _capture),
         ResultKind(multi_frame_capture.KIND, 6, ".mf.dcm", "cxrd pneumonia frames (research)", _frames),
-        ResultKind(parametric_map.KIND, 4, ".pm.dcm", "cxrd pneumonia evidence map (research)", _map),
-        ResultKind(presentation_state.KIND, 2, ".pr.dcm", "cxrd pneumonia regions (research)", _state),
+        ResultKind(parametric_map.KIND, 4, ".pm.dcm", "cxrd pneumonia log-odds map (research)", _map),
+        ResultKind(presentation_state.KIND, 2, ".pr.dcm", "cxrd pneumonia answer (research)", _state),
         PAGE,
         REPORT,
         ResultKind(key_objects.KIND, 3, ".ko.dcm", "cxrd pneumonia results (research)", _selection),

@@ -87,8 +87,8 @@ def _write_header(
     text, font = _fitted(finding.likelihood, unit * _LARGE, width)
     draw.text((unit, 4.1 * unit), text, _PALE, font, anchor="ls")
     place, small = unit + font.getlength(text) + unit, _font(round(unit * _SMALL))
-    if place + small.getlength(words.limit(finding)) <= frame.width - unit:
-        draw.text((place, 4.1 * unit), words.limit(finding), _GREY, small, anchor="ls")
+    if place + small.getlength(finding.limit) <= frame.width - unit:
+        draw.text((place, 4.1 * unit), finding.limit, _GREY, small, anchor="ls")
     plain = _font(round(unit * _PLAIN))
     for number, (line, colour) in enumerate(below):
         draw.text((unit, (4.65 + 1.4 * number) * unit), line, colour, plain)

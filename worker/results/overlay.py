@@ -48,7 +48,8 @@ def compose(
     """Draw the radiograph, beside it the same with the evidence over it, a colour bar, and the answer in words.
 
     Panels have the radiograph's orientation and proportions. Opacity grows with the evidence in absolute terms, up to
-    `STRONG_EVIDENCE`: weak evidence looks weak in every picture. The lungs are outlined, and each region. Where the
+    `STRONG_EVIDENCE`, and is bounded by the answer (`Finding.strength`): weak evidence looks weak in every picture, and
+    so does the evidence for a weak answer. The lungs are outlined, and each region. Where the
     answer is no or outside, the plain radiograph stands alone.
 
     Parameters
@@ -114,14 +115,21 @@ def _evidence(
     grey: NDArray[np.uint8], evidence: NDArray[np.float32], finding: Finding, shape: tuple[int, ...], unit: int
 ) -> NDArray[np.uint8]:
     """Return the radiograph with colours and outlines over it; `shape` is that of the image they are given in."""
+    evidence = _bounded(evidence, finding.strength)
     panel = _overlaid(grey, evidence)
     lungs = finding.lungs.contours if finding.lungs else ()
     _outline(panel, lungs, shape, LUNGS, _LUNG_LINE, max(1, round(unit / 20)))
     least, most = _REGION_LINE
     for region in finding.regions:
         opacity = least + (most - least) * min(1.0, _peak(region, evidence, shape) / STRONG_EVIDENCE)
-        _outline(panel, [region.contour], shape, AMBER, opacity, max(1, round(unit / 15)))
+        _outline(panel, [region.outline], shape, AMBER, opacity, max(1, round(unit / 15)))
     return panel
+
+
+def _bounded(evidence: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
+    """Weaken a map so that its peak is at most such a part of `STRONG_EVIDENCE`; its shape stays."""
+    peak, most = float(evidence.max(initial=0.0)), strength * STRONG_EVIDENCE
+    return evidence if peak <= most else np.asarray(evidence * (most / peak), np.float32)
 
 
 def _peak(region: Region, evidence: NDArray[np.float32], shape: tuple[int, ...]) -> float:

@@ -17,17 +17,10 @@ NOTICE = "For research use. Not for diagnosis."
 def caption(finding: Finding) -> str:
     """Return what stands over the panel for the evidence, whether it is shown there or not."""
     if finding.answer is Answer.NOT_FLAGGED:
-        return "No evidence for pneumonia to show"
+        return "Radiograph. Too little evidence to show"
     if finding.answer is Answer.OUTSIDE:
         return "Radiograph. No evidence is shown for such an image"
     return "Evidence for pneumonia" if finding.regions else "Evidence for pneumonia: too weak to show"
-
-
-def limit(finding: Finding) -> str:
-    """Return what the probability was held to; empty where it does not count."""
-    if finding.answer is Answer.OUTSIDE:
-        return ""
-    return f"threshold {finding.threshold_text}, {finding.operating_point}"
 
 
 def where(finding: Finding) -> str:
@@ -48,14 +41,14 @@ def time(created: datetime) -> str:
 
 def facts(finding: Finding) -> list[tuple[str, str]]:
     """Return what the page says of a finding, as names and values."""
-    invalid = "" if limit(finding) else " (not valid for this image)"
-    rows = [
-        ("Answer", finding.answer.sentence),
-        ("Probability of pneumonia", readable(finding.probability, 4) + invalid),
-        ("Threshold", f"{readable(finding.threshold, 4)} ({finding.operating_point})"),
-    ]
-    if finding.prediction_set is not None:
-        rows.append(("Prediction set", ", ".join(finding.prediction_set) or "empty"))
+    rows = [("Answer", finding.answer.sentence)]
+    if finding.answered:
+        rows += [
+            ("Probability of pneumonia", readable(finding.probability, 4)),
+            ("Threshold", f"{readable(finding.threshold, 4)} ({finding.operating_point})"),
+        ]
+        if finding.prediction_set is not None:
+            rows.append(("Prediction set", ", ".join(finding.prediction_set) or "empty"))
     if finding.answer.shows_evidence:
         rows.append(("Evidence", finding.places or caption(finding)))
     if finding.lungs is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from dicom_io.finding import Answer, Finding, Lungs, readable
+from dicom_io.finding import Answer, Finding, Lungs, Orientation, readable
 from tests.support.answers import GRID, REGIONS, answers_in, findings
 
 FLAGGED = Finding(0.934, "PNEUMONIA", 0.41, "screening", ("PNEUMONIA",), 0.4)
@@ -72,11 +72,16 @@ def test_what_is_doubtful_is_said_in_words() -> None:
     outside = ("not like the images the model was made for", "only one lung found")
     assert replace(doubtful, outlier=1.3).cautions == outside
     assert replace(doubtful, age_outside=True).caution.startswith("the patient's age is not one")
-    assert replace(FLAGGED, prediction_set=("NORMAL",)).cautions == ("threshold and prediction set disagree",)
+    assert replace(FLAGGED, prediction_set=("NORMAL",)).cautions == (
+        "above the threshold, but as low as in images without pneumonia",
+    )
     assert FLAGGED.cautions == ()
 
 
 def test_each_place_is_named_once() -> None:
-    finding = replace(FLAGGED, regions=(*REGIONS, REGIONS[0]))
+    finding = replace(FLAGGED, regions=(*REGIONS, REGIONS[0]), orientation=Orientation.FACING)
     assert finding.places == "right lower, left middle"
+    assert replace(finding, orientation=Orientation.UNSTATED).places == (
+        "right lower, left middle (orientation not stated)"
+    )
     assert "Where: right lower, left middle." in finding.summary

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from modeltrain.model.evidence import evidence_map, lungs_of, regions_of
+from modeltrain.model.evidence import evidence_map, regions_of
+from modeltrain.model.lung_areas import lungs_of
 from modeltrain.model.outputs import Outputs
 
 Map = NDArray[np.float32]

@@ -46,7 +46,7 @@ def test_each_picture_has_its_map_and_score_whatever_the_answer(tmp_path: Path, 
         "two": (TWO, "analysed", "flagged", ""),
         "none": (picture(), "not_analysed", "outside", "no lungs found"),
         "one": (picture(RIGHT), "analysed", "uncertain", "only one lung found"),
-        "cut": (picture(RIGHT, (300, 80, 448, 380)), "analysed", "flagged", "a lung is cut off by the image's edge"),
+        "cut": (picture(RIGHT, (300, 80, 448, 380)), "analysed", "flagged", "a lung is cut off at the image's edge"),
     }
     files = [write(tmp_path / "in" / f"{name}.png", values) for name, (values, *_) in pictures.items()]
     rows = read(files, tmp_path / "out", reader)

@@ -53,7 +53,8 @@ def test_an_age_outside_the_trained_population_decides_first(
     assert by_image < 1
     finding = reader.read_values(Rendered(TWO, 1.0), years).finding
     assert finding.age_outside == strange
-    assert (finding.outlier or 0.0) == (1.0 if strange else by_image)
+    assert (finding.outlier or 0.0) == by_image  # the score is the image's, whatever the age
+    assert bool(finding.out_of_distribution) == strange
     assert finding.answer is (Answer.OUTSIDE if strange else Answer.FLAGGED)
     assert bool(finding.regions) == bool(finding.agent) == (not strange)  # no place and no cause beside no answer
 
@@ -64,7 +65,7 @@ def test_an_age_outside_the_trained_population_decides_first(
         (TWO, Answer.FLAGGED, "", 0.36),
         (picture(), Answer.OUTSIDE, "no lungs found", 0.0),
         (picture(RIGHT), Answer.UNCERTAIN, "only one lung found", 0.18),
-        (picture(RIGHT, (300, 80, 448, 380)), Answer.FLAGGED, "a lung is cut off by the image's edge", 0.4),
+        (picture(RIGHT, (300, 80, 448, 380)), Answer.FLAGGED, "a lung is cut off at the image's edge", 0.4),
     ],
 )
 def test_what_is_wrong_with_the_lungs_is_said_and_not_guessed(
@@ -100,9 +101,10 @@ def test_what_is_outside_gets_no_answer_by_default(
     row = bench.row(number)
     assert (row["status"], row["answer"]) == (status, "outside")
     if setting == "skip":
-        assert (row["reason"], row["probability"]) == (f"outside: {caution}", None)
+        assert str(row["reason"]).startswith(f"outside: {caution}")
+        assert row["probability"] is None
     else:
-        assert row["caution"] == caution
+        assert str(row["caution"]).startswith(caution)
         assert row["probability"] == pytest.approx(1)
 
 

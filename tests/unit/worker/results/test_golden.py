@@ -18,15 +18,15 @@ from worker.results.result_set import not_analysed
 from worker.settings import Results
 
 GOLDEN = {
-    "PNEUMONIA secondary-capture": "db2c23eae1cce523dd0b9c9a9b880707f5e11ea15424e562553511f8d3ecc612",
-    "PNEUMONIA presentation-state": "07639813f4db0f244fbc0c49717003e8bcd4ccb7c43eaf356f20df553b5652d2",
-    "PNEUMONIA structured-report": "73bb0478c7fdbc47ac8fdf017184655b2fcf42a0d068f2d7e3ed19d71fbc663e",
-    "NORMAL secondary-capture": "39c348cfaaf5fc8fa336867e0f8dbee578d6e9607509b0063d3d898054fb38da",
-    "NORMAL presentation-state": "90a5bf8377d574cab9bd2521d772782a3b099cb2454709a5758b7b00afa2112c",
-    "NORMAL structured-report": "09a9f3effb0059a72a1e3ae5ec4bf17fdc5c324a50b892e2a80da460e317e920",
+    "PNEUMONIA secondary-capture": "2a64702412b084c97ee14b62c3a157702f5c08137d303ac01050a7ce3e9c2af9",
+    "PNEUMONIA presentation-state": "c94dec1adf9d4c24d99bbb37e9284e514e2189c3d5df793b4c3c598f84fa2318",
+    "PNEUMONIA structured-report": "56c81ff02c5e72499abd028acf98b907cbe04d7c55a4ddc5ed74e94a550bfccc",
+    "NORMAL secondary-capture": "7af96c5bd2a5efa65628a7de164254c126d582927a0c79410efc76a15029901c",
+    "NORMAL presentation-state": "57be713e08668962282de71766cbf2711420f0af279ba47a307b079d44b8ab4d",
+    "NORMAL structured-report": "d5bbf3ae7fd76258129b9f4f7216fa9235f687100b447183d7af04ec636476a2",
     "not analysed structured-report": "c6fdbc3f61f11ef6f5f4e5672c3b007b8419aae8255c152689a4d9fe01495445",
-    "all multi-frame-capture": "d0c39c31db233fb189fe50fd5ca04044e151e00d405720f1543a98d9cb65fd6d",
-    "all parametric-map": "0390df7ffef90aac5334acee6c7371e037f4577ce76beacedcf19d69ab40f40f",
+    "all multi-frame-capture": "4f6015958bbba03edcad9c998f113d7d7c2e10c9b4ee8473fb471a0218a7bafc",
+    "all parametric-map": "b1bb14037b6dae9eedc5ebc1118fbae2ba3d3256cd9c86bd8257e717c9f85e0a",
     "all key-objects": "011214947b31be26d6fcdfc45b41f4300b2feda23a1f265c19907c0be7a1c0c3",
 }
 

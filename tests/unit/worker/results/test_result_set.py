@@ -18,7 +18,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
 from dicom_io.errors import InvalidResult, UnreadableObject
-from dicom_io.finding import Finding, Lungs, ModelIdentity
+from dicom_io.finding import Finding, Lungs, ModelIdentity, Orientation
 from dicom_io.header.source_image import sop_instance, source_image
 from dicom_io.objects import presentation_state, secondary_capture, structured_report
 from dicom_io.objects.common import Basis, device_uid, encode
@@ -172,7 +172,10 @@ def test_the_report_says_present_absent_or_indeterminate(finding: Finding, expec
     report = objects(answered(source(), finding))["structured-report"]
     told = coded(report)
     assert (told["Finding"], told["Presence"]) == ("Pneumonia", expected)
-    assert float(told["Probability"]) == finding.probability
+    if finding.answered:
+        assert float(told["Probability"]) == pytest.approx(100 * finding.probability)  # percent
+    else:
+        assert "Probability" not in told
     assert (report.CompletionFlag, report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
 
 
@@ -203,7 +206,7 @@ def test_each_region_is_on_the_source_image_in_both() -> None:
         assert np.allclose(np.reshape(box.GraphicData, (-1, 2)), corners)
         uid = items["Tracking Unique Identifier"].UID
         assert uid == outline.TrackingUID == box.TrackingUID
-        named = f"cxrd evidence {number + 1} {region.place}"
+        named = f"cxrd evidence {number + 1} {region.zone}"  # no side is guessed
         assert named == items["Tracking Identifier"].TextValue == outline.TrackingID
         assert items["Presence"].ConceptCodeSequence[0].CodeMeaning == "Present"
         assert "Probability" not in items  # the image has one, and no region of it
@@ -220,11 +223,16 @@ def test_side_and_zone_are_coded(side: str, laterality: str, zone: str) -> None:
     # PS3.16 CID 6171 (Zone of Lung) and CID 244 (Laterality)
     zones = {"upper": "281392002", "middle": "281393007", "lower": "281394001"}
     region = replace(REGIONS[0], side=side, zone=zone)
-    (group,) = regions(objects(answered(source(), replace(FINDING, regions=(region,))))["structured-report"])
+    finding = replace(FINDING, regions=(region,), orientation=Orientation.FACING)
+    (group,) = regions(objects(answered(source(), finding))["structured-report"])
     (site,) = [item for item in group.ContentSequence if item.ConceptNameCodeSequence[0].CodeMeaning == "Finding Site"]
     assert site.ConceptCodeSequence[0].CodeValue == zones[zone]
     assert site.ConceptCodeSequence[0].CodeMeaning.lower().startswith(zone)
     assert site.ContentSequence[0].ConceptCodeSequence[0].CodeValue == laterality
+    unstated = replace(finding, orientation=Orientation.UNSTATED)
+    (group,) = regions(objects(answered(source(), unstated))["structured-report"])
+    (site,) = [item for item in group.ContentSequence if item.ConceptNameCodeSequence[0].CodeMeaning == "Finding Site"]
+    assert "ContentSequence" not in site  # a side is not guessed
 
 
 def test_a_region_without_a_place_has_no_finding_site() -> None:
