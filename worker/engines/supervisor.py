@@ -28,6 +28,7 @@ from worker.engines.heartbeat import remove_process
 from worker.engines.watch import Watch
 from worker.extras import require_configured
 from worker.ledger.database import make_folder, open_ledger
+from worker.ledger.processes import ROLES
 from worker.pulse import Pulse
 from worker.queue.claim import Queue
 from worker.queue.retry import backoff
@@ -36,7 +37,6 @@ from worker.storage.lock import FolderLock
 
 log = structlog.get_logger("cxrd.supervisor")
 
-ROLES = ("receive", "work", "deliver")
 RELOADED = ("work", "deliver")
 """Those that take up new settings on SIGHUP by a start anew; receiving goes on meanwhile."""
 FIXED = ("scp", "storage", "ledger", "commitment", "audit", "health")

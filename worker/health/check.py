@@ -24,13 +24,10 @@ from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
 from worker.ledger import backlog, overview
 from worker.ledger.database import open_ledger, schema
-from worker.ledger.processes import Process, processes
+from worker.ledger.processes import ROLES, Process, processes
 from worker.ledger.receipts import Ledger
 from worker.settings import Scp, Settings
 from worker.storage import lock
-
-ROLES = ("receive", "work", "deliver")
-"""The processes that an installation has, on whichever machine."""
 
 
 @dataclass(frozen=True)

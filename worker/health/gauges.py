@@ -6,9 +6,7 @@ Every process shows it, so that it is seen whichever of them still runs. Over se
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily
@@ -17,11 +15,12 @@ from dicom_io.errors import CxrdError
 from worker.clock import now
 from worker.health.cached import Cached
 from worker.ledger import overview
-from worker.ledger.processes import processes
+from worker.ledger.processes import ROLES, processes
 from worker.ledger.retention import oldest_kept
 from worker.metrics import gauge
 from worker.queue.breaker import Breakers
 from worker.queue.task import Kind
+from worker.storage.files import free_bytes
 
 if TYPE_CHECKING:
     from worker.ledger.receipts import Ledger
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 LASTS = 5.0
 """Seconds that an answer of the database is shown."""
-ROLES = ("receive", "work", "deliver")
 
 
 class InstallationGauges:
@@ -39,7 +37,7 @@ class InstallationGauges:
         self._settings = settings
         self._ledger = ledger
         self._database = Cached(self._ask, LASTS)
-        self._disk = Cached(lambda: _free(settings.storage.folder), LASTS)
+        self._disk = Cached(lambda: free_bytes(settings.storage.folder), LASTS)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges as they stand; without the database, that it does not answer."""
@@ -119,10 +117,3 @@ def _queue(groups: list[overview.TaskGroup], names: list[str], moment: dt.dateti
 
 def _age(since: dt.datetime | None, moment: dt.datetime) -> float:
     return max(0.0, (moment - since).total_seconds()) if since else 0.0
-
-
-def _free(folder: Path) -> int | None:
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 from worker.ledger import backlog, overview
 from worker.ledger.backlog import Group
 from worker.ledger.overview import TaskGroup, Uncommitted
-from worker.ledger.processes import Process, processes
+from worker.ledger.processes import ROLES, Process, processes
 from worker.queue.breaker import Breaker, Breakers
 from worker.queue.task import Kind
+from worker.storage.files import free_bytes
 
 if TYPE_CHECKING:
     from worker.ledger.receipts import Ledger
     from worker.settings import Settings
-
-ROLES = ("receive", "work", "deliver")
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
         for each in names
     ]
     committing = {each.name for each in settings.destinations if getattr(each, "commitment", None) is True}
-    free, least = _free(settings), settings.storage.min_free_mb * 1_000_000
+    free, least = free_bytes(settings.storage.folder), settings.storage.min_free_mb * 1_000_000
     wrong = [
         *_wrong_processes(running, now),
         *_wrong_queue(queue, set(breakers) | set(not_served), now),
@@ -229,13 +227,6 @@ def _reasons(processes: list[Process], now: dt.datetime, what: str) -> dict[str,
         if each.is_alive(now) and isinstance(faults, dict):
             reasons |= {str(name): str(why) for name, why in faults.items()}
     return reasons
-
-
-def _free(settings: Settings) -> int | None:
-    try:
-        return shutil.disk_usage(settings.storage.folder).free
-    except OSError:
-        return None
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from worker.database.transactions import Database
 
+ROLES = ("receive", "work", "deliver")
+"""The processes that an installation has, on whichever machine."""
 GONE = dt.timedelta(seconds=30)
 """A process that was not seen for so long is gone: three of its signs of life are missing."""
 

@@ -1,7 +1,8 @@
-"""Files for a person's folder: there whole, or not at all."""
+"""Files for a person's folder, there whole or not at all; and how much room there is."""
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from dicom_io.durable import write_file
@@ -23,3 +24,11 @@ def write_whole(path: Path, data: bytes) -> None:
         write_file(path, data)
     except OSError as error:
         raise OutOfResources(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return the free bytes of a folder's disk; None where it cannot be told."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
