@@ -36,7 +36,9 @@ def test_an_hl7_message_names_the_answer(found: Finding) -> None:
     assert seen["233604007"][5].split("^")[1] == PRESENCE.get(found.answer, "Indeterminate")
     for name in ("answer", "233604007"):
         assert seen[name][8] == ABNORMAL.get(found.answer, "")
-    assert (seen["122157"][8] == "H") == (found.answer is Answer.FLAGGED)
+    assert ("122157" in seen) == ("operating-point" in seen) == found.answered
+    assert ("122157" in seen and seen["122157"][8] == "H") == (found.answer is Answer.FLAGGED)
+    assert "122157" not in seen or seen["122157"][5] not in ("1.0000", "0.0000")
     assert ("caution" in seen) == bool(found.caution)
     assert ("regions" in seen) == bool(found.places)
     technical = ("answer", "prediction-set")
@@ -56,6 +58,9 @@ def test_a_notification_and_a_row_of_analyze_name_the_answer(found: Finding) -> 
         assert [region["place"] for region in each["regions"]] == [region.place for region in found.regions]
         assert answers_in(json.dumps(each)) == {found.answer}
         assert "decision" not in each
+        numbers = [each[name] for name in ("probability", "threshold", "operating_point")]
+        assert (None in numbers) == (not found.answered)
+        assert each["out_of_distribution"] or found.answered
     assert json.loads(json.dumps(row)) == row
 
 

@@ -73,7 +73,10 @@ def test_all_that_was_found_is_in_the_audit(ledger: Ledger) -> None:
     found = Finding(0.93, "PNEUMONIA", 0.5, lungs=lungs, regions=REGIONS[:2], score=2.25)
     record_finding(ledger, number, replace(FINDING, finding=found), [], NOON)
     (row,) = queries.findings(ledger, Filter())
-    assert (row["answer"], row["caution"]) == ("uncertain", "only one lung found")
+    assert (row["answer"], row["caution"]) == (
+        "uncertain",
+        "only one lung found, and it is cut off at the image's edge",
+    )
     assert (row["lungs_share"], row["lungs_count"], row["lungs_cut"], row["score"]) == (0.3125, 1, 1, 2.25)
     assert json.loads(row["regions"]) == [
         {"place": "right lower", "box": [10, 20, 60, 90]},

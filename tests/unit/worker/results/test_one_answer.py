@@ -83,6 +83,8 @@ def contradicts_nothing(text: str, finding: Finding) -> None:
     assert not re.search(r"probability[^\d.]*(1\.0+|0\.0+)\b", text, re.IGNORECASE)  # nothing is certain
     assert all(words in " ".join(text.split()) for words in finding.cautions)
     assert RESEARCH.search(text)
+    if not finding.answered:
+        assert not re.search(r"threshold|prediction set|operating point|probability of pneumonia", text, re.IGNORECASE)
 
 
 @GRID
