@@ -166,7 +166,7 @@ def _report() -> Iterator[str]:
         f" {_code(report.ABSENT)} for *{Answer.NOT_FLAGGED}*, {_code(report.INDETERMINATE)} for *{Answer.UNCERTAIN}*,"
         f" for *{Answer.OUTSIDE}*, and for what was not analysed."
     )
-    yield f"NUM {_code(report.PROBABILITY)} in the image's group: 0 to 1, unit {_code(report.UNIT)}."
+    yield f"NUM {_code(report.PROBABILITY)} in the image's group, in percent: unit {_code(report.UNIT)}."
     yield f"TEXT {_code(codes.DCM.Comment)} in the image's group: answer, probability, places and cautions in words."
     zones = ", ".join(_code(each) for each in report.ZONES.values())
     yield (

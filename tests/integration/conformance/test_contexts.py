@@ -349,7 +349,7 @@ def test_the_stated_codes_are_those_of_the_objects() -> None:
         for value, scheme, meaning in stated:
             assert f"| {value} | {scheme} | {meaning} |" in text
     report = made["structured-report"]
-    for words in ("(1, UCUM, no units)", "(82334004, SCT, Indeterminate)", "(112040, DCM, Tracking Unique Identifier)"):
+    for words in ("(%, UCUM, Percent)", "(82334004, SCT, Indeterminate)", "(112040, DCM, Tracking Unique Identifier)"):
         assert words in text
     assert "SCOORD POLYLINE" in text
     assert {each.value for each in report.iterall() if each.keyword == "GraphicType"} == {"POLYLINE"}
