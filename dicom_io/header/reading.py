@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
 
 import pydicom
-from pydicom import config
+from pydicom import DataElement, config
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
@@ -23,6 +24,8 @@ from dicom_io.errors import OutOfResources, UnreadableObject
 # Modalities send values that break the standard's rules; we store them as they came and never quote them in a warning.
 config.settings.reading_validation_mode = config.IGNORE
 
+_PIXEL_DATA = (0x7FE0, 0x0010)
+_UNDEFINED = 0xFFFFFFFF
 MAX_INFLATED = 512 * 1024 * 1024
 """Largest data set, in bytes, that a deflated object may inflate to."""
 
@@ -60,7 +63,7 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
         meta = FileMetaDataset() if bare else FileMetaDataset(pydicom.filereader.read_file_meta_info(str(path)))
         deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
         source = _inflated(path, meta) if deflated else str(path)
-        dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=bare)
+        dataset = _parsed(source, stop_before_pixels=stop_before_pixels, force=bare)
         if deflated:  # the bytes in memory are no longer deflated, the object still is
             dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         if "TransferSyntaxUID" not in dataset.file_meta:
@@ -82,6 +85,44 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
         raise UnreadableObject("not a DICOM file") from error
     except Exception as error:
         raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
+    return dataset
+
+
+def _parsed(source: BytesIO | str, *, stop_before_pixels: bool, force: bool) -> FileDataset:
+    dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=force)
+    if len(dataset) or stop_before_pixels:
+        return dataset
+    return _to_the_end(source, force=force)  # pydicom met the end within an element
+
+
+def _to_the_end(source: BytesIO | str, *, force: bool) -> FileDataset:
+    """Read an object whose end is missing: pydicom then returns an empty data set.
+
+    Pixel data without a delimiter goes on to the end of the file. What lies behind it is not read.
+
+    Raises
+    ------
+    UnreadableObject
+        It ends before its pixel data, or within it.
+    """
+    with BytesIO(source.getvalue()) if isinstance(source, BytesIO) else Path(source).open("rb") as file:
+        dataset: FileDataset = pydicom.dcmread(file, stop_before_pixels=True, force=force)
+        place = file.tell()
+        rest = file.read()
+    implicit, little = dataset.original_encoding
+    order = "<" if little else ">"
+    if "SOPInstanceUID" not in dataset or rest[:4] != struct.pack(f"{order}2H", *_PIXEL_DATA):
+        raise UnreadableObject(f"the object is cut short at {place + len(rest)} bytes")
+    vr, begin = ("OW", 8) if implicit else (rest[4:6].decode("latin-1"), 12)
+    (length,) = struct.unpack(f"{order}I", rest[begin - 4 : begin].ljust(4, b"\0"))
+    value = rest[begin:]
+    if length == _UNDEFINED:
+        dataset.add(DataElement(_PIXEL_DATA, "OB", value))
+        dataset["PixelData"].is_undefined_length = True
+    elif length > len(value):
+        raise UnreadableObject(f"the object is cut short at {place + len(rest)} of {place + begin + length} bytes")
+    else:
+        dataset.add(DataElement(_PIXEL_DATA, vr if vr in ("OB", "OW") else "OW", value[:length]))
     return dataset
 
 

@@ -17,7 +17,7 @@ from dicom_io.header.attributes import is_valid, number, text
 from dicom_io.objects.common import begin, instance_dataset, plain_text, reference, require_place
 from dicom_io.objects.kinds import PRESENTATION_STATE
 from dicom_io.objects.structured_report import tracking_identifier, tracking_uid
-from dicom_io.pixels.grayscale import lut_item, lut_words, window_of
+from dicom_io.pixels.grayscale import lut_item, lut_words, read_table, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,16 +166,29 @@ def _voi(grayscale: Dataset, window: tuple[float, float] | None) -> Dataset | No
 def _table(grayscale: Dataset, keyword: str) -> Dataset | None:
     """Return a copy of the source's first LUT with its data in our byte order; None where there is none.
 
-    What only explains it is copied where it is valid, and otherwise left behind.
+    One with fewer entries than it states, or a VOI LUT that leaves the highest of its bits unused, is written as it was
+    shown: whole, and scaled by its highest entry. What only explains it is copied where it is valid, and otherwise left
+    behind.
     """
     item = lut_item(grayscale, keyword)
-    if item is None or not {"LUTDescriptor", "LUTData"} <= set(item.dir()):
+    table = None if item is None else read_table(item, signed=False)
+    if item is None or table is None:
         return None
     copy = Dataset()
-    copy["LUTDescriptor"] = item["LUTDescriptor"]
-    data = item["LUTData"]
-    stored = lut_words(item).astype("<u2").tobytes() if isinstance(data.value, bytes) else data.value
-    copy["LUTData"] = DataElement(data.tag, data.VR, stored)
+    highest = table.entries.max()
+    unused = keyword == "VOILUTSequence" and 0 < highest < (1 << table.bits) - 1
+    if unused or table.entries.size < table.size:
+        first = item["LUTDescriptor"]
+        entries = np.pad(table.entries, (0, table.size - table.entries.size), mode="edge")
+        entries = np.rint(entries * (0xFFFF / highest)) if unused else entries
+        descriptor = [table.size % 0x10000, first.value[1], 16]
+        copy["LUTDescriptor"] = DataElement(first.tag, first.VR, descriptor)
+        copy["LUTData"] = DataElement(item["LUTData"].tag, "OW", entries.astype("<u2").tobytes())
+    else:
+        copy["LUTDescriptor"] = item["LUTDescriptor"]
+        data = item["LUTData"]
+        stored = lut_words(item).astype("<u2").tobytes() if isinstance(data.value, bytes) else data.value
+        copy["LUTData"] = DataElement(data.tag, data.VR, stored)
     for name in ("LUTExplanation", "ModalityLUTType"):
         if name in item and _is_usable(words := text(item, name)):
             setattr(copy, name, words)

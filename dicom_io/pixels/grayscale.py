@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dicom_io.errors import UnsupportedPixels
 from dicom_io.header.attributes import items, number, numbers, text, values
 
 if TYPE_CHECKING:
@@ -35,12 +34,12 @@ class Window:
 def modality(dataset: Dataset, stored: NDArray[np.int32], *, signed: bool) -> Floats:
     """Apply the Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1)."""
     item = lut_item(dataset, "ModalityLUTSequence")
-    if item is not None:
-        table, first, _ = _lut(item, signed, "Modality LUT")
-        return table[np.clip(stored - first, 0, table.size - 1)]
+    table = None if item is None else read_table(item, signed=signed)
+    if table is not None:
+        return table.entries[np.clip(stored - table.first, 0, table.entries.size - 1)]
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
-    if slope == 0.0:
-        raise UnsupportedPixels("Rescale Slope is 0")
+    if slope == 0.0:  # it would leave one value of all: it counts as absent
+        slope = None
     return stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
@@ -52,11 +51,13 @@ def voi(
     Where that range was used, its centre and width (VOI LUT Function LINEAR) come with it.
     """
     item = lut_item(dataset, "VOILUTSequence")
-    if item is not None:
-        # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
-        table, first, top = _lut(item, bool(modality.min() < 0) or signed, "VOI LUT")
-        index = np.clip(np.rint(modality) - first, 0, table.size - 1).astype(np.intp)
-        shown: Floats | None = table[index] / top
+    # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
+    table = None if item is None else read_table(item, signed=bool(modality.min() < 0) or signed)
+    shown: Floats | None
+    if table is not None:
+        index = np.clip(np.rint(modality) - table.first, 0, table.entries.size - 1).astype(np.intp)
+        # By the highest entry that occurs: some tables state 16 bits and use 12, and would be shown nearly black.
+        shown = table.entries[index] / max(1.0, float(table.entries.max()))
     else:
         shown = _windowed(dataset, modality)
     if shown is None or not _shows_something(shown, counts):
@@ -126,23 +127,40 @@ def lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
     return tables[0] if tables and (values(tables[0], "LUTDescriptor") or values(tables[0], "LUTData")) else None
 
 
-def _lut(item: Dataset, signed: bool, name: str) -> tuple[Floats, int, float]:
-    """Read a LUT Sequence's item: its entries, the input value of the first, and its highest possible entry.
+@dataclass(frozen=True)
+class Table:
+    """A LUT: the entries that it has and how many it states, the input value of the first, and the bits of an entry.
+
+    The last entry goes on behind the end.
+    """
+
+    entries: Floats
+    first: int
+    size: int
+    bits: int
+
+
+def read_table(item: Dataset, *, signed: bool) -> Table | None:
+    """Read a LUT Sequence's item; None where it is no table: it then counts as absent.
 
     PS3.3 C.11.1.1.1: the descriptor holds the number of entries (0 for 65,536), the first input and the bits of an
     entry. Entries of 8 bits may be packed two to a word. An entry too large for the stated bits counts with its own.
     """
     descriptor = numbers(item, "LUTDescriptor")
-    entries = _lut_entries(item, int(descriptor[0]) % 0x10000 or 0x10000) if len(descriptor) == 3 else None
-    if entries is None or entries.size == 0:
-        raise UnsupportedPixels(f"the {name} is damaged")
-    first = int(descriptor[1])
+    if len(descriptor) != 3:
+        return None
+    size, first, bits = (int(value) for value in descriptor)
+    if not 1 <= bits <= 16:
+        return None
+    size = size % 0x10000 or 0x10000
+    entries = _lut_entries(item, size, bits)
+    if entries.size == 0:
+        return None
     if signed and first > 0x7FFF:
         first -= 0x10000
-    bits = max(int(descriptor[2]), int(entries.max()).bit_length())
-    if not 1 <= bits <= 16:
-        raise UnsupportedPixels(f"the {name} has entries of {bits} bits: at most 16 are read")
-    return entries.astype(np.float64), first, float((1 << bits) - 1)
+    if not signed and first < 0:
+        first += 0x10000
+    return Table(entries.astype(np.float64), first, size, max(bits, int(entries.max()).bit_length()))
 
 
 def lut_words(item: Dataset) -> NDArray[np.uint16]:
@@ -155,9 +173,13 @@ def lut_words(item: Dataset) -> NDArray[np.uint16]:
     return np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
 
 
-def _lut_entries(item: Dataset, size: int) -> NDArray[np.uint16] | None:
-    """Return LUT Data as numbers, whether it came as words or as bytes; None where there are fewer than stated."""
+def _lut_entries(item: Dataset, size: int, bits: int) -> NDArray[np.uint16]:
+    """Return LUT Data as numbers, at most `size`, whether they came as words or two of 8 bits to a word.
+
+    Packed ones are told by words that no entry of the stated bits can be (C.11.1.1.1, C.11.2.1.1).
+    """
     words = lut_words(item)
-    if words.size < size <= 2 * words.size:  # two entries of 8 bits in each word, the first one in its low byte
+    fewer = words.size < size
+    if bits <= 8 and fewer and words.size and int(words.max()) >= 1 << bits:  # the first one is in the low byte
         words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
-    return words[:size] if words.size >= size else None
+    return words[:size]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -33,9 +33,10 @@ from pydicom.uid import (
 )
 
 from dicom_io.errors import UnsupportedPixels
-from dicom_io.header.attributes import MALFORMED, integer, numbers, text
+from dicom_io.header.attributes import integer, numbers, text
 from dicom_io.pixels import codec_process
 from dicom_io.pixels.codestream import Dimensions, dimensions
+from dicom_io.pixels.fragments import cut_short, frame_of, is_encapsulated
 from dicom_io.pixels.grayscale import modality, voi
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
     if (samples := integer(dataset, "SamplesPerPixel") or 1) != 1:
         raise UnsupportedPixels(f"{samples} samples per pixel: only 1 is read")
     frames = integer(dataset, "NumberOfFrames")
-    if frames not in (None, 1):
+    if frames not in (None, 0, 1):  # 0 cannot be meant: where the data is that of one frame, it is one
         raise UnsupportedPixels(f"{frames} frames: only a single frame is read")
     rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
     if rows < 1 or columns < 1:
@@ -172,8 +173,13 @@ def _cells(dataset: Dataset, layout: _Layout) -> tuple[Cells, Cells]:
         return _decoded(dataset, layout, syntax).view(kind), order
     data = dataset["PixelData"].value
     pixels = layout.rows * layout.columns
-    if not isinstance(data, bytes | bytearray) or len(data) < pixels * kind.itemsize:
-        raise UnsupportedPixels(f"pixel data is cut off: {len(data or b'')} bytes of {pixels * kind.itemsize}")
+    size = pixels * kind.itemsize
+    if isinstance(data, bytes) and is_encapsulated(data) and len(data) not in (size, size + 1):
+        raise UnsupportedPixels("encapsulated pixel data under a native transfer syntax")
+    if not isinstance(data, bytes | bytearray) or len(data) < size:
+        raise cut_short(len(data or b""), size)
+    if "NumberOfFrames" in dataset and integer(dataset, "NumberOfFrames") != 1 and len(data) > size + 1:
+        raise UnsupportedPixels(f"the number of frames is not stated, and {len(data)} bytes are not those of one")
     if syntax == ExplicitVRBigEndian:
         if kind.itemsize == 2:
             order = order.byteswap()  # the pixels stay as they are: turning the table is the cheaper way
@@ -197,10 +203,7 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
     """Decompress the frame, after its own header has confirmed the size that the dataset states."""
     if syntax not in _DECODERS and syntax not in _APART:
         raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here")
-    try:
-        frame = get_frame(dataset["PixelData"].value, 0, number_of_frames=1)
-    except MALFORMED as error:
-        raise UnsupportedPixels(f"the compressed pixel data is damaged ({type(error).__name__})") from error
+    frame = frame_of(dataset["PixelData"].value)
     stated = dimensions(frame, syntax)
     if stated is not None:
         _confirm(stated, layout)
@@ -211,11 +214,20 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
             _apart(frame, stated, syntax) if stated and syntax in _APART else _by_pydicom(frame, layout, stated, syntax)
         )
     except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
+        if _ends_early(frame, syntax):
+            raise UnsupportedPixels(
+                f"the object is cut short: {len(frame)} bytes of {syntax.name} without an end"
+            ) from error
         raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
     if array.shape != (layout.rows, layout.columns):
         raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
     # Decoders choose cells by the precision of the code stream: 8 bits, in a dataset that allocates 16.
     return np.ascontiguousarray(array.astype(f"u{layout.allocated // 8}", copy=False))
+
+
+def _ends_early(frame: bytes, syntax: UID) -> bool:
+    """Tell whether a code stream lacks its end: EOI of the JPEGs, EOC of JPEG 2000; both are FFD9."""
+    return syntax != RLELossless and b"\xff\xd9" not in frame.rstrip(b"\0")[-4:]
 
 
 def _apart(frame: bytes, stated: Dimensions, syntax: UID) -> NDArray[np.generic]:
@@ -272,11 +284,20 @@ def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> ND
     if first is None:
         return np.zeros(stored.shape, np.bool_)
     last = integer(dataset, "PixelPaddingRangeLimit")
-    ends = np.array([first, first if last is None else last], np.int64)
-    if layout.signed:  # writers that gave the value the VR US meant the same bits
-        ends = np.where(ends > 0x7FFF, ends - 0x10000, ends)
+    ends = np.array([_as_stored(first, layout), _as_stored(first if last is None else last, layout)], np.int64)
     inside: NDArray[np.bool_] = (stored >= ends.min()) & (stored <= ends.max())
     return inside
+
+
+def _as_stored(value: int, layout: _Layout) -> int:
+    """Return a padding value with the sign of the pixels: a writer that gave it the other VR meant the same bits."""
+    whole, stored = 1 << layout.allocated, 1 << layout.stored
+    if layout.signed and value >= whole // 2:
+        value -= whole
+    if not layout.signed and value < 0:
+        value += whole
+        value = value if value < stored else value % stored  # extended by its sign beyond the stored bits
+    return value
 
 
 def _aspect(dataset: Dataset) -> float:

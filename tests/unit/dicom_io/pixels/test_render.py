@@ -17,9 +17,11 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import Decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -187,14 +189,59 @@ def test_lut_entries_of_eight_bits_may_be_packed_two_to_a_word() -> None:
     assert np.abs(render(dataset).values - dataset.pixel_array / 255).max() < 1e-6
 
 
-@pytest.mark.parametrize("descriptor", [[256, 0], [256, 0, 40], [9, 0, 8]])
-def test_a_damaged_lut_is_refused(descriptor: list[int]) -> None:
+def raw_lut(descriptor: list[int], data: bytes) -> Dataset:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", descriptor)
-    item.add_new("LUTData", "OW", b"\1\2")
-    for keyword in ("VOILUTSequence", "ModalityLUTSequence"):
-        with pytest.raises(UnsupportedPixels, match="LUT"):
-            render(changed(grey(), **{keyword: [item]}))
+    item.add_new("LUTData", "OW", data)
+    return item
+
+
+@pytest.mark.parametrize("descriptor", [[256, 0], [256, 0, 40], [256, 0, 0], []])
+def test_what_is_no_table_counts_as_absent(descriptor: list[int]) -> None:
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    broken = raw_lut(descriptor, bytes(512))
+    dataset = grey(VOILUTSequence=[broken], ModalityLUTSequence=[broken], **window)
+    assert np.array_equal(render(dataset).values, render(grey(**window)).values)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0"])
+def test_a_table_without_entries_counts_as_absent(data: bytes) -> None:
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    dataset = grey(VOILUTSequence=[raw_lut([4096, 0, 12], data)], **window)
+    assert np.array_equal(render(dataset).values, render(grey(**window)).values)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("missing", [1, 7, 100])
+def test_the_last_entry_of_a_short_table_goes_on(bits: int, missing: int) -> None:
+    whole = np.minimum(np.arange(4096) >> (12 - min(bits, 12)), (1 << bits) - 1).astype("<u2")
+    whole[-missing:] = whole[-missing - 1]
+    short = render(grey(VOILUTSequence=[raw_lut([4096, 0, bits], whole[:-missing].tobytes())]))
+    full = render(grey(VOILUTSequence=[raw_lut([4096, 0, bits], whole.tobytes())]))
+    assert np.array_equal(short.values, full.values)
+
+
+@pytest.mark.parametrize("stated", [12, 14, 16])
+def test_a_table_that_uses_fewer_bits_than_it_states_is_not_dark(stated: int) -> None:
+    dataset = grey(VOILUTSequence=[raw_lut([4096, 0, stated], np.arange(4096, dtype="<u2").tobytes())])
+    assert np.abs(render(dataset).values - dataset.pixel_array / 4095).max() < 1e-6
+
+
+@pytest.mark.parametrize("slope", ["0", "0.0"])
+def test_a_slope_of_0_counts_as_absent(slope: str) -> None:
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    assert np.array_equal(render(grey(RescaleSlope=slope, **window)).values, render(grey(**window)).values)
+
+
+@pytest.mark.parametrize("frames", ["0", "", "abc"])
+def test_a_number_of_frames_that_is_none_is_one_where_the_data_is_that_of_one(frames: str) -> None:
+    dataset = grey()
+    dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(frames), frames.encode(), 0, False, True)
+    expected = render(grey()).values
+    assert np.array_equal(render(dataset).values, expected)
+    dataset.PixelData += dataset.PixelData
+    with pytest.raises(UnsupportedPixels, match="not those of one"):
+        render(dataset)
 
 
 def test_an_empty_lut_item_counts_as_none() -> None:
@@ -402,14 +449,13 @@ def changed(dataset: Dataset, **attributes: Any) -> Dataset:
     ("attributes", "words"),
     [
         ({"PixelData": None}, "no pixel data"),
-        ({"PixelData": b""}, "cut off: 0 bytes of 12288"),
-        ({"PixelData": bytes(12287)}, "cut off: 12287 bytes of 12288"),
+        ({"PixelData": b""}, "cut short at 0 of 12288"),
+        ({"PixelData": bytes(12287)}, "cut short at 12287 of 12288"),
         ({"Rows": None}, "Rows or Columns"),
         ({"Columns": None}, "Rows or Columns"),
         ({"Rows": 0}, "Rows or Columns"),
         ({"Rows": 65535, "Columns": 65535}, "65535 × 65535 pixels are more than"),
         ({"NumberOfFrames": 2}, "2 frames"),
-        ({"NumberOfFrames": 0}, "0 frames"),
         ({"SamplesPerPixel": 3}, "3 samples"),
         ({"PhotometricInterpretation": None}, "unknown or absent"),
         ({"PhotometricInterpretation": "SMITH^JOHN"}, "unknown or absent"),
@@ -422,7 +468,6 @@ def changed(dataset: Dataset, **attributes: Any) -> Dataset:
         ({"BitsStored": 17}, "Bits Stored 17"),
         ({"HighBit": 16}, "High Bit 16"),
         ({"HighBit": 5}, "High Bit 5"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope"),
     ],
 )
 def test_refusals_name_what_is_wrong(attributes: dict[str, Any], words: str) -> None:
@@ -490,8 +535,28 @@ def test_cut_off_compressed_data_is_refused_or_drawn_but_never_a_crash(syntax: U
 def test_raw_pixels_under_a_jpeg_syntax_are_refused() -> None:
     dataset = grey()
     dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    with pytest.raises(UnsupportedPixels, match="damaged"):
+    with pytest.raises(UnsupportedPixels, match="native pixel data under an encapsulated"):
         render(dataset)
+
+
+def test_encapsulated_data_under_a_native_syntax_is_refused() -> None:
+    dataset = grey()
+    dataset.PixelData = encapsulate([bytes(dataset.PixelData)])
+    with pytest.raises(UnsupportedPixels, match="encapsulated pixel data under a native"):
+        render(dataset)
+
+
+@pytest.mark.parametrize(("given", "meant"), [(-2000, 63536), (-1, 65535)])
+def test_padding_of_the_other_sign_means_the_same_bits(given: int, meant: int) -> None:
+    dataset = grey(bits=16)
+    pixels = np.array(dataset.pixel_array)
+    pixels[:8] = meant
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+    dataset.add_new("PixelPaddingValue", "SS", given)
+    assert not render(dataset).values[:8].any()
+    right = changed(dataset)
+    right.add_new("PixelPaddingValue", "US", meant)
+    assert np.array_equal(render(dataset).values, render(right).values)
 
 
 @pytest.mark.parametrize("place", [24, 33])

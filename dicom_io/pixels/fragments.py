@@ -1,0 +1,56 @@
+"""The frame in encapsulated pixel data, whatever its writer made of offset table and delimiter (PS3.5 A.4)."""
+
+from __future__ import annotations
+
+import struct
+
+from dicom_io.errors import UnsupportedPixels
+
+ITEM = b"\xfe\xff\x00\xe0"
+_DELIMITER = b"\xfe\xff\xdd\xe0"
+_UNDEFINED = 0xFFFFFFFF
+
+
+def is_encapsulated(data: bytes) -> bool:
+    """Tell whether pixel data begins as encapsulated data does: with the item of an offset table."""
+    return data[:4] == ITEM
+
+
+def frame_of(data: bytes) -> bytes:
+    """Return the one frame of encapsulated pixel data: all fragments belong to it, whatever the offset table says.
+
+    The delimiter may be absent, or zeros may stand for it. A fragment without a length goes on to the end.
+
+    Raises
+    ------
+    UnsupportedPixels
+        The data is not encapsulated, holds no fragment, or ends within one.
+    """
+    if not is_encapsulated(data):
+        raise UnsupportedPixels("native pixel data under an encapsulated transfer syntax")
+    fragments: list[bytes] = []
+    place = 0
+    while place + 8 <= len(data) and data[place : place + 4] == ITEM:
+        (length,) = struct.unpack_from("<I", data, place + 4)
+        begin = place + 8
+        if length == _UNDEFINED:
+            fragments.append(_without_delimiter(data[begin:]))
+            break
+        if begin + length > len(data):
+            raise cut_short(len(data), begin + length)
+        fragments.append(data[begin : begin + length])
+        place = begin + length
+    frame = b"".join(fragments[1:])  # the first item is the offset table
+    if not frame:
+        raise UnsupportedPixels("the encapsulated pixel data holds no frame")
+    return frame
+
+
+def _without_delimiter(data: bytes) -> bytes:
+    end = data.rfind(_DELIMITER)
+    return data[:end] if end >= 0 and not data[end + 8 :].strip(b"\0") else data
+
+
+def cut_short(present: int, stated: int) -> UnsupportedPixels:
+    """Return the error that pixel data ends too early, after `present` of `stated` bytes."""
+    return UnsupportedPixels(f"the object is cut short at {present} of {stated} bytes of pixel data")

@@ -1,0 +1,52 @@
+"""The presentation state carries the table that was shown, and a valid one (PS3.3 C.11.2.1.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from dicom_io.objects.presentation_state import _table
+from dicom_io.pixels.grayscale import read_table
+
+
+def source(entries: np.ndarray, stated: int, bits: int) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [stated, 100, bits])
+    item.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
+    dataset = Dataset()
+    dataset.VOILUTSequence = [item]
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("entries", "stated", "bits"),
+    [
+        (np.arange(4096), 4096, 16),  # uses 12 of 16 bits
+        (np.arange(4000), 4096, 12),  # and is short
+        (np.arange(4095), 4096, 16),
+    ],
+)
+def test_what_is_irregular_is_written_as_it_was_shown(entries: np.ndarray, stated: int, bits: int) -> None:
+    copy = _table(source(entries, stated, bits), "VOILUTSequence")
+    assert copy is not None
+    assert list(copy.LUTDescriptor) == [stated, 100, 16]
+    table = read_table(copy, signed=False)
+    assert table is not None
+    assert table.entries.size == stated
+    assert table.entries.max() == 0xFFFF
+    shown = np.pad(entries, (0, stated - entries.size), mode="edge") / entries.max()
+    assert np.abs(table.entries / 0xFFFF - shown).max() < 1e-5
+
+
+def test_what_is_regular_stays_as_it_is() -> None:
+    dataset = source(np.arange(4096), 4096, 12)
+    copy = _table(dataset, "VOILUTSequence")
+    assert copy is not None
+    assert copy.LUTDescriptor == dataset.VOILUTSequence[0].LUTDescriptor
+    assert copy.LUTData == dataset.VOILUTSequence[0].LUTData
+
+
+def test_what_is_no_table_is_left_behind() -> None:
+    assert _table(source(np.arange(0), 4096, 12), "VOILUTSequence") is None
+    assert _table(Dataset(), "VOILUTSequence") is None
