@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime
 import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 
 from modeltrain.export.external_weights import HALF, refer
 from modeltrain.model.card import ONNX, SAFETENSORS
+from modeltrain.model.onnx_session import open_session
 from modeltrain.model.outputs import Outputs
 from modeltrain.model.preprocess import INPUT_SIZE
 from modeltrain.network.architectures import ChestNet, bare_names, load_weights
@@ -55,9 +55,7 @@ def write_weights(state: dict[str, Tensor], folder: Path, arch: str = "resnet18"
 
 def onnx_predictor(path: Path, threads: int = 0) -> Predict:
     """Return the forward pass of an ONNX file on the CPU (`threads` 0: as many as there are cores)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads)
 
     def predict(images: NDArray[np.float32]) -> Outputs:
         return Outputs(*session.run(list(Outputs._fields), {"image": images}))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from dicom_io import durable
 from dicom_io.errors import InvalidModel, InvalidSettings, OutOfResources
@@ -25,6 +24,7 @@ from modeltrain.model.card import (
     load_card,
     shipped_model,
 )
+from modeltrain.model.onnx_session import open_session
 from modeltrain.model.outputs import CLASSES, Outputs
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def prove(card: Card, shown_as: Path | None = None) -> None:
     for file in (each for each in (ONNX, INT8) if each in card.digests):
         path = (shown_as or card.folder) / file
         try:
-            session = onnxruntime.InferenceSession(str(card.folder / file), providers=["CPUExecutionProvider"])
+            session = open_session(card.folder / file)
             blank = np.zeros((1, 1, card.input_size, card.input_size), np.float32)
             outputs = Outputs(*session.run(list(Outputs._fields), {"image": blank}))
         except Exception as error:  # ONNX Runtime's errors have no common base but this

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import ProgrammingError
+
 from dicom_io.errors import OutOfResources
 
 if TYPE_CHECKING:
@@ -15,7 +17,20 @@ if TYPE_CHECKING:
 
 FULL = "the disk that holds the ledger is full"
 READ_ONLY = "the ledger cannot be written: its folder or file is read-only"
+STANDBY = "the ledger cannot be written: its database takes no changes (a standby, or set to read-only)"
+NO_RIGHTS = "the ledger cannot be used: its database does not give us the right to"
 LOCKED = "the ledger is locked by another process"
+_STATES = {
+    "53100": FULL,
+    "55P03": LOCKED,
+    "40P01": LOCKED,
+    "25006": STANDBY,
+    "42501": NO_RIGHTS,
+    "28000": NO_RIGHTS,
+    "28P01": NO_RIGHTS,
+}
+"""Causes by PostgreSQL's SQLSTATE: disk_full, lock_not_available, deadlock_detected, read_only_sql_transaction,
+insufficient_privilege, invalid_authorization_specification, invalid_password."""
 _LITTLE = 1_000_000
 """Free bytes below which an error that may have many causes has this one: SQLite needs some for a transaction's log."""
 
@@ -28,19 +43,24 @@ def outage(error: DBAPIError, engine: Engine, otherwise: str) -> OutOfResources:
     otherwise
         What to say where the cause is not known.
     """
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    words = _STATES.get(state) or _of_sqlite(error, engine)
+    if not words and isinstance(error, ProgrammingError):  # a table that is gone, say
+        words = f"the ledger's database refuses ({type(error.orig).__name__})"
+    return OutOfResources(words or otherwise)
+
+
+def _of_sqlite(error: DBAPIError, engine: Engine) -> str:
+    """Return the cause of an error of SQLite's; empty where it is not known, or not SQLite's."""
     # https://sqlite.org/rescode.html; an extended code begins with its primary one.
     code = str(getattr(error.orig, "sqlite_errorname", ""))
-    state = getattr(error.orig, "sqlstate", "")
-    if code == "SQLITE_FULL" or state == "53100":  # PostgreSQL: disk_full
-        return OutOfResources(FULL)
-    if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _full(engine):
-        return OutOfResources(FULL)
-    # PostgreSQL: lock_not_available, deadlock_detected
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state in ("55P03", "40P01"):
-        return OutOfResources(LOCKED)
+    if code == "SQLITE_FULL" or (code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _full(engine)):
+        return FULL
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return LOCKED
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")) and _read_only(engine):
-        return OutOfResources(READ_ONLY)
-    return OutOfResources(otherwise)
+        return READ_ONLY
+    return ""
 
 
 def _full(engine: Engine) -> bool:

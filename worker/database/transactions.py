@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from dicom_io.errors import OutOfResources
@@ -59,7 +59,9 @@ class Database:
                     # The driver's connection goes back to the pool with this dictionary.
                     if not connection.invalidated:
                         connection.info.pop(_AT_END, None)
-        except OperationalError as error:
+        except (IntegrityError, DataError):  # of the values, not of the database
+            raise
+        except DBAPIError as error:
             raise outage(error, self._engine, "the ledger is locked, full or cannot be reached") from error
         except PoolTimeout as error:
             raise OutOfResources("all connections to the ledger are in use") from error

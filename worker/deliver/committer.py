@@ -96,6 +96,7 @@ class Committer(threading.Thread):
                 log.warning("commitment_waits", destination=self.destination, reason=str(error))
             except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
                 log.error("commitment_error", destination=self.destination, reason=unexpected(error))
+                self._office.commitments.let_run_out(self.destination)
             self._ending.wait(POLL)
 
     def _round(self) -> None:

@@ -107,6 +107,7 @@ class Courier(threading.Thread):
             except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
                 log.error("outbox_error", destination=self.destination, reason=unexpected(error))
                 busy = False
+                self._office.deliveries.let_run_out(self.destination, self._ahead)
             if not busy:
                 self._wait(POLL)
         self._hand_back(self._ahead)

@@ -89,19 +89,32 @@ class Housekeeper(threading.Thread):
             self._blobs.check_there()
         if not self._entered:
             self._enter_tasks()
-        for task in self._queue.claim([Kind.EXPIRE], self._now(), target=self._blobs.store, limit=2, among="any"):
-            every = EVERY if task.subject == _KEPT_TOO_LONG else EVERY_SWEEP
-            reason = ""
-            try:
-                if task.subject == _KEPT_TOO_LONG:
-                    self._delete_old()
-                    self._make_room()
-                else:
-                    self._sweep()
-            except CxrdError as error:
-                reason, every = str(error), EVERY
-                log.warning("housekeeping_waits", reason=reason)
-            self._postpone(task, self._now() + every, reason)
+        tasks = self._queue.claim([Kind.EXPIRE], self._now(), target=self._blobs.store, limit=2, among="any")
+        try:
+            for task in tasks:
+                self._do(task)
+        finally:
+            for task in tasks:
+                self._queue.forget(task)  # the lease of one that the ledger did not take back runs out
+
+    def _do(self, task: Task) -> None:
+        """Do one of the two, and enter when it is to be done next."""
+        every = EVERY if task.subject == _KEPT_TOO_LONG else EVERY_SWEEP
+        reason = ""
+        try:
+            if task.subject == _KEPT_TOO_LONG:
+                self._delete_old()
+                self._make_room()
+            else:
+                self._sweep()
+        except CxrdError as error:
+            reason, every = str(error), EVERY
+            log.warning("housekeeping_waits", reason=reason)
+        except Exception as error:  # noqa: BLE001 - held in hand, it would never come again
+            reason, every = unexpected(error), EVERY
+            log.error("housekeeping_waits", reason=reason)
+        with self._ledger.writing() as connection:
+            self._queue.postpone(connection, task, self._now() + every, reason)
 
     def _enter_tasks(self) -> None:
         store, moment = self._blobs.store, self._now()
@@ -109,13 +122,6 @@ class Housekeeper(threading.Thread):
             put(connection, Kind.EXPIRE, _KEPT_TOO_LONG, moment + EVERY, target=store, store=store)
             put(connection, Kind.EXPIRE, _UNOWNED, moment + EVERY, target=store, store=store)
         self._entered = True
-
-    def _postpone(self, task: Task, until: dt.datetime, reason: str) -> None:
-        try:
-            with self._ledger.writing() as connection:
-                self._queue.postpone(connection, task, until, reason)
-        finally:
-            self._queue.forget(task)  # its lease runs out where the ledger does not take it
 
     # ---- what is kept too long ---------------------------------------------------------------------------------------
 

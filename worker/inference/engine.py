@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from dicom_io.errors import InvalidModel, InvalidSettings, Retryable
 from dicom_io.fail_points import reached
 from modeltrain.model.card import INT8, ONNX, Card
+from modeltrain.model.onnx_session import VERSION, open_session
 from modeltrain.model.outputs import Outputs
 from worker.settings import ModelSettings
 
@@ -45,16 +45,12 @@ class OnnxEngine:
     gains_by_batches = False
 
     def __init__(self, path: Path, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Spinning threads would take the cores from receiving and decoding between two forward passes.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            # Spinning threads would take the cores from receiving and decoding between two forward passes.
+            self._session = open_session(path, threads, spinning=False)
         except Exception as error:  # ONNX Runtime raises its own, undocumented types
             raise InvalidModel(f"{path}: ONNX Runtime cannot load it ({type(error).__name__})") from error
-        self.name = f"onnxruntime {onnxruntime.__version__}, cpu{', int8' if path.name == INT8 else ''}"
+        self.name = f"onnxruntime {VERSION}, cpu{', int8' if path.name == INT8 else ''}"
 
     def predict(self, images: Image) -> Outputs:
         """Run the network; see `Engine.predict`."""

@@ -129,8 +129,12 @@ class Commitments:
         every = (TaskRow.kind == Kind.COMMIT, TaskRow.target == destination)
         with self._ledger.writing() as connection:
             count = int(connection.execute(delete(TaskRow).where(*every)).rowcount)
-        self._forget([task for task in self._queue.in_hand() if (task.kind, task.target) == (Kind.COMMIT, destination)])
+        self.let_run_out(destination)
         return count
+
+    def let_run_out(self, destination: str) -> None:
+        """Let the leases run out of what an error has left in hand."""
+        self._queue.forget_others(Kind.COMMIT, destination)
 
     def enter_not_offered(self, destination: str, reason: str, now: dt.datetime) -> None:
         """Enter that a destination does not offer storage commitment."""

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Select, delete, func, select, update
 
 from worker.ledger import event_chain
-from worker.ledger.receipts import Ledger, in_batches
+from worker.ledger.receipts import Ledger, in_batches, lock_receipts
 from worker.ledger.records import DueDelivery
 from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
 from worker.queue.claim import Queue, make_due, put
@@ -66,6 +66,10 @@ class Deliveries:
             for task in tasks:
                 self._queue.forget(task)
             raise
+
+    def let_run_out(self, destination: str, but: Collection[DueDelivery]) -> None:
+        """Let the leases of what an error has left in hand run out, but for these."""
+        self._queue.forget_others(Kind.DELIVER, destination, {each.task.id for each in but})
 
     def has_due(self, destination: str, now: dt.datetime) -> bool:
         """Return whether anything is to be sent to a destination now."""
@@ -199,24 +203,27 @@ class Deliveries:
         """
         states = [DeliveryState.FAILED, DeliveryState.PENDING]
         states += [DeliveryState.SENT, DeliveryState.COMMITTED] * include_sent
-        query = select(DeliveryRow.id).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        query = select(DeliveryRow.id, ResultRow.receipt_id).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
         query = query.where(DeliveryRow.state.in_(states), ResultRow.deleted_at.is_(None))
         if destination is not None:
             query = query.where(DeliveryRow.destination == destination)
         if receipt_ids:
             query = query.where(ResultRow.receipt_id.in_(receipt_ids))
         with self._ledger.reading() as connection:
-            numbers = list(connection.scalars(query.order_by(DeliveryRow.id)))
+            rows = connection.execute(query.order_by(DeliveryRow.id)).all()
         count = 0
-        for some in in_batches(numbers):
+        kept = select(ResultRow.id).where(ResultRow.deleted_at.is_(None))
+        for some in in_batches(rows):
             with self._ledger.writing() as connection:
-                for number in some:
-                    # What has been delivered since it was looked up stays so.
+                lock_receipts(connection, {receipt_id for _, receipt_id in some})
+                for number, _ in some:
+                    # What has been delivered or deleted since it was looked up stays so.
                     row = update(DeliveryRow).where(DeliveryRow.id == number, DeliveryRow.state.in_(states))
+                    row = row.where(DeliveryRow.result_id.in_(kept))
                     row = row.values(state=DeliveryState.PENDING, attempts=0).returning(DeliveryRow.destination)
                     target = connection.scalar(row)
                     if target is not None:
-                        _forget_commitment(connection, number)
+                        forget_commitments(connection, [number])
                         receipt_id, priority, store = origin_of(connection, number)
                         enter = partial(put, target=target, priority=priority, store=store)
                         if not enter(connection, Kind.DELIVER, number, now):
@@ -233,10 +240,10 @@ class Deliveries:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
 
-def _forget_commitment(connection: Connection, delivery_id: int) -> None:
-    """Have nobody ask for it, whoever has that in hand, and let no earlier answer count: it is sent anew."""
-    connection.execute(delete(TaskRow).where(TaskRow.kind == Kind.COMMIT, TaskRow.subject == delivery_id))
-    connection.execute(delete(CommitmentRow).where(CommitmentRow.delivery_id == delivery_id))
+def forget_commitments(connection: Connection, delivery_ids: Select[Any] | Collection[int]) -> None:
+    """Have nobody ask for these, whoever has that in hand, and let no earlier answer count."""
+    connection.execute(delete(TaskRow).where(TaskRow.kind == Kind.COMMIT, TaskRow.subject.in_(delivery_ids)))
+    connection.execute(delete(CommitmentRow).where(CommitmentRow.delivery_id.in_(delivery_ids)))
 
 
 def losses_of(connection: Connection, delivery_id: int) -> int:

@@ -33,6 +33,15 @@ def in_batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         yield rows[start : start + BATCH_SIZE]
 
 
+def lock_receipts(connection: Connection, receipt_ids: Iterable[int]) -> None:
+    """Keep others from deleting these receipts' files, or having them sent again, until the transaction ends.
+
+    Events about them can be entered meanwhile: who enters one has the chain's turn, which we may want ourselves.
+    """
+    rows = select(ReceiptRow.id).where(ReceiptRow.id.in_(list(receipt_ids))).order_by(ReceiptRow.id)
+    connection.execute(rows.with_for_update(key_share=True)).all()
+
+
 class Ledger(Database):
     """Received objects: entering them, and asking about them. Every method is one transaction."""
 

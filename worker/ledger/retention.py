@@ -15,7 +15,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, exists, func, or_, select, update
 
 from worker.ledger import event_chain
-from worker.ledger.receipts import Ledger
+from worker.ledger.deliveries import forget_commitments
+from worker.ledger.receipts import Ledger, lock_receipts
 from worker.ledger.tables import DeliveryRow, DeliveryState, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow
 from worker.storage.orphans import Owner
@@ -114,8 +115,9 @@ class Retention:
         """
         deletions = []
         with self._ledger.writing() as connection:
+            lock_receipts(connection, receipt_ids)
             may_go = select(ReceiptRow.id).where(ReceiptRow.id.in_(list(receipt_ids)), *_done(ordered=ordered))
-            for receipt_id in connection.scalars(may_go.order_by(ReceiptRow.id).with_for_update(of=ReceiptRow)).all():
+            for receipt_id in connection.scalars(may_go.order_by(ReceiptRow.id)).all():
                 rows = [row for each in files for row in self._mark(connection, each, receipt_id, now)]
                 if rows:
                     sha256, sizes = zip(*rows, strict=True)
@@ -129,7 +131,9 @@ class Retention:
         row = _TABLES[files]
         number = row.id if files == "received" else row.receipt_id
         query = update(row).where(number == receipt_id, *self._kept(row)).values(deleted_at=now)
-        rows = connection.execute(query.returning(row.sha256, row.size_bytes))
+        rows = connection.execute(query.returning(row.sha256, row.size_bytes)).all()
+        if files == "results" and rows:  # it could not be sent again
+            forget_commitments(connection, select(DeliveryRow.id).join(ResultRow).where(number == receipt_id))
         return [(str(sha256), int(size)) for sha256, size in rows]
 
     def choose(self, order: Order) -> Chosen:
@@ -190,10 +194,11 @@ def _ordered(query: Any, order: Order) -> Any:
 
 
 def _done(*, ordered: bool = False) -> tuple[ColumnElement[bool], ...]:
-    """Return when an image is done with; what has failed only where a person orders it."""
+    """Return when an image is done with; what has failed, or was not committed to, only where a person orders it."""
     states = [State.ANALYSED, State.NOT_ANALYSED, *([State.FAILED] if ordered else [])]
     waits = [DeliveryState.PENDING, *([] if ordered else [DeliveryState.FAILED])]
-    of_delivery = TaskRow.kind.in_([Kind.DELIVER, Kind.COMMIT]) & (TaskRow.subject == DeliveryRow.id)
+    kinds = [Kind.DELIVER, *([] if ordered else [Kind.COMMIT])]
+    of_delivery = TaskRow.kind.in_(kinds) & (TaskRow.subject == DeliveryRow.id)
     reading = TaskRow.kind.in_([Kind.ANALYSE, Kind.REANALYSE]), TaskRow.subject == ReceiptRow.id
     on_its_way = or_(DeliveryRow.state.in_(waits), exists().where(of_delivery))
     return (

@@ -188,6 +188,13 @@ class Queue:
         with self._lock:
             self._in_hand.pop(task.id, None)
 
+    def forget_others(self, kind: Kind, target: str, but: Collection[int] = ()) -> None:
+        """Do not renew the leases of this kind and target any more, but for the tasks with these numbers."""
+        with self._lock:
+            for task in list(self._in_hand.values()):
+                if (task.kind, task.target) == (kind, target) and task.id not in but:
+                    del self._in_hand[task.id]
+
     def _settled(self, task: Task, hits: int) -> None:
         if not hits:
             self.forget(task)

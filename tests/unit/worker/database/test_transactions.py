@@ -23,6 +23,7 @@ from worker.database.transactions import at_end
 from worker.ledger import event_chain, migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.receipts import Ledger
+from worker.ledger.retention import Retention
 from worker.queue.claim import Queue
 
 LONG = Patience(busy=120, connect=120, statement=240, pool=16)
@@ -177,6 +178,67 @@ def test_what_is_given_up_and_sent_again_at_once_does_not_wait_in_a_circle(serve
     watch.dispose()
     assert server.counts()["delivery_pending"] == 3
     assert len(Deliveries(server).claim("pacs", NOON, 9)) == 3
+
+
+def test_files_are_marked_as_deleted_while_images_are_received_again(server: Ledger) -> None:
+    """The one holds the images and wants the chain, the other the chain, and an image to refer to."""
+    numbers = []
+    for image in range(20):
+        numbers.append(received(server, sop_instance_uid=f"1.{image}", sha256=f"{image:064x}"))
+        record_finding(server, numbers[-1], FINDING, [], NOON)
+    retention = Retention(server, "")
+
+    def again() -> int:
+        for image in range(20):
+            server.receive(replace(NEW, sop_instance_uid=f"1.{image}", sha256=f"{image:064x}"))
+        return 0
+
+    def mark() -> int:
+        return sum(
+            len(retention.mark(numbers[start : start + 5], ["received"], NOON, "age")) for start in (0, 5, 10, 15)
+        )
+
+    assert sum(all_at_once([again, mark] * 6)) == 20
+
+
+def test_what_is_deleted_meanwhile_is_not_sent_again(server: Ledger) -> None:
+    """And what is to be sent again meanwhile is not deleted: whoever comes second sees what the first has done."""
+    with_results(server, 3)
+    deliveries = Deliveries(server, Queue(server))
+    for each in deliveries.claim("pacs", NOON, 9):
+        deliveries.mark_sent(each, 0, NOON)
+    with server.reading() as connection:
+        numbers = list(connection.scalars(text("SELECT id FROM receipt")))
+    retention = Retention(server, "")
+    acts = [
+        lambda: deliveries.redeliver(NOON, include_sent=True),
+        lambda: -len(retention.mark(numbers, ["results"], NOON, "age")),
+    ]
+    for _ in range(10):
+        assert sorted(all_at_once(acts)) in ([-1, 0], [0, 3])
+        with server.writing() as connection:
+            gone = "SELECT count(*) FROM result WHERE deleted_at IS NOT NULL"
+            waits = "SELECT count(*) FROM delivery WHERE state = 'pending'"
+            assert 0 in (connection.scalar(text(gone)), connection.scalar(text(waits)))
+            connection.execute(text("UPDATE result SET deleted_at = NULL"))
+        for each in deliveries.claim("pacs", NOON, 9):
+            deliveries.mark_sent(each, 0, NOON)
+
+
+@pytest.mark.parametrize("sql", ["UPDATE receipt SET nothing = 1", "UPDATE nothing SET id = 1"])
+def test_a_schema_that_is_not_ours_is_the_database_s_fault(patient: Ledger, sql: str) -> None:
+    with pytest.raises(OutOfResources), patient.writing() as connection:
+        connection.execute(text(sql))
+
+
+def test_a_database_that_takes_no_changes_is_said_to(server: Ledger) -> None:
+    def change() -> None:
+        with server.writing() as connection:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+            connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+
+    with pytest.raises(OutOfResources, match="takes no changes"):
+        change()
 
 
 def test_the_chain_does_not_fork_whatever_the_servers_default_is(postgres_url: str) -> None:

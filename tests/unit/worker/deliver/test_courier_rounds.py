@@ -447,3 +447,20 @@ def test_a_ledger_that_breaks_off_in_between_leaves_nothing_in_hand(
     post.now += dt.timedelta(seconds=LEASE)
     post.run()
     assert set(post.states()) == {"sent"}
+
+
+def test_an_error_that_nobody_foresaw_leaves_nothing_in_hand_for_good(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent and could not be entered is in hand until its lease runs out, and not as long as we live."""
+    post.add(2)
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        post.courier.stop()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(post.courier._office.deliveries, "mark_sent", fail)
+    post.courier.run()
+    assert post.queue.in_hand() == []
+    assert len(post.place.got) == 1

@@ -193,3 +193,37 @@ def test_a_fault_ends_nothing(
     house.housekeeper.join(20)
     assert len(looks) == 3
     assert "housekeeping_waits" in "".join(capsys.readouterr())
+
+
+def test_an_error_that_nobody_foresaw_holds_up_nothing_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = House(tmp_path, keep_received_days=1)
+    files = house.put(1)
+    house.later(HOUR)
+
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError("a file that went meanwhile")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "remove", fail)
+        patch.setattr(module, "find_orphans", fail)
+        house.later(2 * DAY)
+    assert house.housekeeper._queue.in_hand() == []
+    assert capsys.readouterr().out.count("housekeeping_waits") == 2
+    house.later(HOUR)
+    house.later(2 * DAY)
+    assert there(files)[0][0] is False
+
+
+def test_a_ledger_that_takes_no_outcome_leaves_nothing_in_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(tmp_path)
+    house.later(HOUR)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OutOfResources("locked")
+
+    monkeypatch.setattr(house.housekeeper._queue, "postpone", fail)
+    with pytest.raises(OutOfResources):
+        house.later(2 * DAY)
+    assert house.housekeeper._queue.in_hand() == []

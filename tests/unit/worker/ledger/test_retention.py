@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from tests.support.ledgers import fail, record_finding
+from tests.support.ledgers import fail, record_finding, waiting
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, received
 from worker.engines.housekeeper import BOTH, remove
 from worker.ledger import event_chain
@@ -74,9 +74,10 @@ def test_a_backlog_never_goes(ledger: Ledger, retention: Retention) -> None:
     every = [waits, failed, pending, refused, to_commit, to_read]
     assert retention.due("received", LATER, 9) == retention.due("results", LATER, 9) == []
     assert retention.mark(every, BOTH, LATER, "age") == []
-    # A person may order that what has failed is deleted.
+    # A person may order that what has failed, or was not committed to, is deleted; then nobody asks for it any more.
     ordered = retention.mark(every, BOTH, LATER, "ordered", ordered=True)
-    assert [each.receipt_id for each in ordered] == [failed, refused]
+    assert [each.receipt_id for each in ordered] == [failed, refused, to_commit]
+    assert waiting(ledger, LATER, Kind.COMMIT) == []
 
 
 def test_the_rows_stay_and_say_so(ledger: Ledger, retention: Retention) -> None:
