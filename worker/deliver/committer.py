@@ -34,8 +34,10 @@ WAIT = 10.0
 """Seconds that a report is waited for on our association. Most nodes send it on one of their own."""
 MOST = 200
 """Instances in one request."""
-_OFFERED_AGAIN = dt.timedelta(days=1)
+_OFFERED_AGAIN = dt.timedelta(hours=1)
 """After so long, a node that did not offer storage commitment is asked whether it does now."""
+_NEVER_OFFERED = dt.timedelta(days=1)
+"""So long a node must not have offered it until that is taken for its answer: it may just be starting."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Committer(threading.Thread):
         self._pause = Pause(first=office.settings.retry_first, most=office.settings.retry_max)
         self._rest_until: dt.datetime | None = None
         self._offer_at: dt.datetime | None = None
+        self._rejected_since: dt.datetime | None = None
         self._ending = threading.Event()
 
     def stop(self) -> None:
@@ -106,7 +109,8 @@ class Committer(threading.Thread):
         if self._pause.left() or resting or not office.commitments.has_due(self.destination, moment):
             return
         if self._offer_at is not None and moment < self._offer_at:
-            office.commitments.withdraw(self.destination)
+            if self._never_offers(moment):
+                office.commitments.withdraw(self.destination)
             return
         if office.breakers.of(self.destination):  # the courier asks whether it is back
             return
@@ -160,16 +164,21 @@ class Committer(threading.Thread):
                 back = list(in_hand)
                 office.enter(lambda: office.commitments.hand_back(uid, back, reason))
 
+    def _never_offers(self, moment: dt.datetime) -> bool:
+        """Return whether what was sent there needs no commitment, since the node has long offered none."""
+        since = self._rejected_since
+        return not self._required and since is not None and moment - since >= _NEVER_OFFERED
+
     def _note_asked(self, uid: str, due: Sequence[DueCommitment]) -> None:
         self._pause.clear()
-        self._offer_at, self.not_offered = None, ""
+        self._offer_at, self._rejected_since, self.not_offered = None, None, ""
         log.info("commitment_asked", **self._about(uid, due))
         again = max(each.task.attempts for each in due)
         if again > 1:
             log.warning("commitment_report_missing", times=again - 1, reason=NO_REPORT, **self._about(uid, due))
 
     def _note_not_offered(self, reason: str, moment: dt.datetime) -> None:
-        """Say once that the node does not offer storage commitment: what was sent there stays *sent*."""
+        """Say once that the node does not offer storage commitment, and ask again later whether it does by then."""
         if not self.not_offered:
             if self._required:
                 log.error("commitment_not_offered", destination=self.destination, reason=reason)
@@ -178,6 +187,7 @@ class Committer(threading.Thread):
             commitments = self._office.commitments
             self._office.enter(lambda: commitments.enter_not_offered(self.destination, reason, moment))
         self.not_offered, self._offer_at, self._rest_until = reason, moment + _OFFERED_AGAIN, None
+        self._rejected_since = self._rejected_since or moment
 
     def _about(self, uid: str, due: Sequence[DueCommitment]) -> dict[str, object]:
         return {"destination": self.destination, "transaction": digest(uid), "deliveries": len(due)}

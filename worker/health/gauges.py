@@ -70,6 +70,7 @@ class InstallationGauges:
             images = overview.failed_images(connection)
             deliveries = overview.failed_deliveries(connection, names)
             oldest = oldest_kept(connection)
+            uncommitted = overview.uncommitted(connection)
         outbox = self._settings.outbox
         down = {each.name for each in Breakers(self._ledger, first=outbox.retry_first, most=outbox.retry_max).open()}
         running = [each.role for each in processes(self._ledger) if each.is_alive(moment)]
@@ -83,6 +84,12 @@ class InstallationGauges:
                 "cxrd_failed_deliveries",
                 "Deliveries that stand as failed",
                 deliveries,
+                "destination",
+            ),
+            gauge(
+                "cxrd_uncommitted_results",
+                "Results that a node was asked to commit to, as often as it is asked, and never did",
+                {name: each.given_up for name, each in uncommitted.items()},
                 "destination",
             ),
             gauge(

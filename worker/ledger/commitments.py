@@ -125,10 +125,15 @@ class Commitments:
         return True
 
     def withdraw(self, destination: str) -> int:
-        """Ask a destination about nothing that waits: what was sent stays *sent*; return how many deliveries."""
+        """Ask a destination about nothing that waits: what was sent stays *sent*; return how many deliveries.
+
+        What it was asked about and has not answered, it need not commit to any more.
+        """
         every = (TaskRow.kind == Kind.COMMIT, TaskRow.target == destination)
+        asked = (CommitmentRow.destination == destination, CommitmentRow.answered_at.is_(None))
         with self._ledger.writing() as connection:
             count = int(connection.execute(delete(TaskRow).where(*every)).rowcount)
+            connection.execute(delete(CommitmentRow).where(*asked))
         self.let_run_out(destination)
         return count
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, update
 
 from worker.ledger import event_chain
 from worker.ledger.deliveries import forget_commitments
 from worker.ledger.receipts import Ledger, lock_receipts
-from worker.ledger.tables import DeliveryRow, DeliveryState, ReceiptRow, ResultRow, State
+from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow
 from worker.storage.orphans import Owner
 
@@ -201,6 +201,9 @@ def _done(*, ordered: bool = False) -> tuple[ColumnElement[bool], ...]:
     of_delivery = TaskRow.kind.in_(kinds) & (TaskRow.subject == DeliveryRow.id)
     reading = TaskRow.kind.in_([Kind.ANALYSE, Kind.REANALYSE]), TaskRow.subject == ReceiptRow.id
     on_its_way = or_(DeliveryRow.state.in_(waits), exists().where(of_delivery))
+    if not ordered:  # it was asked to commit to it, and never did
+        no_answer = (CommitmentRow.delivery_id == DeliveryRow.id, CommitmentRow.answered_at.is_(None))
+        on_its_way = or_(on_its_way, and_(DeliveryRow.state == DeliveryState.SENT, exists().where(*no_answer)))
     return (
         ReceiptRow.state.in_(states),
         ~exists().where(*reading),

@@ -43,7 +43,7 @@ HOUR = dt.timedelta(hours=1)
 class Desk:
     """A ledger with results that were sent to `pacs`, and its committer, which runs only when it is told to."""
 
-    def __init__(self, folder: Path, peer: Peer, count: int = 3, **settings: float) -> None:
+    def __init__(self, folder: Path, peer: Peer, count: int = 3, *, required: bool = False, **settings: float) -> None:
         self.engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
         migrations.upgrade(self.engine)
         self.ledger, self.now, self.woken = Ledger(self.engine), LATE, 0
@@ -59,7 +59,7 @@ class Desk:
             ReportIntake(self.ledger, self._note, lambda: self.now).receive,
             Outcomes(threading.Event()).enter,
         )
-        self.committer = Committer("pacs", peer, office)
+        self.committer = Committer("pacs", peer, office, required=required)
 
     def _note(self) -> None:
         self.woken += 1
@@ -174,14 +174,32 @@ def test_a_node_without_storage_commitment_is_said_once_and_results_stay_sent(
 ) -> None:
     with committing("none") as there:
         desk = Desk(tmp_path, there.peer)
-        for _ in range(120):
-            desk.round(dt.timedelta(minutes=1))
+        for _ in range(46):
+            desk.round(HOUR / 2)
+        assert desk.rows("SELECT count(*) FROM task") == [(3,)]  # it may just be starting
+        for _ in range(4):
+            desk.round(HOUR / 2)
         assert states(desk.ledger, desk.number) == [("sent", "")] * 3
         assert desk.rows("SELECT count(*) FROM task") == [(0,)]
         assert desk.rows("SELECT count(*) FROM commitment") == [(0,)]
         assert desk.committer.not_offered == "the peer does not accept Storage Commitment Push Model SOP Class"
     assert desk.events() == ["commitment_not_offered"]
     assert capsys.readouterr().out.count("commitment_not_offered") == 1
+
+
+def test_a_node_that_has_to_commit_and_does_not_is_asked_again_and_again(tmp_path: Path) -> None:
+    with committing("none") as there:
+        desk = Desk(tmp_path, there.peer, required=True)
+        for _ in range(50):
+            desk.round(HOUR)
+        assert desk.rows("SELECT count(*) FROM task") == [(3,)]
+    with committing("same") as there:
+        there.keeps = references(3)
+        desk.committer._peer = there.peer
+        desk.round(2 * HOUR)
+        assert desk.states() == {"committed"}
+    assert desk.committer.not_offered == ""
+    assert desk.events() == ["commitment_not_offered", "commitment_requested"]
 
 
 def test_a_node_that_is_away_costs_no_request(tmp_path: Path) -> None:

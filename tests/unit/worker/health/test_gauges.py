@@ -72,6 +72,7 @@ def test_what_waits_and_what_has_failed_is_counted(ledger: Ledger, tmp_path: Pat
     assert found["cxrd_queue_tasks", "pacs", "deliver"] == found["cxrd_queue_tasks", "old", "deliver"] == 1
     assert found["cxrd_failed_images",] == 1
     assert found["cxrd_failed_deliveries", "pacs"] == 0
+    assert ("cxrd_uncommitted_results", "pacs") not in found  # nothing was asked
     assert found["cxrd_destination_down", "pacs"] == 1
     assert (found["cxrd_processes", "work"], found["cxrd_processes", "receive"]) == (1, 0)
 

@@ -13,6 +13,7 @@ from tests.support.ledgers import fail, record_finding, waiting
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, received
 from worker.engines.housekeeper import BOTH, remove
 from worker.ledger import event_chain
+from worker.ledger.commitments import Commitments
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
 from worker.ledger.reanalyses import Criteria, Reanalyses
@@ -78,6 +79,24 @@ def test_a_backlog_never_goes(ledger: Ledger, retention: Retention) -> None:
     ordered = retention.mark(every, BOTH, LATER, "ordered", ordered=True)
     assert [each.receipt_id for each in ordered] == [failed, refused, to_commit]
     assert waiting(ledger, LATER, Kind.COMMIT) == []
+
+
+def test_what_was_not_committed_to_does_not_go_by_itself(ledger: Ledger, retention: Retention) -> None:
+    """The node said that it commits, and never did: unless it is not to be asked any more, or a person orders it."""
+    first, second = answered(ledger, "1"), answered(ledger, "2")
+    desk = Commitments(ledger)
+    with ledger.writing() as connection:
+        for number in connection.scalars(select(DeliveryRow.id)).all():
+            put(connection, Kind.COMMIT, number, NOON, target="pacs")
+    due = desk.claim("pacs", NOON, 9)
+    desk.enter_request("2.25.1", due, NOON)
+    desk.mark_asked("2.25.1", due, NOON, NOON)
+    for each in desk.claim("pacs", NOON, 9):
+        desk.give_up(each, "asked once, and no report came", NOON)
+    assert retention.due("results", LATER, 9) == retention.due("received", LATER, 9) == []
+    assert len(retention.mark([first], BOTH, LATER, "ordered", ordered=True)) == 1
+    desk.withdraw("pacs")
+    assert retention.due("results", LATER, 9) == [second]
 
 
 def test_the_rows_stay_and_say_so(ledger: Ledger, retention: Retention) -> None:
