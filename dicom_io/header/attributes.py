@@ -29,13 +29,15 @@ MALFORMED = (
     struct.error,
     Warning,
 )
+# And for a sequence whose bytes are no items: an OSError, though there is no file.
+UNPARSED = (*MALFORMED, EOFError, OSError)
 
 
 def values(dataset: Dataset, keyword: str) -> list[Any]:
     """Return an attribute's values as a list: empty where it is absent, empty or malformed."""
     try:
         value = dataset.get(keyword)
-    except MALFORMED:
+    except UNPARSED:
         return []
     if value is None or value == "":
         return []

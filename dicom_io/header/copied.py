@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydicom.charset import convert_encodings, default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
-from dicom_io.header.attributes import MALFORMED, is_valid, items, text, values
+from dicom_io.header.attributes import UNPARSED, is_valid, text, values
+from dicom_io.header.copied_items import STRICT, Copier, padded, swapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableSequence
 
 Element = DataElement | RawDataElement
 
@@ -93,21 +97,31 @@ _REQUIRED = (
     "AccessionNumber",
 )
 
-# Value representations in which a wrong value is an error for whoever reads it (PS3.5 6.2).
-_STRICT = ("AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI")
+# Sequences that must be there, if need be empty, where the patient is an animal (type 2C, PS3.3 C.7.1.1).
+_OF_ANIMALS = ("PatientBreedCodeSequence", "BreedRegistrationSequence")
+UNDECLARED = "its texts are not in a character set that it declares; results carry them as they came"
+"""For the audit."""
 
 
-def copied_elements(header: Dataset) -> tuple[Element, ...]:
+class Copied(NamedTuple):
+    """What is taken over: the elements, and whether a text among them is in no character set that is declared."""
+
+    elements: tuple[Element, ...]
+    undeclared: bool
+
+
+def copied_elements(header: Dataset) -> Copied:
     """Return the elements of `COPIED` with their character set; what must be there and is not is empty.
 
-    Texts are not decoded: written again they are the bytes that they were.
+    Texts are not decoded: written again they are the bytes that they were. A sequence that would be empty stays behind.
     """
     dataset = Dataset()
     sets = values(header, "SpecificCharacterSet")
     if len(sets) > 1 or (sets and str(sets[0]).strip()):
         dataset.SpecificCharacterSet = sets
+    texts: list[bytes] = []
     for keyword in COPIED:
-        element = element_of(header, keyword)
+        element = element_of(header, keyword, texts)
         if element is not None and _fits(header, keyword):
             dataset[element.tag] = element
     for keyword in _REQUIRED:
@@ -115,25 +129,60 @@ def copied_elements(header: Dataset) -> tuple[Element, ...]:
             setattr(dataset, keyword, None)
     if not text(dataset, "BodyPartExamined"):
         dataset.Laterality = None  # whether the part is one of a pair is not known (PS3.3 C.7.3.1, type 2C)
-    return tuple(dataset.elements())
+    return Copied(tuple(dataset.elements()), any(not _is_declared(each, sets) for each in texts))
 
 
-def element_of(header: Dataset, keyword: str) -> Element | None:
-    """Return a copy of an element, or None; a text that has not been decoded stays the bytes it is."""
-    tag, vr = tag_for_keyword(keyword), dictionary_VR(keyword)
-    if tag is None or tag not in header:
-        return None
+def _is_declared(value: bytes, sets: list[Any]) -> bool:
+    """Tell whether a text can be in the character sets that are declared; what has code extensions is believed."""
+    if value.isascii() and b"\x1b" not in value:
+        return True
+    terms = [str(each).strip() for each in sets]
+    if not any(terms) or not all(term in python_encoding for term in terms):
+        return False
+    if len(terms) > 1:
+        return True
+    codec = "ascii" if terms[0].endswith("IR 6") else python_encoding[terms[0]]
     try:
-        element = header.get_item(tag)
-        if isinstance(element, RawDataElement) and vr != "SQ" and isinstance(element.value, bytes | None):
-            value = element.value or b""
-            return element._replace(VR=vr, length=len(value), value=value, is_implicit_VR=False, is_little_endian=True)
-        element = header[tag]
-        if vr != "SQ":
-            return DataElement(tag, vr, element.value)
-        return DataElement(tag, vr, [_plain_item(item) for item in items(header, keyword)])
-    except MALFORMED:
+        value.decode(codec)
+    except (UnicodeDecodeError, LookupError):
+        return False
+    return True
+
+
+def element_of(header: Dataset, keyword: str, texts: list[bytes] | None = None) -> Element | None:
+    """Return a copy of an element, or None; a text that has not been decoded stays the bytes it is.
+
+    A sequence comes encoded (`copied_items`); one without content is None. To `texts` is added what a character set
+    decides about.
+    """
+    texts = [] if texts is None else texts
+    number, vr = tag_for_keyword(keyword), dictionary_VR(keyword)
+    if number is None or number not in header:
         return None
+    tag = Tag(number)
+    try:
+        if vr == "SQ":
+            value = Copier(texts).sequence(header, tag, character_sets(header))
+            return _raw(tag, vr, value) if value or keyword in _OF_ANIMALS else None
+        element = header.get_item(tag)
+        if isinstance(element, RawDataElement) and isinstance(element.value, bytes | None):
+            value = element.value or b""
+            if vr in CUSTOMIZABLE_CHARSET_VR:
+                texts.append(value)
+            return _raw(tag, vr, padded(value if element.is_little_endian else swapped(value, vr), vr))
+        return DataElement(tag, vr, header[tag].value)
+    except UNPARSED:
+        return None
+
+
+def character_sets(header: Dataset) -> str | MutableSequence[str]:
+    """Return the character sets that a header declares, as Python calls them."""
+    sets = values(header, "SpecificCharacterSet")
+    return convert_encodings([str(each) for each in sets]) if sets else default_encoding
+
+
+def _raw(tag: int, vr: str, value: bytes) -> RawDataElement:
+    return RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
 
 
 def put(dataset: Dataset, elements: Iterable[Element]) -> None:
@@ -141,8 +190,6 @@ def put(dataset: Dataset, elements: Iterable[Element]) -> None:
     for element in elements:
         if isinstance(element, RawDataElement):  # a tuple, which nothing changes
             dataset[element.tag] = element
-        elif element.VR == "SQ":
-            dataset[element.tag] = DataElement(element.tag, "SQ", [_plain_item(item) for item in element.value])
         else:
             dataset[element.tag] = DataElement(element.tag, element.VR, element.value)
 
@@ -153,16 +200,6 @@ def _fits(header: Dataset, keyword: str) -> bool:
     Texts and what an object must have are copied as they are, right or wrong: by them it is found beside its source.
     """
     vr = dictionary_VR(keyword)
-    if keyword in _REQUIRED or vr not in _STRICT:
+    if keyword in _REQUIRED or vr not in STRICT:
         return True
     return all(is_valid(vr, str(value)) for value in values(header, keyword))
-
-
-def _plain_item(item: Dataset) -> Dataset:
-    """Copy a sequence's item, its own items included, decoded; private elements stay behind."""
-    copy = Dataset()
-    for element in item:
-        if not element.tag.is_private and element.tag.element != 0:
-            nested = [_plain_item(each) for each in element.value] if element.VR == "SQ" else element.value
-            copy[element.tag] = DataElement(element.tag, element.VR, nested)
-    return copy

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, SecondaryCaptureImageStorage
 
 from dicom_io.finding import MANUFACTURER
@@ -15,8 +16,6 @@ from dicom_io.header.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pydicom.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ def judge(header: Dataset, rules: Rules) -> Verdict:
     Verdict
         With the reason of the first rule that is not met.
     """
+    # A copy: what is decoded here is still copied into results in the bytes that it came in.
+    tags = header.keys()
+    header = Dataset({tag: header.get_item(tag, keep_deferred=True) for tag in tags})
     for rule in _RULES:
         reason = rule(header, rules)
         if reason:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,23 +11,26 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from dicom_io.header.attributes import MALFORMED, integer, is_valid, items, numbers, text, values
-from dicom_io.header.copied import Element, copied_elements, element_of, put
+from dicom_io.header.attributes import UNPARSED, integer, is_valid, items, number, numbers, text, values
+from dicom_io.header.copied import UNDECLARED, Element, copied_elements, element_of, put
 
 # Transfer syntaxes that never are lossless, and the method they stand for (PS3.3 C.7.6.1.1.5.1).
 _LOSSY = {"1.2.840.10008.1.2.4.50": "ISO_10918_1", "1.2.840.10008.1.2.4.51": "ISO_10918_1"}
-_REQUEST = (
+REQUEST = (
     "AccessionNumber",
     "PlacerOrderNumberImagingServiceRequest",
     "FillerOrderNumberImagingServiceRequest",
     "RequestedProcedureID",
     "RequestedProcedureDescription",
 )
+"""What is passed on of an order, as it came."""
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _GRAYSCALE = (
     *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth"),
     *("VOILUTFunction", "PhotometricInterpretation"),
 )
+SLOPE_0 = "Rescale Slope 0 is taken as 1"
+"""For the audit."""
 
 
 class Code(NamedTuple):
@@ -51,9 +53,9 @@ class SopInstance:
 
 @dataclass(frozen=True)
 class Request:
-    """An order that the image answers: texts by keyword, empty where unknown, and codes of what was ordered."""
+    """An order that the image answers: elements as they came, empty where unknown, and codes of what was ordered."""
 
-    attributes: Mapping[str, str]
+    elements: tuple[Element, ...]
     procedures: tuple[Code, ...]
 
 
@@ -89,6 +91,8 @@ class SourceImage(SopInstance):
         The elements that every result takes over, see `patient_and_study`.
     loss, orientation_element
         Further elements that some results take over: ratio and method of lossy compression; Patient Orientation.
+    remarks
+        What was read otherwise than the header says it, in words for log and audit.
     """
 
     rows: int
@@ -108,6 +112,7 @@ class SourceImage(SopInstance):
     copied: tuple[Element, ...]
     loss: tuple[Element, ...]
     orientation_element: Element | None
+    remarks: tuple[str, ...]
 
     def patient_and_study(self) -> Dataset:
         """Return a new data set of patient, study and request, with texts in the bytes that they came in."""
@@ -134,7 +139,7 @@ def source_image(header: Dataset) -> SourceImage:
         The radiograph as received; its pixel data is not needed.
     """
     # Elements first: once a value has been decoded, its bytes are gone.
-    copied = copied_elements(header)
+    copied, undeclared = copied_elements(header)
     orientation = element_of(header, "PatientOrientation")
     lossy, loss = _loss(header)
     spacings = [_spacing(header, keyword) for keyword in _SPACINGS]
@@ -150,7 +155,7 @@ def source_image(header: Dataset) -> SourceImage:
         time_zone=zone if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", zone) else "",
         burned_in="NO" if text(header, "BurnedInAnnotation").upper() == "NO" else "YES",
         lossy=lossy,
-        procedure=next(iter(_codes(header, "ProcedureCodeSequence")), None),
+        procedure=next(iter(_codes(_dataset(copied), "ProcedureCodeSequence")), None),
         placer_order=text(header, "PlacerOrderNumberImagingServiceRequest"),
         requested_procedure=text(header, "RequestedProcedureID"),
         requests=_requests(copied),
@@ -158,7 +163,14 @@ def source_image(header: Dataset) -> SourceImage:
         copied=copied,
         loss=loss,
         orientation_element=orientation,
+        remarks=_remarks(header, undeclared=undeclared),
     )
+
+
+def _remarks(header: Dataset, *, undeclared: bool) -> tuple[str, ...]:
+    """Return what is read otherwise than the header says it."""
+    flat = number(header, "RescaleSlope") == 0.0
+    return (*([UNDECLARED] if undeclared else []), *([SLOPE_0] if flat else []))
 
 
 def _uids(dataset: Dataset) -> tuple[str, str, str, str]:
@@ -198,21 +210,33 @@ def _is_plain(code: Code) -> bool:
     )
 
 
-def _requests(copied: tuple[Element, ...]) -> tuple[Request, ...]:
-    """Return the orders that an image answers."""
+def _dataset(copied: tuple[Element, ...]) -> Dataset:
+    """Return copies of elements to read from: what is decoded in them stays undecoded where they came from."""
     dataset = Dataset()
     put(dataset, copied)
+    return dataset
+
+
+def _requests(copied: tuple[Element, ...]) -> tuple[Request, ...]:
+    """Return the orders that an image answers."""
+    dataset = _dataset(copied)
     return tuple(_request(dataset, item) for item in items(dataset, "RequestAttributesSequence"))
 
 
 def _request(dataset: Dataset, item: Dataset) -> Request:
     """Return one order: what is not known, or no value of its kind, is empty."""
-    attributes = {}
-    for keyword in _REQUEST:
-        value = text(item, keyword) or (text(dataset, keyword) if keyword == "AccessionNumber" else "")
-        usable = is_valid(dictionary_VR(keyword), value) and "\N{REPLACEMENT CHARACTER}" not in value
-        attributes[keyword] = value if usable else ""
-    return Request(attributes, tuple(_codes(item, "RequestedProcedureCodeSequence")))
+    elements = tuple(_of_order(dataset, item, keyword) for keyword in REQUEST)
+    return Request(elements, tuple(_codes(item, "RequestedProcedureCodeSequence")))
+
+
+def _of_order(dataset: Dataset, item: Dataset, keyword: str) -> Element:
+    """Return one element of an order, taken before anything decodes it; empty where it is no value of its kind."""
+    vr, element = dictionary_VR(keyword), element_of(item, keyword)
+    holder = item
+    if keyword == "AccessionNumber" and (element is None or not element.value):
+        element, holder = element_of(dataset, keyword), dataset
+    usable = element is not None and is_valid(vr, text(holder, keyword))
+    return element if element is not None and usable else DataElement(keyword, vr, "")
 
 
 def _grayscale(header: Dataset) -> Dataset:
@@ -222,6 +246,6 @@ def _grayscale(header: Dataset) -> Dataset:
         if keyword in header:
             try:
                 dataset[keyword] = header[keyword]
-            except MALFORMED:
+            except UNPARSED:
                 continue  # counts as absent
     return dataset

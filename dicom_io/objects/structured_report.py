@@ -35,6 +35,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
 from dicom_io.finding import MANUFACTURER, Answer, Orientation, bounded, readable
+from dicom_io.header.copied import put
 from dicom_io.header.source_image import sop_instance
 from dicom_io.objects.common import begin, device_uid, instance_references, plain_text, require_place
 from dicom_io.objects.kinds import STRUCTURED_REPORT
@@ -185,8 +186,7 @@ def _request(source: SourceImage, order: Request) -> Dataset:
     item = Dataset()
     item.StudyInstanceUID = UID(source.study_uid)
     item.ReferencedStudySequence = []
-    for keyword, value in order.attributes.items():
-        setattr(item, keyword, value)
+    put(item, order.elements)
     item.RequestedProcedureCodeSequence = [_concept(each) for each in order.procedures]
     return item
 

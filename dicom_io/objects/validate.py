@@ -16,6 +16,7 @@ from pydicom.uid import UID
 from dicom_io.errors import InvalidResult
 from dicom_io.header.attributes import MALFORMED, is_valid, text
 from dicom_io.header.copied import COPIED
+from dicom_io.header.source_image import REQUEST
 from dicom_io.objects.encoded import BINARY, NUMBERS, Element, Item, read
 from dicom_io.objects.validate_kinds import RULES, Encoded
 
@@ -34,7 +35,7 @@ _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
-_COPIED = frozenset(tag_for_keyword(keyword) for keyword in COPIED)
+_COPIED = frozenset(tag_for_keyword(keyword) for keyword in (*COPIED, *REQUEST))
 _NOT_HELD = (*BINARY, "PN", "SQ")
 
 

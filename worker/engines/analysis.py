@@ -63,6 +63,11 @@ class Analysed:
     results: ResultSet
     pictures: Pictures
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was read otherwise than the header says it."""
+        return self.source.remarks
+
 
 @dataclass(frozen=True)
 class NotAnalysed:
@@ -76,11 +81,14 @@ class NotAnalysed:
         The report that says so; empty where none is wanted.
     reading
         Where the image is not one that the model was made for, what it saw; None where the rules left it out.
+    remarks
+        What was read otherwise than the header says it.
     """
 
     reason: str
     results: ResultSet
     reading: Reading | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotAnalysed:
@@ -103,7 +111,7 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
     reading = reader.read_values(image.rendered) if image.rendered else reader.read(image.dataset)
     if reading.finding.answer is Answer.OUTSIDE and settings.model.out_of_distribution == "skip":
         reason = outside_reason(reading.finding)
-        return NotAnalysed(reason, _report(image, reason, reader, settings, source), reading)
+        return NotAnalysed(reason, _report(image, reason, reader, settings, source), reading, source.remarks)
     created, predecessors = image.created, image.predecessors
     pictures = Pictures(reading, reader.identity, created, settings.results)
     results = make(

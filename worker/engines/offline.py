@@ -50,6 +50,8 @@ class FileOutcome:
         The files that were written.
     left_out
         The kinds of result that could not be made, each with the reason.
+    remarks
+        What was read otherwise than the header says it.
     """
 
     file: str
@@ -59,12 +61,13 @@ class FileOutcome:
     finding: Finding | None = None
     outputs: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the outcome as one flat JSON object."""
         about = {"file": self.file, "status": self.status, "reason": self.reason}
         outputs = {"model": self.model, "outputs": list(self.outputs), "left_out": self.left_out}
-        return about | finding_json(self.finding) | outputs
+        return about | finding_json(self.finding) | outputs | {"remarks": list(self.remarks)}
 
 
 def finding_json(finding: Finding | None) -> dict[str, Any]:
@@ -184,7 +187,8 @@ class _Task:
         for result in outcome.results.results:
             outputs.append(_named(stem, result.suffix))
             write_whole(outputs[-1], result.data)
-        return replace(about, outputs=tuple(map(str, outputs)), left_out=outcome.results.left_out)
+        left_out = outcome.results.left_out
+        return replace(about, outputs=tuple(map(str, outputs)), left_out=left_out, remarks=outcome.remarks)
 
 
 def _image(file: Path, settings: Settings) -> Image:

@@ -66,6 +66,7 @@ class Desk(Protocol):
         results: Sequence[NewResult] = (),
         left_out: Mapping[str, str] | None = None,
         outside: NewFinding | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Enter that it is not analysed, the report on that, and the finding that does not count."""
         ...
@@ -91,6 +92,7 @@ class Desk(Protocol):
         *,
         notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Enter finding, results, notifications and deliveries."""
         ...
@@ -239,6 +241,8 @@ class Pipeline:
                 if not reader.works():  # on an image without a fault either
                     raise SystemicFault(str(error)) from error
                 raise
+            for remark in outcome.remarks:
+                log.warning("header_remark", receipt=claim.id, remark=remark)
             if isinstance(outcome, NotAnalysed):
                 return self._leave_out(desk, claim, outcome, reader.identity)
             return self._answer(desk, claim, outcome, reader.identity, previous.get(REPORT.name))
@@ -268,6 +272,7 @@ class Pipeline:
                 results=results,
                 left_out=outcome.results.left_out,
                 outside=finding,
+                remarks=outcome.remarks,
             ),
             counted=metrics.NOT_ANALYSED.labels("outside" if finding else "rules"),
         )
@@ -318,10 +323,11 @@ class Pipeline:
             )
             notifications, faults = self._keep_notifications(flagged, names)
         finding = new_finding(outcome.reading, identity)
+        left_out, remarks = outcome.results.left_out | faults, outcome.remarks
 
         def write() -> None:
             desk.record_finding(
-                claim, finding, results, now(), notifications=notifications, left_out=outcome.results.left_out | faults
+                claim, finding, results, now(), notifications=notifications, left_out=left_out, remarks=remarks
             )
             if self._shadow and not claim.model_sha256:
                 self._shadow.offer(claim.id, outcome.reading.image, outcome.reading.years)

@@ -65,6 +65,11 @@ def result_facts(
     return uids | ({"left_out": dict(left_out)} if left_out else {})
 
 
+def remark_facts(remarks: Sequence[str]) -> dict[str, Any]:
+    """Return what an event tells about a header that was read otherwise than it says."""
+    return {"remarks": list(remarks)} if remarks else {}
+
+
 def outside_facts(new: NewFinding | None) -> dict[str, Any]:
     """Return what an event tells about an image that the model was not made for: no probability."""
     if new is None:

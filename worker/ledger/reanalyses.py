@@ -209,10 +209,11 @@ class Reanalyses:
         results: Sequence[NewResult] = (),
         left_out: Mapping[str, str] | None = None,
         outside: NewFinding | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Enter that the rules or the newer model leave the image out: without a report, the first answer stands."""
         del results, left_out
-        facts = findings.outside_facts(outside)
+        facts = findings.outside_facts(outside) | findings.remark_facts(remarks)
         with self._ledger.writing() as connection:
             self._settle(connection, claim, ReanalysisState.LEFT_OUT, reason, now)
             event_chain.append(connection, "reanalysis_left_out", now, claim.id, reason=reason, **facts)
@@ -244,9 +245,11 @@ class Reanalyses:
         *,
         notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Enter the newer finding beside the earlier ones; see `Receipts.record_finding`."""
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
+        facts |= findings.remark_facts(remarks)
         with self._ledger.writing() as connection:
             self._settle(connection, claim, ReanalysisState.DONE, "", now)
             before = (ReceiptRow.id == claim.id, ReceiptRow.state == State.NOT_ANALYSED)

@@ -183,6 +183,7 @@ class Receipts:
         results: Sequence[NewResult] = (),
         left_out: Mapping[str, str] | None = None,
         outside: NewFinding | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Enter the decision not to analyse an object.
 
@@ -192,9 +193,11 @@ class Receipts:
             The report that says so, where there is one; see `record_finding`.
         outside
             The finding that does not count, where the image is not one that the model was made for.
+        remarks
+            What was read otherwise than the header says it.
         """
         facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
-        facts |= findings.outside_facts(outside)
+        facts |= findings.outside_facts(outside) | findings.remark_facts(remarks)
         with self._ledger.writing() as connection:
             self._finish(connection, claim, State.NOT_ANALYSED, now, reason, facts)
             findings.record_outside(connection, claim.id, outside, now)
@@ -226,6 +229,7 @@ class Receipts:
         *,
         notifications: Sequence[NewNotification] = (),
         left_out: Mapping[str, str] | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         """Enter a finding, its results and notifications, and a delivery of each to each of its destinations.
 
@@ -233,8 +237,11 @@ class Receipts:
         ----------
         left_out
             The kinds of result that could not be made, and why.
+        remarks
+            What was read otherwise than the header says it.
         """
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
+        facts |= findings.remark_facts(remarks)
         with self._ledger.writing() as connection:
             self._finish(connection, claim, State.ANALYSED, now, "", facts)
             findings.record_finding(

@@ -144,6 +144,36 @@ def test_what_could_not_be_made_is_said_in_the_audit_and_the_rest_is_due(
     assert all((kind in event) == (kind not in kinds) for kind in KINDS)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "remarks"),
+    [
+        ({}, []),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, ["Rescale Slope 0 is taken as 1"]),
+        (
+            {"StudyDescription": "Txrax", "SpecificCharacterSet": None},
+            ["its texts are not in a character set that it declares; results carry them as they came"],
+        ),
+    ],
+)
+def test_what_is_read_otherwise_than_the_header_says_is_remarked(
+    bench: Bench, attributes: dict[str, Any], remarks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = chest()
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    number = bench.put(dataset)
+    (path,) = (tmp_path / "objects").rglob("*.dcm")
+    path.write_bytes(path.read_bytes().replace(b"Txrax", b"T\xf3rax"))
+    bench.process(number)
+    found = story(bench.ledger, str(number))
+    assert found is not None
+    (event,) = [each for each in found["events"] if each["kind"] == "analysed"]
+    assert json.loads(event["detail"]).get("remarks", []) == remarks
+    lines = [line for line in capsys.readouterr().out.splitlines() if "header_remark" in line]
+    assert len(lines) == len(remarks)
+    assert all(remark in line for remark, line in zip(remarks, lines, strict=True))
+
+
 def test_a_finished_receipt_is_left_alone(bench: Bench) -> None:
     number = bench.put(chest())
     (task,) = bench.queue.claim([Kind.ANALYSE], now())
