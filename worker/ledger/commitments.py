@@ -130,10 +130,10 @@ class Commitments:
         What it was asked about and has not answered, it need not commit to any more.
         """
         every = (TaskRow.kind == Kind.COMMIT, TaskRow.target == destination)
-        asked = (CommitmentRow.destination == destination, CommitmentRow.answered_at.is_(None))
+        unanswered = (CommitmentRow.destination == destination, CommitmentRow.answered_at.is_(None))
         with self._ledger.writing() as connection:
             count = int(connection.execute(delete(TaskRow).where(*every)).rowcount)
-            connection.execute(delete(CommitmentRow).where(*asked))
+            connection.execute(delete(CommitmentRow).where(*unanswered))
         self.let_run_out(destination)
         return count
 
