@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
 import structlog
+
+log = structlog.get_logger("cxrd")
 
 
 def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
@@ -38,6 +41,17 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=False,
     )
+
+
+def tell_of_threads() -> None:
+    """Have a line in the log where an error ends a thread; Python would print a traceback in the middle of it."""
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Write one line, without the error's text: it may quote a value."""
+    if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
+        log.error("thread_ended", reason=unexpected(failure.exc_value))
 
 
 class _StandardError:

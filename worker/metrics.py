@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily
 
 from dicom_io.finding import Answer
+from dicom_io.network.ending import Cause
 from worker.clock import now
 from worker.queue.task import Kind, Task
 
@@ -68,6 +69,7 @@ RECEIVED = _counter("cxrd_received", "Objects that were stored", "calling_ae")
 RECEIVED_BYTES = _counter("cxrd_received_bytes", "Their bytes")
 RECEIVED_AGAIN = _counter("cxrd_received_again", "Objects that were known already")
 REFUSED = _counter("cxrd_refused", "Objects that were not stored", "status", ("0xA700", "0xA900", "0xC000"))
+ASSOCIATIONS = _counter("cxrd_associations", "Associations of peers that ended", "cause", tuple(Cause))
 ANSWERED = _counter("cxrd_answered", "Images that a model answered", "answer", tuple(Answer))
 NOT_ANALYSED = _counter(
     "cxrd_not_analysed", "Images that were left out", "reason", ("rules", "outside", "own output", "deleted")
@@ -104,6 +106,11 @@ def received(calling_ae: str, size: int) -> None:
     """Count an object that was stored."""
     RECEIVED.labels(_senders(calling_ae)).inc()
     RECEIVED_BYTES.inc(size)
+
+
+def association_over(cause: Cause) -> None:
+    """Count the end of an association that a peer opened."""
+    ASSOCIATIONS.labels(cause).inc()
 
 
 def entered(counted: Counter, task: Task, received_at: dt.datetime, *, answered: bool) -> None:

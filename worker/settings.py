@@ -32,6 +32,9 @@ class Scp(Part):
     maximum_pdu: int = Field(131072, ge=4096, le=16777216)
     network_timeout: float = Field(60.0, gt=0)
     max_object_mb: int = Field(2048, ge=1)
+    associations_per_peer: int | None = Field(None, ge=1, le=500)
+    association_timeout: float = Field(15.0, gt=0)
+    least_rate: int = Field(5000, ge=0)
     urgent_calling: tuple[AeTitle, ...] = ()
 
 

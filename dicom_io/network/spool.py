@@ -226,21 +226,30 @@ def drop_unfinished(event: Any) -> None:
 
     That is an object that was never finished, and one that waits for its turn: its sender never hears of it.
     """
+    drop_unfinished_of(event.assoc)
+
+
+def drop_unfinished_of(association: Any) -> None:
+    """Do as `drop_unfinished`, for an association."""
     with _lock:
-        files = _arriving.pop(event.assoc, set())
+        files = _arriving.pop(association, set())
     for file in files:
         file.give_up(OSError(errno.ECONNABORTED, "the sender has gone"))
 
 
+class OutOfTurn(ValueError):
+    """A command begins where it may not."""
+
+
 def check_turn(message: Any, primitive: Any) -> None:
-    """Raise ValueError where a command begins while the data set of a C-STORE is still arriving.
+    """Raise OutOfTurn where a command begins while the data set of a C-STORE is still arriving.
 
     pynetdicom would forget the object, and its file with it. A message is its command and then its data set (PS3.7
     6.3.1); bit 0 tells which a fragment belongs to (PS3.8 E.2).
     """
     inside = getattr(message, "_data_set_file", None) is not None
     if inside and any(data[0] & 1 for _, data in primitive.presentation_data_value_list):
-        raise ValueError("a command inside an object")
+        raise OutOfTurn("a command inside an object")
 
 
 def _open(**options: Any) -> Any:
@@ -251,7 +260,7 @@ def _open(**options: Any) -> Any:
     if spool is None:
         return NamedTemporaryFile(**options)
     if getattr(association.dimse.message, "_data_set_file", None) is not None:  # both commands came in one PDU
-        raise ValueError("a command inside an object")
+        raise OutOfTurn("a command inside an object")
     file = SpoolFile(spool.folder, spool.limits)
     with _lock:
         _arriving.setdefault(association, set()).add(file)

@@ -5,32 +5,34 @@ Where it is given what for, it takes part in storage commitment too (PS3.4 J): s
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from pydicom import Dataset
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
-from pynetdicom import AE, evt, register_uid
+from pynetdicom import AE, evt
 from pynetdicom import _config as pynetdicom_config
+from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
-from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import ObjectTooLarge
 from dicom_io.network import spool, status
+from dicom_io.network.admission import Admission, most_of_one_peer
+from dicom_io.network.commands import answer_long_uids
 from dicom_io.network.commitment_scp import Commitment, CommitmentService
+from dicom_io.network.ending import Cause
 from dicom_io.network.nagle import send_at_once
+from dicom_io.network.node_server import NodeAssociation, NodeRequestHandler, NodeServer
 from dicom_io.network.operations import serve_in_turn
-
-log = structlog.get_logger("cxrd.scp")
+from dicom_io.network.upper_layer import PeerLimits
 
 # pynetdicom's own log handlers can print data sets; the node tells its own story.
 pynetdicom_config.LOG_HANDLER_LEVEL = "none"
@@ -46,9 +48,13 @@ _READABLE = [uid for uid in AllTransferSyntaxes if not _UNREADABLE.search(uid.na
 READABLE_SYNTAXES = sorted(_READABLE, key=lambda uid: uid != ExplicitVRLittleEndian)
 ANY_SYNTAX = READABLE_SYNTAXES + [uid for uid in AllTransferSyntaxes if _UNREADABLE.search(uid.name)]
 RADIOGRAPHS = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
-MAXIMUM_MESSAGE = 4 * 1024 * 1024
-"""Bytes of a data set that is not stored, such as a request for commitment: it is collected in memory."""
-_register_lock = threading.Lock()
+STORAGE_SERVICE = "1.2.840.10008.4.2"
+"""The service class of storage (PS3.6 A)."""
+_NO_LIMIT = 1_000_000
+_LAST_WORDS = 3.0
+"""Seconds that associations may take to end when the node stops."""
+# PS3.8 table 9-21: result, source and reason of a rejection.
+_UNKNOWN_CALLING, _UNKNOWN_CALLED, _LIMIT_EXCEEDED = (1, 1, 3), (1, 1, 7), (2, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class NodeOptions:
 
     ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title. ``maximum_pdu`` is the
     largest PDU in bytes that we accept; large ones save work on large images. ``max_object_mb`` is the size of an
-    object at most, in units of 1,000,000 bytes.
+    object at most, in units of 1,000,000 bytes. ``associations_per_peer`` None allows three quarters of
+    ``maximum_associations`` to one address. ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate``
+    (bytes a second) are those of `dicom_io.network.upper_layer.PeerLimits`.
     """
 
     ae_title: str
@@ -85,6 +93,14 @@ class NodeOptions:
     maximum_pdu: int
     network_timeout: float
     max_object_mb: int
+    associations_per_peer: int | None = None
+    association_timeout: float = 15.0
+    least_rate: int = 5000
+
+    @property
+    def limits(self) -> PeerLimits:
+        """What a peer may cost us."""
+        return PeerLimits(self.maximum_pdu, self.association_timeout, self.network_timeout, self.least_rate)
 
 
 class StorageNode:
@@ -101,6 +117,8 @@ class StorageNode:
         owns the arrival's file: what it does not rename away is removed afterwards.
     check_space
         Raises OutOfResources where too little space is free; called while an object arrives.
+    over
+        Called with the cause of each association's end, in its thread.
     commitment
         What it does about storage commitment; by default nothing, and the presentation context is not accepted.
     """
@@ -113,8 +131,10 @@ class StorageNode:
         commitment: Commitment | None = None,
         *,
         check_space: Callable[[], None] = lambda: None,
+        over: Callable[[Cause], None] = lambda _: None,
     ) -> None:
         self.options = options
+        self._over = over
         self._folder = folder
         self._receive = receive
         self._limits = spool.Limits(options.max_object_mb, check_space)
@@ -122,8 +142,7 @@ class StorageNode:
         self._service = CommitmentService(self._commitment)
         self._server: Any = None
         self._entity = self._build()
-        self._busy = 0
-        self._busy_lock = threading.Lock()
+        self._contexts = {str(each.abstract_syntax): each for each in self._entity.supported_contexts}
         self._turned_at = time.monotonic()
 
     @property
@@ -146,21 +165,29 @@ class StorageNode:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         spool.remove_leftovers(self._folder)
+        answer_long_uids()
         handlers: list[Any] = [
             (evt.EVT_C_ECHO, lambda _event: status.SUCCESS),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_CONN_OPEN, send_at_once),
             (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_ACCEPTED, _on_accepted),
+            (evt.EVT_SOP_COMMON, _services_of_extra),
+            (evt.EVT_ACCEPTED, lambda event: serve_in_turn(event.assoc)),
             (evt.EVT_CONN_CLOSE, spool.drop_unfinished),
             *self._service.handlers,
         ]
         spool.use(self.options.port, self._folder, self._limits)
-        self._server = self._entity.start_server(
-            (self.options.host, self.options.port), block=False, evt_handlers=handlers
+        self._server = self._entity.make_server(
+            (self.options.host, self.options.port),
+            evt_handlers=handlers,
+            server_class=NodeServer,
+            request_handler=NodeRequestHandler,
         )
         spool.use(self.port, self._folder, self._limits)  # another one where port 0 took a free port
+        self._server.limits, self._server.admission = self.options.limits, self._places()
+        self._server.over = self._over
         self._server.service_actions = self._noting(self._server.service_actions)
+        self._server.serve()
         self._service.start()
 
     def stop(self, grace: float = 10.0) -> None:
@@ -169,15 +196,33 @@ class StorageNode:
             return
         ports = {self.options.port, self.port}
         self._server.shutdown()
-        self._server = None
         deadline = time.monotonic() + grace
-        while self._receiving() and time.monotonic() < deadline:
+        while any(each.is_receiving for each in self._associations) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._service.stop(max(1.0, deadline - time.monotonic()))
-        for association in self._entity.active_associations:
-            association.abort()
+        self._end_associations()
+        self._server = None
         for port in ports:
             spool.leave(port, self._folder)
+
+    def _places(self) -> Admission:
+        most = self.options.maximum_associations
+        return Admission(most, most_of_one_peer(most, self.options.associations_per_peer))
+
+    def _end_associations(self) -> None:
+        """End all that is still connected, whatever its peer does."""
+        deadline = time.monotonic() + _LAST_WORDS
+        associations = self._associations
+        for each in associations:
+            each.dul.hang_up(Cause.STOPPED, "this node is stopping")
+        for each in associations:
+            each.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def _associations(self) -> list[NodeAssociation]:
+        """What is connected with the node."""
+        active = self._entity.active_associations
+        return [each for each in active if isinstance(each, NodeAssociation) and each._server is self._server]  # noqa: SLF001
 
     def _noting(self, act: Callable[[], None]) -> Callable[[], None]:
         """Return what the loop calls at each turn: that it turned is noted too."""
@@ -188,63 +233,65 @@ class StorageNode:
 
         return note_and_act
 
-    def _receiving(self) -> bool:
-        """Tell whether an object is arriving or being stored."""
-        arriving = any(each.dimse.message is not None for each in self._entity.active_associations)
-        return arriving or self._busy > 0
-
     def _build(self) -> AE:
         options = self.options
         entity = AE(options.ae_title)
-        entity.maximum_associations = options.maximum_associations
         entity.maximum_pdu_size = options.maximum_pdu
         entity.network_timeout = options.network_timeout
         entity.dimse_timeout = options.network_timeout
-        entity.require_called_aet = options.require_called
-        entity.require_calling_aet = list(options.allowed_calling)
+        entity.maximum_associations = _NO_LIMIT  # `Admission` counts them, without connections that are none yet
         entity.supported_contexts = supported()
         for each in self._commitment.contexts:  # one by one: a list loses their roles
             entity.add_supported_context(str(each.abstract_syntax), each.transfer_syntax, each.scu_role, each.scp_role)
         return entity
 
     def _on_requested(self, event: Any) -> None:
-        """Take retired and private storage classes too: an auto-routing rule sends whole studies."""
-        acceptor = event.assoc.acceptor
-        supported_classes = {context.abstract_syntax for context in acceptor.supported_contexts}
-        extra = []
-        for proposed in event.assoc.requestor.primitive.presentation_context_definition_list:
-            uid = UID(proposed.abstract_syntax)
-            if uid not in supported_classes and _may_be_storage(uid):
-                _register(uid)
-                context = PresentationContext()
-                context.abstract_syntax = uid
-                context.transfer_syntax = list(ANY_SYNTAX)
-                extra.append(context)
-        if extra:
-            acceptor.supported_contexts = [*acceptor.supported_contexts, *extra]
+        """Reject who does not belong here or finds no place; else look up what we accept of what is proposed."""
+        association = event.assoc
+        options, ending = self.options, association.ending
+        allowed = {each.strip() for each in options.allowed_calling}
+        if not ending.calling or (allowed and ending.calling not in allowed):
+            reason = "its AE title is not among scp.allowed_calling" if ending.calling else "it states no AE title"
+            association.reject(*_UNKNOWN_CALLING, reason)
+        elif not ending.called or (options.require_called and ending.called != options.ae_title.strip()):
+            reason = "it calls us by another AE title (scp.require_called)" if ending.called else "it calls no AE title"
+            association.reject(*_UNKNOWN_CALLED, reason)
+        elif no_place := association.take_place():
+            association.reject(*_LIMIT_EXCEEDED, no_place)
+        else:
+            self._look_up_contexts(association)
+
+    def _look_up_contexts(self, association: Any) -> None:
+        """Offer what is proposed and known; retired and private classes of storage too: rules send whole studies."""
+        contexts, extra = [], []
+        proposed = association.requestor.primitive.presentation_context_definition_list
+        for uid in dict.fromkeys(UID(each.abstract_syntax) for each in proposed):
+            if uid in self._contexts:
+                contexts.append(copy.deepcopy(self._contexts[uid]))
+            elif _may_be_storage(uid):
+                extra.append(uid)
+                contexts.append(build_context(uid, list(ANY_SYNTAX)))
+        association.acceptor.supported_contexts = contexts
+        association.extra_classes = extra
 
     def _on_store(self, event: Any) -> int | Dataset:
         file = spool.take(event)
-        with self._busy_lock:
-            self._busy += 1
         try:
             return _answer(self._receive(self._arrival(event, file)), file)
         finally:
-            with self._busy_lock:
-                self._busy -= 1
             file.discard()
 
     @staticmethod
     def _arrival(event: Any, file: spool.SpoolFile) -> Arrival:
-        request, requestor = event.request, event.assoc.requestor
+        request, ending = event.request, event.assoc.ending
         return Arrival(
             file=file,
             sop_class_uid=str(request.AffectedSOPClassUID),
             sop_instance_uid=str(request.AffectedSOPInstanceUID),
             transfer_syntax_uid=str(event.context.transfer_syntax),
-            calling_ae=requestor.ae_title.strip(),
-            called_ae=event.assoc.requestor.primitive.called_ae_title.strip(),
-            peer_address=str(requestor.address),
+            calling_ae=ending.calling,
+            called_ae=ending.called,
+            peer_address=ending.peer,
             received_at=dt.datetime.now(dt.UTC),
             priority=int(request.Priority or 0),
         )
@@ -276,33 +323,10 @@ def _may_be_storage(uid: UID) -> bool:
     return "Storage" in name and "Commitment" not in name
 
 
-def _register(uid: UID) -> None:
-    with _register_lock:
-        register_uid(uid, "Extra_" + re.sub(r"\W", "_", uid), StorageServiceClass)
-
-
-def _on_accepted(event: Any) -> None:
-    """Guard the reactor: pynetdicom lets a malformed command kill its thread, and the slot with it."""
-    serve_in_turn(event.assoc)
-    provider = event.assoc.dimse
-    original = provider.receive_primitive
-
-    def guarded(primitive: Any) -> None:
-        try:
-            spool.check_turn(provider.message, primitive)
-            original(primitive)
-            message = provider.message
-            if message is not None and _collected(message) > MAXIMUM_MESSAGE:
-                raise OverflowError  # what is stored goes to the disk instead
-        except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
-            log.warning("malformed_command", error=type(error).__name__)
-            provider.message = None
-            spool.drop_unfinished(event)
-            provider.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
-
-    provider.receive_primitive = guarded
-
-
-def _collected(message: Any) -> int:
-    """Return how many bytes of an unfinished message lie in memory."""
-    return int(message.encoded_command_set.tell() + message.data_set.tell())
+def _services_of_extra(event: Any) -> dict[UID, SOPClassCommonExtendedNegotiation]:
+    """Tell pynetdicom that classes which it does not know are of storage, for this association alone."""
+    services = {}
+    for uid in event.assoc.extra_classes:
+        services[uid] = SOPClassCommonExtendedNegotiation()
+        services[uid].sop_class_uid, services[uid].service_class_uid = uid, STORAGE_SERVICE
+    return services

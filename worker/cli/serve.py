@@ -63,4 +63,5 @@ def _settings(config: options.Config) -> Settings:
 
     settings = options.load(config)
     logs.configure(settings.logging.level, settings.logging.format)
+    logs.tell_of_threads()
     return settings

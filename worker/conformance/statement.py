@@ -9,6 +9,7 @@ from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_
 from pynetdicom.presentation import AllStoragePresentationContexts
 
 from dicom_io.network.address import address
+from dicom_io.network.admission import most_of_one_peer
 from dicom_io.network.commitment_messages import PUSH_MODEL
 from dicom_io.network.commitment_scp import MOST_REFERENCES
 from dicom_io.network.storage_scp import ANY_SYNTAX, RADIOGRAPHS, READABLE_SYNTAXES, supported
@@ -126,8 +127,11 @@ def _networking(settings: Settings) -> Iterator[str]:
             ("address", address(scp.host, scp.port)),
             ("maximum PDU, acceptor and initiator", f"{scp.maximum_pdu} and {MAXIMUM_PDU} bytes"),
             ("simultaneous associations accepted", scp.maximum_associations),
+            ("of these, from one address", most_of_one_peer(scp.maximum_associations, scp.associations_per_peer)),
             ("simultaneous associations initiated", "one to each destination; one for `cxrd pull`"),
             ("closed after silence of", f"{scp.network_timeout:g} s"),
+            ("closed without a complete request after", f"{scp.association_timeout:g} s"),
+            ("aborted in the middle of an object below", f"{scp.least_rate} bytes a second"),
             ("waits for a connection, as initiator", f"a destination's timeout, at most {CONNECT:g} s"),
             ("called AE titles", scp.ae_title if scp.require_called else f"{scp.ae_title}, and any other"),
             ("calling AE titles", ", ".join(scp.allowed_calling) or "any"),

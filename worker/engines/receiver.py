@@ -16,7 +16,7 @@ from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from worker.engines.heartbeat import Heartbeat
 from worker.ledger.database import open_ledger
 from worker.ledger.stores import open_blobs
-from worker.metrics import expect_destination, gauge
+from worker.metrics import association_over, expect_destination, gauge
 from worker.queue.claim import Queue
 from worker.queue.wake import ring
 from worker.receive.commitments import Keeper, ReportIntake, addresses
@@ -65,7 +65,12 @@ class Receiver:
             addresses(settings),
         )
         self._node = StorageNode(
-            options, self.blobs.incoming, intake.receive, commitment, check_space=self.blobs.check_space
+            options,
+            self.blobs.incoming,
+            intake.receive,
+            commitment,
+            check_space=self.blobs.check_space,
+            over=association_over,
         )
         self._heartbeat = Heartbeat(self.ledger, self.role, owner or Queue(self.ledger).owner, None, self._detail)
 

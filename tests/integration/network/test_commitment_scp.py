@@ -29,7 +29,8 @@ from dicom_io.network.commitment_messages import (
     request_dataset,
 )
 from dicom_io.network.commitment_scp import Commitment
-from dicom_io.network.storage_scp import MAXIMUM_MESSAGE, NodeOptions, StorageNode
+from dicom_io.network.node_server import MOST_MESSAGE
+from dicom_io.network.storage_scp import NodeOptions, StorageNode
 from tests.support.commitment import (
     CR,
     action_bytes,
@@ -409,11 +410,9 @@ def test_a_request_on_another_presentation_context_is_refused(start: Start) -> N
 def test_a_data_set_without_end_is_not_collected(start: Start) -> None:
     node = start(held=Store().held)
     with capture_logs() as lines, associated(node.port, [PUSH]) as association:
-        association.dimse.send_msg(
-            action_bytes(bytes(2 * MAXIMUM_MESSAGE)), association.accepted_contexts[0].context_id
-        )
-        wait_for(lambda: not association.is_established)
-    assert [line["error"] for line in lines if line["event"] == "malformed_command"] == ["OverflowError"]
+        association.dimse.send_msg(action_bytes(bytes(2 * MOST_MESSAGE)), association.accepted_contexts[0].context_id)
+        wait_for(lambda: any(line["event"] == "association_ended" for line in lines))
+    assert [line["cause"] for line in lines if line["event"] == "association_ended"] == ["oversized"]
     with associated(node.port, [PUSH]) as association:
         assert ask(association, KEPT) == status.SUCCESS
 

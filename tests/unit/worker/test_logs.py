@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 
 import pytest
 import structlog
@@ -37,3 +38,21 @@ def test_a_standard_error_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPa
         here.setattr(sys, "stderr", gone)
         logs.configure("info", "auto")
         structlog.get_logger("cxrd.test").error("unheard")
+
+
+def test_a_thread_that_an_error_ends_leaves_one_line_without_the_errors_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ValueError("Doe^Jane")
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back afterwards
+    logs.configure("info", "json")
+    logs.tell_of_threads()
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert said["event"] == "thread_ended"
+    assert said["reason"].startswith("unexpected ValueError at worker/test_logs.py:")

@@ -1,0 +1,140 @@
+"""What a peer asks for by A-ASSOCIATE-RQ (PS3.8 9.3.2), read leniently and handed on as pynetdicom can decode it.
+
+pynetdicom refuses whole requests for what does no harm: items that it does not know, though PS3.8 9.3.1 wants them
+skipped; AE titles that are padded with NUL or are not ASCII; an Implementation Version Name that is too long; a missing
+Maximum Length. DCMTK takes all of these, and modalities send them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MOST_BYTES = 262_144
+"""Bytes of an A-ASSOCIATE-RQ: 128 contexts of 50 transfer syntaxes have 200,000, a Kerberos ticket comes on top."""
+MOST_CONTEXTS = 128
+"""Presentation contexts in one request: their numbers are odd and have one byte (PS3.8 9.3.2.2)."""
+MOST_ITEMS = 16_384
+"""Items in one request: what reading them may cost."""
+DEFAULT_LENGTH = 16_384
+"""Maximum Length of a peer that states none."""
+
+_HEADER = 74
+"""Bytes of a request before its items, with the six of type and length."""
+_APPLICATION_CONTEXT, _CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
+_KNOWN_IN_CONTEXT = (0x30, 0x40)
+_MAXIMUM_LENGTH, _VERSION_NAME = 0x51, 0x55
+_KNOWN_OF_USER = range(0x51, 0x5A)
+_TITLE = 16
+
+
+class MalformedRequest(ValueError):
+    """A request that cannot be read; the message says why, in words."""
+
+
+@dataclass(frozen=True)
+class AssociationRequest:
+    """A request as it was meant.
+
+    Attributes
+    ----------
+    calling, called
+        AE titles, as `title` writes them.
+    pdu
+        The request for pynetdicom: without what it does not know, and with stand-ins for titles that it does not take.
+    """
+
+    calling: str
+    called: str
+    pdu: bytes
+
+
+def read_request(pdu: bytes) -> AssociationRequest:
+    """Read an A-ASSOCIATE-RQ PDU.
+
+    Raises
+    ------
+    MalformedRequest
+        An item is cut short, or there are too many.
+    """
+    if len(pdu) < _HEADER:
+        raise MalformedRequest(f"an A-ASSOCIATE-RQ of {len(pdu)} bytes")
+    items, contexts, count = [], 0, 0
+    for kind, value in _items(pdu[_HEADER:]):
+        count += 1
+        if kind == _CONTEXT:
+            contexts += 1
+            subitems = list(_items(value[4:]))
+            count += len(subitems)
+            kept = [_item(each, content) for each, content in subitems if each in _KNOWN_IN_CONTEXT]
+            items.append(_item(kind, value[:4] + b"".join(kept)))
+        elif kind == _USER_INFORMATION:
+            items.append(_item(kind, _user_information(value)))
+        elif kind == _APPLICATION_CONTEXT:
+            items.append(_item(kind, value))
+        if contexts > MOST_CONTEXTS:
+            raise MalformedRequest(f"more than {MOST_CONTEXTS} presentation contexts in one A-ASSOCIATE-RQ")
+        if count > MOST_ITEMS:
+            raise MalformedRequest(f"more than {MOST_ITEMS} items in one A-ASSOCIATE-RQ")
+    called, calling = pdu[10:26], pdu[26:42]
+    body = pdu[6:10] + _stand_in(called) + _stand_in(calling) + pdu[42:_HEADER] + b"".join(items)
+    return AssociationRequest(title(calling), title(called), pdu[:2] + struct.pack(">I", len(body)) + body)
+
+
+def title(raw: bytes) -> str:
+    r"""Return an AE title in printable ASCII: what else a peer put there is written out, as `R\xd6NTGEN`.
+
+    Blanks and NULs around it do not count. It has 16 characters at most, which is what the ledger holds; one that is
+    longer when it is written out is cut.
+    """
+    shown = ""
+    for byte in raw.strip(b" \0"):
+        each = chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}"
+        if len(shown) + len(each) > _TITLE:
+            break
+        shown += each
+    return shown
+
+
+def _stand_in(raw: bytes) -> bytes:
+    """Return a title that pynetdicom decodes; whose it is, and whether it may call, is decided by the real one."""
+    stripped = raw.strip(b" \0")
+    plain = bytes(byte if 0x20 <= byte < 0x7F and byte != 0x5C else 0x3F for byte in stripped)
+    return (plain or b"?").ljust(_TITLE)
+
+
+def _user_information(value: bytes) -> bytes:
+    """Return a User Information item's value without what is unknown, and with a Maximum Length (PS3.8 D.1)."""
+    items, is_bounded = b"", False
+    for kind, stated in _items(value):
+        content = _version_name(stated) if kind == _VERSION_NAME else stated
+        if kind not in _KNOWN_OF_USER or (kind == _VERSION_NAME and not content):
+            continue
+        is_bounded = is_bounded or kind == _MAXIMUM_LENGTH
+        items += _item(kind, content)
+    return items if is_bounded else _item(_MAXIMUM_LENGTH, struct.pack(">I", DEFAULT_LENGTH)) + items
+
+
+def _version_name(content: bytes) -> bytes:
+    """Return an Implementation Version Name of 1 to 16 characters of ASCII (PS3.7 D.3.3.2.3), or nothing."""
+    plain = bytes(byte if 0x20 <= byte < 0x7F else 0x3F for byte in content.strip(b" \0"))
+    return plain[:16].strip()
+
+
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and value of the items that lie one behind the other (PS3.8 9.3.1)."""
+    at = 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise MalformedRequest("an item of the A-ASSOCIATE-RQ is cut short")
+        kind, _, length = struct.unpack_from(">BBH", data, at)
+        at += 4
+        if at + length > len(data):
+            raise MalformedRequest(f"item 0x{kind:02X} of the A-ASSOCIATE-RQ is cut short")
+        yield kind, data[at : at + length]
+        at += length
+
+
+def _item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BBH", kind, 0, len(value)) + value

@@ -1,0 +1,256 @@
+"""Associations that peers open at our node: pynetdicom's server, with our upper layer and our way with messages."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pynetdicom import evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from dicom_io.network import spool
+from dicom_io.network.admission import Admission
+from dicom_io.network.commands import mended
+from dicom_io.network.ending import Cause, Ending
+from dicom_io.network.upper_layer import RELEASED_IN_TRANSFER, PeerLimits, UpperLayer
+
+if TYPE_CHECKING:
+    from pynetdicom.ae import ApplicationEntity
+
+MOST_COMMAND = 65_536
+"""Bytes of a command set; real ones have some hundreds."""
+MOST_MESSAGE = 4 * 1024 * 1024
+"""Bytes of a data set that is not stored, such as a request for commitment: it is collected in memory."""
+_BACKLOG = 128
+_LAST_WORDS = 3.0
+"""Seconds that the upper layer may take to end when its association has ended."""
+_UNEXPECTED = ("AA-1", "AA-7", "AA-8")
+"""Actions of PS3.8 table 9-9 that answer a PDU at the wrong moment."""
+
+
+class Messages(DIMSEServiceProvider):
+    """Puts messages together from their fragments; what is no message ends the association, with its cause."""
+
+    def receive_primitive(self, primitive: Any) -> None:
+        """Take in the fragments of one PDU."""
+        association: Any = self.assoc
+        try:
+            spool.check_turn(self.message, primitive)
+            for context_id, _ in primitive.presentation_data_value_list:
+                if context_id not in association._accepted_cx:  # noqa: SLF001 - the public list is made anew at each look
+                    words = f"a message on presentation context {context_id}, which is not accepted"
+                    self._give_up(Cause.MALFORMED, words)
+                    return
+            self._mend(primitive)
+            super().receive_primitive(primitive)
+            message = self.message
+            if message is not None and message.encoded_command_set.tell() > MOST_COMMAND:
+                self._give_up(Cause.OVERSIZED, f"a command of more than {MOST_COMMAND} bytes")
+            elif message is not None and message.data_set is not None and message.data_set.tell() > MOST_MESSAGE:
+                words = f"a data set of more than {MOST_MESSAGE} bytes that is not to be stored"
+                self._give_up(Cause.OVERSIZED, words)
+        except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
+            words = f"a command that cannot be read ({type(error).__name__})"
+            self._give_up(Cause.MALFORMED, str(error) if isinstance(error, spool.OutOfTurn) else words)
+        if not association.dul.event_queue.empty():  # pynetdicom found it to be no message, and has put the event there
+            association.ending.note(Cause.MALFORMED, "a command that cannot be read")
+
+    def _mend(self, primitive: Any) -> None:
+        """Mend the command set that is complete with these fragments."""
+        values = primitive.presentation_data_value_list
+        for number, (context_id, data) in enumerate(values):
+            if data[0] & 3 == 3:
+                if self.message is None:
+                    self.message = DIMSEMessage()
+                earlier = self.message.encoded_command_set.getvalue()
+                fragments = [each[1:] for _, each in values[: number + 1] if each[0] & 1]
+                command = earlier + b"".join(fragments)
+                better = mended(command)
+                if better != command:
+                    self.message.encoded_command_set = io.BytesIO()
+                    rest = values[number + 1 :]
+                    primitive.presentation_data_value_list = [[context_id, data[:1] + better], *rest]
+                return
+
+    def _give_up(self, cause: Cause, reason: str) -> None:
+        association: Any = self.assoc
+        association.ending.note(cause, reason)
+        self.message = None
+        spool.drop_unfinished_of(association)
+        association.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
+
+
+class NodeAssociation(Association):
+    """One association that a peer opened, or a connection that is not one yet.
+
+    Attributes
+    ----------
+    ending
+        The cause of its end.
+    extra_classes
+        Proposed SOP classes that pynetdicom does not know and we take for storage.
+    """
+
+    dul: UpperLayer
+
+    def __init__(
+        self,
+        entity: ApplicationEntity,
+        peer: str,
+        limits: PeerLimits,
+        admission: Admission,
+        over: Callable[[Cause], None],
+    ) -> None:
+        super().__init__(entity, MODE_ACCEPTOR)
+        self.peer = peer
+        self.ending = Ending(peer)
+        self.dul = UpperLayer(self, limits, self.ending)
+        self.dimse = Messages(self)
+        # A complete request must come in time; the upper layer sees to that, and pynetdicom's own clock only follows.
+        self.acse_timeout = limits.association_timeout + 5
+        self.network_timeout = limits.network_timeout
+        self._admission = admission
+        self._over = over
+        self._is_serving = False
+        self.extra_classes: list[Any] = []
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds for which it did nothing; see `dicom_io.network.admission.Place`."""
+        is_busy = self._is_serving or not self.dimse.msg_queue.empty() or not self.is_established
+        return 0.0 if is_busy else self.dul.stalled_for
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether an object is arriving, or a message being served."""
+        return self._is_serving or self.dimse.message is not None
+
+    def give_way(self, reason: str) -> None:
+        """End it; see `dicom_io.network.admission.Place`."""
+        self.dul.hang_up(Cause.CROWDED, reason)
+
+    def take_place(self) -> str:
+        """Become an association; return in words why there is no place, or nothing."""
+        return self._admission.associate(self)
+
+    def reject(self, result: int, source: int, diagnostic: int, reason: str) -> None:
+        """Reject the request (PS3.8 9.3.4), from a handler for EVT_REQUESTED."""
+        self.ending.note(Cause.REJECTED, reason)
+        self.acse.send_reject(result, source, diagnostic)
+        self.kill()
+
+    def leave(self) -> None:
+        """Give the place back: a peer that released may come again at once."""
+        self._admission.leave(self)
+
+    def run_reactor(self) -> None:
+        """Serve the association until its end, and tell of that."""
+        try:
+            super().run_reactor()
+        except Exception as error:  # noqa: BLE001 - the border of the thread
+            self.ending.note(Cause.FAULT, f"unexpected {type(error).__name__}")
+            self.dul.hang_up(Cause.FAULT, "")
+        finally:
+            self.dul.join(_LAST_WORDS)
+            if self.dul.is_alive() and self.dul.socket is not None:  # it sends, and nobody reads
+                self.dul.socket._shutdown_socket()  # noqa: SLF001 - `close` is for its own thread
+                self.dul.join(_LAST_WORDS)
+            spool.drop_unfinished_of(self)
+            self.leave()
+            self._over(self.ending.tell())
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        """Serve one message; where that ends the association, say which one it was."""
+        kind = str(getattr(msg, "msg_type", type(msg).__name__)).replace("_", "-")
+        self._is_serving = True
+        try:
+            super()._serve_request(msg, context_id)
+        finally:
+            self._is_serving = False
+            self.dul.touch()
+        if self._sent_abort:
+            accepted = context_id in self._accepted_cx
+            words = (
+                "cannot be served" if accepted else f"came on presentation context {context_id}, which is not accepted"
+            )
+            self.ending.note(Cause.UNSERVED, f"{kind} {words}")
+
+
+class NodeRequestHandler(RequestHandler):
+    """Makes an association of a connection."""
+
+    server: NodeServer
+
+    def _create_association(self) -> NodeAssociation:
+        """Do as pynetdicom does, with classes of ours; presentation contexts are looked up when they are proposed."""
+        server = self.server
+        association = NodeAssociation(self.ae, self.remote.address, server.limits, server.admission, server.over)
+        association._server = server  # noqa: SLF001 - as pynetdicom's own does
+        association.name = f"AcceptorThread@{self.remote.address}"  # pynetdicom tells its own by this name
+        self.request.settimeout(server.limits.network_timeout)
+        association.set_socket(AssociationSocket(association, client_socket=self.request))
+        association.acceptor.maximum_length = self.ae.maximum_pdu_size
+        association.acceptor.ae_title = server.ae_title
+        association.acceptor.address_info = self.local
+        association.acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        association.acceptor.implementation_version_name = self.ae.implementation_version_name
+        association.requestor.address_info = self.remote
+        bound: dict[Any, Any] = server._handlers  # noqa: SLF001
+        for event, handlers in bound.items():
+            if event.is_intervention and handlers:
+                association.bind(event, *handlers)
+            elif isinstance(event, evt.NotificationEvent):
+                for handler, arguments in handlers:
+                    association.bind(event, handler, arguments)
+        association.bind(evt.EVT_FSM_TRANSITION, _note_wrong_moment)
+        association.bind(evt.EVT_RELEASED, _note_release)
+        server.admission.connect(association)
+        return association
+
+
+class NodeServer(ThreadedAssociationServer):
+    """Listens, and hands each connection to a thread.
+
+    Attributes
+    ----------
+    limits, admission, over
+        What each association gets; `over` is called with the cause of its end. Set before it serves.
+    """
+
+    daemon_threads = True
+    request_queue_size = _BACKLOG
+    limits: PeerLimits
+    admission: Admission
+    over: Callable[[Cause], None]
+
+    def serve(self) -> None:
+        """Accept connections, in a thread of its own, until `shutdown`."""
+        threading.Thread(target=self.serve_forever, name="node-server", daemon=True).start()
+        self.ae._servers.append(self)  # noqa: SLF001 - pynetdicom's shutdown takes it out of there
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Tell of a connection that no association could be made for; socketserver would print a traceback."""
+        ending = Ending(str(client_address[0]))
+        ending.note(Cause.FAULT, "no association could be made of the connection")
+        self.over(ending.tell())
+
+
+def _note_wrong_moment(event: Any) -> None:
+    if event.action in _UNEXPECTED and event.fsm_event not in ("Evt15", "Evt19"):
+        event.assoc.ending.note(
+            Cause.MALFORMED, f"a PDU at the wrong moment ({event.fsm_event} in {event.current_state})"
+        )
+    elif event.action == "AE-6" and event.next_state == "Sta13":
+        event.assoc.ending.note(Cause.REJECTED, "the peer's protocol version is not supported")
+
+
+def _note_release(event: Any) -> None:
+    event.assoc.leave()
+    unfinished = event.assoc.dul.in_transfer
+    event.assoc.ending.note(Cause.RELEASED, RELEASED_IN_TRANSFER if unfinished else "")
