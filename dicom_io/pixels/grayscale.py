@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,10 @@ Floats = NDArray[np.float64]
 
 # Where no window is given: the part of the pixels to either side of the displayed range.
 _TAIL = 0.001
-# A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake.
+# A window that leaves fewer pixels than this off its one end shows nothing, and is taken for a mistake; so is one that
+# brings all of them into two shades of 256.
 _VISIBLE = 0.01
+_SHADE = 2 / 255
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -66,17 +69,32 @@ def voi(
 
 
 def window_of(dataset: Dataset) -> Window | None:
-    """Return the first window, or None where there is none that can be applied.
+    """Return the first window that has both centre and width, or None where there is none that can be applied.
 
     A VOI LUT Function that is none of the defined terms counts as absent: LINEAR (PS3.3 C.11.2.1.3).
     """
-    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    centre, width = _first_pair(values(dataset, "WindowCenter"), values(dataset, "WindowWidth"))
     function = text(dataset, "VOILUTFunction").upper()
     if function not in _FUNCTIONS:
         function = "LINEAR"
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
         return None
     return Window(centre, width, function)
+
+
+def _first_pair(centres: list[Any], widths: list[Any]) -> tuple[float | None, float | None]:
+    """Return the first centre and width that are both there: some writers leave the first value empty."""
+    texts = (
+        ("" if each is None else str(each).strip() for each in pair) for pair in zip(centres, widths, strict=False)
+    )
+    for centre, width in texts:
+        if centre and width:
+            try:
+                pair = float(centre), float(width)
+            except ValueError:
+                break
+            return pair if all(map(math.isfinite, pair)) else (None, None)
+    return None, None
 
 
 def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
@@ -97,28 +115,35 @@ def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
 
 
 def _shows_something(shown: Floats, counts: NDArray[np.float32]) -> bool:
-    """Tell whether enough pixels are neither all black nor all white."""
+    """Tell whether enough pixels are neither all black nor all white, and not all of one shade."""
     total = float(counts.sum())
     black, white = float(counts[shown <= 0.0].sum()), float(counts[shown >= 1.0].sum())
-    return max(black, white) <= (1.0 - _VISIBLE) * total
+    if max(black, white) > (1.0 - _VISIBLE) * total:
+        return False
+    ends = _tails(shown, counts)
+    return ends is not None and ends[1] - ends[0] >= _SHADE
+
+
+def _tails(values: Floats, counts: NDArray[np.float32]) -> tuple[float, float] | None:
+    """Return between which values all but the tails of the pixels are; None where there is nothing but padding."""
+    used = np.flatnonzero(counts)
+    if used.size == 0:
+        return None
+    used = used[np.argsort(values[used], kind="stable")]
+    share = np.cumsum(counts[used], dtype=np.float64)
+    share /= share[-1]
+    low, high = (float(values[used[np.searchsorted(share, each)]]) for each in (_TAIL, 1.0 - _TAIL))
+    return (low, high) if high > low else (float(values[used[0]]), float(values[used[-1]]))
 
 
 def _robust(modality: Floats, counts: NDArray[np.float32]) -> tuple[Floats, tuple[float, float] | None]:
     """Spread the range between the two tails of the image's own histogram over 0..1."""
-    used = np.flatnonzero(counts)
-    if used.size == 0:  # nothing but padding
+    ends = _tails(modality, counts)
+    if ends is None or ends[1] <= ends[0]:  # nothing but padding, or all of one value
         return np.zeros_like(modality), None
-    used = used[np.argsort(modality[used], kind="stable")]
-    share = np.cumsum(counts[used], dtype=np.float64)
-    share /= share[-1]
-    low = modality[used[np.searchsorted(share, _TAIL)]]
-    high = modality[used[np.searchsorted(share, 1.0 - _TAIL)]]
-    if high <= low:
-        low, high = modality[used[0]], modality[used[-1]]
-    if high <= low:  # all of one value
-        return np.zeros_like(modality), None
+    low, high = ends
     spread: Floats = np.clip((modality - low) / (high - low), 0.0, 1.0)
-    return spread, (float(low + high) / 2 + 0.5, float(high - low) + 1)
+    return spread, ((low + high) / 2 + 0.5, (high - low) + 1)
 
 
 def lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
@@ -154,7 +179,7 @@ def read_table(item: Dataset, *, signed: bool) -> Table | None:
         return None
     size = size % 0x10000 or 0x10000
     entries = _lut_entries(item, size, bits)
-    if entries.size == 0:
+    if entries.size == 0 or entries.min() == entries.max():  # of one value it would make one of all
         return None
     if signed and first > 0x7FFF:
         first -= 0x10000

@@ -36,6 +36,7 @@ from dicom_io.errors import UnsupportedPixels
 from dicom_io.header.attributes import integer, numbers, text
 from dicom_io.pixels import codec_process
 from dicom_io.pixels.codestream import Dimensions, dimensions
+from dicom_io.pixels.content import blank, sample
 from dicom_io.pixels.fragments import cut_short, frame_of, is_encapsulated
 from dicom_io.pixels.grayscale import modality, voi
 
@@ -76,6 +77,7 @@ class Rendered:
     aspect: float  # row spacing / column spacing: how much taller than wide a pixel is; 1.0 if unknown
     # Centre and width (VOI LUT Function LINEAR) where the dataset's own VOI LUT or window was not what was shown.
     window: tuple[float, float] | None = None
+    blank: str = ""  # why there is nothing to read in it (`content.blank`)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     """Turn a single-frame grey dataset into the picture it means (PS3.3 C.11.1 and C.11.2, PS3.4 N.2).
 
     The VOI LUT or window is the first of those given. Without one, the range from the 0.1 to the 99.9 percentile is
-    shown; so it is where the given one leaves 99 % of the pixels black, or 99 % white, which no reader could have used.
+    shown; so it is where the given one leaves 99 % of the pixels black, or 99 % white, or all of them in two shades of
+    256, which no reader could have used.
     Pixel padding is left out of that and drawn black. Polarity follows the photometric interpretation alone:
     Presentation LUT Shape only repeats it (PS3.3 C.8.11.3.1.2), and inverting for both would undo it.
 
@@ -108,7 +111,7 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     Returns
     -------
     Rendered
-        At full size.
+        At full size. Of an image that shows nothing it says so (`blank`).
 
     Raises
     ------
@@ -121,11 +124,15 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     counts = np.asarray(cv2.calcHist([cells], [0], None, [order.size], [0, order.size]), np.float32).ravel()
     padding = _padding(dataset, stored, layout)
     counts[padding] = 0
-    shown, window = voi(dataset, modality(dataset, stored, signed=layout.signed), counts, signed=layout.signed)
+    displayed = modality(dataset, stored, signed=layout.signed)
+    shown, window = voi(dataset, displayed, counts, signed=layout.signed)
     if text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1":
         shown = 1.0 - shown
     shown[padding] = 0.0
-    return Rendered(np.asarray(cv2.LUT(cells, shown.astype(np.float32)), np.float32), _aspect(dataset), window)
+    some = sample(cells)
+    nothing = blank((layout.rows, layout.columns), stored[some], displayed[some], padding[some])
+    values = np.asarray(cv2.LUT(cells, shown.astype(np.float32)), np.float32)
+    return Rendered(values, _aspect(dataset), window, nothing)
 
 
 def _layout(dataset: Dataset, max_pixels: int) -> _Layout:

@@ -19,6 +19,7 @@ from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.finding import Finding, bounded
 from dicom_io.header.reading import read_dataset
 from dicom_io.objects.radiograph import radiograph
+from dicom_io.pixels.content import blank, sample
 from dicom_io.pixels.render import Rendered
 from modeltrain.model.preprocess import read_picture
 from worker.clock import now
@@ -196,7 +197,9 @@ def _image(file: Path, settings: Settings) -> Image:
     if file.suffix.lower() not in PICTURES:
         return Image(read_dataset(file), now().astimezone())
     values = read_picture(file, max_pixels=settings.pixels.max_pixels)
-    return Image(_wrapped(values, file), now().astimezone(), rendered=Rendered(values=values, aspect=1.0))
+    levels = sample(values) * 255
+    rendered = Rendered(values=values, aspect=1.0, blank=blank(values.shape, levels, levels))
+    return Image(_wrapped(values, file), now().astimezone(), rendered=rendered)
 
 
 def output_names(files: Iterable[Path], out: Path) -> list[str]:

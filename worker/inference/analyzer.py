@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from dicom_io.errors import UnsupportedPixels
 from dicom_io.finding import Answer, Finding, Orientation
 from dicom_io.header.eligibility import age_years
 from dicom_io.header.orientation import orientation_of
@@ -98,7 +99,7 @@ class Reader:
         Raises
         ------
         UnsupportedPixels
-            When its pixel data cannot be rendered.
+            When its pixel data cannot be rendered, or shows nothing.
         """
         with metrics.timed("render"):
             rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
@@ -110,7 +111,14 @@ class Reader:
         """Read a radiograph from its displayed values, float32 [H, W] in [0, 1].
 
         The patient's age, and how the image shows the patient, are those of its header, where that states them.
+
+        Raises
+        ------
+        UnsupportedPixels
+            There is nothing to read in it.
         """
+        if rendered.blank:
+            raise UnsupportedPixels(rendered.blank)
         image = to_input(rendered.values, self.card.input_size)
         with metrics.timed("inference"):
             outputs = self._batcher.predict(image)

@@ -16,8 +16,10 @@ from modeltrain.model.outputs import Outputs
 from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.unit.worker.engines.test_pipeline import Bench
+from worker.destination_settings import DicomDestination
 from worker.inference.analyzer import Reader
 from worker.inference.engine import Batcher
+from worker.ledger.queries import story
 from worker.settings import ModelSettings, Settings
 
 
@@ -87,7 +89,7 @@ def test_what_is_wrong_with_the_lungs_is_said_and_not_guessed(
     ("attributes", "caution"),
     [
         ({"PatientAge": "040Y"}, "the patient's age is not one that the model was made for"),
-        ({"PixelData": b"\x00\x0d" * (64 * 48)}, "no lungs found"),
+        ({"PixelData": np.linspace(3000, 3700, 64 * 48).astype("<u2").tobytes()}, "no lungs found"),
     ],
 )
 def test_what_is_outside_gets_no_answer_by_default(
@@ -106,6 +108,32 @@ def test_what_is_outside_gets_no_answer_by_default(
     else:
         assert str(row["caution"]).startswith(caution)
         assert row["probability"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("setting", ["skip", "warn"])
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PixelData": b"\x00\x0d" * (64 * 48)}, "the image has no contrast"),
+        ({"PixelData": bytes(2 * 15 * 48), "Rows": 15}, "15 × 48 pixels"),
+    ],
+)
+def test_an_image_without_an_image_fails_and_nobody_is_told(
+    tmp_path: Path, reader: Reader, setting: str, attributes: dict[str, Any], reason: str
+) -> None:
+    bench = Bench(tmp_path, reader)
+    hook = DicomDestination(name="pacs", host="x", port=1, ae_title="P")
+    bench.pipeline._settings = Settings(
+        model=ModelSettings.model_validate({"out_of_distribution": setting}), destinations=(hook,)
+    )
+    number = bench.put(chest("nothing", **attributes))
+    bench.process(number)
+    row = bench.row(number)
+    assert (row["status"], row["reason"]) == ("failed", f"there is nothing to read: {reason}")
+    assert (row["answer"], row["probability"], row["score"]) == (None, None, None)
+    found = story(bench.ledger, str(number))
+    assert found is not None
+    assert [each["kind"] for each in found["results"]] in ([], ["structured-report"])
 
 
 class Drawn:
