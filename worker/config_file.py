@@ -48,6 +48,8 @@ def read_config(path: Path) -> ConfigFile:
         raise InvalidSettings(f"{path}: not valid YAML") from error
     if not text.strip():  # what a full disk leaves of a file that is saved; whoever wants the defaults names no file
         raise InvalidSettings(f"{path}: the file is empty; put it back, or write a setting into it")
+    if values is None and node is not None:
+        raise InvalidSettings(f"{path}:1: holds nothing ({text.split()[-1]}); put it back, or write a setting into it")
     if values is None:
         return ConfigFile(path, {}, {})
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

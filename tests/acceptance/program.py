@@ -80,13 +80,13 @@ class Service:
         self.log = folder / "log.jsonl"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the process and wait until it listens."""
-        before = len(self.events("listening"))
+    def start(self, command: str = "serve", begins: str = "listening") -> None:
+        """Start the process and wait until it listens, or its log says that it begins."""
+        before = len(self.events(begins))
         with self.log.open("ab") as log:
-            process = subprocess.Popen([str(CXRD), "serve", "-c", str(self.config)], stdout=log, stderr=log)
+            process = subprocess.Popen([str(CXRD), command, "-c", str(self.config)], stdout=log, stderr=log)
         self._process = process
-        wait_for(lambda: len(self.events("listening")) > before or process.poll() is not None, 180)
+        wait_for(lambda: len(self.events(begins)) > before or process.poll() is not None, 180)
         assert process.poll() is None, self.log.read_text()[-2000:]
 
     @property

@@ -83,6 +83,21 @@ def test_faulty_settings_are_not_taken_up(tmp_path: Path, serve: Callable[..., S
     assert service.stop() == 0
 
 
+def test_a_process_that_runs_alone_starts_anew_with_new_settings(serve: Callable[..., Service]) -> None:
+    service = serve()
+    service.start("deliver", "delivering")
+    settings = yaml.safe_load(service.config.read_text())
+    settings["destinations"] = [{"name": "other", "host": "127.0.0.1", "port": 1, "ae_title": "OTHER"}]
+    service.config.write_text(yaml.safe_dump(settings))
+    service.send(signal.SIGHUP)
+    wait_for(lambda: len(service.events("delivering")) == 2, 60)
+    assert service.events("delivering")[-1]["destinations"] == ["other"]
+    service.config.unlink()
+    service.send(signal.SIGHUP)
+    wait_for(lambda: service.events("settings_not_taken_up"), 60)
+    assert service.stop() == 0
+
+
 def test_a_long_backlog_does_not_delay_the_start(tmp_path: Path) -> None:
     settings = Settings.model_validate(
         {"scp": {"port": 0}, "storage": {"folder": tmp_path / "data", "min_free_mb": 0}, "model": {"folder": "absent"}}

@@ -35,7 +35,7 @@ def receive(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd 
     from worker.engines import child
     from worker.engines.receiver import Receiver
 
-    child.run(lambda: Receiver(settings, owner), ready_fd)
+    child.run(lambda: Receiver(settings, owner), ready_fd, config)
 
 
 def work(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
@@ -45,7 +45,7 @@ def work(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = N
     from worker.engines import child
     from worker.engines.workers import Workers
 
-    child.run(lambda: Workers(settings, owner), ready_fd)
+    child.run(lambda: Workers(settings, owner), ready_fd, config)
 
 
 def deliver(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
@@ -55,7 +55,7 @@ def deliver(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd 
     from worker.engines import child
     from worker.engines.couriers import Couriers
 
-    child.run(lambda: Couriers(settings, owner), ready_fd)
+    child.run(lambda: Couriers(settings, owner), ready_fd, config)
 
 
 def _settings(config: options.Config) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from worker.deliver.dicom import node_of
 from worker.destination_settings import Destination, DicomDestination
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.housekeeper import Housekeeper
-from worker.engines.outcome import Outcomes
+from worker.engines.outcome import Outcomes, hand_back
 from worker.ledger.commitments import Commitments
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
@@ -102,19 +103,24 @@ class Couriers:
         self._housekeeper.start()
         log.info("delivering", destinations=[each.destination for each in self.couriers])
 
+    def take_up(self, settings: Settings) -> bool:
+        """Take up nothing while it works; see `worker.engines.child.Part`."""
+        del settings
+        return False
+
     def stop(self) -> None:
-        """End after the deliveries in hand."""
+        """End after the deliveries in hand, or hand back what is not done within the set time."""
         threads: list[Courier | Committer] = [*self.couriers, *self.committers]
         for each in threads:
             each.stop()
         self._housekeeper.stop()
         self._ending.set()
         self._bell.ring()
-        for each in threads:
-            each.join(self.settings.worker.stop_seconds)
-        for thread in (self._listener, self._housekeeper):
+        until = time.monotonic() + self.settings.worker.stop_seconds
+        for thread in (*threads, self._listener, self._housekeeper):
             if thread.ident is not None:
-                thread.join(self.settings.worker.stop_seconds)
+                thread.join(max(0.1, until - time.monotonic()))
+        hand_back(self.ledger, self.queue)
         self._heartbeat.stop()
         self._bell.close()
         log.info("stopped", role=self.role)

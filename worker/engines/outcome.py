@@ -8,9 +8,10 @@ from threading import Event
 
 import structlog
 
-from dicom_io.errors import OutOfResources
+from dicom_io.errors import CxrdError, OutOfResources
+from worker.ledger.receipts import Ledger
 from worker.queue.breaker import Pause
-from worker.queue.claim import LeaseLost
+from worker.queue.claim import LeaseLost, Queue
 
 log = structlog.get_logger("cxrd.outcome")
 
@@ -66,3 +67,17 @@ class Outcomes:
         if self._last_chance is None:
             self._last_chance = time.monotonic() + _FAREWELL
         return time.monotonic() >= self._last_chance
+
+
+def hand_back(ledger: Ledger, queue: Queue) -> None:
+    """Put back what a process that is about to end still has in hand: somebody else can begin at once."""
+    left = queue.in_hand()
+    if not left:
+        return
+    log.warning("handed_back", count=len(left))
+    try:
+        with ledger.writing() as connection:
+            for task in left:
+                queue.hand_back(connection, task)
+    except CxrdError as error:
+        log.warning("not_handed_back", reason=str(error))

@@ -58,11 +58,12 @@ class Receiver:
             self.ledger, self.blobs, key, lambda _: ring(folder, "work"), urgent=settings.scp.urgent_calling
         )
         options = NodeOptions(**settings.scp.model_dump(exclude={"urgent_calling"}))
+        self._addresses = addresses(settings)
         # Reports are taken whatever the settings say now: results may have been asked about under earlier ones.
         commitment = Commitment(
             ReportIntake(self.ledger, lambda: ring(folder, "deliver")).receive,
             Keeper(self.ledger, self.blobs).held if settings.commitment.offered else None,
-            addresses(settings),
+            self._addresses,
         )
         self._node = StorageNode(
             options,
@@ -113,6 +114,16 @@ class Receiver:
         self._node.stop()
         self._heartbeat.stop()
         log.info("stopped", role=self.role)
+
+    def take_up(self, settings: Settings) -> bool:
+        """Take up where senders and destinations are; see `worker.engines.child.Part`."""
+        for each in settings.destinations:
+            expect_destination(each.name)
+        after = addresses(settings)
+        self._addresses.update(after)
+        for title in self._addresses.keys() - after.keys():
+            del self._addresses[title]
+        return True
 
     def stuck(self) -> list[str]:
         """Return why no connection is accepted; see `worker.engines.watch.Watched`."""

@@ -25,6 +25,7 @@ from worker import metrics
 from worker.clock import now
 from worker.engines import systemd
 from worker.engines.heartbeat import remove_process
+from worker.engines.reload import read_again, settings_file
 from worker.engines.watch import Watch
 from worker.extras import require_configured
 from worker.ledger.database import make_folder, open_ledger
@@ -32,20 +33,22 @@ from worker.ledger.processes import ROLES
 from worker.pulse import Pulse
 from worker.queue.claim import Queue
 from worker.queue.retry import backoff
-from worker.settings import Settings, load
+from worker.settings import Settings
 from worker.storage.lock import FolderLock
 
 log = structlog.get_logger("cxrd.supervisor")
 
 RELOADED = ("work", "deliver")
-"""Those that take up new settings on SIGHUP by a start anew; receiving goes on meanwhile."""
-FIXED = ("scp", "storage", "ledger", "commitment", "audit", "health")
-"""The settings that only a new start of everything takes up."""
+"""Those that take up new settings on SIGHUP by a start anew; the receiver is told, and receiving goes on."""
 _TICK = 0.5
 _STABLE = 60.0
 """Seconds after which a child that runs counts as well, whatever was before."""
 _SILENT = 60.0
 """Seconds without a sign of life after which a child is killed."""
+_STARTING = 300.0
+"""Seconds after which a child is killed that has not become ready."""
+_WATCHDOG = 5.0
+"""Seconds between two signs of life to systemd, which waits for 90."""
 _SILENCE = 30.0
 """Seconds without a turn of its loop after which the supervisor is stuck."""
 
@@ -65,7 +68,9 @@ class Child:
     start_at: float = 0.0
     heard_at: float = 0.0
     pipe: int | None = None
-    reloading: bool = False
+    ends_by: float | None = None  # it is to start anew, and has until then to end
+    is_to_reload: bool = False
+    is_lost: bool = False
 
 
 class Supervisor:
@@ -85,7 +90,7 @@ class Supervisor:
     def __init__(self, settings: Settings, config: Path | None) -> None:
         self.role = "serve"
         self.settings = settings
-        self._config = config
+        self._config = settings_file(config)
         folder = settings.storage.folder
         require_configured(settings)
         make_folder(folder)
@@ -95,7 +100,7 @@ class Supervisor:
         self._children = [Child(role) for role in ROLES]
         self._ending = False
         self._reload = False
-        self._told_ready = False
+        self._told_ready, self._told_at = False, 0.0
         self._pulse = Pulse()
         self._watch = Watch(self, settings)
 
@@ -159,16 +164,29 @@ class Supervisor:
             return 0
         code = child.process.poll()
         if code is None:
-            silence = time.monotonic() - child.heard_at
-            if child.ready and not child.reloading and silence > _SILENT:
-                log.error("child_silent", role=child.role, seconds=round(silence))
-                child.process.kill()  # stopped, or held up by a library: it can end by no other means
+            self._see_to(child, child.process)
             if child.failures and time.monotonic() - child.started_at > _STABLE:
                 child.failures = 0
             return 0
         self._on_death(child, code)
         # What cannot be followed is said by the child; where it never ran, a person stands before the screen.
         return code if code == 2 and not child.was_ready else 0
+
+    def _see_to(self, child: Child, process: subprocess.Popen[bytes]) -> None:
+        """Kill a child that does not go on, and pass on what was asked for."""
+        moment = time.monotonic()
+        silence = moment - (child.heard_at if child.ready else child.started_at)
+        if child.ends_by is not None:
+            is_lost = moment > child.ends_by
+        else:
+            is_lost = silence > (_SILENT if child.ready else _STARTING)
+        if is_lost and not child.is_lost:
+            child.is_lost = True
+            log.error("child_silent", role=child.role, seconds=round(silence))
+            process.kill()  # stopped, or held up by a library: it can end by no other means
+        elif child.is_to_reload and child.ready:
+            child.is_to_reload = False
+            process.send_signal(signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
         child.owner = f"{child.role}-{os.getpid()}-{secrets.token_hex(6)}"
@@ -179,7 +197,7 @@ class Supervisor:
             [*command, *config], stdin=subprocess.PIPE, pass_fds=(theirs,)
         )
         os.close(theirs)
-        child.pipe, child.ready = mine, False
+        child.pipe, child.ready, child.is_lost = mine, False, False
         child.started_at = time.monotonic()
         log.debug("child_started", role=child.role, child=child.process.pid)
 
@@ -190,9 +208,10 @@ class Supervisor:
         if child.pipe is not None:
             os.close(child.pipe)
         child.process, child.pipe, child.ready = None, None, False
-        if child.reloading:
-            child.reloading, child.start_at = False, 0.0
-            return
+        if child.ends_by is not None:
+            ended, child.ends_by, child.start_at = code == 0, None, 0.0
+            if ended:
+                return
         child.failures += 1
         child.deaths += 1
         wait = 0.0 if child.failures == 1 else backoff(child.failures - 1, first=1.0, most=30.0, jitter=0.0)
@@ -218,7 +237,7 @@ class Supervisor:
         if process is None:
             return
         try:
-            process.wait(self.settings.worker.stop_seconds + 10)
+            process.wait(self._time_to_end)
         except subprocess.TimeoutExpired:
             log.error("child_killed", role=child.role)
             process.kill()
@@ -234,28 +253,38 @@ class Supervisor:
         self._reload = False
         systemd.notify("RELOADING=1", monotonic=True)
         try:
-            after = load(self._config)
+            change = read_again(self.settings, self._config)
         except CxrdError as error:
             log.error("settings_not_taken_up", reason=str(error))
         else:
-            names = [name for name in type(after).model_fields if getattr(after, name) != getattr(self.settings, name)]
-            fixed = [name for name in names if name in FIXED]
-            changes = {name: getattr(after, name) for name in names if name not in FIXED}
-            self.settings = self.settings.model_copy(update=changes)
-            log.info("settings_taken_up", changed=sorted(changes), need_a_restart=fixed)
+            self.settings = change.settings
+            log.info("settings_taken_up", changed=change.names, need_a_restart=change.fixed)
             for child in self._children:
-                if child.role in RELOADED and changes and child.process is not None:
-                    child.reloading = True
-                    child.process.terminate()
+                if change.names and child.process is not None:
+                    self._pass_on(child, child.process)
         systemd.notify("READY=1")
+
+    def _pass_on(self, child: Child, process: subprocess.Popen[bytes]) -> None:
+        """Let a child take up the settings."""
+        if child.role not in RELOADED:
+            child.is_to_reload = True
+        elif child.ends_by is None:
+            child.ends_by = time.monotonic() + self._time_to_end
+            process.terminate()
+
+    @property
+    def _time_to_end(self) -> float:
+        return self.settings.worker.stop_seconds + 10
 
     def _tell_systemd(self) -> None:
         if not self._told_ready and all(child.ready for child in self._children):
-            self._told_ready = True
-            log.info("ready", role="serve")
-            systemd.notify("READY=1")
-        if all(child.process is not None for child in self._children if child.role == "receive"):
-            systemd.notify("WATCHDOG=1")
+            self._told_ready = systemd.notify("READY=1", wait=0)
+            if self._told_ready:
+                log.info("ready", role="serve")
+        receives = all(child.process is not None for child in self._children if child.role == "receive")
+        if receives and time.monotonic() - self._told_at > _WATCHDOG:
+            self._told_at = time.monotonic()
+            systemd.notify("WATCHDOG=1", wait=0)
 
     # ---- how it is: see `worker.engines.watch.Watched` ---------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from worker import metrics
 from worker.clock import now
 from worker.engines.gate import Gate
 from worker.engines.heartbeat import Heartbeat
-from worker.engines.outcome import Outcomes
+from worker.engines.outcome import Outcomes, hand_back
 from worker.engines.pipeline import Pipeline, SystemicFault
 from worker.health.drift import DriftGauges
 from worker.inference.analyzer import Reader
@@ -108,6 +108,11 @@ class Workers:
         for thread in (*self._threads, self._listener):
             thread.start()
 
+    def take_up(self, settings: Settings) -> bool:
+        """Take up nothing while it works; see `worker.engines.child.Part`."""
+        del settings
+        return False
+
     def stop(self) -> None:
         """End after the images in hand, or hand back what is not done within the set time."""
         self._ending.set()
@@ -119,7 +124,7 @@ class Workers:
                 thread.join(max(0.1, until - time.monotonic()))
         if self._listener.ident is not None:
             self._listener.join()
-        self._give_back()
+        hand_back(self.ledger, self.queue)
         self._heartbeat.stop()
         self._bell.close()
         if self.serving and not any(thread.is_alive() for thread in self._threads):
@@ -127,19 +132,6 @@ class Workers:
         if self.shadow:
             self.shadow.close()
         log.info("stopped", role=self.role)
-
-    def _give_back(self) -> None:
-        """Hand back what a thread still has in hand: somebody else can begin at once."""
-        left = self.queue.in_hand()
-        if not left:
-            return
-        log.warning("handed_back", count=len(left))
-        try:
-            with self.ledger.writing() as connection:
-                for task in left:
-                    self.queue.hand_back(connection, task)
-        except CxrdError as error:
-            log.warning("not_handed_back", reason=str(error))
 
     def _open_shadow(self) -> Shadow | None:
         """Return the candidate that answers too; one that does not load must not keep the model from answering."""

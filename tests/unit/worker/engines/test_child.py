@@ -94,12 +94,44 @@ def test_a_child_that_is_silent_is_killed(supervisor: Supervisor, capsys: pytest
     assert "child_silent" in "".join(capsys.readouterr())
 
 
-def test_a_child_that_is_not_ready_yet_may_take_its_time(supervisor: Supervisor) -> None:
+def test_a_child_that_is_not_ready_yet_may_take_its_time_but_not_for_ever(supervisor: Supervisor) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
-        starting = Child("work", process, "work-1", heard_at=time.monotonic() - 1000)
+        starting = Child("work", process, "work-1", started_at=time.monotonic() - 200)
         assert supervisor._tend(starting) == 0
         assert process.poll() is None
-        process.kill()
+        starting.started_at -= 200
+        assert supervisor._tend(starting) == 0
+        assert process.wait(20) == -signal.SIGKILL
+
+
+def test_a_child_that_is_to_start_anew_and_does_not_end_is_killed_and_starts_at_once(supervisor: Supervisor) -> None:
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 60"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        ready = Child("work", process, "work-1", ready=True, was_ready=True, heard_at=time.monotonic())
+        supervisor._pass_on(ready, process)
+        assert supervisor._tend(ready) == 0
+        assert process.poll() is None
+        assert ready.ends_by is not None
+        ready.ends_by -= 60
+        assert supervisor._tend(ready) == 0
+        assert process.wait(20) == -signal.SIGKILL
+        assert supervisor._tend(ready) == 0
+        assert (ready.process, ready.ends_by, ready.deaths) == (None, None, 1)
+
+
+def test_the_receiver_is_told_of_new_settings_once_it_can_hear(supervisor: Supervisor) -> None:
+    command = "trap 'exit 7' HUP; echo; while :; do sleep 0.1; done"
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        starting = Child("receive", process, "receive-1", started_at=time.monotonic())
+        supervisor._pass_on(starting, process)
+        assert supervisor._tend(starting) == 0
+        assert process.poll() is None
+        starting.ready, starting.heard_at = True, time.monotonic()
+        assert supervisor._tend(starting) == 0
+        assert process.wait(20) == 7
 
 
 def test_the_first_sign_of_life_says_that_a_child_is_ready(supervisor: Supervisor) -> None:
