@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +22,6 @@ from dicom_io.network.storage_scp import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 PAGE = 500
 """Matches asked for at a time; a server may give fewer."""
@@ -214,6 +214,12 @@ def web_archive(peer: WebPeer, receipt: Receipt, sender: str) -> Iterator[WebArc
         yield WebArchive(client, session, peer, receipt, sender)
     finally:
         session.close()
+
+
+def holds(peer: WebPeer, series: Series, uid: str) -> bool:
+    """Tell whether a server finds an instance (QIDO-RS); raises as `copy_of` does."""
+    with web_archive(peer, Receipt(lambda _: status.SUCCESS, Path(), ""), "") as source:
+        return uid in source.instances(series)
 
 
 def copy_of(peer: WebPeer, series: Series, uid: str, folder: Path) -> tuple[bool, str]:

@@ -14,7 +14,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from dicom_io.errors import PeerUnavailable
+from dicom_io.errors import PeerUnavailable, RefusedByPeer
+from dicom_io.network.status import SUCCESS
 from dicom_io.network.storage_scu import PLAIN, associate
 from dicom_io.objects.jpeg import LOSSY
 from dicom_io.pixels.compression import LOSSLESS
@@ -86,6 +87,39 @@ def finds(peer: Peer, dataset: Dataset) -> bool:
     for status, _ in answers:
         _status(status, "C-FIND")
     return any(match is not None and match.get("PatientID") == dataset.PatientID for _, match in answers)
+
+
+_NOT_OFFERED = (0x0122, 0x0124)
+"""SOP class not supported, not authorised (PS3.7 C.5): whoever asks gets no answer to the question."""
+
+
+def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
+    """Tell whether the peer finds an instance in the study and series of an object (PS3.4 C.6.2, level IMAGE).
+
+    Returns
+    -------
+    bool
+        None where it offers no C-FIND to us.
+
+    Raises
+    ------
+    PeerUnavailable
+        It cannot be reached, or does not answer the question.
+    """
+    query = Dataset()
+    query.QueryRetrieveLevel, query.SOPInstanceUID = "IMAGE", sop_instance_uid
+    query.StudyInstanceUID, query.SeriesInstanceUID = dataset.StudyInstanceUID, dataset.SeriesInstanceUID
+    try:
+        with associate(peer, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+            answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
+    except RefusedByPeer:
+        return None
+    last = _status(answers[-1][0], "C-FIND") if answers else 0
+    if last in _NOT_OFFERED:
+        return None
+    if last != SUCCESS:
+        raise PeerUnavailable(f"the peer answers the C-FIND with 0x{last:04X}")
+    return any(match is not None and match.get("SOPInstanceUID") == sop_instance_uid for _, match in answers)
 
 
 def _status(answer: Any, service: str) -> int:

@@ -15,6 +15,8 @@ CANNOT_UNDERSTAND = 0xC000
 
 # Of N-ACTION and N-EVENT-REPORT (PS3.7 C.5).
 PROCESSING_FAILURE = 0x0110
+DUPLICATE_INSTANCE = 0x0111
+"""Of C-STORE too: the peer says that it has this SOP instance already, as after an answer that was lost."""
 NO_SUCH_INSTANCE = 0x0112
 NO_SUCH_EVENT = 0x0113
 INVALID_ARGUMENT = 0x0115

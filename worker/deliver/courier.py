@@ -225,12 +225,15 @@ class Courier(threading.Thread):
         status, moment, deliveries = outcome.status or SUCCESS, self._office.clock(), self._office.deliveries
 
         def write() -> None:
-            deliveries.mark_sent(delivery, status, moment, outcome.sent_as, commit_after=self._commit_after)
+            deliveries.mark_sent(
+                delivery, status, moment, outcome.sent_as, outcome.remark, commit_after=self._commit_after
+            )
 
         if self._office.enter(write):
             metrics.delivery(self.destination, "sent")
             lossy = {"sent_as": digest(outcome.sent_as)} if outcome.sent_as else {}
-            log.info("delivered", status=f"0x{status:04X}", **lossy, **self._log_fields(delivery))
+            more = lossy | ({"remark": outcome.remark} if outcome.remark else {})
+            log.info("delivered", status=f"0x{status:04X}", **more, **self._log_fields(delivery))
 
     def _mark_failed(self, delivery: DueDelivery, status: int | None, reason: str) -> None:
         moment = self._office.clock()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from dicom_io.errors import Declined, InvalidSettings
-from dicom_io.header.reading import syntax_of
+from dicom_io.errors import Declined, InvalidSettings, PeerUnavailable
+from dicom_io.header.reading import read_header, syntax_of
 from dicom_io.network import capabilities
 from dicom_io.network.address import address
-from dicom_io.network.status import Verdict, verdict_of
+from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from dicom_io.network.storage_scu import PLAIN, Peer, StorageAssociation, echo, storage_association, ways
 from dicom_io.objects.jpeg import LOSSY, PICTURES
 from dicom_io.objects.kinds import BY_NAME
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
 from worker.clock import now
-from worker.deliver.port import Observation, Outcome, outcome_of, refusal
+from worker.deliver.port import Observation, Outcome, already_there, outcome_of, refusal, retry
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomDestination
 from worker.ledger.records import DueDelivery
@@ -52,8 +54,9 @@ def node_of(destination: DicomDestination, settings: Settings) -> Peer:
 class DicomSession:
     """An open association with a node."""
 
-    def __init__(self, association: StorageAssociation, blobs: Blobs) -> None:
+    def __init__(self, association: StorageAssociation, blobs: Blobs, node: Peer) -> None:
         self._association = association
+        self._node = node
         self._blobs = blobs
 
     def carries(self, delivery: DueDelivery) -> bool:
@@ -64,11 +67,23 @@ class DicomSession:
         """Send one object; see `worker.deliver.port.Session`."""
         if not self.carries(delivery):
             return refusal(f"the peer does not accept {UID(delivery.sop_class_uid).name}")
+        path = self._blobs.find(delivery.sha256)
         try:
-            status = self._association.store(self._blobs.find(delivery.sha256))
+            status = self._association.store(path)
         except Declined as error:
             return refusal(str(error))
-        return outcome_of(status, self._association.sent_as)
+        sent_as = self._association.sent_as
+        if status == DUPLICATE_INSTANCE:
+            return replace(self._look(path, sent_as or delivery.sop_instance_uid), sent_as=sent_as)
+        return outcome_of(status, sent_as)
+
+    def _look(self, path: Path, sop_instance_uid: str) -> Outcome:
+        """Look for what the node says is there already, on an association of its own."""
+        header = read_header(path)
+        try:
+            return already_there(lambda: capabilities.holds(self._node, header, sop_instance_uid), "C-FIND")
+        except PeerUnavailable as error:
+            return retry(f"the peer says that it is there already (status 0x0111); {error}", DUPLICATE_INSTANCE)
 
 
 class DicomSender:
@@ -93,7 +108,7 @@ class DicomSender:
             if delivery.sop_class_uid in PICTURES:
                 kinds.add((delivery.sop_class_uid, UID(syntax_of(blobs.path(delivery.sha256)))))
         with storage_association(self._node, kinds) as association:
-            yield DicomSession(association, blobs)
+            yield DicomSession(association, blobs, self._node)
 
     def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
         """Ask for a C-ECHO; closely, for its transfer syntaxes and services too."""

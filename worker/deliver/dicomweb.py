@@ -10,11 +10,13 @@ from pathlib import Path
 from pydicom.uid import UID
 
 from dicom_io.dicomweb.stow import StowSession, WebPeer, reach, require, stow_session
-from dicom_io.dicomweb.wado import copy_of
+from dicom_io.dicomweb.wado import copy_of, holds
+from dicom_io.errors import PeerUnavailable
+from dicom_io.header.reading import read_header
 from dicom_io.network.query_retrieve import Series
-from dicom_io.network.status import Verdict, verdict_of
+from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from worker.clock import now
-from worker.deliver.port import Observation, Outcome, outcome_of
+from worker.deliver.port import Observation, Outcome, already_there, outcome_of, retry
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomwebDestination
 from worker.ledger.records import DueDelivery
@@ -38,8 +40,9 @@ def server_of(destination: DicomwebDestination) -> WebPeer:
 class DicomwebSession:
     """An open HTTP session with a server."""
 
-    def __init__(self, client: StowSession, blobs: Blobs) -> None:
+    def __init__(self, client: StowSession, blobs: Blobs, server: WebPeer) -> None:
         self._client = client
+        self._server = server
         self._blobs = blobs
 
     def carries(self, delivery: DueDelivery) -> bool:
@@ -49,7 +52,18 @@ class DicomwebSession:
 
     def send(self, delivery: DueDelivery) -> Outcome:
         """Send one object; see `worker.deliver.port.Session`."""
-        return outcome_of(self._client.store(self._blobs.find(delivery.sha256)))
+        path = self._blobs.find(delivery.sha256)
+        status = self._client.store(path)
+        return self._look(path) if status == DUPLICATE_INSTANCE else outcome_of(status)
+
+    def _look(self, path: Path) -> Outcome:
+        """Look for what the server says is there already."""
+        header = read_header(path)
+        series = Series(header.StudyInstanceUID, header.SeriesInstanceUID, header.Modality)
+        try:
+            return already_there(lambda: holds(self._server, series, header.SOPInstanceUID), "QIDO-RS")
+        except PeerUnavailable as error:
+            return retry(f"the peer says that it is there already (status 0x0111); {error}", DUPLICATE_INSTANCE)
 
 
 class DicomwebSender:
@@ -64,7 +78,7 @@ class DicomwebSender:
         """Open a session with the server."""
         del due
         with stow_session(self._server) as client:
-            yield DicomwebSession(client, blobs)
+            yield DicomwebSession(client, blobs, self._server)
 
     def check(self, *, closely: bool, store: bool) -> Iterator[Observation]:
         """Ask for a search; with `store`, leave a test object there and fetch it back."""

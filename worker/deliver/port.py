@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from dicom_io.network.status import Verdict, verdict_of
+from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from worker.ledger.records import DueDelivery
 from worker.storage.blobs import Blobs
+
+SETTLE = 2.0
+"""Seconds from one look for an object to the next."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Outcome:
         Whether the destination has no room for anything now (0xA7xx, PS3.4 B.2.3).
     is_ours
         Whether the fault is here and says nothing of the destination, as where a file cannot be read.
+    remark
+        What the audit says of a delivery that was sent, where the status alone does not.
     """
 
     verdict: Verdict
@@ -41,6 +47,7 @@ class Outcome:
     sent_as: str = ""
     congested: bool = False
     is_ours: bool = False
+    remark: str = ""
 
 
 def refusal(reason: str, status: int | None = None) -> Outcome:
@@ -62,6 +69,28 @@ def outcome_of(status: int, sent_as: str = "") -> Outcome:
         return refusal(f"the peer refuses it with status 0x{status:04X}", status)
     reason = f"the peer answers with status 0x{status:04X}"
     return Outcome(verdict, status, reason, congested=status & 0xFF00 == 0xA700)
+
+
+def already_there(look: Callable[[], bool | None], way: str) -> Outcome:
+    """Return what becomes of a delivery of which the peer says that it is there already (0x0111).
+
+    Parameters
+    ----------
+    look
+        Tells whether it is there; None where the peer cannot be asked. It is asked once more after a moment: some nodes
+        find what they took only then.
+    way
+        How it is asked.
+    """
+    is_there = look()
+    if is_there is False:
+        time.sleep(SETTLE)
+        is_there = look()
+    if is_there is False:
+        reason = f"the peer says that it is there already (status 0x0111), but does not find it by {way}"
+        return refusal(reason, DUPLICATE_INSTANCE)
+    looked = f"found by {way}" if is_there else f"not looked at, since {way} is not offered"
+    return Outcome(Verdict.SENT, DUPLICATE_INSTANCE, remark=f"it was there already: {looked}")
 
 
 class Observation(NamedTuple):

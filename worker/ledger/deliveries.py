@@ -81,6 +81,7 @@ class Deliveries:
         status: int,
         now: dt.datetime,
         sent_as: str = "",
+        remark: str = "",
         *,
         commit_after: dt.timedelta | None = None,
     ) -> None:
@@ -90,12 +91,14 @@ class Deliveries:
         ----------
         sent_as
             The SOP Instance UID of the lossy copy that went in its place.
+        remark
+            What the event says beside the status.
         commit_after
             How long after this the destination is to be asked to commit to keeping it; None where it is not. Each time
             that it had lost the result, `LATER` times as long: some archives file what they took only later.
         """
         values = {"state": DeliveryState.SENT, "status": status, "error": "", "delivered_at": now, "sent_as": sent_as}
-        more = {"sent_as": sent_as} if sent_as else {}
+        more = {name: value for name, value in (("sent_as", sent_as), ("remark", remark)) if value}
         with self._ledger.writing() as connection:
             self._queue.finish(connection, delivery.task)
             self._settle(connection, delivery, "delivered", now, values, **more)
