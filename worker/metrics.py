@@ -68,11 +68,14 @@ _senders = Few()
 RECEIVED = _counter("cxrd_received", "Objects that were stored", "calling_ae")
 RECEIVED_BYTES = _counter("cxrd_received_bytes", "Their bytes")
 RECEIVED_AGAIN = _counter("cxrd_received_again", "Objects that were known already")
-REFUSED = _counter("cxrd_refused", "Objects that were not stored", "status", ("0xA700", "0xA900", "0xC000"))
+REFUSED = _counter("cxrd_refused", "Objects that were not stored", "status", ("0xA700", "0xA900", "0xC000", "0x0111"))
 ASSOCIATIONS = _counter("cxrd_associations", "Associations of peers that ended", "cause", tuple(Cause))
 ANSWERED = _counter("cxrd_answered", "Images that a model answered", "answer", tuple(Answer))
 NOT_ANALYSED = _counter(
-    "cxrd_not_analysed", "Images that were left out", "reason", ("rules", "outside", "own output", "deleted")
+    "cxrd_not_analysed",
+    "Images that were left out",
+    "reason",
+    ("rules", "outside", "own output", "deleted", "replaced"),
 )
 FAILED = _counter(
     "cxrd_failed", "Images that could not be analysed", "reason", (CRASHED, UNFORESEEN, *_CAUSES.values())

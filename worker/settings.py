@@ -36,6 +36,7 @@ class Scp(Part):
     association_timeout: float = Field(15.0, gt=0)
     least_rate: int = Field(5000, ge=0)
     urgent_calling: tuple[AeTitle, ...] = ()
+    duplicates: Literal["version", "refuse"] = "version"
 
 
 class Storage(Part):

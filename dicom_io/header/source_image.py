@@ -60,6 +60,20 @@ class Request:
 
 
 @dataclass(frozen=True)
+class ImageVersion:
+    """Which of the contents an image is that came under one SOP Instance UID.
+
+    `number` counts from 1; `content` tells a later one from all others, and is empty of the first.
+    """
+
+    number: int = 1
+    content: str = ""
+
+
+FIRST = ImageVersion()
+
+
+@dataclass(frozen=True)
 class SourceImage(SopInstance):
     """What results need of a radiograph's header. What is absent or malformed is empty, 0 or None.
 
@@ -93,6 +107,8 @@ class SourceImage(SopInstance):
         Further elements that some results take over: ratio and method of lossy compression; Patient Orientation.
     remarks
         What was read otherwise than the header says it, in words for log and audit.
+    version
+        Which of the contents it is that came under its UID.
     """
 
     rows: int
@@ -113,6 +129,19 @@ class SourceImage(SopInstance):
     loss: tuple[Element, ...]
     orientation_element: Element | None
     remarks: tuple[str, ...]
+    version: ImageVersion = FIRST
+
+    @property
+    def uid_seed(self) -> str:
+        """What the UIDs of results are derived from: a later version's are others than the first one's."""
+        uid = self.sop_instance_uid
+        return uid if self.version.number == 1 else f"{uid}/{self.version.content}"
+
+    @property
+    def replacement(self) -> str:
+        """What a later version says of itself in words; empty of the first one."""
+        number = self.version.number
+        return f"This is version {number} of the image; it replaces version {number - 1}." if number > 1 else ""
 
     def patient_and_study(self) -> Dataset:
         """Return a new data set of patient, study and request, with texts in the bytes that they came in."""
@@ -130,13 +159,15 @@ def sop_instance(dataset: Dataset) -> SopInstance:
     return SopInstance(*_uids(dataset))
 
 
-def source_image(header: Dataset) -> SourceImage:
+def source_image(header: Dataset, version: ImageVersion = FIRST) -> SourceImage:
     """Read what results need of a radiograph's header; it is not changed, and nothing is raised.
 
     Parameters
     ----------
     header
         The radiograph as received; its pixel data is not needed.
+    version
+        Which of the contents it is that came under its UID.
     """
     # Elements first: once a value has been decoded, its bytes are gone.
     copied, undeclared = copied_elements(header)
@@ -164,6 +195,7 @@ def source_image(header: Dataset) -> SourceImage:
         loss=loss,
         orientation_element=orientation,
         remarks=_remarks(header, undeclared=undeclared),
+        version=version,
     )
 
 

@@ -29,6 +29,7 @@ from pynetdicom import _config
 
 from dicom_io.durable import sync_file
 from dicom_io.errors import CxrdError, ObjectTooLarge
+from dicom_io.network.content import ContentHash
 
 LOOK_EVERY = 8 << 20
 """Bytes of an object between two looks at the free space."""
@@ -68,6 +69,7 @@ class SpoolFile:
         self._limits = limits
         self._next_look = 0
         self._hash = hashlib.sha256()
+        self._content = ContentHash()
         self._handle: IO[bytes] | None = None
         try:
             self._handle = self.path.open("wb", buffering=1 << 20)
@@ -87,6 +89,11 @@ class SpoolFile:
         """SHA-256 of all bytes written so far, as 64 hexadecimal digits."""
         return self._hash.hexdigest()
 
+    @property
+    def content_sha256(self) -> str:
+        """The same of the data set alone, without the File Meta Information."""
+        return self._content.hexdigest()
+
     def write(self, data: bytes) -> int:
         """Append `data`; after the first error everything is swallowed and the error kept."""
         self.size += len(data)
@@ -95,6 +102,7 @@ class SpoolFile:
                 self._check()
                 self._handle.write(data)
                 self._hash.update(data)
+                self._content.update(data)
             except (OSError, CxrdError) as error:
                 self.give_up(error)
         return len(data)

@@ -12,6 +12,8 @@ DATASET_MISMATCH = 0xA900
 """Error: the data set does not match its SOP class, or lacks what an image must have."""
 CANNOT_UNDERSTAND = 0xC000
 """Error: the data set cannot be parsed, or is larger than we take. Senders do not try again."""
+DUPLICATE = 0x0111
+"""Duplicate SOP Instance (PS3.7 C.5): we hold this UID with another content, and take no other version of it."""
 
 # Of N-ACTION and N-EVENT-REPORT (PS3.7 C.5).
 PROCESSING_FAILURE = 0x0110

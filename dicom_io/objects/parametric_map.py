@@ -118,7 +118,7 @@ def _image(dataset: Dataset, evidence: NDArray[np.float32]) -> None:
 def _relate(dataset: Dataset, source: SourceImage, evidence: NDArray[np.float32]) -> None:
     """Relate the map to its source: frame of reference, orientation, derivation (PS3.3 C.7.4.1, C.7.6.1, C.12.2)."""
     # Of the source alone: the maps of all models lie in one frame of reference.
-    dataset.FrameOfReferenceUID = derived_uid(source.sop_instance_uid, "", "frame-of-reference")
+    dataset.FrameOfReferenceUID = derived_uid(source.uid_seed, "", "frame-of-reference")
     dataset.PositionReferenceIndicator = None
     if source.orientation_element is not None:
         put(dataset, [source.orientation_element])

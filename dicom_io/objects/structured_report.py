@@ -84,7 +84,7 @@ def tracking_uid(source: SourceImage, identity: ModelIdentity, number: int = 1) 
     The image's own group has the first region's: they tell of one finding, and a viewer that brings groups of one UID
     together (OHIF) shows the probability at that region.
     """
-    return derived_uid(source.sop_instance_uid, str(identity), "tracking" if number == 1 else f"tracking/{number}")
+    return derived_uid(source.uid_seed, str(identity), "tracking" if number == 1 else f"tracking/{number}")
 
 
 def tracking_identifier(finding: Finding, region: Region, number: int) -> str:
@@ -145,7 +145,8 @@ def structured_report(
         imaging_measurements=[_group(source, finding, identity, reason), *_regions(source, finding, identity)],
     )
     content[0].ContentSequence.insert(-1, _library(source))
-    words = plain_text(f"{finding.summary} {_NOTICE}" if finding else f"Not analysed: {reason}")
+    answer = f"{finding.summary} {_NOTICE}" if finding else f"Not analysed: {reason}"
+    words = plain_text(f"{answer.removesuffix('.')}. {source.replacement}" if source.replacement else answer)
     group = content[0].ContentSequence[-1].ContentSequence[0]
     group.ContentSequence.append(TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS))
     for element in content[0]:

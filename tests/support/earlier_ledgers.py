@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from worker.ledger import migrations
 from worker.ledger.event_chain import GENESIS, digest
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """The revisions whose rows are known here. A new one is added to `_fill` together with its migration."""
 AT = dt.datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=dt.UTC)
 
@@ -91,6 +91,8 @@ class _Rows:
             self._tasks()
         if self._revision >= "0008":
             self._commitments()
+        if self._revision >= "0009":
+            self._deletion()
 
     def _tasks(self) -> None:
         """Put in the tasks of what is not done: 5, 6 (in hand), the second reading of 2, and the delivery of 2."""
@@ -112,6 +114,13 @@ class _Rows:
         uids = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7", "sop_instance_uid": "2.25.11"}
         asked = {"transaction_uid": "2.25.9", "destination": "pacs", "asked_at": AT}
         self._insert("commitment", delivery_id=self._connection.scalar(sent), **asked, **uids)
+
+    def _deletion(self) -> None:
+        """Delete the file of image 3, as retention does."""
+        self._connection.execute(
+            text("UPDATE receipt SET deleted_at = :at WHERE id = 3"), {"at": AT.replace(tzinfo=None)}
+        )
+        self._event("deleted", 3, what=["received"], files=1, bytes=10, why="age")
 
     def _second_opinions(self) -> None:
         answer = {"answer": "flagged"} if self._revision >= "0006" else {"decision": "PNEUMONIA"}

@@ -26,6 +26,7 @@ History = Annotated[bool, typer.Option("--history", help="The answers of all mod
 
 _SHOWN = (
     "receipt_id",
+    "version",
     "received_at",
     "status",
     "probability",
@@ -91,7 +92,10 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 @audit.command()
 def show(
-    key: Annotated[str, typer.Argument(help="A receipt number, or the SOP Instance UID of an image or a result")],
+    key: Annotated[
+        str,
+        typer.Argument(help="A receipt number, or the SOP Instance UID of an image (its newest version) or a result"),
+    ],
     config: options.Config = None,
 ) -> None:
     """Show everything on one image as JSON: finding, answers of all models, results, deliveries, events."""
@@ -137,7 +141,7 @@ def refusals(
     limit: Annotated[int, typer.Option(min=0, max=options.LARGEST, help="Only so many, the newest")] = 50,
     config: options.Config = None,
 ) -> None:
-    """Show objects that were refused with status 0xA900 or 0xC000, and why, as JSON.
+    """Show objects that were refused with status 0xA900, 0xC000 or 0x0111, and why, as JSON.
 
     Refusals for lack of space (0xA700) stand in the log only; the sender tries again.
     """

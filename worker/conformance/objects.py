@@ -118,6 +118,10 @@ def _objects(settings: Settings) -> Iterator[str]:
         " ones, whose Series Description ends in the model's version; a report or PDF names the last earlier one in"
         " Predecessor Documents Sequence."
     )
+    yield (
+        "- So it is with another content that came under an image's SOP Instance UID: the UIDs are derived from the"
+        " content too, and the Series Description ends in the number of the version that it replaces."
+    )
     if settings.results.report_not_analysed:
         yield (
             "- Radiographs that are not analysed get a structured report too: Indeterminate, no probability, the reason"

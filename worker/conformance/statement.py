@@ -30,6 +30,14 @@ _STATUSES_RETURNED = (
     ("0xA900", "Error: data set does not match SOP class", "an identifying UID is missing, too long, or differs"),
     ("0xC000", "Error: cannot understand", "the data set cannot be parsed, or is too large (Error Comment)"),
 )
+_DUPLICATE = ("0x0111", "Duplicate SOP Instance", "another content was received under this SOP Instance UID")
+
+
+_OTHERS = {
+    "version": "another content under its UID is stored and analysed as a further version, whose results name those"
+    " that they replace",
+    "refuse": "another content under its UID is refused",
+}
 
 
 def installation_statement(settings: Settings) -> str:
@@ -113,7 +121,8 @@ def _networking(settings: Settings) -> Iterator[str]:
     yield ""
     yield (
         "An object received becomes a task: eligibility by its header, then pixels, model, result objects, delivery."
-        " A second copy of a SOP instance changes nothing. Own results that come back are not analysed."
+        f" A second copy of a SOP instance changes nothing; {_OTHERS[scp.duplicates]}. Own results that come back are"
+        " not analysed."
     )
     yield ""
     yield "### 3.2 Association policies"
@@ -164,7 +173,10 @@ def _acceptor(settings: Settings) -> Iterator[str]:
         " for storage: retired, private, newer. SCP/SCU role selection and extended negotiation are not answered."
     )
     yield ""
-    yield from table(("status", "service status", "meaning"), _STATUSES_RETURNED)
+    yield from table(
+        ("status", "service status", "meaning"),
+        (*_STATUSES_RETURNED, *([_DUPLICATE] if settings.scp.duplicates == "refuse" else [])),
+    )
     yield ""
     yield from _commitment(settings)
     yield ""

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
     from dicom_io.finding import Finding, ModelIdentity
     from dicom_io.header.source_image import SourceImage
+    from worker.ledger.records import Replaced
 
 KIND = "oru"
 SUFFIX = ".hl7"
 """Of a message's file in the store."""
 NOTICE = "For research use. Not for diagnosis."
 _REPLACES = "This answer replaces an earlier one, which was: {}."
+_REPLACED = "That one was of study {}, accession number {}."
 _VERSION = "2.5.1"
 _LOCAL = "99CXRD"
 _ABNORMAL = {Answer.FLAGGED: "A", Answer.NOT_FLAGGED: "N"}  # HL7 table 0078, which has no word for the other two
@@ -59,6 +61,7 @@ def message(
     sender: str,
     processing: str = "P",
     earlier_answer: Answer | None = None,
+    replaced: Replaced | None = None,
 ) -> tuple[str, bytes]:
     """Return a finding's message: its UID, and its bytes in UTF-8, both the same each time.
 
@@ -76,7 +79,9 @@ def message(
     processing
         MSH-11: P for production, T for a test.
     earlier_answer
-        What another model answered before: a comment says that this answer replaces it.
+        What was answered before: a comment says that this answer replaces it.
+    replaced
+        The earlier version of the image that was so answered: a comment names it.
 
     Raises
     ------
@@ -87,7 +92,7 @@ def message(
     from hl7apy.core import Message
     from hl7apy.exceptions import HL7apyException
 
-    uid = derived_uid(source.sop_instance_uid, str(identity), KIND)
+    uid = derived_uid(source.uid_seed, str(identity), KIND)
     header = source.patient_and_study()
     moment = created.strftime("%Y%m%d%H%M%S%z")
     try:
@@ -99,6 +104,8 @@ def message(
         order = result.add_group("ORU_R01_ORDER_OBSERVATION")
         _order(order.add_segment("OBR"), source, header, moment)
         comments = [NOTICE] if earlier_answer is None else [NOTICE, _REPLACES.format(earlier_answer.value)]
+        if replaced is not None:
+            comments += [source.replacement, _REPLACED.format(replaced.study_instance_uid, replaced.accession_number)]
         _fill(order.add_segment("NTE"), {1: "1", 2: "L", 3: [escaped(each) for each in comments]})
         device = _composite(identity.label, "cxrd", device_uid(identity), "ISO")
         for number, fields in enumerate(_observations(source, finding), start=1):

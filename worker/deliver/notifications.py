@@ -10,6 +10,7 @@ from dicom_io.errors import Unsuitable
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.source_image import SourceImage
 from worker.deliver import hl7_message, webhook
+from worker.ledger.records import Replaced
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class FlaggedFinding:
     results
         SOP Instance UIDs of the result objects.
     earlier_answer
-        What another model answered before; None where there was none.
+        What another model answered before, or an earlier version of the image was answered; None where there was none.
+    replaced
+        That earlier version; None where it is the same.
     created
         When the image was received, or when it was to be read again; aware.
     sender
@@ -37,6 +40,7 @@ class FlaggedFinding:
     earlier_answer: Answer | None
     created: dt.datetime
     sender: str
+    replaced: Replaced | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,12 @@ class Notification:
 
 def _json(flagged: FlaggedFinding) -> Notification:
     uid, body = webhook.notification(
-        flagged.source, flagged.finding, flagged.identity, list(flagged.results), flagged.earlier_answer
+        flagged.source,
+        flagged.finding,
+        flagged.identity,
+        list(flagged.results),
+        flagged.earlier_answer,
+        flagged.replaced,
     )
     return Notification(webhook.KIND, webhook.SUFFIX, uid, body)
 
@@ -64,6 +73,7 @@ def _hl7(flagged: FlaggedFinding) -> Notification:
         created=flagged.created,
         sender=flagged.sender,
         earlier_answer=flagged.earlier_answer,
+        replaced=flagged.replaced,
     )
     return Notification(hl7_message.KIND, hl7_message.SUFFIX, uid, body)
 

@@ -12,6 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from dicom_io.uids import derived_uid
 from worker import __version__
 from worker.deliver.port import Observation, Outcome, refusal
 from worker.destination_settings import WebhookDestination
-from worker.ledger.records import DueDelivery
+from worker.ledger.records import DueDelivery, Replaced
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
 
@@ -54,12 +55,14 @@ def notification(
     identity: ModelIdentity,
     results: list[str],
     earlier_answer: Answer | None = None,
+    replaced: Replaced | None = None,
 ) -> tuple[str, bytes]:
     """Return a finding's notification: its UID, the same each time, and its JSON.
 
-    It names study, image and accession number, and no person: who may know more looks that up.
+    It names study, image and accession number, and no person: who may know more looks that up. That of a later version
+    of an image also names what it replaces.
     """
-    uid = derived_uid(source.sop_instance_uid, str(identity), KIND)
+    uid = derived_uid(source.uid_seed, str(identity), KIND)
     answered = finding.answered
     contents: dict[str, Any] = {
         "id": uid,
@@ -83,6 +86,8 @@ def notification(
         "model": identity.label,
         "notice": "For research use. Not for diagnosis.",
     }
+    if replaced is not None:
+        contents |= {"version": source.version.number, "replaces": asdict(replaced)}
     return uid, json.dumps(contents, ensure_ascii=False, sort_keys=True).encode()
 
 

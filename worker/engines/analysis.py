@@ -15,7 +15,7 @@ from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
 from dicom_io.header.rules import Rules
-from dicom_io.header.source_image import SourceImage, source_image
+from dicom_io.header.source_image import FIRST, ImageVersion, SourceImage, source_image
 from dicom_io.pixels.render import Rendered
 from worker.inference.analyzer import Reader, Reading
 from worker.ledger.tables import OUTSIDE
@@ -44,6 +44,8 @@ class Image:
         Whether an image that is not analysed gets a report that says so.
     again
         Whether an earlier model has read it already: then the series name the model's version.
+    version
+        Which of the contents it is that came under its UID.
     """
 
     dataset: Dataset
@@ -52,6 +54,7 @@ class Image:
     predecessors: Predecessors = field(default_factory=dict)
     report_not_analysed: bool = True
     again: bool = False
+    version: ImageVersion = FIRST
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
     if verdict and not verdict.analyse:
         results = _report(image, verdict.reason, reader, settings) if verdict.radiograph else _NOTHING
         return NotAnalysed(verdict.reason, results)
-    source = source_image(image.dataset)
+    source = source_image(image.dataset, image.version)
     reading = reader.read_values(image.rendered) if image.rendered else reader.read(image.dataset)
     if reading.finding.answer is Answer.OUTSIDE and settings.model.out_of_distribution == "skip":
         reason = outside_reason(reading.finding)
@@ -136,18 +139,22 @@ def _report(
     """Return the report that an image was not analysed, where one is wanted."""
     if not (image.report_not_analysed and settings.results.report_not_analysed):
         return _NOTHING
-    source = source or source_image(image.dataset)
-    return not_analysed(source, reason, reader.identity, settings.results, image.created)
+    source = source or source_image(image.dataset, image.version)
+    return not_analysed(source, reason, reader.identity, settings.results, image.created, _replaced(image))
 
 
-def failure_report(
-    dataset: Dataset, reason: str, identity: ModelIdentity, settings: Settings, created: dt.datetime
-) -> ResultSet:
+def _replaced(image: Image) -> Predecessors:
+    """Return the reports of an earlier version: they are replaced also where this one has no answer."""
+    return image.predecessors if image.version.number > 1 else {}
+
+
+def failure_report(image: Image, reason: str, identity: ModelIdentity, settings: Settings) -> ResultSet:
     """Return the report that a radiograph could not be analysed; empty where it is none, or cannot be referred to."""
     try:
-        verdict = judge(dataset, rules_of(settings))
+        verdict = judge(image.dataset, rules_of(settings))
         if not (verdict.analyse or verdict.radiograph):
             return _NOTHING
-        return not_analysed(source_image(dataset), reason, identity, settings.results, created)
+        source = source_image(image.dataset, image.version)
+        return not_analysed(source, reason, identity, settings.results, image.created, _replaced(image))
     except (*MALFORMED, Permanent):
         return _NOTHING

@@ -22,7 +22,8 @@ from worker import metrics
 from worker.clock import now
 from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
-from worker.engines.analysis import Analysed, Image, NotAnalysed, analyze, failure_report
+from worker.engines.analysis import Analysed, NotAnalysed, analyze, failure_report
+from worker.engines.earlier import image_of, previous_findings, replaced_by, wait_for_earlier
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.engine import EngineFault
 from worker.inference.shadow import Shadow
@@ -31,7 +32,7 @@ from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult,
 from worker.logs import unexpected
 from worker.queue.retry import backoff
 from worker.queue.task import Kind, Task
-from worker.results.kinds import KINDS, REPORT
+from worker.results.kinds import REPORT
 from worker.results.result_set import ResultSet
 from worker.settings import Settings
 from worker.storage.blobs import Blobs
@@ -203,6 +204,11 @@ class Pipeline:
             gone = f"its file was deleted on {claim.deleted_at:%Y-%m-%d}"
             counted = metrics.NOT_ANALYSED.labels("deleted")
             return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, gone, now()), counted=counted)
+        replaced = replaced_by(self._ledger, claim)
+        if replaced:
+            counted = metrics.NOT_ANALYSED.labels("replaced")
+            return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, replaced, now()), counted=counted)
+        wait_for_earlier(self._ledger, claim)
         dataset: Dataset | None = None
         try:
             with metrics.timed("read"):
@@ -224,16 +230,8 @@ class Pipeline:
             if claim.model_sha256 not in ("", reader.identity.digest):  # exchanged since the task was found to be due
                 reason = "another model serves"
                 return Entry(f"put back: {reason}", lambda: desk.hand_back(claim, reason))
-            previous = self._previous_findings(claim, reader.identity)
-            image = Image(
-                dataset,
-                # The time of receipt or of the request, so that the same work always gives the same bytes.
-                created=claim.dated_at.astimezone(),
-                predecessors={kind: each.report for kind, each in previous.items() if each.report},
-                # A second reading that is left out needs no report: the first answer stands.
-                report_not_analysed=not claim.model_sha256,
-                again=bool(claim.model_sha256),
-            )
+            previous = previous_findings(self._ledger, claim, reader.identity, self._settings.results.kinds)
+            image = image_of(claim, dataset, previous)
             reached("decoding")
             try:
                 outcome = analyze(image, reader, self._settings)
@@ -246,16 +244,6 @@ class Pipeline:
             if isinstance(outcome, NotAnalysed):
                 return self._leave_out(desk, claim, outcome, reader.identity)
             return self._answer(desk, claim, outcome, reader.identity, previous.get(REPORT.name))
-
-    def _previous_findings(self, claim: Claim, identity: ModelIdentity) -> dict[str, PreviousFinding]:
-        """Return what other models answered, by the kind of document that can point to it."""
-        kinds = {name: kind for name, kind in KINDS.items() if kind.names_predecessor}
-        answers = {
-            name: self._ledger.previous_finding(claim.id, identity.digest, kind.sop_class)
-            for name, kind in kinds.items()
-            if kind is REPORT or name in self._settings.results.kinds
-        }
-        return {kind: each for kind, each in answers.items() if each}
 
     def _leave_out(self, desk: Desk, claim: Claim, outcome: NotAnalysed, identity: ModelIdentity) -> Entry:
         """Return the entry that an image is not analysed, with the report that says so where there is one."""
@@ -282,7 +270,9 @@ class Pipeline:
         reports = ResultSet((), {})
         if dataset is not None and not claim.model_sha256 and self._settings.results.report_not_analysed:
             with self._lease() as reader:
-                reports = failure_report(dataset, reason, reader.identity, self._settings, claim.dated_at.astimezone())
+                previous = previous_findings(self._ledger, claim, reader.identity, ())
+                image = image_of(claim, dataset, previous)
+                reports = failure_report(image, reason, reader.identity, self._settings)
         results, names = self._reports(claim, reports)
         return Entry(
             f"failed: {reason}",
@@ -318,6 +308,7 @@ class Pipeline:
                 identity=identity,
                 results=tuple(result.sop_instance_uid for result in results),
                 earlier_answer=previous.answer if previous else None,
+                replaced=previous.replaced if previous else None,
                 created=claim.dated_at.astimezone(),
                 sender=self._settings.scp.ae_title,
             )
@@ -395,6 +386,9 @@ def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:
 
 
 def is_news(finding: Finding, previous: PreviousFinding | None) -> bool:
-    """Return whether others are notified: of an image that is flagged, and of one that is so no longer."""
-    before = previous is not None and previous.answer is Answer.FLAGGED
-    return (finding.answer is Answer.FLAGGED) != before
+    """Return whether others are notified: of an image that is flagged, and of one that is so no longer.
+
+    Of a later version also where nothing but its contents changed: it may be of another patient.
+    """
+    flagged, before = finding.answer is Answer.FLAGGED, previous is not None and previous.answer is Answer.FLAGGED
+    return flagged or before if previous is not None and previous.replaced else flagged != before

@@ -55,7 +55,12 @@ class Receiver:
         self.blobs = open_blobs(settings, self.ledger)
         key = PatientKey(folder, settings.audit.patient_id, self.ledger.holds_patient_keys)
         intake = Intake(
-            self.ledger, self.blobs, key, lambda _: ring(folder, "work"), urgent=settings.scp.urgent_calling
+            self.ledger,
+            self.blobs,
+            key,
+            lambda _: ring(folder, "work"),
+            urgent=settings.scp.urgent_calling,
+            one_version=settings.scp.duplicates == "refuse",
         )
         options = NodeOptions(**settings.scp.model_dump(exclude={"urgent_calling"}))
         self._addresses = addresses(settings)

@@ -222,17 +222,21 @@ class Commitments:
 
     # ---- what we keep ourselves --------------------------------------------------------------------------------------
 
-    def received(self, uids: Sequence[str]) -> Mapping[str, tuple[str, str, int]]:
-        """Return of those of these SOP instances that were received: SOP class, SHA-256 and size of the file."""
+    def received(self, uids: Sequence[str]) -> Mapping[str, list[tuple[str, str, int]]]:
+        """Return of those of these SOP instances that were received: SOP class, SHA-256 and size of each kept file.
+
+        There are several where versions of it were received; the newest is the last.
+        """
         columns = (
             ReceiptRow.sop_instance_uid, ReceiptRow.sop_class_uid, ReceiptRow.sha256, ReceiptRow.size_bytes
         )  # fmt: skip
-        rows: dict[str, tuple[str, str, int]] = {}
+        rows: dict[str, list[tuple[str, str, int]]] = {}
         with self._ledger.reading() as connection:
             for start in range(0, len(uids), 500):
                 some = ReceiptRow.sop_instance_uid.in_(list(uids[start : start + 500])), ReceiptRow.deleted_at.is_(None)
-                for uid, sop_class_uid, sha256, size in connection.execute(select(*columns).where(*some)):
-                    rows[uid] = (sop_class_uid, sha256, size)
+                query = select(*columns).where(*some).order_by(ReceiptRow.version)
+                for uid, sop_class_uid, sha256, size in connection.execute(query):
+                    rows.setdefault(uid, []).append((sop_class_uid, sha256, size))
         return rows
 
 

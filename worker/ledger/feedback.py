@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, sel
 from dicom_io.errors import InvalidData
 from dicom_io.finding import Answer
 from modeltrain.model.outputs import AGENTS, CLASSES
-from worker.ledger import event_chain
+from worker.ledger import event_chain, versions
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import (
     FeedbackRow,
@@ -87,10 +87,14 @@ def _enter(connection: Connection, verdict: Verdict, source: str, at: dt.datetim
 def _receipts(connection: Connection, verdict: Verdict) -> list[int]:
     query = select(ReceiptRow.id, ReceiptRow.reason, takes_verdicts())
     if verdict.sop_instance_uid:
+        # Of several versions the newest.
         query = query.where(ReceiptRow.sop_instance_uid == verdict.sop_instance_uid)
+        query = query.order_by(ReceiptRow.version.desc()).limit(1)
     else:
         query = query.where(
-            ReceiptRow.accession_number == verdict.accession_number, ReceiptRow.state == State.ANALYSED.value
+            ReceiptRow.accession_number == verdict.accession_number,
+            ReceiptRow.state == State.ANALYSED.value,
+            versions.counts(),
         )
     rows = connection.execute(query.order_by(ReceiptRow.id)).all()
     if not rows:

@@ -73,7 +73,7 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
     Parameters
     ----------
     key
-        A receipt's number, or a SOP Instance UID, received or produced.
+        A receipt's number, or a SOP Instance UID, received (of several versions the newest) or produced.
     """
     number = _receipt_number(key)
     by_number = (
@@ -84,11 +84,21 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
     )
     value: int | str = key if number is None else number
     with ledger.reading() as connection:
-        row = connection.execute(text(f"SELECT * FROM findings WHERE {by_number}"), {"key": value}).mappings().first()  # noqa: S608
+        row = (
+            connection.execute(
+                text(f"SELECT * FROM findings WHERE {by_number} ORDER BY receipt_id DESC"),  # noqa: S608
+                {"key": value},
+            )
+            .mappings()
+            .first()
+        )
         if row is None:
             return None
         receipt = {"id": row["receipt_id"]}
         queries = {
+            "versions": "SELECT v.version, v.id AS receipt_id, v.received_at, v.state, v.sha256, v.content_sha256,"
+            " v.deleted_at, v.restored_at FROM receipt v JOIN receipt r ON r.sop_instance_uid = v.sop_instance_uid"
+            " WHERE r.id = :id ORDER BY v.version",
             "answers": "SELECT * FROM finding WHERE receipt_id = :id ORDER BY id",
             "outside": "SELECT * FROM outside WHERE receipt_id = :id ORDER BY id",
             "reanalysis": "SELECT * FROM reanalysis WHERE receipt_id = :id",

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from dicom_io.errors import InvalidSettings
-from worker.ledger import event_chain, findings
+from worker.ledger import event_chain, findings, versions
 from worker.ledger.receipts import Ledger, in_batches
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult
 from worker.ledger.tables import FindingRow, ReanalysisRow, ReanalysisState, ReceiptRow, State, is_latest_finding
@@ -185,7 +185,8 @@ class Reanalyses:
         with self._ledger.reading() as connection:
             at, model_sha256 = connection.execute(request.where(ReanalysisRow.receipt_id == task.subject)).one()
             uid, calling_ae, sha256, gone = connection.execute(image.where(ReceiptRow.id == task.subject)).one()
-        return Claim(task, uid, calling_ae, sha256, at, model_sha256, gone)
+            version = versions.version_of(connection, task.subject)
+        return Claim(task, uid, calling_ae, sha256, at, model_sha256, gone, version)
 
     def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an image back, to be tried again at `until`."""
@@ -278,8 +279,9 @@ def _conditions(connection: Connection, criteria: Criteria) -> list[Any]:
         conditions.append(ReceiptRow.received_at < criteria.until)
     if criteria.accession is not None:
         conditions.append(ReceiptRow.accession_number == criteria.accession)
-    if criteria.receipt_ids:
-        conditions.append(ReceiptRow.id.in_(criteria.receipt_ids))
+    # Of several versions the one that counts, unless another one is named.
+    named = criteria.receipt_ids
+    conditions.append(ReceiptRow.id.in_(named) if named else versions.counts())
     if criteria.model is not None:
         digests = _models(connection, criteria.model)
         conditions.append(exists().where(is_latest_finding(), FindingRow.model_sha256.in_(digests)))

@@ -9,10 +9,9 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from worker.database.transactions import Database
-from worker.ledger import event_chain, findings
+from worker.ledger import event_chain, findings, versions
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousFinding
 from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
 from worker.queue.claim import Queue, put
@@ -45,32 +44,74 @@ def lock_receipts(connection: Connection, receipt_ids: Iterable[int]) -> None:
 class Ledger(Database):
     """Received objects: entering them, and asking about them. Every method is one transaction."""
 
-    def receive(self, new: NewReceipt) -> int | None:
-        """Enter a received object and the task of its analysis; None where the SOP instance was received before."""
-        for _ in range(2):
-            try:
-                return self._receive(new)
-            except IntegrityError:
-                # Another association entered the same SOP instance between our look and our insert (PostgreSQL only):
-                # the second time it is found, and the event says so.
-                continue
-        return None
+    def receive(self, new: NewReceipt, *, one_version: bool = False) -> int | None:
+        """Enter a received object and the task of its analysis; None where the same content was received before.
 
-    def _receive(self, new: NewReceipt) -> int | None:
-        facts = {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
+        Another content under a UID that was received before becomes its next version.
+
+        Raises
+        ------
+        OtherContent
+            It would, and there is to be `one_version` only.
+        """
+        facts: dict[str, Any] = _facts(new)
         with self.writing() as connection:
-            before = connection.execute(
-                select(ReceiptRow.id, ReceiptRow.sha256).where(ReceiptRow.sop_instance_uid == new.sop_instance_uid)
-            ).one_or_none()
-            if before is None:
-                row = insert(ReceiptRow).values(**asdict(new))
-                receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
-                put(connection, Kind.ANALYSE, receipt_id, new.received_at, priority=new.priority, store=new.store)
-                event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
-                return receipt_id
-            same = before.sha256 == new.sha256
-            event_chain.append(connection, "received_again", new.received_at, before.id, same_bytes=same, **facts)
-            return None
+            versions.take_turn(connection, new.sop_instance_uid)
+            before = versions.of_instance(connection, new.sop_instance_uid)
+            for each in before:
+                if each.holds(new):
+                    facts |= {"same_bytes": each.sha256 == new.sha256}
+                    event_chain.append(connection, "received_again", new.received_at, each.receipt_id, **facts)
+                    return None
+            if before and one_version:
+                raise versions.OtherContent
+            number = 1 + before[-1].number if before else 1
+            row = insert(ReceiptRow).values(**asdict(new), version=number)
+            receipt_id = int(connection.execute(row.returning(ReceiptRow.id)).scalar_one())
+            put(connection, Kind.ANALYSE, receipt_id, new.received_at, priority=new.priority, store=new.store)
+            facts |= {"version": number, "replaces": before[-1].receipt_id} if before else {}
+            event_chain.append(connection, "received", new.received_at, receipt_id, **facts)
+            return receipt_id
+
+    def restore(self, receipt_id: int, new: NewReceipt, why: str) -> None:
+        """Enter that an image's file, which was deleted or lost, is in the store again; its answers stay.
+
+        One that had failed is given to the workers once more.
+
+        Parameters
+        ----------
+        why
+            For the audit: ``deleted`` or ``lost``.
+        """
+        values = {"sha256": new.sha256, "size_bytes": new.size_bytes, "store": new.store, "deleted_at": None}
+        with self.writing() as connection:
+            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
+            row = row.values(**values, content_sha256=new.content_sha256, restored_at=new.received_at)
+            connection.execute(row)
+            event_chain.append(connection, "restored", new.received_at, receipt_id, why=why, **_facts(new))
+            _give_back(connection, receipt_id, new.received_at)
+
+    def versions_of(self, sop_instance_uid: str) -> Sequence[versions.Version]:
+        """Return what was received under a SOP Instance UID, the first version first."""
+        with self.reading() as connection:
+            return versions.of_instance(connection, sop_instance_uid)
+
+    def note_content(self, receipt_id: int, content_sha256: str) -> None:
+        """Enter the digest of a data set that an earlier version of cxrd received."""
+        with self.writing() as connection:
+            row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
+            connection.execute(row.values(content_sha256=content_sha256))
+
+    def later_answer(self, receipt_id: int) -> int | None:
+        """Return the number of a later version of an image that was answered already; None where there is none."""
+        with self.reading() as connection:
+            return versions.later_answer(connection, receipt_id)
+
+    def has_earlier_in_hand(self, receipt_id: int, now: dt.datetime) -> bool:
+        """Return whether a worker has an earlier version of an image in hand now."""
+        with self.reading() as connection:
+            numbers = [number for number, _ in versions.earlier(connection, receipt_id)]
+            return versions.in_hand(connection, numbers, now)
 
     def record_event(self, kind: str, now: dt.datetime, facts: Mapping[str, Any]) -> None:
         """Enter an event that belongs to no receipt."""
@@ -90,9 +131,20 @@ class Ledger(Database):
             return connection.execute(query).first() is not None
 
     def previous_finding(self, receipt_id: int, model_sha256: str, report_class: str) -> PreviousFinding | None:
-        """Return what other models answered before this one; None where none has. See `findings.previous_finding`."""
+        """Return what other models answered before this one, or what an earlier version of the image was answered.
+
+        None where neither was. See `findings.previous_finding`.
+        """
         with self.reading() as connection:
-            return findings.previous_finding(connection, receipt_id, model_sha256, report_class)
+            own = findings.previous_finding(connection, receipt_id, model_sha256, report_class)
+            if own is not None and own.answer is not None:
+                return own
+            for number, replaced in versions.earlier(connection, receipt_id):
+                before = findings.previous_finding(connection, number, "", report_class)
+                if before is not None:
+                    report = own.report if own else before.report
+                    return PreviousFinding(before.answer, report, replaced)
+            return own
 
     def holds_patient_keys(self) -> bool:
         """Return whether a patient stands in the audit under a hashed key, which has 64 digits."""
@@ -110,15 +162,7 @@ class Ledger(Database):
         count = 0
         for some in in_batches(list(receipt_ids)):
             with self.writing() as connection:
-                for receipt_id in some:
-                    row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
-                    row = row.where(ReceiptRow.deleted_at.is_(None))
-                    row = row.values(state=State.RECEIVED, attempts=0, reason="")
-                    back = connection.execute(row.returning(ReceiptRow.priority, ReceiptRow.store)).one_or_none()
-                    if back is not None:
-                        put(connection, Kind.ANALYSE, receipt_id, now, priority=back.priority, store=back.store)
-                        event_chain.append(connection, "requeued", now, receipt_id)
-                        count += 1
+                count += sum(_give_back(connection, receipt_id, now) for receipt_id in some)
         return count
 
     def states(self, receipt_ids: Iterable[int]) -> dict[int, str]:
@@ -142,6 +186,22 @@ class Ledger(Database):
         return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
 
 
+def _facts(new: NewReceipt) -> dict[str, Any]:
+    return {"sop_instance_uid": new.sop_instance_uid, "sha256": new.sha256, "calling_ae": new.calling_ae}
+
+
+def _give_back(connection: Connection, receipt_id: int, now: dt.datetime) -> bool:
+    """Give an object that has failed to the workers once more; return whether it was one, and its file is kept."""
+    row = update(ReceiptRow).where(ReceiptRow.id == receipt_id, ReceiptRow.state == State.FAILED)
+    row = row.where(ReceiptRow.deleted_at.is_(None)).values(state=State.RECEIVED, attempts=0, reason="")
+    back = connection.execute(row.returning(ReceiptRow.priority, ReceiptRow.store)).one_or_none()
+    if back is None:
+        return False
+    put(connection, Kind.ANALYSE, receipt_id, now, priority=back.priority, store=back.store)
+    event_chain.append(connection, "requeued", now, receipt_id)
+    return True
+
+
 class Receipts:
     """Analyses: the tasks of received objects, and their outcomes.
 
@@ -154,12 +214,10 @@ class Receipts:
 
     def load(self, task: Task) -> Claim:
         """Return what a worker needs to know of the object of a task."""
-        query = select(
-            ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256, ReceiptRow.received_at
-        ).where(ReceiptRow.id == task.subject)
+        query = select(ReceiptRow.sop_instance_uid, ReceiptRow.calling_ae, ReceiptRow.sha256, ReceiptRow.received_at)
         with self._ledger.reading() as connection:
-            sop_instance_uid, calling_ae, sha256, received_at = connection.execute(query).one()
-        return Claim(task, sop_instance_uid, calling_ae, sha256, received_at)
+            row = connection.execute(query.where(ReceiptRow.id == task.subject)).one()
+            return Claim(task, *row, version=versions.version_of(connection, task.subject))
 
     def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
         """Put an object back, to be tried again at `until`."""

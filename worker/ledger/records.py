@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dicom_io.finding import Answer, Finding, ModelIdentity
+from dicom_io.header.source_image import FIRST, ImageVersion
 from worker.queue.task import Priority, Task
 
 
 @dataclass(frozen=True)
 class NewReceipt:
-    """What is known of an object when it has just been made durable."""
+    """What is known of an object when it has just been made durable.
+
+    `sha256` is that of its file, `content_sha256` that of the data set in it (`dicom_io.network.content`).
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -31,6 +35,7 @@ class NewReceipt:
     received_at: dt.datetime
     priority: int = Priority.MEDIUM
     store: str = ""
+    content_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Claim:
     """A received object that this process has in hand for a task.
 
     `dated_at` is what its results bear as their time, the same each time the work is done; `model_sha256` names the
-    only model that may answer, and is empty where any may. `deleted_at` is when the object's file was.
+    only model that may answer, and is empty where any may. `deleted_at` is when the object's file was. `version` is
+    which of the contents it is that came under this UID.
     """
 
     task: Task
@@ -48,6 +54,7 @@ class Claim:
     dated_at: dt.datetime
     model_sha256: str = ""
     deleted_at: dt.datetime | None = None
+    version: ImageVersion = FIRST
 
     @property
     def id(self) -> int:
@@ -138,11 +145,22 @@ class DueCommitment:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """An earlier version of an object: by what a receiver that was told of it knows it."""
+
+    version: int
+    study_instance_uid: str
+    accession_number: str
+
+
+@dataclass(frozen=True)
 class PreviousFinding:
     """What an object was answered before: the answer, and the report (four UIDs) where there is one.
 
-    Without an answer the report says that the object was not analysed.
+    Without an answer the report says that the object was not analysed. `replaced` is the earlier version of the object
+    that was so answered; None where it was this one, by another model.
     """
 
     answer: Answer | None
     report: Mapping[str, str] | None = None
+    replaced: Replaced | None = None

@@ -93,6 +93,8 @@ class Retention:
         """
         if files == "received":
             query = select(ReceiptRow.id).where(*self._kept(ReceiptRow), ReceiptRow.finished_at <= before)
+            # What was deleted and sent once more is as young as that.
+            query = query.where(or_(ReceiptRow.restored_at.is_(None), ReceiptRow.restored_at <= before))
             query = query.order_by(ReceiptRow.finished_at)
         else:
             query = select(ResultRow.receipt_id).join(ReceiptRow, _OF_IT)

@@ -64,7 +64,7 @@ _KEPT = text("deleted_at IS NULL")
 
 
 class ReceiptRow(Table):
-    """One received SOP instance and its life."""
+    """One received SOP instance and its life; another content under the same UID is a further version, and row."""
 
     __tablename__ = "receipt"
     __table_args__ = (
@@ -72,10 +72,11 @@ class ReceiptRow(Table):
         Index("ix_receipt_received_at", "received_at"),
         Index("ix_receipt_kept", "finished_at", sqlite_where=_KEPT, postgresql_where=_KEPT),
         Index("ix_receipt_sha256", "sha256"),
+        UniqueConstraint("sop_instance_uid", "version"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -97,6 +98,9 @@ class ReceiptRow(Table):
     state: Mapped[str] = mapped_column(String(16), default=State.RECEIVED)
     reason: Mapped[str] = mapped_column(Text, default="")
     deleted_at: Mapped[dt.datetime | None]  # when its file was; the row stays
+    version: Mapped[int] = mapped_column(Integer, default=1)  # of this SOP instance; it replaces the one before
+    content_sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set alone; NULL before 0010
+    restored_at: Mapped[dt.datetime | None]  # when its file, which had been deleted or lost, was stored anew
 
 
 class FindingColumns:

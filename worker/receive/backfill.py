@@ -146,7 +146,14 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
         remove_leftovers(spool)  # never entered, and fetched again
         key = PatientKey(folder, settings.audit.patient_id, ledger.holds_patient_keys)
         # What a modality sends now goes before what lay in the archive.
-        intake = Intake(ledger, blobs, key, lambda _receipt: ring(folder, "work"), priority=Priority.LOW)
+        intake = Intake(
+            ledger,
+            blobs,
+            key,
+            lambda _receipt: ring(folder, "work"),
+            priority=Priority.LOW,
+            one_version=settings.scp.duplicates == "refuse",
+        )
         limits = Limits(settings.scp.max_object_mb, blobs.check_space)
         yield Receipt(intake.receive, spool, settings.scp.ae_title, limits)
 

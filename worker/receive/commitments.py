@@ -84,14 +84,12 @@ class Keeper:
         """
         self._blobs.check_there()
         received = self._commitments.received(uids)
-        return {uid: sop_class for uid, (sop_class, sha256, size) in received.items() if self._is_whole(sha256, size)}
-
-    def _is_whole(self, sha256: str, size: int) -> bool:
-        try:
-            return self._blobs.path(sha256).stat().st_size == size
-        except FileNotFoundError:
-            self._blobs.check_there()  # the volume may be gone since
-            return False
+        # Nobody tells which version a sender has: where one that was not deleted is lost, none counts as kept.
+        return {
+            uid: files[-1][0]
+            for uid, files in received.items()
+            if all(self._blobs.is_whole(sha256, size) for _, sha256, size in files)
+        }
 
 
 def addresses(settings: Settings) -> dict[str, tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import structlog
 from pydicom import Dataset
@@ -11,12 +12,15 @@ from dicom_io.errors import Retryable, UnreadableObject
 from dicom_io.fail_points import reached
 from dicom_io.header.reading import read_header
 from dicom_io.network import status
+from dicom_io.network.content import content_sha256
+from dicom_io.network.spool import SpoolFile
 from dicom_io.network.storage_scp import Arrival
 from dicom_io.uids import digest
 from worker import metrics
 from worker.clock import now
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewReceipt
+from worker.ledger.versions import OtherContent, Version
 from worker.logs import unexpected
 from worker.queue.task import Priority
 from worker.storage.blobs import Blobs
@@ -39,6 +43,8 @@ class Intake:
         Calling AE titles whose images go before all others.
     priority
         That of all images, whatever the sender asks for.
+    one_version
+        Refuse another content under a SOP Instance UID that was received before (`scp.duplicates`).
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Intake:
         *,
         urgent: Collection[str] = (),
         priority: Priority | None = None,
+        one_version: bool = False,
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
@@ -57,13 +64,15 @@ class Intake:
         self._submit = submit
         self._urgent = frozenset(urgent)
         self._fixed = priority
+        self._one_version = one_version
 
     @metrics.timed("receipt")
     def receive(self, arrival: Arrival) -> int:
         """Store one object; return the C-STORE status (PS3.4 B.2.3).
 
         0x0000 only when the bytes and the ledger's row are on disk; 0xA700 when they cannot be put there now; 0xA900
-        when the data set lacks what it needs or contradicts the request; 0xC000 when it cannot be parsed.
+        when the data set lacks what it needs or contradicts the request; 0xC000 when it cannot be parsed; 0x0111 when
+        another content was received under its UID, and there is to be one version only.
         """
         about = {"sop": digest(arrival.sop_instance_uid), "calling_ae": arrival.calling_ae, "bytes": arrival.file.size}
         try:
@@ -73,29 +82,83 @@ class Intake:
             mismatch = _mismatch(header, arrival)
             if mismatch:
                 return self._refuse(status.DATASET_MISMATCH, mismatch, about)
-            new = self._receipt(header, arrival)
-            if not self._ledger.has_received(new.sop_instance_uid):
-                self._blobs.adopt(arrival.file)
-            reached("renamed not entered")
-            receipt_id = self._ledger.receive(new)
+            with self._blobs.turn(arrival.sop_instance_uid):
+                receipt_id = self._enter(self._receipt(header, arrival), arrival.file, about)
             reached("entered not answered")
-        except UnreadableObject as error:
-            return self._refuse(status.CANNOT_UNDERSTAND, str(error), about)
+        except (OtherContent, UnreadableObject) as error:
+            code = status.DUPLICATE if isinstance(error, OtherContent) else status.CANNOT_UNDERSTAND
+            return self._refuse(code, str(error), about)
         except Retryable as error:
             return self._refuse(status.OUT_OF_RESOURCES, str(error), about)
         except OSError as error:
             return self._refuse(status.OUT_OF_RESOURCES, error.strerror or "cannot write", about)
         except Exception as error:  # noqa: BLE001 - the border of a request: the sender must keep its copy
             return self._refuse(status.OUT_OF_RESOURCES, unexpected(error), about)
-        if receipt_id is None:
-            metrics.RECEIVED_AGAIN.inc()
-            log.info("received_again", **about)
-        else:
-            self._blobs.confirm(new.sha256)
+        if receipt_id is not None:
             metrics.received(arrival.calling_ae, arrival.file.size)
-            log.info("received", receipt=receipt_id, **about)
             self._submit(receipt_id)
         return status.SUCCESS
+
+    def _enter(self, new: NewReceipt, file: SpoolFile, about: dict[str, object]) -> int | None:
+        """Make an object durable and enter it; return the receipt that there is work on now, if there is one.
+
+        Raises
+        ------
+        OtherContent
+            As `Ledger.receive`.
+        """
+        before = [self._with_content(each, new) for each in self._ledger.versions_of(new.sop_instance_uid)]
+        same = next((each for each in before if each.holds(new)), None)
+        if before and not same and self._one_version:
+            raise OtherContent
+        why = self._missing(same) if same else ""
+        if not same or why:
+            self._blobs.adopt(file)
+        reached("renamed not entered")
+        if same and why:
+            self._ledger.restore(same.receipt_id, new, why)
+            self._blobs.confirm(new.sha256)
+            log.info("restored", receipt=same.receipt_id, why=why, **about)
+            return same.receipt_id
+        try:
+            receipt_id = self._ledger.receive(new, one_version=self._one_version)
+        except OtherContent:  # through another store, a moment ago
+            self._remove_unowned(new)
+            raise
+        if receipt_id is None:
+            if not same:  # likewise: its row owns another file
+                self._remove_unowned(new)
+            metrics.RECEIVED_AGAIN.inc()
+            log.info("received_again", **about)
+            return None
+        self._blobs.confirm(new.sha256)
+        version = {"version": 1 + len(before)} if before else {}
+        log.info("received", receipt=receipt_id, **version, **about)
+        return receipt_id
+
+    def _with_content(self, version: Version, new: NewReceipt) -> Version:
+        """Return a version with the digest of its data set, which an earlier version of cxrd did not enter."""
+        if version.content_sha256 is not None or version.sha256 == new.sha256 or self._missing(version):
+            return version
+        if version.store not in ("", self._blobs.store):
+            return version
+        content = content_sha256(self._blobs.find(version.sha256))
+        self._ledger.note_content(version.receipt_id, content)
+        return replace(version, content_sha256=content)
+
+    def _missing(self, version: Version) -> str:
+        """Return why the file of a version is not kept, `deleted` or `lost`; nothing where it is, for all we know."""
+        if version.deleted_at is not None:
+            return "deleted"
+        if version.store not in ("", self._blobs.store):  # whose process alone can look
+            return ""
+        return "" if self._blobs.is_whole(version.sha256, version.size_bytes) else "lost"
+
+    def _remove_unowned(self, new: NewReceipt) -> None:
+        """Remove a file that was placed here, unless a row owns it after all."""
+        rows = self._ledger.versions_of(new.sop_instance_uid)
+        if all(row.sha256 != new.sha256 or row.store not in ("", self._blobs.store) for row in rows):
+            self._blobs.remove(self._blobs.path(new.sha256))
 
     def _priority(self, arrival: Arrival) -> Priority:
         if self._fixed is not None:
@@ -133,6 +196,7 @@ class Intake:
             received_at=arrival.received_at,
             priority=self._priority(arrival),
             store=self._blobs.store,
+            content_sha256=arrival.file.content_sha256,
         )
 
 

@@ -107,11 +107,11 @@ class ResultKind:
         again: bool = False,
     ) -> Basis:
         """Return what an object of this kind is based on."""
-        number = settings.series_number + self.series_offset
         description = self.description or settings.series_description
-        if again:
-            version = f", {identity.version[: _LONGEST // 2]}"
-            description = description[: _LONGEST - len(version)] + version
+        number = settings.series_number + self.series_offset
+        before = source.version.number - 1
+        ends = f", replaces version {before}" * bool(before) + f", {identity.version[: _LONGEST // 2]}" * again
+        description = description[: _LONGEST - len(ends)] + ends
         return Basis(source, identity, created, number, description)
 
     def make(self, material: Material) -> Dataset:

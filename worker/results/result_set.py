@@ -27,7 +27,7 @@ from worker.settings import Results
 log = structlog.get_logger("cxrd.results")
 
 Predecessors = Mapping[str, Mapping[str, str]]
-"""By kind: StudyInstanceUID, SeriesInstanceUID, SOPClassUID and SOPInstanceUID of the object of an earlier model."""
+"""By kind: StudyInstanceUID, SeriesInstanceUID, SOPClassUID and SOPInstanceUID of what was answered before."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def make(
     Parameters
     ----------
     predecessors
-        Of the same image: report and page each point to their own (Predecessor Documents Sequence).
+        Of the same image, or of an earlier version of it: report and page each point to their own (Predecessor
+        Documents Sequence).
     pictures
         Of the same reading, where the caller shows them too: so each is drawn once.
     again
@@ -99,7 +100,12 @@ def make(
 
 
 def not_analysed(
-    source: SourceImage, reason: str, identity: ModelIdentity, settings: Results, created: dt.datetime
+    source: SourceImage,
+    reason: str,
+    identity: ModelIdentity,
+    settings: Results,
+    created: dt.datetime,
+    predecessors: Predecessors | None = None,
 ) -> ResultSet:
     """Make the report that says that a radiograph was not analysed, and why.
 
@@ -109,6 +115,8 @@ def not_analysed(
         A few words without patient data.
     identity
         The model that did not look.
+    predecessors
+        What an earlier version of the image was answered.
 
     Returns
     -------
@@ -116,8 +124,10 @@ def not_analysed(
         With one report, or with the reason why there is none: then the audit alone says that nothing was analysed.
     """
     basis = REPORT.basis(source, identity, settings, created)
+    before = [_instance(uids) for kind, uids in (predecessors or {}).items() if kind == REPORT.name]
+    maker = partial(structured_report, basis, None, predecessors=before, reason=reason)
     try:
-        return _with(ResultSet((), {}), REPORT, partial(structured_report, basis, None, reason=reason), source)
+        return _with(ResultSet((), {}), REPORT, maker, source)
     except UnreadableObject as error:
         return ResultSet((), {REPORT.name: str(error)})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
 import shutil
 import uuid
@@ -96,6 +97,14 @@ class Blobs:
             raise BlobMissing(f"the file {what}") from error
         return path
 
+    def is_whole(self, sha256: str, size: int) -> bool:
+        """Tell whether the file of an object is there, with all its bytes. Raises `OutOfResources` as `find` does."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            self.check_there()  # the volume may be gone since
+            return False
+
     def every(self, sha256: str) -> list[Path]:
         """Return the files with this digest, whatever their suffix."""
         return sorted((self.folder / sha256[:2]).glob(f"{sha256[2:]}.*"))
@@ -134,6 +143,8 @@ class Blobs:
         """
         try:
             file.seal()
+            # As old as its place here, or it would be taken for the file of a row that was deleted since it arrived.
+            os.utime(file.path)
             self._place(file.path, self.path(file.sha256))
             file.close()  # not before: as long as it is open, it is nobody's leftover
         except OSError as error:
@@ -185,6 +196,16 @@ class Blobs:
         except OSError as error:
             raise OutOfResources(f"{path}: cannot be removed ({error.strerror})") from error
         return size
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Let a block run for one object of this name at a time, in whichever process of this store."""
+        turns = self.folder / "turns"
+        turns.mkdir(exist_ok=True)
+        with (turns / hashlib.sha256(name.encode()).hexdigest()[:2]).open("ab") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -39,16 +39,17 @@ from worker.storage.pseudonym import PatientKey
 class Station:
     """A node with its ledger and store, and the ids that it handed on."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(self, folder: Path, url: str = "", busy_timeout: float = 0.1, **options: object) -> None:
         self.folder = folder
         self.submitted: list[int] = []
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
+        engine = connect(url or f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=busy_timeout)
         migrations.upgrade(engine)
         self.ledger = Ledger(engine)
         self.blobs = Blobs(folder / "objects")
         scp = Scp.model_validate({"port": 0} | options)
         key = PatientKey(folder, "hash")
-        intake = Intake(self.ledger, self.blobs, key, self.submitted.append, urgent=scp.urgent_calling)
+        one = scp.duplicates == "refuse"
+        intake = Intake(self.ledger, self.blobs, key, self.submitted.append, urgent=scp.urgent_calling, one_version=one)
         node = NodeOptions(**scp.model_dump(exclude={"urgent_calling"}))
         self.node = StorageNode(node, self.blobs.incoming, intake.receive)
         self.node.start()

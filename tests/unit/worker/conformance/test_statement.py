@@ -61,3 +61,10 @@ def test_its_statuses_are_those_of_the_outbox(codes: str, follows: str) -> None:
 
 def test_the_settings_name_every_kind_of_result() -> None:
     assert set(get_args(Kind)) == set(KINDS)
+
+
+@pytest.mark.parametrize(("duplicates", "refuses"), [("version", False), ("refuse", True)])
+def test_it_says_what_becomes_of_another_content(duplicates: str, refuses: bool) -> None:
+    words = statement(Settings(scp=Scp.model_validate({"duplicates": duplicates})), load_card(shipped_model()))
+    assert ("0x0111 | Duplicate SOP Instance" in words) is refuses
+    assert ("analysed as a further version" in words) is not refuses

@@ -278,12 +278,13 @@ def test_a_server_s_connections_are_not_waited_for_for_ever(postgres_url: str) -
 
 
 def duplicates(ledger: Ledger, count: int) -> list[Callable[[], int | None]]:
-    """Return so many receipts of the same object with other bytes each."""
-    return [partial(ledger.receive, replace(NEW, sha256=f"{n:064x}")) for n in range(count)]
+    """Return so many receipts of the same object, each with File Meta Information of its own."""
+    same = replace(NEW, content_sha256="c" * 64)
+    return [partial(ledger.receive, replace(same, sha256=f"{n:064x}")) for n in range(count)]
 
 
 def test_each_of_many_duplicates_leaves_an_event(patient: Ledger) -> None:
-    received(patient)
+    received(patient, content_sha256="c" * 64)
     assert all_at_once(duplicates(patient, 40)) == [None] * 40
     assert kinds(patient) == ["received"] + ["received_again"] * 40
     with patient.reading() as connection:
@@ -295,6 +296,17 @@ def test_of_many_that_come_at_once_one_is_received_and_each_other_leaves_an_even
     results = all_at_once(duplicates(patient, 40))
     assert len([each for each in results if each is not None]) == 1
     assert kinds(patient) == ["received"] + ["received_again"] * 39
+
+
+def test_of_many_contents_that_come_at_once_each_is_a_version(patient: Ledger) -> None:
+    contents = [replace(NEW, sha256=f"{n:064x}", content_sha256=f"{n % 20:064x}") for n in range(40)]
+    results = all_at_once([partial(patient.receive, each) for each in contents])
+    assert sorted(each for each in results if each is not None) == list(range(1, 21))
+    assert sorted(kinds(patient)) == ["received"] * 20 + ["received_again"] * 20
+    with patient.reading() as connection:
+        rows = connection.execute(text("SELECT version, content_sha256 FROM receipt ORDER BY version")).all()
+    assert [row[0] for row in rows] == list(range(1, 21))
+    assert len({row[1] for row in rows}) == 20
 
 
 # ---- many at once in a file --------------------------------------------------------------------------------------

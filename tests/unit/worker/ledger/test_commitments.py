@@ -253,4 +253,4 @@ def test_withdrawn_nothing_waits(ledger: Ledger) -> None:
 def test_what_was_received_is_known_with_its_file(ledger: Ledger) -> None:
     received(ledger)
     found = Commitments(ledger).received(["1.2.3", "1.2.4", *(f"9.{n}" for n in range(1200))])
-    assert found == {"1.2.3": ("1.2.840.10008.5.1.4.1.1.1", "a" * 64, 10)}
+    assert found == {"1.2.3": [("1.2.840.10008.5.1.4.1.1.1", "a" * 64, 10)]}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sqlalchemy import Engine, event, insert, text
 from dicom_io.errors import InvalidSettings
 from tests.support import earlier_ledgers
 from tests.support.peers import wait_for
+from tests.unit.worker.ledger.test_receipts import NEW
 from worker.clock import now
 from worker.database.connection import connect
 from worker.ledger import event_chain, migrations
@@ -87,7 +89,26 @@ def test_rows_of_each_revision_survive(url: str, revision: str) -> None:
             assert rows(engine, "SELECT receipt_id, outlier, input_mean FROM outside") == [(7, 2.0, 0.5)]
         if revision >= "0008":
             assert rows(engine, "SELECT transaction_uid, destination FROM commitment") == [("2.25.9", "pacs")]
-        assert rows(engine, "SELECT count(*) FROM receipt WHERE deleted_at IS NOT NULL") == [(0,)]
+        deleted = [(3,)] if revision >= "0009" else []
+        assert rows(engine, "SELECT id FROM receipt WHERE deleted_at IS NOT NULL") == deleted
+        assert set(rows(engine, "SELECT version, replaced_by FROM findings")) == {(1, None)}
+        _check_versions(Ledger(engine))
+
+
+def _check_versions(ledger: Ledger) -> None:
+    """Hold what comes in under the UIDs of earlier rows: the same file, another one, and one that was deleted."""
+    copy = replace(NEW, sop_instance_uid="1.2.1", sha256="1" * 64, content_sha256="c" * 64)
+    assert ledger.receive(copy) is None
+    number = ledger.receive(replace(copy, sha256="f" * 64))  # what is in the earlier file has no digest
+    assert number is not None
+    (row,) = [row for row in findings(ledger, Filter()) if row["receipt_id"] == number]
+    assert row["version"] == 2
+    (row,) = [row for row in findings(ledger, Filter()) if row["receipt_id"] == 1]
+    assert (row["version"], row["replaced_by"]) == (1, number)
+    ledger.restore(3, replace(copy, sop_instance_uid="1.2.3", sha256="3" * 64), "deleted")
+    assert ledger.deleted([3]) == {}
+    with ledger.reading() as connection:
+        assert event_chain.verify(connection)[1] == []
 
 
 def _check_images(ledger: Ledger, revision: str) -> None:

@@ -76,9 +76,10 @@ def kinds(ledger: Ledger, number: int) -> list[str]:
 
 
 def test_a_second_copy_changes_nothing(ledger: Ledger) -> None:
-    number = received(ledger)
-    assert ledger.receive(NEW) is None
-    assert ledger.receive(replace(NEW, sha256="c" * 64)) is None
+    copy = replace(NEW, content_sha256="d" * 64)
+    number = received(ledger, content_sha256="d" * 64)
+    assert ledger.receive(copy) is None
+    assert ledger.receive(replace(copy, sha256="c" * 64)) is None  # its File Meta Information is another
     assert waiting(ledger, NOON) == [number]
     found = story(ledger, "1.2.3")
     assert found is not None
