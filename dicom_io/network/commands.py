@@ -1,6 +1,6 @@
 """Command sets of peers (PS3.7 6.3.1), mended where pynetdicom would end the association for a small fault.
 
-A C-STORE without a usable SOP Instance UID gets a stand-in, and then the status that says what is wrong with it.
+A C-STORE without usable UIDs gets stand-ins, and then the status that says what is wrong with it.
 A Move Originator that is no AE title is left out: nobody here asks for it.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pynetdicom import _config as pynetdicom_config
 
 NO_UID = "0"
-"""Stands for a SOP Instance UID that is empty, absent or not of ASCII: no object has it."""
+"""Stands for a UID that is empty, absent or not of ASCII: no object and no class has it."""
 MOST_UID = 1024
 """Characters of a UID in a command that is answered with a status; one of more than 64 is no UID (PS3.5 9.1)."""
-_GROUP_LENGTH, _FIELD, _INSTANCE, _ORIGINATOR = 0x0000, 0x0100, 0x1000, 0x1030
+_GROUP_LENGTH, _CLASS, _FIELD, _INSTANCE, _ORIGINATOR = 0x0000, 0x0002, 0x0100, 0x1000, 0x1030
 _C_STORE_RQ = 0x0001
 
 
@@ -40,10 +40,11 @@ def mended(command: bytes) -> bytes:
     if elements.get(_FIELD, b"")[:2] != struct.pack("<H", _C_STORE_RQ):
         return command
     changed = False
-    uid = elements.get(_INSTANCE, b"").strip(b" \0")
-    if not uid or not uid.isascii():
-        elements[_INSTANCE] = NO_UID.encode().ljust(2, b"\0")
-        changed = True
+    for each in (_CLASS, _INSTANCE):
+        uid = elements.get(each, b"").strip(b" \0")
+        if not uid or not uid.isascii():
+            elements[each] = NO_UID.encode().ljust(2, b"\0")
+            changed = True
     originator = elements.get(_ORIGINATOR)
     if originator is not None and not _is_title(originator):
         del elements[_ORIGINATOR]

@@ -12,12 +12,16 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from dicom_io.network import spool
 from dicom_io.network.admission import Admission
 from dicom_io.network.commands import mended
 from dicom_io.network.ending import Cause, Ending
+from dicom_io.network.status import CLASS_NOT_SUPPORTED
 from dicom_io.network.upper_layer import RELEASED_IN_TRANSFER, PeerLimits, UpperLayer
 
 if TYPE_CHECKING:
@@ -32,6 +36,15 @@ _LAST_WORDS = 3.0
 """Seconds that the upper layer may take to end when its association has ended."""
 _UNEXPECTED = ("AA-1", "AA-7", "AA-8")
 """Actions of PS3.8 table 9-9 that answer a PDU at the wrong moment."""
+_RECEIPTS = {
+    "Evt3": "A-ASSOCIATE-AC",
+    "Evt4": "A-ASSOCIATE-RJ",
+    "Evt6": "A-ASSOCIATE-RQ",
+    "Evt10": "P-DATA-TF",
+    "Evt12": "A-RELEASE-RQ",
+    "Evt13": "A-RELEASE-RP",
+}
+"""Which PDU an event tells of (PS3.8 table 9-10)."""
 
 
 class Messages(DIMSEServiceProvider):
@@ -170,7 +183,10 @@ class NodeAssociation(Association):
         kind = str(getattr(msg, "msg_type", type(msg).__name__)).replace("_", "-")
         self._is_serving = True
         try:
-            super()._serve_request(msg, context_id)
+            if self._is_foreign(msg):
+                self._refuse_class(msg, context_id)
+            else:
+                super()._serve_request(msg, context_id)
         finally:
             self._is_serving = False
             self.dul.touch()
@@ -180,6 +196,25 @@ class NodeAssociation(Association):
                 "cannot be served" if accepted else f"came on presentation context {context_id}, which is not accepted"
             )
             self.ending.note(Cause.UNSERVED, f"{kind} {words}")
+
+    def _is_foreign(self, message: Any) -> bool:
+        """Tell whether an object is to be stored of a class that has no service: pynetdicom would abort."""
+        uid = message.AffectedSOPClassUID if isinstance(message, C_STORE) and message.is_valid_request else None
+        if uid is None or uid in self.acceptor.accepted_common_extended:
+            return False
+        return not issubclass(uid_to_service_class(uid), StorageServiceClass)
+
+    def _refuse_class(self, message: Any, context_id: int) -> None:
+        """Answer that there is no such class (PS3.7 9.1.1.1.9), and drop the object."""
+        spool.drop(self, message._dataset_file)  # noqa: SLF001 - pynetdicom offers the file under this name only
+        answer = C_STORE()
+        answer.MessageIDBeingRespondedTo = message.MessageID
+        answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = (
+            message.AffectedSOPClassUID,
+            message.AffectedSOPInstanceUID,
+        )
+        answer.Status = CLASS_NOT_SUPPORTED
+        self.dimse.send_msg(answer, context_id)
 
 
 class NodeRequestHandler(RequestHandler):
@@ -242,10 +277,9 @@ class NodeServer(ThreadedAssociationServer):
 
 
 def _note_wrong_moment(event: Any) -> None:
+    name = _RECEIPTS.get(event.fsm_event, event.fsm_event)
     if event.action in _UNEXPECTED and event.fsm_event not in ("Evt15", "Evt19"):
-        event.assoc.ending.note(
-            Cause.MALFORMED, f"a PDU at the wrong moment ({event.fsm_event} in {event.current_state})"
-        )
+        event.assoc.ending.note(Cause.MALFORMED, f"{name} at the wrong moment (state {event.current_state})")
     elif event.action == "AE-6" and event.next_state == "Sta13":
         event.assoc.ending.note(Cause.REJECTED, "the peer's protocol version is not supported")
 

@@ -229,6 +229,13 @@ def take(event: Any) -> SpoolFile:
     return file
 
 
+def drop(association: Any, file: SpoolFile) -> None:
+    """Remove one finished object that no handler will take."""
+    with _lock:
+        _arriving.get(association, set()).discard(file)
+    file.discard()
+
+
 def drop_unfinished(event: Any) -> None:
     """Remove what a peer sent and no handler has taken; a handler for the closing of a connection.
 

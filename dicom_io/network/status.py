@@ -15,6 +15,9 @@ CANNOT_UNDERSTAND = 0xC000
 DUPLICATE = 0x0111
 """Duplicate SOP Instance (PS3.7 C.5): we hold this UID with another content, and take no other version of it."""
 
+CLASS_NOT_SUPPORTED = 0x0122
+"""Refused: the request names a SOP class that is no storage class."""
+
 # Of N-ACTION and N-EVENT-REPORT (PS3.7 C.5).
 PROCESSING_FAILURE = 0x0110
 DUPLICATE_INSTANCE = 0x0111

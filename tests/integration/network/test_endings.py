@@ -49,7 +49,7 @@ FIND = (
         (pdu(1, bytes(30)), "malformed", "an A-ASSOCIATE-RQ of 36 bytes"),
         (request()[:80] + b"\xff" * (len(request()) - 80), "malformed", "item 0xFF of the A-ASSOCIATE-RQ is cut short"),
         (request(called=b"CXRD", sop_class="1.2.\xe9"), "malformed", "A-ASSOCIATE-RQ that cannot be read (ValueError)"),
-        (RELEASE, "malformed", "a PDU at the wrong moment (Evt12 in Sta2)"),
+        (RELEASE, "malformed", "A-RELEASE-RQ at the wrong moment (state Sta2)"),
         (PEER_ABORT, "aborted", "the peer aborted (the user's wish)"),
     ],
 )
@@ -73,7 +73,7 @@ def test_before_an_association(watched: Start, sent: bytes, cause: str, reason: 
         (BEGUN + PEER_ABORT, "aborted", "the peer aborted (the user's wish)"),
         (pdu(ABORT, bytes([0, 0, 2, 6])), "aborted", "the peer aborted (its upper layer, reason 6)"),
         (BEGUN + RELEASE, "released", "the peer released in the middle of an object"),
-        (request(), "malformed", "a PDU at the wrong moment (Evt6 in Sta6)"),
+        (request(), "malformed", "A-ASSOCIATE-RQ at the wrong moment (state Sta6)"),
         (pdu(4, b"abc"), "malformed", "P-DATA-TF that cannot be read"),
         (pdu(4, struct.pack(">I", 1) + b"\x01"), "malformed", "a command that cannot be read"),
         (fragment(3, b"\0\0\0\1"), "malformed", "a command that cannot be read"),
@@ -81,7 +81,7 @@ def test_before_an_association(watched: Start, sent: bytes, cause: str, reason: 
         (fragment(3, b"", 9), "malformed", "a message on presentation context 9, which is not accepted"),
         (BEGUN + fragment(3, store_command(b"1.2.4")), "malformed", "a command inside an object"),
         (pdu(8, b""), "malformed", "a PDU of the unknown type 0x08"),
-        (pdu(6, bytes(4)), "malformed", "a PDU at the wrong moment (Evt13 in Sta6)"),
+        (pdu(6, bytes(4)), "malformed", "A-RELEASE-RP at the wrong moment (state Sta6)"),
     ],
 )
 def test_on_an_association(watched: Start, sent: bytes, cause: str, reason: str) -> None:

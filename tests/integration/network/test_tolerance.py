@@ -71,6 +71,19 @@ def test_an_impossible_uid_gets_a_status_and_the_association_goes_on(watched: St
         assert peer.answer()[0] == RELEASED
 
 
+@pytest.mark.parametrize("sop_class", ["1.2.3.4.5", "1.2." + "9" * 70, "1.2.840.10008.5.1.4.1.2.2.1", ""])
+def test_a_request_that_names_no_storage_class_gets_a_status_too(watched: Start, sop_class: str) -> None:
+    node = watched()
+    with RawPeer(node.port) as peer:
+        peer.associate()
+        peer.send(fragment(3, store_command(b"1.2.3", sop_class=sop_class)) + fragment(2, b"an object"))
+        assert peer.status() == 0x0122
+        peer.send(fragment(3, store_command(b"1.2.4")) + fragment(2, b"an object"))
+        assert peer.status() == 0x0000
+        assert len(node.arrivals) == 1
+        assert not list(node.node._folder.iterdir())
+
+
 def test_a_command_in_fragments_is_mended_too(watched: Start) -> None:
     node = watched()
     command = store_command(b"", element(0x1030, b"PACS\0\0"))

@@ -34,6 +34,10 @@ def test_an_unusable_uid_gets_a_stand_in(uid: bytes) -> None:
     assert mended(store_command(uid)) == store_command(NO_UID.encode())
 
 
+def test_an_unusable_class_gets_a_stand_in() -> None:
+    assert mended(store_command(b"1.2.3", sop_class="")) == store_command(b"1.2.3", sop_class=NO_UID)
+
+
 @pytest.mark.parametrize("originator", [b"PACS\0\0\0\0", "RÖNTGEN".encode("latin-1"), b"A\\B", b"A" * 18])
 def test_a_move_originator_that_is_no_title_is_left_out(originator: bytes) -> None:
     assert mended(store_command(b"1.2.3", element(0x1030, originator))) == store_command(b"1.2.3")
