@@ -6,7 +6,8 @@ a log, an audit row or onto a terminal as they are.
     CxrdError
     ├── Permanent               doing it again will not help
     │   ├── UnreadableObject    not a DICOM object, or one too broken to parse
-    │   │   └── ObjectTooLarge  an object of more bytes than we take
+    │   │   ├── ObjectTooLarge  an object of more bytes than we take
+    │   │   └── ObjectCutShort  an object that ends within one of its elements
     │   ├── UnsupportedPixels   pixel data that is missing, damaged, too large or of a kind we do not read
     │   ├── Unsuitable          a source that lacks what one kind of result object needs
     │   ├── InvalidResult       a result object of ours that does not hold to the standard
@@ -40,6 +41,10 @@ class UnreadableObject(Permanent):
 
 class ObjectTooLarge(UnreadableObject):
     """An object of more bytes than we take."""
+
+
+class ObjectCutShort(UnreadableObject):
+    """An object that ends within one of its elements."""
 
 
 class UnsupportedPixels(Permanent):

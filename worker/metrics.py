@@ -31,6 +31,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300
 _CAUSES = {
     "UnsupportedPixels": "pixels",
     "UnreadableObject": "unreadable",
+    "ObjectCutShort": "unreadable",
     "InvalidResult": "result",
     "EngineFault": "model",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom import DataElement, config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
@@ -19,7 +20,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dicom_io.errors import OutOfResources, UnreadableObject
+from dicom_io.errors import ObjectCutShort, OutOfResources, UnreadableObject
+from dicom_io.header.end import require_end
 
 # Modalities send values that break the standard's rules; we store them as they came and never quote them in a warning.
 config.settings.reading_validation_mode = config.IGNORE
@@ -41,6 +43,29 @@ def read_header(path: Path) -> FileDataset:
         When the file cannot be opened.
     """
     return _read(path, stop_before_pixels=True)
+
+
+def read_arrived(path: Path) -> FileDataset:
+    """Read everything before the pixel data of an object that has just arrived, and look whether its end is there.
+
+    Pixel data is not read, only its lengths. Where nothing but the delimiter of encapsulated data is missing, the
+    object may be whole.
+
+    Raises
+    ------
+    ObjectCutShort
+        The object ends within an element, or its native pixel data is shorter than rows, columns and bits say.
+    UnreadableObject, OutOfResources
+        As `read_header`.
+    """
+    header = read_header(path)
+    if header.file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:  # the end of that has been looked at
+        try:
+            with path.open("rb") as file:
+                require_end(file, header)
+        except OSError as error:
+            raise OutOfResources(f"cannot read the file: {error.strerror}") from error
+    return header
 
 
 def read_dataset(path: Path) -> FileDataset:
@@ -73,6 +98,7 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
         if bare and not dataset.get("SOPClassUID"):
             raise UnreadableObject("not a DICOM file")
+        _require_last(dataset, path)
     except UnreadableObject:
         raise
     except FileNotFoundError as error:
@@ -86,6 +112,27 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
     except Exception as error:
         raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
     return dataset
+
+
+def _require_last(dataset: FileDataset, path: Path) -> None:
+    """Raise ObjectCutShort where the header ends within an element: pydicom then keeps the part of it, or nothing."""
+    size = path.stat().st_size
+    if len(dataset) == 0:
+        begin = 132 + 12 + int(dataset.file_meta.get("FileMetaInformationGroupLength", 0))
+        if size > begin:
+            raise ObjectCutShort(f"the object is cut short at {size} bytes")
+        return
+    last = dataset.get_item(max(dataset.keys()), keep_deferred=True)
+    if not isinstance(last, RawDataElement) or last.tag >= _PIXEL_DATA or last.length == _UNDEFINED:
+        return
+    end = last.value_tell + last.length
+    if len(last.value or b"") < last.length:
+        raise ObjectCutShort(f"the object is cut short at {size} of {end} bytes")
+    if 0 < size - end < 8:  # less than an element's tag and length, which pydicom leaves unread
+        with path.open("rb") as file:
+            file.seek(end)
+            if file.read().strip(b"\0"):
+                raise ObjectCutShort(f"the object is cut short at {size} bytes")
 
 
 def _parsed(source: BytesIO | str, *, stop_before_pixels: bool, force: bool) -> FileDataset:
@@ -112,7 +159,7 @@ def _to_the_end(source: BytesIO | str, *, force: bool) -> FileDataset:
     implicit, little = dataset.original_encoding
     order = "<" if little else ">"
     if "SOPInstanceUID" not in dataset or rest[:4] != struct.pack(f"{order}2H", *_PIXEL_DATA):
-        raise UnreadableObject(f"the object is cut short at {place + len(rest)} bytes")
+        raise ObjectCutShort(f"the object is cut short at {place + len(rest)} bytes")
     vr, begin = ("OW", 8) if implicit else (rest[4:6].decode("latin-1"), 12)
     (length,) = struct.unpack(f"{order}I", rest[begin - 4 : begin].ljust(4, b"\0"))
     value = rest[begin:]
@@ -120,7 +167,7 @@ def _to_the_end(source: BytesIO | str, *, force: bool) -> FileDataset:
         dataset.add(DataElement(_PIXEL_DATA, "OB", value))
         dataset["PixelData"].is_undefined_length = True
     elif length > len(value):
-        raise UnreadableObject(f"the object is cut short at {place + len(rest)} of {place + begin + length} bytes")
+        raise ObjectCutShort(f"the object is cut short at {place + len(rest)} of {place + begin + length} bytes")
     else:
         dataset.add(DataElement(_PIXEL_DATA, vr if vr in ("OB", "OW") else "OW", value[:length]))
     return dataset

@@ -23,7 +23,7 @@ from pynetdicom.pdu_primitives import SOPClassCommonExtendedNegotiation
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import ObjectTooLarge
+from dicom_io.errors import ObjectCutShort, ObjectTooLarge
 from dicom_io.network import spool, status
 from dicom_io.network.admission import Admission, most_of_one_peer
 from dicom_io.network.commands import answer_long_uids
@@ -300,8 +300,8 @@ class StorageNode:
 
 
 def _answer(code: int, file: spool.SpoolFile) -> int | Dataset:
-    """Return a status, with a comment where it alone would mislead: `cannot understand` an object that is too large."""
-    if not isinstance(file.error, ObjectTooLarge):
+    """Return a status, with a comment where it alone would mislead: an object that is too large, or cut short."""
+    if not isinstance(file.error, ObjectTooLarge | ObjectCutShort):
         return code
     answer = Dataset()
     answer.Status, answer.ErrorComment = code, str(file.error)[:64]  # PS3.4 B.2.3 names (0000,0902); LO, PS3.5 6.2

@@ -8,9 +8,9 @@ from dataclasses import replace
 import structlog
 from pydicom import Dataset
 
-from dicom_io.errors import Retryable, UnreadableObject
+from dicom_io.errors import ObjectCutShort, Retryable, UnreadableObject
 from dicom_io.fail_points import reached
-from dicom_io.header.reading import read_header
+from dicom_io.header.reading import read_arrived
 from dicom_io.network import status
 from dicom_io.network.content import content_sha256
 from dicom_io.network.spool import SpoolFile
@@ -78,7 +78,7 @@ class Intake:
         try:
             self._blobs.check_space()
             arrival.file.flush_to_disk()
-            header = read_header(arrival.file.path)
+            header = read_arrived(arrival.file.path)
             mismatch = _mismatch(header, arrival)
             if mismatch:
                 return self._refuse(status.DATASET_MISMATCH, mismatch, about)
@@ -86,6 +86,8 @@ class Intake:
                 receipt_id = self._enter(self._receipt(header, arrival), arrival.file, about)
             reached("entered not answered")
         except (OtherContent, UnreadableObject) as error:
+            if isinstance(error, ObjectCutShort):
+                arrival.file.error = error  # so the answer's comment says it
             code = status.DUPLICATE if isinstance(error, OtherContent) else status.CANNOT_UNDERSTAND
             return self._refuse(code, str(error), about)
         except Retryable as error:

@@ -10,12 +10,13 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless, generate_uid
 from pynetdicom import AE
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.presentation import build_context
@@ -120,6 +121,37 @@ def test_a_second_copy_is_accepted_and_changes_nothing(station: Station) -> None
     assert send(station.node.port, [dataset, dataset]) == [0x0000, 0x0000]
     assert send(station.node.port, [dataset], calling="OTHER") == [0x0000]
     assert len(station.rows()) == len(station.submitted) == 1
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_the_sender_of_a_cut_object_hears_of_it_and_a_whole_one_is_taken_later(
+    station: Station, tmp_path: Path, syntax: UID, place: float
+) -> None:
+    dataset = chest("cut", rows=128, cols=96)
+    if syntax == RLELossless:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "whole.dcm", enforce_file_format=True)
+    whole = body(tmp_path / "whole.dcm")
+    cut = whole[: round(place * (len(whole) - 8))]
+    entity = AE("SENDER")
+    entity.add_requested_context(dataset.SOPClassUID, syntax)
+    association = entity.associate("127.0.0.1", station.node.port, ae_title="CXRD")
+    context = int(association.accepted_contexts[0].context_id or 0)
+    uids = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(store_request(cut, *uids), context)
+    answer: Any = association.dimse.get_msg(block=True)[1]
+    association._reactor_checkpoint.set()
+    assert answer.Status == 0xC000
+    assert "the object is cut short at " in answer.ErrorComment
+    assert station.rows() == []
+    assert list(station.blobs.incoming.iterdir()) == []
+    (refusal,) = refusals(station.ledger, 9)
+    assert "cut short at " in str(refusal["reason"])
+    assert store_bytes(association, context, whole, *uids) == 0x0000
+    association.release()
+    assert [row["status"] for row in station.rows()] == ["received"]
 
 
 @pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
