@@ -22,8 +22,10 @@ def redeliver(
     from worker.ledger import requests
 
     request = requests.RedeliveryRequest(destination, tuple(receipt or ()), sent)
-    count = requests.redeliver(options.load(config), request)
+    count, deleted = requests.redeliver(options.load(config), request)
     output.line(f"Deliveries due now: {count}")
+    if deleted:
+        output.line(f"Not sent again, since their results were deleted: {deleted}")
 
 
 def retry(receipt: options.Receipts = None, config: options.Config = None) -> None:

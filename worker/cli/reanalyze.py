@@ -75,6 +75,6 @@ def _show(result: ReanalysisResult, *, dry_run: bool) -> None:
             ("  of these, another model answered later", selection.superseded),
             ("Left out by this model before", selection.left_out),
             ("Already waiting", selection.waiting),
-            ("Deleted, see storage.keep_received_days", selection.deleted),
+            ("Deleted: by age, for lack of space, or by order", selection.deleted),
         ]
     )

@@ -30,11 +30,11 @@ def status(as_json: options.Json = False, watch: Watch = False, config: options.
     """
     from worker.clock import now
     from worker.health.status import look
-    from worker.ledger.database import open_ledger
+    from worker.ledger.database import open_existing
     from worker.settings import load
 
     settings = load(config)
-    ledger = open_ledger(settings)
+    ledger = open_existing(settings)
 
     def ask() -> Status:
         return look(settings, ledger, now())
@@ -171,7 +171,8 @@ def _facts(report: Status) -> Iterator[tuple[str, str]]:
     failed = report.failed_images
     yield "failed images", f"{failed.count}, the oldest of {clock(failed.oldest, report.at)}" if failed else "none"
     free = "unknown" if report.free is None else f"{report.free / 1e9:.1f} GB free"
-    yield "disk", f"{free}, at least {report.least / 1e9:.1f} GB needed"
+    left = "" if report.days_left is None else f"; full in about {report.days_left:.0f} days if nothing is deleted"
+    yield "disk", f"{free}, at least {report.least / 1e9:.1f} GB needed{left}"
     if report.last_answer:
         at, answer, model = report.last_answer
         yield "last answer", f"{answer}, {clock(at, report.at)}, by {model}"

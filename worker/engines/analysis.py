@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from dicom_io.errors import Permanent
+from dicom_io.errors import OutOfResources, Permanent
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
+from dicom_io.header.reading import read_dataset
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import FIRST, ImageVersion, SourceImage, source_image
 from dicom_io.pixels.render import Rendered
@@ -22,6 +23,7 @@ from worker.ledger.tables import OUTSIDE
 from worker.results.pictures import Pictures
 from worker.results.result_set import Predecessors, ResultSet, make, not_analysed
 from worker.settings import Settings
+from worker.storage.blobs import Blobs
 
 _NOTHING = ResultSet((), {})
 
@@ -158,3 +160,20 @@ def failure_report(image: Image, reason: str, identity: ModelIdentity, settings:
         return not_analysed(source, reason, identity, settings.results, image.created, _replaced(image))
     except (*MALFORMED, Permanent):
         return _NOTHING
+
+
+def read_stored(blobs: Blobs, sha256: str) -> Dataset:
+    """Read a received object; what keeps it from being read is its own fault, or that of the whole store.
+
+    Raises
+    ------
+    UnreadableObject, BlobMissing, OutOfResources
+        As `read_dataset`, `Blobs.find` and `Blobs.fault` do.
+    """
+    path = blobs.find(sha256)
+    try:
+        return read_dataset(path)
+    except OutOfResources as error:  # it was opened, and cannot be read to its end
+        if isinstance(error.__cause__, OSError):
+            raise blobs.fault(error.__cause__) from error
+        raise

@@ -18,6 +18,7 @@ from worker.deliver.courier import Courier, Office
 from worker.deliver.destinations import sender_of
 from worker.deliver.dicom import node_of
 from worker.destination_settings import Destination, DicomDestination
+from worker.engines.clock_watch import ClockWatch
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.housekeeper import Housekeeper
 from worker.engines.outcome import Outcomes, hand_back
@@ -85,7 +86,8 @@ class Couriers:
             self._outcomes.enter,
         )
         self._housekeeper = Housekeeper(settings.storage, self.ledger, self._office.blobs, self.queue)
-        self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail)
+        watch = ClockWatch(self.queue, settings.outbox)
+        self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail, watch)
         self._bell = Bell(folder, self.role)
         self._listener = threading.Thread(target=self._listen, name="bell", daemon=True)
         self.couriers: list[Courier] = []

@@ -16,6 +16,7 @@ from sqlalchemy import delete, insert, update
 
 from dicom_io.errors import CxrdError
 from worker.clock import now
+from worker.engines.clock_watch import ClockWatch
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import ProcessRow
 from worker.logs import unexpected
@@ -39,15 +40,24 @@ class Heartbeat:
         Whose leases are prolonged; None for a process without tasks.
     detail
         Returns what a person may want to know of the process, as plain values for JSON.
+    clock_watch
+        Looks whether the clock has gone back; None for a process without tasks.
     """
 
     def __init__(
-        self, ledger: Ledger, role: str, owner: str, queue: Queue | None, detail: Callable[[], dict[str, Any]]
+        self,
+        ledger: Ledger,
+        role: str,
+        owner: str,
+        queue: Queue | None,
+        detail: Callable[[], dict[str, Any]],
+        clock_watch: ClockWatch | None = None,
     ) -> None:
         self._ledger = ledger
         self._row = {"owner": owner, "role": role, "host": socket.gethostname()[:255], "pid": os.getpid()}
         self._queue = queue
         self._detail = detail
+        self._clock_watch = clock_watch
         self._ending = threading.Event()
         self.fault = ""
         """Why the last sign of life could not be entered; empty where it was."""
@@ -89,6 +99,8 @@ class Heartbeat:
                 self.fault = ""
 
     def _beat(self) -> None:
+        if self._clock_watch:
+            self._clock_watch.look()
         if self._queue:
             self._queue.renew(now())
         if time.monotonic() - self._seen_at >= SEEN:

@@ -17,12 +17,11 @@ from pydicom import Dataset
 from dicom_io.errors import CxrdError, OutOfResources, Permanent, Retryable
 from dicom_io.fail_points import reached
 from dicom_io.finding import Answer, Finding, ModelIdentity
-from dicom_io.header.reading import read_dataset
 from worker import metrics
 from worker.clock import now
 from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
-from worker.engines.analysis import Analysed, NotAnalysed, analyze, failure_report
+from worker.engines.analysis import Analysed, NotAnalysed, analyze, failure_report, read_stored
 from worker.engines.earlier import image_of, previous_findings, replaced_by, wait_for_earlier
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.engine import EngineFault
@@ -212,7 +211,7 @@ class Pipeline:
         dataset: Dataset | None = None
         try:
             with metrics.timed("read"):
-                dataset = read_dataset(self._blobs.find(claim.sha256))
+                dataset = read_stored(self._blobs, claim.sha256)
             return self._work(desk, claim, dataset)
         except (SystemicFault, OutOfResources, OSError):
             raise

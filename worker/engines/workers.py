@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from dicom_io.errors import CxrdError, OutOfResources, Retryable
 from worker import metrics
 from worker.clock import now
+from worker.engines.clock_watch import ClockWatch
 from worker.engines.gate import Gate
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.outcome import Outcomes, hand_back
@@ -85,7 +86,8 @@ class Workers:
             lambda: ring(folder, "deliver"),
             shadow=self.shadow,
         )
-        self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail)
+        watch = ClockWatch(self.queue, settings.outbox)
+        self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail, watch)
         self._bell = Bell(folder, self.role)
         self._news = threading.Condition()
         self._rings = 0

@@ -28,6 +28,7 @@ from worker.ledger.processes import ROLES, Process, processes
 from worker.ledger.receipts import Ledger
 from worker.settings import Scp, Settings
 from worker.storage import lock
+from worker.storage.pseudonym import secret_fault
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
         yield _configuration(settings)
         yield _model(settings)
         yield _disk(settings)
+        yield from _secret(settings)
         yield from _ledger(settings)
     names = [each.name for each in settings.destinations]
     if only is not None and only not in names:
@@ -98,6 +100,17 @@ def _disk(settings: Settings) -> Check:
     free = shutil.disk_usage(folder).free // 1_000_000
     enough = free >= settings.storage.min_free_mb
     return Check("disk", enough, f"{folder}: {free} MB free, at least {settings.storage.min_free_mb} MB needed")
+
+
+def _secret(settings: Settings) -> Iterator[Check]:
+    """Look at the key of patients' pseudonyms, where there is one or should be; nothing is made."""
+    if settings.audit.patient_id == "hash":
+        try:
+            fault = secret_fault(settings.storage.folder, lambda: open_ledger(settings).holds_patient_keys())
+        except CxrdError as error:
+            fault = str(error)
+        if fault:
+            yield Check("patient key", False, fault)
 
 
 def _ledger(settings: Settings) -> Iterator[Check]:
@@ -219,14 +232,17 @@ def _port(settings: Settings, receivers: list[Process]) -> Check:
         try:
             probe.bind((scp.host, scp.port))
         except OSError as error:
-            return _port_in_use(scp, f"{where}: {error.strerror}")
+            return _port_in_use(scp, f"{where}: {error.strerror}", is_ours=scp.port in ports)
     if ports:
         return Check("port", False, f"{where} is free, but the receiver listens on port {ports[0]}; restart cxrd")
     return Check("port", True, f"{where} is free")
 
 
-def _port_in_use(scp: Scp, why: str) -> Check:
-    """Say whether a running cxrd listens on the port, which is well, or something else does."""
+def _port_in_use(scp: Scp, why: str, *, is_ours: bool) -> Check:
+    """Say whether a running cxrd listens on the port, which is well, or something else does.
+
+    Any DICOM node answers C-ECHO: `is_ours` is what the database says of receivers on this machine.
+    """
     title, admitted = scp.ae_title, scp.allowed_calling
     calling = title if not admitted or title in admitted else admitted[0]  # as one of those that may
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
@@ -237,5 +253,11 @@ def _port_in_use(scp: Scp, why: str) -> Check:
         hint = "were AE titles changed since cxrd was started?"
         return Check("port", False, f"Port {scp.port} is open but rejected our C-ECHO from {calling} ({hint})")
     except CxrdError:
-        return Check("port", False, f"{why}; no answer to our C-ECHO there (has another program the port?)")
-    return Check("port", True, f"{title} is running on {address(host, scp.port)}")
+        return Check("port", False, f"{why}; no answer to our C-ECHO there (does another program have the port?)")
+    where = address(host, scp.port)
+    if not is_ours:
+        what = (
+            f"{where} answers C-ECHO, but no receiver of this installation runs (does another program have the port?)"
+        )
+        return Check("port", False, what)
+    return Check("port", True, f"{title} is running on {where}")

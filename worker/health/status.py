@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 
+_LATELY = dt.timedelta(days=7)
+"""The time by which it is judged how fast the disk fills up."""
+
+
 @dataclass(frozen=True)
 class DestinationStatus:
     """One destination: the results of today's images by state, all that have failed, and why nothing is sent.
@@ -46,6 +50,9 @@ class Status:
         The images received since midnight, by state.
     free, least
         Bytes that are free in the storage folder, and that must be; `free` is None where it cannot be told.
+    days_left
+        Until no image is taken in any more, if as much comes as in the last week and nothing is deleted; None where
+        nothing came.
     wrong
         What is wrong, a line for each thing; nothing where all is well.
     """
@@ -58,6 +65,7 @@ class Status:
     destinations: list[DestinationStatus]
     free: int | None
     least: int
+    days_left: float | None
     last_answer: tuple[dt.datetime, str, str] | None
     wrong: list[str]
 
@@ -86,6 +94,7 @@ def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
         sent_today = overview.deliveries_since(connection, midnight)
         last_answer = overview.last_answer(connection)
         uncommitted = overview.uncommitted(connection)
+        lately = overview.bytes_since(connection, now - _LATELY)
     failed_images = next((group for group in backlog.images(ledger) if group.failed), None)
     failed = {group.destination: group for group in backlog.deliveries(ledger) if group.failed}
     running = processes(ledger)
@@ -115,7 +124,8 @@ def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
         *_wrong_images(failed_images, now),
         *_wrong_disk(free, least),
     ]
-    return Status(now, running, queue, today, failed_images, destinations, free, least, last_answer, wrong)
+    days = None if free is None or not lately else max(0, free - least) / lately * (_LATELY / dt.timedelta(days=1))
+    return Status(now, running, queue, today, failed_images, destinations, free, least, days, last_answer, wrong)
 
 
 def clock(moment: dt.datetime, now: dt.datetime) -> str:

@@ -41,6 +41,7 @@ def open_ledger(settings: Settings) -> Ledger:
         When the folder or the database cannot be opened.
     """
     make_folder(settings.storage.folder)
+    _require_not_lost(settings)
     engine = _connect(settings)
     try:
         migrations.require_current(engine)
@@ -48,6 +49,15 @@ def open_ledger(settings: Settings) -> Ledger:
         engine.dispose()
         raise
     return Ledger(engine, settings.ledger.busy_timeout)
+
+
+def open_existing(settings: Settings) -> Ledger:
+    """Open the ledger of an installation that has been started before; raises as `open_ledger`, and makes nothing."""
+    if _is_absent(settings):
+        raise InvalidSettings(
+            f"{_shown(settings)}: no such file: cxrd was never started here, or the command is given in another folder"
+        )
+    return open_ledger(settings)
 
 
 def schema(settings: Settings) -> Schema:
@@ -115,6 +125,17 @@ def _is_absent(settings: Settings) -> bool:
     """Return whether the database is a file of SQLite's that is not there: connecting would make it."""
     path = _sqlite_file(settings)
     return path is not None and not path.exists()
+
+
+def _require_not_lost(settings: Settings) -> None:
+    """Refuse to begin a new ledger beside objects that an earlier one knew: nobody would know of them any more."""
+    path = _sqlite_file(settings)
+    objects = settings.storage.folder / "objects"
+    if path is None or (path.exists() and path.stat().st_size):
+        return
+    if any(objects.glob("[0-9a-f][0-9a-f]/*.dcm")):
+        what = "is empty" if path.exists() else "is missing"
+        raise InvalidSettings(f"{path} {what}, but {objects} holds images: restore it from the backup, or move these")
 
 
 def _sqlite_file(settings: Settings) -> Path | None:

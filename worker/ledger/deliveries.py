@@ -204,14 +204,8 @@ class Deliveries:
         include_sent
             Send again what was already delivered.
         """
-        states = [DeliveryState.FAILED, DeliveryState.PENDING]
-        states += [DeliveryState.SENT, DeliveryState.COMMITTED] * include_sent
-        query = select(DeliveryRow.id, ResultRow.receipt_id).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        query = query.where(DeliveryRow.state.in_(states), ResultRow.deleted_at.is_(None))
-        if destination is not None:
-            query = query.where(DeliveryRow.destination == destination)
-        if receipt_ids:
-            query = query.where(ResultRow.receipt_id.in_(receipt_ids))
+        states = _states(include_sent=include_sent)
+        query = _to_send_again(states, destination, receipt_ids).where(ResultRow.deleted_at.is_(None))
         with self._ledger.reading() as connection:
             rows = connection.execute(query.order_by(DeliveryRow.id)).all()
         count = 0
@@ -235,12 +229,45 @@ class Deliveries:
                         count += 1
         return count
 
+    def count_deleted(
+        self, *, destination: str | None = None, receipt_ids: Collection[int] = (), include_sent: bool = False
+    ) -> int:
+        """Return how many of these deliveries cannot be made pending, since their results were deleted."""
+        query = _to_send_again(_states(include_sent=include_sent), destination, receipt_ids)
+        with self._ledger.reading() as connection:
+            gone = query.where(ResultRow.deleted_at.is_not(None)).with_only_columns(func.count())
+            return connection.scalar(gone) or 0
+
+    def deleted(self, receipt_ids: Collection[int]) -> dict[int, dt.datetime]:
+        """Return when the results of those of these receipts were deleted that have had some, and have none now."""
+        query = select(ResultRow.receipt_id, func.max(ResultRow.deleted_at)).group_by(ResultRow.receipt_id)
+        query = query.where(ResultRow.receipt_id.in_(receipt_ids))
+        with self._ledger.reading() as connection:
+            rows = connection.execute(query.having(func.count() == func.count(ResultRow.deleted_at)))
+            return {int(number): at for number, at in rows if at is not None}
+
     def pending_counts(self) -> dict[str, int]:
         """Return how many results wait for each destination."""
         pending = DeliveryRow.state == DeliveryState.PENDING
         query = select(DeliveryRow.destination, func.count()).where(pending).group_by(DeliveryRow.destination)
         with self._ledger.reading() as connection:
             return {str(name): int(count) for name, count in connection.execute(query)}
+
+
+def _states(*, include_sent: bool) -> list[str]:
+    states = [DeliveryState.FAILED, DeliveryState.PENDING]
+    return [*states, DeliveryState.SENT, DeliveryState.COMMITTED] if include_sent else [*states]
+
+
+def _to_send_again(states: Collection[str], destination: str | None, receipt_ids: Collection[int]) -> Any:
+    """Return the deliveries that are meant, and the receipt of each."""
+    query: Any = select(DeliveryRow.id, ResultRow.receipt_id)
+    query = query.join(ResultRow, ResultRow.id == DeliveryRow.result_id).where(DeliveryRow.state.in_(states))
+    if destination is not None:
+        query = query.where(DeliveryRow.destination == destination)
+    if receipt_ids:
+        query = query.where(ResultRow.receipt_id.in_(receipt_ids))
+    return query
 
 
 def forget_commitments(connection: Connection, delivery_ids: Select[Any] | Collection[int]) -> None:

@@ -142,3 +142,11 @@ def last_answer(connection: Connection) -> tuple[dt.datetime, str, str] | None:
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+
+
+def bytes_since(connection: Connection, since: dt.datetime) -> int:
+    """Return the bytes of the images received, and of the results made, since a time."""
+    images = select(func.sum(ReceiptRow.size_bytes)).where(ReceiptRow.received_at >= since)
+    results = select(func.sum(ResultRow.size_bytes)).join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
+    results = results.where(ReceiptRow.received_at >= since)
+    return int(connection.scalar(images) or 0) + int(connection.scalar(results) or 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dicom_io.errors import InvalidSettings
 from worker.clock import now
@@ -30,28 +30,30 @@ class RedeliveryRequest:
     include_sent: bool = False
 
 
-def redeliver(settings: Settings, request: RedeliveryRequest) -> int:
-    """Make deliveries due now, with all their attempts before them; return how many.
+def redeliver(settings: Settings, request: RedeliveryRequest) -> tuple[int, int]:
+    """Make deliveries due now, with all their attempts before them.
+
+    Return how many, and of how many others the result was deleted.
 
     Raises
     ------
     InvalidSettings
-        There is no such destination or receipt; then nothing is made due.
+        There is no such destination or receipt, or all results of one were deleted; then nothing is made due.
     """
     ledger = open_ledger(settings)
     if request.destination is not None:
         _check_destination(request.destination, settings, ledger)
     states = ledger.states(request.receipt_ids)
-    if faults := [*_absent(request.receipt_ids, states), *_deleted(ledger, request.receipt_ids)]:
+    gone = Deliveries(ledger).deleted(request.receipt_ids)
+    faults = [f"receipt {number}: its results were deleted on {at:%Y-%m-%d}" for number, at in sorted(gone.items())]
+    if faults := [*_absent(request.receipt_ids, states), *faults]:
         raise InvalidSettings("; ".join(faults))
-    count = Deliveries(ledger).redeliver(
-        now(),
-        destination=request.destination,
-        receipt_ids=request.receipt_ids,
-        include_sent=request.include_sent,
-    )
+    chosen: dict[str, Any] = {
+        "destination": request.destination, "receipt_ids": request.receipt_ids, "include_sent": request.include_sent
+    }  # fmt: skip
+    count = Deliveries(ledger).redeliver(now(), **chosen)
     ring(settings.storage.folder, "deliver")
-    return count
+    return count, Deliveries(ledger).count_deleted(**chosen)
 
 
 def retry(settings: Settings, receipt_ids: tuple[int, ...] = ()) -> int:
@@ -96,11 +98,12 @@ def _deleted(ledger: Ledger, receipt_ids: tuple[int, ...]) -> list[str]:
 
 def _check_failed(receipt_ids: tuple[int, ...], ledger: Ledger) -> None:
     states = ledger.states(receipt_ids)
-    faults = [*_absent(receipt_ids, states), *_deleted(ledger, receipt_ids)]
+    faults = [*_absent(receipt_ids, states)]
     faults += [
         f"receipt {number} has not failed: its status is {states[number]}"
         for number in receipt_ids
         if states.get(number, State.FAILED) != State.FAILED
     ]
+    faults += _deleted(ledger, tuple(number for number in receipt_ids if states.get(number) == State.FAILED))
     if faults:
         raise InvalidSettings("; ".join(faults))

@@ -87,6 +87,13 @@ class Breakers:
         with self._database.writing() as connection:
             return bool(connection.execute(row).rowcount)
 
+    def mend_times(self, now: dt.datetime) -> None:
+        """Let no probe wait longer than it may, after the clock has gone back."""
+        latest = now + dt.timedelta(seconds=self._most)
+        row = update(BreakerRow).where(BreakerRow.state == OPEN, BreakerRow.next_probe_at > latest)
+        with self._database.writing() as connection:
+            connection.execute(row.values(next_probe_at=latest))
+
     def trip(self, name: str, reason: str, now: dt.datetime) -> bool:
         """Enter a failure; return whether the breaker was closed before."""
         try:

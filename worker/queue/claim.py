@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, insert, or_, select, update
@@ -144,6 +144,31 @@ class Queue:
         with self._lock:
             return list(self._in_hand.values())
 
+    @property
+    def database(self) -> Database:
+        """Where the tasks are."""
+        return self._database
+
+    def mend_times(self, now: dt.datetime, longest: Mapping[Kind, dt.timedelta]) -> int:
+        """Let nothing wait longer than it may, after the clock has gone back; return how many tasks that concerned.
+
+        Times in the rows are those of the wall: what was put off until 14:05, before the clock went from 14:00 to
+        13:00, would wait for an hour more. It may be done by any process, and twice.
+
+        Parameters
+        ----------
+        longest
+            For how long a task of this kind is put off at most.
+        """
+        count = 0
+        with self._database.writing() as connection:
+            for kind, most in longest.items():
+                late = (TaskRow.kind == kind, TaskRow.due_at > now + most)
+                count += int(connection.execute(update(TaskRow).where(*late).values(due_at=now + most)).rowcount)
+            beyond = (TaskRow.state == TaskState.LEASED, TaskRow.lease_until > now + 2 * self.lease + _APART)
+            count += int(connection.execute(update(TaskRow).where(*beyond).values(lease_until=now)).rowcount)
+        return count
+
     def release(self, owner: str, now: dt.datetime) -> int:
         """End the leases of a process that is known to be dead; return how many it had."""
         with self._database.writing() as connection:
@@ -201,6 +226,8 @@ class Queue:
             raise LeaseLost(f"the lease of task {task.id} ({task.kind}) was lost")
 
 
+_APART = dt.timedelta(minutes=10)
+"""How far the clocks of machines may be apart; what is leased for longer was so before a clock went back."""
 _WAITING: dict[str, Any] = {"state": TaskState.WAITING, "owner": "", "token": "", "lease_until": None}
 
 

@@ -6,6 +6,7 @@ written was never acknowledged to anybody, and may be removed (`worker.storage.o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -91,10 +92,7 @@ class Blobs:
         try:
             path.open("rb").close()
         except OSError as error:
-            self.check_there()
-            gone = isinstance(error, FileNotFoundError)
-            what = "is missing from the storage folder" if gone else f"cannot be read ({error.strerror})"
-            raise BlobMissing(f"the file {what}") from error
+            raise self.fault(error) from error
         return path
 
     def is_whole(self, sha256: str, size: int) -> bool:
@@ -104,6 +102,25 @@ class Blobs:
         except FileNotFoundError:
             self.check_there()  # the volume may be gone since
             return False
+
+    def fault(self, error: OSError) -> Retryable:
+        """Return what an error with a file of the store means: the fault of this file, or of the whole store.
+
+        A disk with a bad place holds up nothing but what lies there; one that answers nothing more is waited for.
+        """
+        try:
+            self.check_there()
+            if not isinstance(error, FileNotFoundError):
+                durable.write_part(probe := self._making / f"{uuid.uuid4().hex}.part", b"cxrd")
+                probe.unlink()
+        except OutOfResources as worse:
+            return worse
+        except OSError as worse:
+            if worse.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):  # these can still be read
+                return OutOfResources(f"the storage folder cannot be used: {worse.strerror}")
+        gone = isinstance(error, FileNotFoundError)
+        what = "is missing from the storage folder" if gone else f"cannot be read ({error.strerror})"
+        return BlobMissing(f"the file {what}")
 
     def every(self, sha256: str) -> list[Path]:
         """Return the files with this digest, whatever their suffix."""

@@ -59,21 +59,39 @@ class PatientKey:
 
 def _secret(path: Path, holds_keys: Callable[[], bool]) -> bytes:
     """Read the secret; make it where there is none and none is missed."""
-    anew = f"restore it from the backup, or make a new one: head -c {LENGTH} /dev/urandom > {path}"
     try:
         _remove_half_made(path)
+        if fault := secret_fault(path.parent, holds_keys):
+            raise InvalidSettings(fault)
         if not path.exists():
-            if holds_keys():  # with another secret each known patient would get a second key, and nobody would notice
-                raise InvalidSettings(f"{path} is missing, but the audit holds patient keys made with it: {anew}")
             path.parent.mkdir(parents=True, exist_ok=True)
             # Where another process is first, its key counts.
             write_if_absent(path, secrets.token_bytes(LENGTH), mode=0o600)
         secret = path.read_bytes()
     except OSError as error:
         raise OutOfResources(f"{path}: {error.strerror}") from error
-    if len(secret) < LENGTH:
-        raise InvalidSettings(f"{path} holds {len(secret)} bytes, and a key has {LENGTH}: {anew}")
     return secret
+
+
+def secret_fault(folder: Path, holds_keys: Callable[[], bool]) -> str:
+    """Return what is wrong with a folder's secret; empty where nothing is, or none was made yet.
+
+    Raises
+    ------
+    OutOfResources
+        It cannot be read.
+    """
+    path = folder / KEY_FILE
+    anew = f"restore it from the backup, or make a new one: (umask 077; head -c {LENGTH} /dev/urandom > {path})"
+    try:
+        size = path.stat().st_size
+        path.open("rb").close()
+    except FileNotFoundError:
+        # With another secret each known patient would get a second key, and nobody would notice.
+        return f"{path} is missing, but the audit holds patient keys made with it: {anew}" if holds_keys() else ""
+    except OSError as error:
+        raise OutOfResources(f"{path}: {error.strerror}") from error
+    return f"{path} holds {size} bytes, and a key has {LENGTH}: {anew}" if size < LENGTH else ""
 
 
 def _remove_half_made(path: Path) -> None:

@@ -32,6 +32,7 @@ from tests.integration.dicomweb.test_stow import serving
 from tests.support.dicomweb import dicomweb
 from tests.support.peers import chest
 from tests.unit.worker.results.test_result_set import FINDING, MODEL, answered, objects, source
+from worker.clock import now
 from worker.conformance.initiator import arriving
 from worker.conformance.objects import CODES
 from worker.conformance.statement import statement
@@ -44,6 +45,7 @@ from worker.destination_settings import (
     WebhookDestination,
 )
 from worker.health import check
+from worker.ledger.processes import Process
 from worker.results.kinds import KINDS as TABLE
 from worker.settings import Results, Scp, Settings
 
@@ -304,7 +306,8 @@ def test_the_node_accepts_what_is_stated_and_listens_on_ipv6(tmp_path: Path) -> 
         peer = Peer("::1", started.port, "CXRD", timeout=5, calling_ae="CXRD")
         echo(peer)
         busy = Settings(scp=Scp(host="::1", port=started.port))
-        assert check._port(busy, []).text == f"CXRD is running on [::1]:{started.port}"
+        ours = Process("receive", "here", 1, now(), now(), {"port": started.port})
+        assert check._port(busy, [ours]).text == f"CXRD is running on [::1]:{started.port}"
         accepted = {
             str(each.abstract_syntax): tuple(map(str, each.transfer_syntax or ()))
             for each in started._entity.supported_contexts

@@ -207,6 +207,7 @@ def test_a_port_that_was_taken_at_the_start_is_the_one_that_is_asked(site: Site)
 @pytest.mark.parametrize("admitted", [(), ("PACS1",), ("PACS1", "RECEIVER")])
 def test_a_running_receiver_is_found_whatever_it_admits(site: Site, admitted: tuple[str, ...]) -> None:
     with receiving() as there:
+        site.process("receive", port=there.port)
         there._server.ae.require_calling_aet = list(admitted)
         there._entity.require_called_aet = True
         scp = {"port": there.port, "ae_title": "RECEIVER"}
@@ -231,3 +232,24 @@ def test_the_ages_are_in_units_that_a_person_would_take() -> None:
     assert [check._age(span) for span in spans] == [
         "119 seconds", "2 minutes", "119 minutes", "2 hours", "47 hours", "2 days", "0 seconds",
     ]  # fmt: skip
+
+
+def test_another_node_at_our_port_is_not_taken_for_cxrd(site: Site) -> None:
+    with receiving() as there:
+        ((ok, said),) = site.says("port", port=there.port, ae_title="RECEIVER")
+        assert (ok, "no receiver of this installation runs" in said) == (False, True)
+
+
+@pytest.mark.parametrize("left", [None, b"short"])
+def test_a_patient_key_that_is_gone_or_damaged_is_a_fault(site: Site, left: bytes | None) -> None:
+    def said() -> list[str]:
+        return [each.text for each in check.run(site.settings) if each.name == "patient key"]
+
+    assert said() == []  # none was made yet
+    received(site.ledger, patient_key="0" * 64)
+    if left is not None:
+        (site.folder / "secret.key").write_bytes(left)
+    (text,) = said()
+    assert "(umask 077; head -c 32 /dev/urandom > " in text
+    (site.folder / "secret.key").write_bytes(bytes(32))
+    assert said() == []

@@ -21,6 +21,7 @@ from worker.database.connection import connect
 from worker.ledger import migrations
 from worker.ledger.database import open_ledger
 from worker.settings import load
+from worker.storage.blobs import Blobs
 
 
 def test_each_mistake_in_the_settings_has_a_line(
@@ -188,3 +189,25 @@ def test_a_read_only_storage_folder_is_one_line_for_every_command(read_only: Pat
     assert f"FAIL  disk: {read_only.parent / 'disk' / 'data'}: Read-only file system" in checked.stdout
     assert f"FAIL  database: {in_database}" in checked.stdout
     assert checked.stderr == ""
+
+
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_ledger_that_was_lost_is_not_begun_anew(tmp_path: Path, left: bytes | None) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("storage: {folder: data}")
+    folder = tmp_path / "data"
+    Blobs(folder / "objects").put(b"an image")
+    if left is not None:
+        (folder / "ledger.sqlite").write_bytes(left)
+    for command in (("audit", "list"), ("serve",)):
+        refused = invoke(*command, "-c", config)
+        what = "is missing" if left is None else "is empty"
+        assert (refused.returncode, f"ledger.sqlite {what}, but" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_look_in_the_wrong_folder_makes_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("storage: {folder: data}")
+    refused = invoke("status", "-c", config)
+    assert (refused.returncode, "never started here" in refused.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == [config]

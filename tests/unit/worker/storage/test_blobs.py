@@ -167,3 +167,31 @@ def test_many_place_at_the_same_time(tmp_path: Path) -> None:
     blobs, other = Blobs(tmp_path), Blobs(tmp_path)
     with blobs._lock(1):  # LOCK_SH
         assert other.put(b"object")
+
+
+def test_a_bad_place_on_the_disk_is_one_file_s_fault_and_a_dead_disk_the_store_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(tmp_path / "objects")
+    bad = OSError(errno.EIO, "Input/output error")
+    assert isinstance(blobs.fault(bad), BlobMissing)
+    assert "cannot be read (Input/output error)" in str(blobs.fault(bad))
+    assert list(blobs.half_made()) == []
+
+    def fail(*_: object) -> None:
+        raise bad
+
+    monkeypatch.setattr("dicom_io.durable.write_part", fail)
+    fault = blobs.fault(bad)
+    assert isinstance(fault, OutOfResources)
+    assert "the storage folder cannot be used: Input/output error" in str(fault)
+
+
+def test_a_full_disk_can_still_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = Blobs(tmp_path / "objects")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dicom_io.durable.write_part", fail)
+    assert isinstance(blobs.fault(OSError(errno.EIO, "Input/output error")), BlobMissing)
