@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
@@ -92,6 +93,8 @@ def finds(peer: Peer, dataset: Dataset) -> bool:
 _NOT_OFFERED = (0x0122, 0x0124)
 """SOP class not supported, not authorised (PS3.7 C.5): whoever asks gets no answer to the question."""
 
+_MOST_MATCHES = 1000
+
 
 def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
     """Tell whether the peer finds an instance in the study and series of an object (PS3.4 C.6.2, level IMAGE).
@@ -111,7 +114,11 @@ def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
     query.StudyInstanceUID, query.SeriesInstanceUID = dataset.StudyInstanceUID, dataset.SeriesInstanceUID
     try:
         with associate(peer, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
-            answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
+            matches = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+            answers = list(islice(matches, _MOST_MATCHES))
+            if len(answers) == _MOST_MATCHES:
+                association.abort()
+                raise PeerUnavailable("the peer answers the C-FIND for one instance without end")
     except RefusedByPeer:
         return None
     last = _status(answers[-1][0], "C-FIND") if answers else 0

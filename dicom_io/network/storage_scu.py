@@ -17,6 +17,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_io.errors import AssociationLost, AssociationRejected, Declined, PeerUnavailable, RefusedByPeer
 from dicom_io.header.reading import read_dataset
 from dicom_io.network.address import address
+from dicom_io.network.answering_peer import bound
 from dicom_io.network.nagle import send_at_once
 from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.objects.jpeg import LOSSY, PICTURES, decompress, extend, is_jpeg_picture, lose
@@ -223,7 +224,7 @@ def associate(
         ae_title=peer.ae_title,
         max_pdu=MAXIMUM_PDU,
         ext_neg=list(roles),
-        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), *handlers],
+        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_CONN_OPEN, bound), *handlers],
     )
     if not association.is_established:
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say

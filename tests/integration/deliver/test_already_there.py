@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,6 +108,15 @@ def test_a_node_that_cannot_answer_now_is_asked_again(office: Outbox) -> None:
         assert office.states() == {"pending"}
     (delivery,) = office.deliveries()
     assert "the peer answers the C-FIND with 0xA700" in str(delivery["error"])
+
+
+def test_matches_without_end_are_not_collected(office: Outbox) -> None:
+    office.add()
+    node = Node(holds=True)
+    node._find = lambda event: repeat((0xFF00, event.identifier), 100_000)  # type: ignore[method-assign]
+    with node.listening() as port:
+        office.courier(port)
+        wait_for(lambda: "without end" in str(office.deliveries()[0]["error"]))
 
 
 class _Client:

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from dicom_io.network.storage_scu import Peer, echo
 from tests.support.peers import Receiver, chest, receiving, send, wait_for
+from tests.support.raw_peer import RawPeer
 from tests.support.scrapes import Series, free_ports, get, labels, scrape
 from worker.engines.daemon import Daemon
 from worker.engines.supervisor import Supervisor
@@ -111,6 +113,22 @@ def test_every_process_is_alive_and_ready(watched: Watched) -> None:
     assert get(watched.port("serve"), "/healthz") == (200, "ok\n")
     missing = "receive does not run\nwork does not run\ndeliver does not run\n"
     assert get(watched.port("serve"), "/readyz") == (503, missing)
+
+
+def test_each_end_of_an_association_is_counted_by_its_cause(watched: Watched) -> None:
+    before = watched.scrape("receive")
+    with RawPeer(watched.daemon.port) as peer:
+        peer.send(b"GET / HTTP/1.1")
+        peer.answer()
+    with RawPeer(watched.daemon.port) as peer:
+        peer.associate()
+    echo(Peer("127.0.0.1", watched.daemon.port, "CXRD", "MODALITY", timeout=10))
+
+    def ends() -> dict[tuple[str, ...], float]:
+        return gained(before, watched.scrape("receive"), "cxrd_associations_total")
+
+    wait_for(lambda: sum(ends().values()) == 3)
+    assert ends() == {("malformed",): 1, ("lost",): 1, ("released",): 1}
 
 
 def test_an_image_is_counted_on_its_way(watched: Watched) -> None:

@@ -95,3 +95,10 @@ def test_the_validator_of_uids_can_be_exchanged() -> None:
 
 def test_the_service_class_of_storage_stands_for_all_its_classes() -> None:
     assert uid_to_service_class(STORAGE_SERVICE) is StorageServiceClass
+
+
+def test_all_that_a_peer_sends_is_read_by_one_method_of_the_socket() -> None:
+    """`answering_peer` puts its own in the place of that."""
+    reading = source(DULServiceProvider._read_pdu_data)
+    assert reading.count("self.socket.recv(") == 2
+    assert "except (OSError, TimeoutError)" in reading
