@@ -170,13 +170,19 @@ class NodeAssociation(Association):
             self.ending.note(Cause.FAULT, f"unexpected {type(error).__name__}")
             self.dul.hang_up(Cause.FAULT, "")
         finally:
-            self.dul.join(_LAST_WORDS)
-            if self.dul.is_alive() and self.dul.socket is not None:  # it sends, and nobody reads
-                self.dul.socket._shutdown_socket()  # noqa: SLF001 - `close` is for its own thread
-                self.dul.join(_LAST_WORDS)
+            self._end_upper_layer()
             spool.drop_unfinished_of(self)
             self.leave()
             self._over(self.ending.tell())
+
+    def _end_upper_layer(self) -> None:
+        """Wait for the upper layer to end, and have the connection closed in any case."""
+        if self.dul.is_alive():  # else it has ended, or there was no thread to be had for it
+            self.dul.join(_LAST_WORDS)
+        if self.dul.socket is not None:  # it sends and nobody reads, or it never began
+            self.dul.socket._shutdown_socket()  # noqa: SLF001 - `close` is for its own thread
+        if self.dul.is_alive():
+            self.dul.join(_LAST_WORDS)
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         """Serve one message; where that ends the association, say which one it was."""
@@ -221,6 +227,16 @@ class NodeRequestHandler(RequestHandler):
     """Makes an association of a connection."""
 
     server: NodeServer
+    _association: NodeAssociation | None = None
+
+    def handle(self) -> None:
+        """Begin an association; one that cannot begin, as where there are no threads left, takes no place."""
+        try:
+            super().handle()
+        except Exception:
+            if self._association is not None:
+                self._association.leave()
+            raise
 
     def _create_association(self) -> NodeAssociation:
         """Do as pynetdicom does, with classes of ours; presentation contexts are looked up when they are proposed."""
@@ -245,6 +261,7 @@ class NodeRequestHandler(RequestHandler):
                     association.bind(event, handler, arguments)
         association.bind(evt.EVT_FSM_TRANSITION, _note_wrong_moment)
         association.bind(evt.EVT_RELEASED, _note_release)
+        self._association = association
         server.admission.connect(association)
         return association
 

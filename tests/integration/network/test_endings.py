@@ -12,9 +12,12 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from dicom_io.network.ending import Cause
+from dicom_io.network.node_server import NodeAssociation
+from dicom_io.network.upper_layer import UpperLayer
 from tests.integration.network.conftest import WatchedNode
 from tests.support.raw_peer import (
     ABORT,
+    ACCEPT,
     CLOSED,
     RELEASE,
     RawPeer,
@@ -181,6 +184,23 @@ def test_an_error_in_a_handler_is_answered_and_the_association_goes_on(watched: 
         assert peer.status() == 0xC211
         peer.send(RELEASE)
         assert peer.answer()[0] != ABORT
+
+
+@pytest.mark.parametrize("thread", [NodeAssociation, UpperLayer])
+def test_where_there_are_no_threads_left(watched: Start, monkeypatch: pytest.MonkeyPatch, thread: type) -> None:
+    node = watched()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as here:
+        here.setattr(thread, "start", fail)
+        with RawPeer(node.port) as peer:
+            assert peer.answer()[0] == CLOSED
+        assert [cause for cause, _ in node.ends(1)] == ["fault"]
+    assert node.node._server.admission._waiting == []
+    with RawPeer(node.port) as peer:
+        assert peer.associate() == ACCEPT
 
 
 def test_no_thread_of_a_node_dies_with_a_traceback(watched: Start, monkeypatch: pytest.MonkeyPatch) -> None:
