@@ -34,6 +34,8 @@ MOST_MESSAGE = 4 * 1024 * 1024
 _BACKLOG = 128
 _LAST_WORDS = 3.0
 """Seconds that the upper layer may take to end when its association has ended."""
+_HALT = 2.0
+"""Seconds of silence in the middle of an object after which our end waits for it no longer."""
 _UNEXPECTED = ("AA-1", "AA-7", "AA-8")
 """Actions of PS3.8 table 9-9 that answer a PDU at the wrong moment."""
 _RECEIPTS = {
@@ -141,8 +143,9 @@ class NodeAssociation(Association):
 
     @property
     def is_receiving(self) -> bool:
-        """Whether an object is arriving, or a message being served."""
-        return self._is_serving or self.dimse.message is not None
+        """Whether an object is arriving, and has not come to a halt, or a message is being served."""
+        is_arriving = self.dimse.message is not None and self.dul.quiet_for < _HALT
+        return self._is_serving or is_arriving or not self.dimse.msg_queue.empty()
 
     def give_way(self, reason: str) -> None:
         """End it; see `dicom_io.network.admission.Place`."""

@@ -115,16 +115,17 @@ class UpperLayer(DULServiceProvider):
         """Seconds since anything came or went; in the middle of a transfer, seconds for which it was too slow."""
         if self.in_transfer:
             return self._pace.waited if self._pace.is_slow() else 0.0
-        return self._quiet_for
+        return self.quiet_for
 
     @property
-    def _quiet_for(self) -> float:
+    def quiet_for(self) -> float:
+        """Seconds for which we have waited for the peer; 0 where it is for us to act."""
         since = self._quiet_since
         return 0.0 if since is None else time.monotonic() - since
 
     def idle_timer_expired(self) -> bool:
         """Tell pynetdicom, which aborts then, whether we have waited for the peer for too long."""
-        if self._quiet_for < self._limits.network_timeout:
+        if self.quiet_for < self._limits.network_timeout:
             return False
         where = ", in the middle of an object" if self.in_transfer else ""
         self._ending.note(Cause.IDLE, f"nothing came for {self._limits.network_timeout:g} s{where}")

@@ -242,8 +242,8 @@ def test_the_node_ends_in_time_whatever_peers_do(watched: Start) -> None:
         peers[2].send(BEGUN)
         peers[3].send(BEGUN + fragment(0, bytes(50_000))[:20_000])
         start = time.monotonic()
-        node.node.stop(grace=1)
-        assert time.monotonic() - start < 6
+        node.node.stop(grace=60)
+        assert time.monotonic() - start < 8
     assert [each[0] for each in node.ends(6)] == ["stopped"] * 6
 
 
