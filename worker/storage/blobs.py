@@ -216,7 +216,14 @@ class Blobs:
 
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
-        """Let a block run for one object of this name at a time, in whichever process of this store."""
+        """Let a block run for one object of this name at a time, in whichever process of this store.
+
+        Raises
+        ------
+        OutOfResources
+            The store is not there.
+        """
+        self.check_there()
         turns = self.folder / "turns"
         turns.mkdir(exist_ok=True)
         with (turns / hashlib.sha256(name.encode()).hexdigest()[:2]).open("ab") as file:

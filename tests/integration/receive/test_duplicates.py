@@ -6,6 +6,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,21 @@ from pydicom import Dataset
 from sqlalchemy import text
 
 from dicom_io.network.content import content_sha256
+from dicom_io.network.spool import SpoolFile
+from dicom_io.network.storage_scp import Arrival
 from tests.integration.receive.test_intake import Station, body
 from tests.support.ledgers import leave_out
 from tests.support.peers import chest, send
 from tests.unit.worker.queue.test_claim import all_at_once
 from worker.clock import now
+from worker.engines.receiver import Receiver
 from worker.ledger import event_chain
 from worker.ledger.queries import refusals, story
 from worker.ledger.receipts import Ledger
 from worker.ledger.retention import Retention
+from worker.receive.backfill import direct_receipt
 from worker.receive.commitments import Keeper
+from worker.settings import Settings
 from worker.storage.blobs import is_confirmed
 
 
@@ -38,7 +44,7 @@ def station(tmp_path: Path) -> Iterator[Station]:
 @pytest.fixture
 def other_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each object that arrives File Meta Information of its own, as another version of pynetdicom would."""
-    make, numbers = pynetdicom.dimse_messages.create_file_meta, itertools.count()
+    make, numbers = vars(pynetdicom.dimse_messages)["create_file_meta"], itertools.count()
 
     def create(**options: Any) -> Any:
         meta = make(**options)
@@ -142,6 +148,26 @@ def test_another_content_is_refused_where_the_site_wants_that(tmp_path: Path) ->
     assert [each["status"] for each in refusals(made.ledger, 9)] == ["0x0111"] * len(VARIANTS)
     assert "scp.duplicates" in refusals(made.ledger, 1)[0]["reason"]
     made.node.stop(grace=1)
+
+
+@pytest.mark.parametrize(("duplicates", "status"), [("version", 0x0000), ("refuse", 0x0111)])
+def test_receiver_and_pull_do_as_the_settings_say(tmp_path: Path, duplicates: str, status: int) -> None:
+    settings = Settings.model_validate(
+        {"scp": {"port": 0, "duplicates": duplicates}, "storage": {"folder": tmp_path, "min_free_mb": 0}}
+    )
+    receiver = Receiver(settings)
+    receiver.start()
+    assert send(receiver.port, [chest("one"), VARIANTS[0]()]) == [0x0000, status]
+    receiver.stop()
+    other, data = VARIANTS[1](), BytesIO()
+    other.save_as(data, enforce_file_format=True)
+    with direct_receipt(settings, receiver.ledger) as receipt:
+        file = SpoolFile(receipt.folder)
+        file.write(data.getvalue())
+        uids = str(other.SOPClassUID), str(other.SOPInstanceUID), str(other.file_meta.TransferSyntaxUID)
+        assert receipt.receive(Arrival(file, *uids, "PACS", "CXRD", "127.0.0.1", now())) == status
+        file.discard()
+    receiver.ledger.engine.dispose()
 
 
 # ---- what is not there any more ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from dicom_io.errors import OutOfResources
+from dicom_io.network.spool import SpoolFile
 from tests.support.disk import fill, small_disk
 from tests.support.ledgers import record_finding
-from tests.unit.worker.ledger.test_receipts import FINDING, RESULT, received
+from tests.unit.worker.ledger.test_receipts import FINDING, NEW, RESULT, received
 from worker.database.connection import connect
 from worker.engines import housekeeper as module
 from worker.engines.housekeeper import Housekeeper
@@ -172,6 +174,32 @@ def test_a_kill_between_row_and_file_leaves_what_the_sweep_takes(
     assert image.exists()
     house.later(10 * DAY)
     house.later(DAY)
+    assert not image.exists()
+
+
+def test_what_comes_again_between_row_and_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is marked, the same image comes again, and only then is the file to go: it is that of the row again."""
+    house = House(tmp_path, keep_received_days=10)
+    data = bytes([1, 1]) * 50
+    (image, _) = house.put(1)
+    again = replace(NEW, sop_instance_uid="1.1", sha256=hashlib.sha256(data).hexdigest(), size_bytes=100)
+
+    def arrive(place: str) -> None:
+        if place == "marked not deleted":
+            file = SpoolFile(house.blobs.incoming)
+            file.write(data)
+            house.blobs.adopt(file)
+            house.ledger.restore(1, replace(again, store=house.blobs.store, received_at=house.now), "deleted")
+
+    house.later(9 * DAY)
+    monkeypatch.setattr(module, "reached", arrive)
+    house.later(2 * DAY)
+    assert image.read_bytes() == data
+    assert house.ledger.deleted([1]) == {}
+    monkeypatch.undo()
+    house.later(9 * DAY)
+    assert image.exists()
+    house.later(2 * DAY)
     assert not image.exists()
 
 

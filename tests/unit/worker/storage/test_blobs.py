@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,49 @@ def test_an_adopted_file_is_young_though_its_bytes_were_there(tmp_path: Path) ->
     assert blobs.path(sha256).stat().st_mtime > 0
     assert not is_confirmed(blobs.path(sha256).stat().st_mode), "nobody was told of this one yet"
     assert blobs.find(sha256).read_bytes() == b"object"
+
+
+def test_an_adopted_file_is_as_old_as_its_place_here(tmp_path: Path) -> None:
+    """It arrived before the file of its row was deleted, and is placed after that: it is not the one that was."""
+    blobs = Blobs(tmp_path)
+    file = SpoolFile(blobs.incoming)
+    file.write(b"object")
+    file.flush_to_disk()
+    os.utime(file.path, (0, 0))
+    before = time.time()
+    assert blobs.path(blobs.adopt(file)).stat().st_mtime >= before - 1
+
+
+def test_a_file_is_whole_with_all_its_bytes(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "objects")
+    sha256 = blobs.put(b"object")
+    assert blobs.is_whole(sha256, 6)
+    assert not blobs.is_whole(sha256, 7)
+    assert not blobs.is_whole("0" * 64, 6)
+    unmount(blobs)
+    with pytest.raises(OutOfResources):
+        blobs.is_whole(sha256, 6)
+    with pytest.raises(OutOfResources), blobs.turn("1.2.3"):
+        pass
+    assert list(blobs.folder.iterdir()) == []
+
+
+def test_one_at_a_time_has_the_turn_of_a_name(tmp_path: Path) -> None:
+    blobs, other = Blobs(tmp_path), Blobs(tmp_path)
+    finished = threading.Event()
+
+    def follow() -> None:
+        with other.turn("1.2.3"):
+            finished.set()
+
+    thread = threading.Thread(target=follow)
+    with blobs.turn("1.2.3"):
+        with other.turn("1.2.4"):
+            pass  # another name's turn comes meanwhile
+        thread.start()
+        assert not finished.wait(0.2)
+    assert finished.wait(60)
+    thread.join()
 
 
 def test_a_confirmed_file_is_read_only(tmp_path: Path) -> None:
