@@ -135,7 +135,8 @@ def _grayscale(state: Dataset, grayscale: Dataset, window: tuple[float, float] |
         state.ModalityLUTSequence = [modality]
     elif number(grayscale, "RescaleSlope") is not None or number(grayscale, "RescaleIntercept") is not None:
         slope, intercept = number(grayscale, "RescaleSlope"), number(grayscale, "RescaleIntercept")
-        state.RescaleSlope, state.RescaleIntercept = _decimal(1.0 if slope is None else slope), _decimal(intercept or 0)
+        # A slope of 0 counts as absent, as it did for what was shown.
+        state.RescaleSlope, state.RescaleIntercept = _decimal(slope or 1.0), _decimal(intercept or 0)
         state.RescaleType = "US"
     voi = _voi(grayscale, window)
     if voi is not None:

@@ -122,7 +122,7 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     cells, order = _cells(dataset, layout)
     stored = _stored_values(order, layout)
     counts = np.asarray(cv2.calcHist([cells], [0], None, [order.size], [0, order.size]), np.float32).ravel()
-    padding = _padding(dataset, stored, layout)
+    padding = _padding(dataset, order, stored, counts, layout)
     counts[padding] = 0
     displayed = modality(dataset, stored, signed=layout.signed)
     shown, window = voi(dataset, displayed, counts, signed=layout.signed)
@@ -285,26 +285,37 @@ def _stored_values(cells: Cells, layout: _Layout) -> NDArray[np.int32]:
     return (value ^ sign) - sign if layout.signed else value  # two's complement
 
 
-def _padding(dataset: Dataset, stored: NDArray[np.int32], layout: _Layout) -> NDArray[np.bool_]:
-    """Tell which stored values are Pixel Padding (PS3.3 C.7.5.1.1.2)."""
+def _padding(
+    dataset: Dataset, order: Cells, stored: NDArray[np.int32], counts: NDArray[np.float32], layout: _Layout
+) -> NDArray[np.bool_]:
+    """Tell which cells are Pixel Padding (PS3.3 C.7.5.1.1.2).
+
+    A value beyond the stored bits is meant for the whole cell, as some writers fill it. Where no pixel is such a cell,
+    it is compared with the stored values.
+    """
     first = integer(dataset, "PixelPaddingValue")
     if first is None:
         return np.zeros(stored.shape, np.bool_)
     last = integer(dataset, "PixelPaddingRangeLimit")
-    ends = np.array([_as_stored(first, layout), _as_stored(first if last is None else last, layout)], np.int64)
-    inside: NDArray[np.bool_] = (stored >= ends.min()) & (stored <= ends.max())
+    ends = (first, first if last is None else last)
+    whole = order.astype(np.int32)
+    if layout.signed:
+        whole -= (whole >> (layout.allocated - 1)) << layout.allocated
+    inside = _between(whole, [_wrapped(end, layout.allocated, layout) for end in ends])
+    if counts[inside].any():
+        return inside
+    return _between(stored, [_wrapped(_wrapped(end, layout.allocated, layout), layout.stored, layout) for end in ends])
+
+
+def _between(values: NDArray[np.int32], ends: list[int]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (values >= min(ends)) & (values <= max(ends))
     return inside
 
 
-def _as_stored(value: int, layout: _Layout) -> int:
+def _wrapped(value: int, bits: int, layout: _Layout) -> int:
     """Return a padding value with the sign of the pixels: a writer that gave it the other VR meant the same bits."""
-    whole, stored = 1 << layout.allocated, 1 << layout.stored
-    if layout.signed and value >= whole // 2:
-        value -= whole
-    if not layout.signed and value < 0:
-        value += whole
-        value = value if value < stored else value % stored  # extended by its sign beyond the stored bits
-    return value
+    value %= 1 << bits
+    return value - (1 << bits) if layout.signed and value >> (bits - 1) else value
 
 
 def _aspect(dataset: Dataset) -> float:

@@ -209,7 +209,7 @@ def test_texts_and_their_character_set_are_in_every_result_as_they_came(cases: d
             assert again.get("SpecificCharacterSet") == original.get("SpecificCharacterSet"), (name, result.kind)
 
 
-@pytest.mark.parametrize("pattern", ["26_*", "27_[!p]*", "27_private", "27_procedure_nomeaning"])
+@pytest.mark.parametrize("pattern", ["26_*", "27_[!p]*", "27_private", "27_procedure_nomeaning", "39_*"])
 def test_results_are_valid_and_hold_nothing_hollow(cases: dict[str, Path], tmp_path: Path, pattern: str) -> None:
     names = [name for name in cases if fnmatch(name, pattern) and not name.endswith("__ref")]
     assert names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from dicom_io.objects.presentation_state import _table
+from dicom_io.objects.presentation_state import _grayscale, _table
 from dicom_io.pixels.grayscale import read_table
 
 
@@ -50,3 +50,12 @@ def test_what_is_regular_stays_as_it_is() -> None:
 def test_what_is_no_table_is_left_behind() -> None:
     assert _table(source(np.arange(0), 4096, 12), "VOILUTSequence") is None
     assert _table(Dataset(), "VOILUTSequence") is None
+
+
+@pytest.mark.parametrize(("slope", "expected"), [("0", 1.0), ("0.0", 1.0), ("2", 2.0), ("-1", -1.0)])
+def test_a_slope_of_0_is_written_as_the_1_that_was_shown(slope: str, expected: float) -> None:
+    dataset, state = Dataset(), Dataset()
+    dataset.RescaleSlope, dataset.RescaleIntercept = slope, "-5"
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    _grayscale(state, dataset, None)
+    assert (float(state.RescaleSlope), float(state.RescaleIntercept)) == (expected, -5.0)
