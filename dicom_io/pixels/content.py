@@ -53,7 +53,7 @@ def blank(shape: tuple[int, int], stored: Numbers, displayed: Numbers, padding: 
         return "there is nothing to read: the image has no contrast"
     shown = _medians(displayed, padding)
     if not _has_contrast(shown, float(np.ptp(shown)) * _WIDTH if shown.size else 0.0):
-        return "there is nothing to read: its Modality LUT leaves no contrast"
+        return "there is nothing to read: its Modality LUT or rescaling leaves no contrast"
     return ""
 
 

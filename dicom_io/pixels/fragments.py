@@ -7,13 +7,14 @@ import struct
 from dicom_io.errors import UnsupportedPixels
 
 ITEM = b"\xfe\xff\x00\xe0"
+_ITEM_BIG_ENDIAN = b"\xff\xfe\xe0\x00"  # which is never right: encapsulated data is little endian
 _DELIMITER = b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
 
 
 def is_encapsulated(data: bytes) -> bool:
-    """Tell whether pixel data begins as encapsulated data does: with the item of an offset table."""
-    return data[:4] == ITEM
+    """Tell whether pixel data begins as encapsulated data does: with the item of an offset table, in either order."""
+    return data[:4] in (ITEM, _ITEM_BIG_ENDIAN)
 
 
 def frame_of(data: bytes) -> bytes:
@@ -26,7 +27,7 @@ def frame_of(data: bytes) -> bytes:
     UnsupportedPixels
         The data is not encapsulated, holds no fragment, or ends within one.
     """
-    if not is_encapsulated(data):
+    if data[:4] != ITEM:
         raise UnsupportedPixels("native pixel data under an encapsulated transfer syntax")
     fragments: list[bytes] = []
     place = 0

@@ -147,7 +147,7 @@ def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
     if (samples := integer(dataset, "SamplesPerPixel") or 1) != 1:
         raise UnsupportedPixels(f"{samples} samples per pixel: only 1 is read")
     frames = integer(dataset, "NumberOfFrames")
-    if frames not in (None, 0, 1):  # 0 cannot be meant: where the data is that of one frame, it is one
+    if (frames or 0) > 1:  # less than 1 cannot be meant: where the data is that of one frame, it is one
         raise UnsupportedPixels(f"{frames} frames: only a single frame is read")
     rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
     if rows < 1 or columns < 1:

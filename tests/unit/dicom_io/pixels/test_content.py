@@ -176,7 +176,13 @@ def test_a_modality_lut_that_leaves_nothing_is_said() -> None:
     table.add_new("LUTData", "US", [0] * 4090 + [9] * 6)
     table.ModalityLUTType = "US"
     dataset = image(CHEST, ModalityLUTSequence=[table])
-    assert render(dataset).blank == "there is nothing to read: its Modality LUT leaves no contrast"
+    assert render(dataset).blank == "there is nothing to read: its Modality LUT or rescaling leaves no contrast"
+
+
+@pytest.mark.parametrize("intercept", ["1e300", "-1e300"])
+def test_so_is_an_intercept_that_swallows_everything(intercept: str) -> None:
+    dataset = image(CHEST, RescaleSlope="1", RescaleIntercept=intercept)
+    assert render(dataset).blank == "there is nothing to read: its Modality LUT or rescaling leaves no contrast"
 
 
 def test_a_picture_that_is_no_object_is_judged_by_the_same_limits() -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicom_io.errors import UnsupportedPixels
 from dicom_io.pixels.fragments import ITEM, frame_of
+from dicom_io.pixels.render import render
+from tests.unit.dicom_io.pixels.test_render import grey
 
 DELIMITER = b"\xfe\xff\xdd\xe0" + bytes(4)
 FRAME = bytes(range(200))
@@ -42,3 +48,48 @@ def test_a_fragment_that_ends_early_is_told(kept: int) -> None:
 def test_what_holds_no_frame_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(UnsupportedPixels, match=words):
         frame_of(data)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("excess", [0, 2, 4000])
+def test_items_under_a_native_syntax_are_never_pixels(syntax: UID, order: str, excess: int) -> None:
+    dataset = grey()
+    data = bytes(dataset.PixelData) + bytes(excess)
+    head = struct.pack(f"{order}2HL2HL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(data))
+    dataset.PixelData = head + data + struct.pack(f"{order}2HL", 0xFFFE, 0xE0DD, 0)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    with pytest.raises(UnsupportedPixels, match="encapsulated pixel data under a native"):
+        render(dataset)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_picture_that_begins_like_an_item_is_one(order: str) -> None:
+    dataset = grey(bits=16)
+    data = struct.pack(f"{order}2H", 0xFFFE, 0xE000) + bytes(dataset.PixelData)[4:]
+    dataset.PixelData = data
+    assert render(dataset).values.shape == (64, 96)
+
+
+COUNTS = [b"0 ", b"", b"1 ", b"+1", b"-1", b"-0", b"001 ", b"1.0 ", b"1\0", b"\0\0", b"  ", b"1e0 ", b"one ", b"1,0 "]
+COUNTS += [b"1\\1 ", b"nan ", b"1.5 ", b"\xb9 "]
+
+
+@pytest.mark.parametrize("rle", [False, True])
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.filterwarnings("ignore")
+def test_one_frame_is_one_whatever_the_header_counts(count: bytes, rle: bool) -> None:
+    dataset = grey()
+    expected = render(dataset).values
+    if rle:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(count), count, 0, False, True)
+    assert np.array_equal(render(dataset).values, expected)
+
+
+@pytest.mark.parametrize("count", [b"2 ", b"+2", b"16", b"999999999999"])
+def test_several_frames_are_refused(count: bytes) -> None:
+    dataset = grey()
+    dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(count), count, 0, False, True)
+    with pytest.raises(UnsupportedPixels, match="frames: only a single frame"):
+        render(dataset)
