@@ -308,7 +308,7 @@ def test_an_image_that_takes_its_worker_with_it_is_not_followed_for_ever(
         assert Queue(bench.ledger).claim([Kind.ANALYSE], moment, among="any")  # and dies
         moment += dt.timedelta(seconds=LEASE)
     (task,) = bench.queue.claim([Kind.ANALYSE], moment, among="suspect")
-    monkeypatch.setattr("worker.engines.pipeline.read_dataset", lambda _: pytest.fail("looked at"))
+    monkeypatch.setattr("worker.engines.pipeline.read_stored", lambda *_: pytest.fail("looked at"))
     bench.pipeline.process(task)
     row = bench.row(number)
     assert (row["status"], row["reason"]) == ("failed", "the worker died 3 times while it had this image in hand")
