@@ -1,6 +1,7 @@
 """Torture: the installed program, its processes killed at named points and at random, while all around it misbehaves.
 
-The destination is busy, aborts, is slow, never answers or is gone; the disk is full; somebody holds the ledger.
+The destination is busy, aborts, is slow, never answers, is gone, refuses classes or another AE title; a second one is
+never there; the disk is full; somebody holds the ledger, or it takes no changes.
 `python -m tests.acceptance.torture --kills 300` is the long form (`make torture`); CI runs a short one.
 """
 
@@ -13,10 +14,8 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 
 from dicom_io.fail_points import POINTS
 from tests.acceptance.program import Service, invoke
+from tests.acceptance.rough_peers import Rough, Sender
 from tests.support.disk import fill, small_disk
-from tests.support.peers import Receiver, chest
-from tests.support.tools import tool
+from tests.support.orthanc import free_port
+from tests.support.peers import RESULT_CLASSES, chest
 from worker.clock import now
 from worker.database.connection import connect
 from worker.storage.blobs import Blobs
@@ -38,58 +39,8 @@ from worker.storage.orphans import Owner, find_orphans, remove_orphan
 
 RESULTS = 3  # objects an image
 ROLES = ("receive", "work", "deliver", "serve")
-CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.11.1")
 _NAME = re.compile("[0-9a-f]{62}")
-_LONG = 8.0  # seconds after which a silent destination answers at last: longer than its timeout
 _AT_RUN_TIME = tuple(point for point in POINTS if point != "migrating")
-
-
-class Sender(threading.Thread):
-    """Sends files with DCMTK's storescu, again and again, until each was answered with success."""
-
-    def __init__(self, files: dict[str, Path], port: int, folder: Path) -> None:
-        super().__init__(daemon=True)
-        self.waiting = dict(files)
-        self.accepted: set[str] = set()
-        self._port = port
-        self._folder = folder
-        self.ending = threading.Event()
-
-    def run(self) -> None:
-        names = {str(path): uid for uid, path in self.waiting.items()}
-        while self.waiting and not self.ending.is_set():
-            some = [str(path) for path in list(self.waiting.values())[:10]]
-            command = [tool("storescu"), "-v", "-to", "20", "-ta", "20", "-td", "20", "-aec", "CXRD", "127.0.0.1"]
-            done = subprocess.run(
-                [*command, str(self._port), *some], capture_output=True, text=True, check=False, timeout=300
-            )
-            current = ""
-            for line in (done.stdout + done.stderr).splitlines():
-                sending = re.search(r"Sending file: (\S+)", line)
-                current = sending[1] if sending else current
-                if "Received Store Response (Success)" in line and current:
-                    self.accepted.add(names[current])
-                    self.waiting.pop(names[current], None)
-            if done.returncode:
-                time.sleep(0.3)
-
-
-class Rough(Receiver):
-    """A destination that does not always behave: what it does next stands in `moods`."""
-
-    def __init__(self) -> None:
-        super().__init__(CLASSES)
-        self.moods: list[str] = []
-
-    def _store(self, event: Any) -> int:
-        with self._lock:
-            mood = self.moods.pop(0) if self.moods else ""
-        if mood == "aborts":
-            event.assoc.abort()
-            return 0x0110
-        if mood in ("slow", "silent"):
-            time.sleep(_LONG if mood == "silent" else 1.0)
-        return super()._store(event)
 
 
 class Torture:
@@ -112,7 +63,7 @@ class Torture:
     ) -> None:
         self.folder = folder
         self.disk = disk
-        self.leftovers = 0
+        self.leftovers = self.resent = 0
         self.pick = random.Random(seed)
         self.points = folder / "points"
         self.points.mkdir()
@@ -120,8 +71,9 @@ class Torture:
         self.receiver.start()
         pacs = {"name": "pacs", "host": "127.0.0.1", "port": self.receiver.port, "ae_title": "RECEIVER", "timeout": 5}
         parts = {
-            "destinations": [pacs],
-            "worker": {"lease_seconds": 1.5, "max_crashes": 1000, "threads": 2},
+            # What is killed is tried first, and so may be killed again and again; an innocent image is not, so often.
+            "destinations": [pacs, {"name": "dead", "host": "127.0.0.1", "port": free_port(), "ae_title": "DEAD"}],
+            "worker": {"lease_seconds": 1.5, "max_crashes": 20, "threads": 2},
             "model": {"out_of_distribution": "warn"},
         }
         os.environ["CXRD_TEST_FAIL_POINTS"] = str(self.points)
@@ -182,6 +134,7 @@ class Torture:
     def _misbehave(self, number: int) -> None:
         """Let what is around it be out of order in turn."""
         faults = [self._busy, self._gone, self._aborting, self._slow, self._silent, self._ledger_held]
+        faults += [self._refusing, self._another_title, *([] if self._url.startswith("sqlite") else [self._read_only])]
         fault = [*faults, self._disk_full][number % (len(faults) + (self.disk is not None))]
         fault()
         self.faults[fault.__name__.strip("_").replace("_", " ")] += 1
@@ -203,6 +156,34 @@ class Torture:
 
     def _silent(self) -> None:
         self.receiver.moods = ["silent"]
+
+    def _refusing(self) -> None:
+        """Take no report and no presentation state for a while; what fails of that is sent again in the end."""
+        with self.receiver.as_it_is() as contexts:
+            contexts[:] = [each for each in contexts if str(each.abstract_syntax) not in RESULT_CLASSES[1:]]
+            time.sleep(1.0)
+
+    def _another_title(self) -> None:
+        """Reject all associations for a while: they are for another AE title."""
+        self.receiver.admits("ANOTHER")
+        time.sleep(1.0)
+        self.receiver.admits("")
+
+    def _read_only(self) -> None:
+        """Let the database take no changes for a while, and lose its connections."""
+        name = make_url(self._url).database
+        engine = create_engine(self._url, isolation_level="AUTOCOMMIT")
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+        try:
+            with engine.connect() as connection:
+                for change in (f'ALTER DATABASE "{name}" SET default_transaction_read_only = on', None):
+                    statement = change or f'ALTER DATABASE "{name}" RESET default_transaction_read_only'
+                    connection.exec_driver_sql("SET default_transaction_read_only = off")
+                    connection.exec_driver_sql(statement)
+                    connection.exec_driver_sql(f"{end} pg_backend_pid()")
+                    time.sleep(1.0)
+        finally:
+            engine.dispose()
 
     def _ledger_held(self) -> None:
         """Keep everybody from writing to the ledger for a while."""
@@ -254,6 +235,9 @@ class Torture:
             for sender in senders:
                 sender.join(300)
             self._settle()
+            again = invoke("redeliver", "--to", "pacs", "-c", self.service.config).stdout
+            self.resent = int(again.split()[-1])
+            self._settle()
         finally:
             for sender in senders:
                 sender.ending.set()
@@ -269,8 +253,8 @@ class Torture:
             time.sleep(0.5)
 
     def unsettled(self) -> int:
-        """Return how many tasks there are."""
-        return int(self._ask("SELECT count(*) FROM task")[0][0])
+        """Return how many tasks there are that can be done: nothing can be sent to the dead destination."""
+        return int(self._ask("SELECT count(*) FROM task WHERE target <> 'dead' AND kind <> 'expire'")[0][0])
 
     def problems(self, accepted: set[str]) -> list[str]:
         """Return a line for each promise that is broken."""
@@ -280,8 +264,8 @@ class Torture:
         found += [f"{uid}: {state}" for uid, state in rows.items() if state != "analysed"]
         answers = self._ask("SELECT receipt_id, count(*) FROM finding GROUP BY receipt_id HAVING count(*) <> 1")
         found += [f"receipt {number}: {count} findings" for number, count in answers]
-        states = Counter(state for (state,) in self._ask("SELECT state FROM delivery"))
-        if states != {"sent": RESULTS * len(rows)}:
+        states = Counter(self._ask("SELECT destination, state FROM delivery"))
+        if states != {("pacs", "sent"): RESULTS * len(rows), ("dead", "pending"): RESULTS * len(rows)}:
             found.append(f"deliveries: {dict(states)} for {len(rows)} images")
         objects: dict[str, str] = {}
         for each in self.receiver.objects:
@@ -380,6 +364,7 @@ def main() -> int:
             print(f"{count:5d}  killed: {point}")
         for fault, count in sorted(torture.faults.items()):
             print(f"{count:5d}  {fault}")
+        print(f"{torture.resent:5d}  deliveries that were refused, and sent again in the end")
         print(f"{torture.leftovers:5d}  files that nobody owned, and that the sweep took")
         images = len(torture.datasets)
         print(f"{sum(torture.kills.values())} kills, {images} images, {time.monotonic() - begin:.0f} s")

@@ -92,6 +92,22 @@ class Receiver:
             self._entity.add_supported_context(uid, syntax)
         self._server.contexts = self._entity.supported_contexts
 
+    @contextmanager
+    def as_it_is(self) -> Iterator[list[Any]]:
+        """Yield the presentation contexts that it supports, to be changed for the length of a block."""
+        contexts = list(self._server.contexts)
+        before, self._server.contexts = self._server.contexts, contexts
+        try:
+            yield contexts
+        finally:
+            if self._server is not None:
+                self._server.contexts = before
+
+    def admits(self, title: str) -> None:
+        """Reject associations that call another AE title; none where this one is empty."""
+        self._entity.ae_title = title or "RECEIVER"
+        self._entity.require_called_aet = bool(title)
+
     def start(self, port: int = 0) -> None:
         """Listen."""
         handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_ESTABLISHED, self._count)]
