@@ -71,7 +71,7 @@ class Heartbeat:
         with self._ledger.writing() as connection:
             forgotten = ProcessRow.seen_at < moment - _REMEMBERED  # of processes that ended without a farewell
             connection.execute(delete(ProcessRow).where(forgotten))
-            values = self._row | {"started_at": moment, "seen_at": moment, "detail": self._told()}
+            values = self._row | {"started_at": moment, "seen_at": moment, "detail": self._words()}
             connection.execute(insert(ProcessRow).values(**values))
         self._thread.start()
 
@@ -106,7 +106,7 @@ class Heartbeat:
         if time.monotonic() - self._seen_at >= SEEN:
             with self._ledger.writing() as connection:
                 row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
-                connection.execute(row.values(seen_at=now(), detail=self._told()))
+                connection.execute(row.values(seen_at=now(), detail=self._words()))
             self._seen_at = time.monotonic()
 
     def _told(self) -> str:
