@@ -109,7 +109,7 @@ class Heartbeat:
                 connection.execute(row.values(seen_at=now(), detail=self._words()))
             self._seen_at = time.monotonic()
 
-    def _told(self) -> str:
+    def _words(self) -> str:
         return json.dumps(self._detail(), default=str)
 
 
