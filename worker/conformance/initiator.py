@@ -34,7 +34,7 @@ _STORE_STATUSES = (
     ("0x0000", "Success", "the delivery is *sent*"),
     ("0x0001, 0x0107, 0x0116, 0xBxxx", "Warning", "the delivery is *sent*"),
     ("0x0106, 0x0112, 0x0117, 0x0120, 0x0122, 0x0124, 0xA9xx, 0xCxxx", "Failure", "the delivery has *failed*"),
-    ("0x0111", "Failure", "looked for by C-FIND: delivered where it is there, or C-FIND is not offered"),
+    ("0x0111", "Failure", "looked for by a query: delivered where it is found or nothing can be asked"),
     ("0xA7xx, 0x0110, any other; no answer", "Failure", "tried again, later each time"),
 )
 _FIND_STATUSES = (
@@ -71,7 +71,7 @@ def overview(settings: Settings) -> Iterator[str]:
     if _nodes(settings):
         model = "Study Root Query/Retrieve"
         yield (
-            f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`; with GET, Storage as SCP on the same association"
+            f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`, FIND also after 0x0111; with GET, Storage as SCP on the same association"
             f" ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU role selection)."
         )
     if _servers(settings):
