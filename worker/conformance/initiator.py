@@ -71,7 +71,8 @@ def overview(settings: Settings) -> Iterator[str]:
     if _nodes(settings):
         model = "Study Root Query/Retrieve"
         yield (
-            f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`, FIND also after 0x0111; with GET, Storage as SCP on the same association"
+            f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`, FIND also after 0x0111; with GET, Storage as SCP on"
+            " the same association"
             f" ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU role selection)."
         )
     if _servers(settings):
