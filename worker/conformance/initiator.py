@@ -72,8 +72,8 @@ def overview(settings: Settings) -> Iterator[str]:
         model = "Study Root Query/Retrieve"
         yield (
             f"{model} FIND, and MOVE or GET, as SCU, for `cxrd pull`, FIND also after 0x0111; with GET, Storage as SCP"
-            f" on the same association ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU role"
-            " selection)."
+            f" on the same association ({', '.join(UID(each).name for each in settings.rules.sop_classes)}; SCP/SCU"
+            " role selection)."
         )
     if _servers(settings):
         yield "DICOMweb user agent: STOW-RS for results, QIDO-RS and WADO-RS for `cxrd pull` (3.4.4)."
