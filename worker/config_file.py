@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,29 +34,70 @@ def read_config(path: Path) -> ConfigFile:
     InvalidSettings
         It cannot be read, is empty, is no YAML, or states a key twice; the message names the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise InvalidSettings(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidSettings(f"{path}: not a text file in UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InvalidSettings(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise InvalidSettings(f"{path}: not valid YAML") from error
+    text = _text_of(path)
+    node, values = _parsed(path, text)
     if not text.strip():  # what a full disk leaves of a file that is saved; whoever wants the defaults names no file
         raise InvalidSettings(f"{path}: the file is empty; put it back, or write a setting into it")
     if values is None and node is not None:
-        raise InvalidSettings(f"{path}:1: holds nothing ({text.split()[-1]}); put it back, or write a setting into it")
+        raise InvalidSettings(f"{path}:1: holds nothing; put it back, or write a setting into it")
     if values is None:
         return ConfigFile(path, {}, {})
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InvalidSettings(f"{path}:1: must hold settings, each as 'name: value'")
     _reject_duplicates(node, path)
     return ConfigFile(path, values, dict(_walk(node, ())))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidSettings(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{path}: not a text file in UTF-8") from error
+
+
+def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
+    """Return the tree of a YAML text, and its values. Raises as `read_config`."""
+    wrong = f"{path}: not valid YAML"
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InvalidSettings(f"{path}:{line}: not valid YAML: {_without_quotes(error.problem)}") from error
+    except yaml.YAMLError as error:
+        raise InvalidSettings(wrong) from error
+    except RecursionError as error:
+        raise InvalidSettings(f"{wrong}: nested too deeply") from error
+    except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
+        # PyYAML's constructors: a date that does not exist, a number of 5,000 digits, `!!bool maybe`.
+        raise InvalidSettings(f"{wrong}: a value is not what its form or its tag says") from error
+    if _is_too_much(node):
+        raise InvalidSettings(f"{wrong}: its aliases stand for more than {_MOST_NODES} values")
+    return node, values
+
+
+_MOST_NODES = 100_000
+"""Values of a settings file with its aliases followed: a few lines of them can stand for billions."""
+
+
+def _is_too_much(node: yaml.Node | None) -> bool:
+    """Tell whether a file's values are too many to be walked through, an alias counted each time."""
+    waiting, count = [node], 0
+    while waiting and count <= _MOST_NODES:
+        each = waiting.pop()
+        count += 1
+        if isinstance(each, yaml.MappingNode):
+            waiting.extend(part for pair in each.value for part in pair)
+        elif isinstance(each, yaml.SequenceNode):
+            waiting.extend(each.value)
+    return count > _MOST_NODES
+
+
+def _without_quotes(problem: str | None) -> str:
+    """Return what is wrong without the words that it quotes: a password that begins with * or ! is one of them."""
+    return re.sub(r" ?(?:'[^']{2,}'|\"[^\"]{2,}\")", "", problem or "")
 
 
 def _walk(node: yaml.Node, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:

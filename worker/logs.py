@@ -13,6 +13,8 @@ from typing import Literal, TextIO, cast
 
 import structlog
 
+from worker.printable import printable_all
+
 log = structlog.get_logger("cxrd")
 
 
@@ -27,20 +29,28 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
         library = logging.getLogger(name)
         library.handlers = [logging.NullHandler()]
         library.propagate = False
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=_is_terminal()) if console else structlog.processors.JSONRenderer()
+    # JSON has escapes of its own for what steers a terminal.
+    renderer: list[structlog.types.Processor] = (
+        [_steering_nothing, structlog.dev.ConsoleRenderer(colors=_is_terminal())]
+        if console
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
+            *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # One write a line: a process that is killed leaves no half line for the next one to continue.
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=False,
     )
+
+
+def _steering_nothing(_logger: object, _method: str, line: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Write out what others' texts hold that a terminal would obey."""
+    return {name: printable_all(value) for name, value in line.items()}
 
 
 def tell_of_threads() -> None:

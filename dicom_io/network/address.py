@@ -25,10 +25,11 @@ def redirection(code: int, location: str) -> str:
     location
         The header Location as it came; empty where there is none.
     """
-    return f"redirects to {_origin(location)} (HTTP status {code}), where nothing is sent"
+    return f"redirects to {origin(location)} (HTTP status {code}), where nothing is sent"
 
 
-def _origin(location: str) -> str:
+def origin(location: str) -> str:
+    """Return scheme, host and port of an address: nothing of what may be a password, a token, or a patient's ID."""
     try:
         parts = urlsplit(location)
         host, port = parts.hostname or "", parts.port
@@ -40,3 +41,12 @@ def _origin(location: str) -> str:
         return "an address that cannot be read"
     where = address(host, port) if port else f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{where}" if parts.scheme else where
+
+
+def plain_url(url: str) -> str:
+    """Return an address as far as it may be shown: scheme, host, port and path; no user, password or query."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        path = ""
+    return origin(url) + path

@@ -62,12 +62,12 @@ def show_findings(rows: Iterable[dict[str, Any]]) -> None:
     output.table(("file", "status", "answer", "probability", "remarks"), map(_cells, rows))
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[output.Cell, ...]:
     answer, probability = row["answer"] or "", row["probability"]
     return (
         Path(row["file"]).name,
         row["status"].replace("_", " "),
-        f"[red]{answer}[/]" if answer == "flagged" else answer,
+        (answer, "red") if answer == "flagged" else answer,
         "" if probability is None else readable(probability, 3),
         _remarks(row),
     )

@@ -11,6 +11,7 @@ import typer
 
 from dicom_io.errors import CxrdError
 from worker import __version__
+from worker.cli import output
 from worker.cli.analyze import analyze
 from worker.cli.audit import audit
 from worker.cli.check import check, conformance
@@ -54,18 +55,37 @@ def main() -> None:
     """Run the command line; an error that we know is one line on standard error, or one a mistake, and exit code 2."""
     # Imports make many objects and free few: looking for garbage after each 700 costs a third of a short command.
     gc.set_threshold(100_000, 10, 10)
+    output.any_character_can_be_written()
     try:
         app()
     except CxrdError as error:
-        lines = (" ".join(line.split()) for line in str(error).splitlines())
-        sys.stderr.writelines(f"cxrd: {line}\n" for line in lines)
+        output.fault(error)
         raise SystemExit(2) from error
     except BrokenPipeError:  # `cxrd audit list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:  # a disk that is full or read-only, met where nobody puts it in words
-        sys.stderr.write(f"cxrd: {_in_words(error)}\n")
+        output.note(_in_words(error))
         raise SystemExit(2) from error
+    except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8, on their way to the database
+        output.note("an argument holds characters that are no text in UTF-8")
+        raise SystemExit(2) from error
+    except Exception as error:  # noqa: BLE001 - the border of the process
+        # A defect of ours. Its message may quote a value of a header, and where it came from is what helps.
+        _tell_of_defect(error)
+        raise SystemExit(70) from None
+
+
+def _tell_of_defect(error: Exception) -> None:
+    """Print where an error that nobody foresaw came from: types and places, no messages."""
+    import traceback
+
+    each: BaseException | None = error
+    while each is not None:
+        for frame in traceback.extract_tb(each.__traceback__):
+            output.note(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+        output.note(f"unexpected {type(each).__name__}; please report these lines")
+        each = each.__cause__ or each.__context__
 
 
 def _in_words(error: OSError) -> str:
@@ -78,7 +98,7 @@ def _in_words(error: OSError) -> str:
 
 def _show_version(value: bool) -> None:
     if value:
-        sys.stdout.write(f"cxrd {__version__}\n")
+        output.line(f"cxrd {__version__}")
         raise typer.Exit
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -40,4 +39,4 @@ def conformance(config: options.Config = None) -> None:
     """Print the DICOM Conformance Statement (PS3.2) of this installation, as Markdown."""
     from worker.conformance.statement import installation_statement
 
-    sys.stdout.write(installation_statement(options.load(config)))
+    output.page(installation_statement(options.load(config)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +48,7 @@ def demo(
                 shown = run(settings, images, out, bar, orthanc=orthanc)
             _show(shown)
             output.line(f"viewer:            {server.worklist} (Ctrl-C ends it)")
-            sys.stdout.flush()
+            output.flush()
             from worker.engines.child import stop_event
 
             stop_event().wait()

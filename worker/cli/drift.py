@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +42,7 @@ def drift(
     if as_json:
         output.json_value(_without_nan(result.to_dict()))
     elif as_metrics:
-        sys.stdout.write(metrics(result))
+        output.page(metrics(result))
     else:
         _show(result)
     if result.verdict == "drift":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from worker.cli import options, output
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -48,7 +47,7 @@ def status(as_json: options.Json = False, watch: Watch = False, config: options.
         if as_json:
             output.json_value(report.to_dict())
         else:
-            _console().print(screen(report))
+            output.drawing(screen(report))
         if report.wrong:
             raise typer.Exit(1)
 
@@ -72,17 +71,11 @@ def _show_live(ask: Callable[[], Status]) -> None:
         try:
             return screen(ask())
         except CxrdError as error:
-            return _text(str(error), "bold red")
+            return output.styled(str(error), "bold red")
 
-    console = _console()
+    console = output.screen()
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         _repeat(lambda: live.update(shown(), refresh=True))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
 
 
 # ---- the screen ------------------------------------------------------------------------------------------------------
@@ -95,22 +88,15 @@ def screen(report: Status) -> Group:
     count = len(report.wrong)
     verdict = {0: "all is well", 1: "1 thing is wrong"}.get(count, f"{count} things are wrong")
     return Group(
-        _text(f"cxrd at {report.at.astimezone():%Y-%m-%d %H:%M:%S}: {verdict}", "bold red" if count else "bold green"),
-        *(_text(f"  {each}", "red") for each in report.wrong),
+        output.styled(
+            f"cxrd at {report.at.astimezone():%Y-%m-%d %H:%M:%S}: {verdict}", "bold red" if count else "bold green"
+        ),
+        *(output.styled(f"  {each}", "red") for each in report.wrong),
         _table(("process", "host", "pid", "since", "seen", "says"), _processes(report)),
         _table(("queue", "waiting", "in hand", "oldest"), _queue(report)),
         _table(("destination", "sent today", "committed", "failed", "oldest", "state"), _destinations(report)),
-        *(_text(f"{label + ':':15} {words}") for label, words in _facts(report)),
+        *(output.styled(f"{label + ':':15} {words}") for label, words in _facts(report)),
     )
-
-
-def _text(words: str, style: str = "") -> Text:
-    """Return words as they are: what peers said neither steers the terminal nor counts as our markup."""
-    from rich.text import Text
-
-    from worker.printable import printable
-
-    return Text(printable(words), style)
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
@@ -121,7 +107,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*(_text(cell) for cell in row))
+        drawn.add_row(*(output.styled(cell) for cell in row))
     return drawn
 
 

@@ -13,7 +13,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.dicomweb import store_response, wado
 from dicom_io.network import query_retrieve, storage_commitment
-from dicom_io.network.address import address
+from dicom_io.network.address import address, origin, plain_url
 from dicom_io.network.storage_scu import PLAIN, proposed, ways
 from dicom_io.objects.jpeg import LOSSY, PICTURES, QUALITY
 from worker.conformance.tables import contexts, table
@@ -103,9 +103,9 @@ def _destination(destination: Destination, settings: Settings) -> tuple[str, ...
             calling = destination.calling_ae or settings.scp.ae_title
             return destination.name, destination.ae_title, where, calling, classes, destination.compression
         case DicomwebDestination():
-            called, where = "DICOMweb (STOW-RS)", destination.url
+            called, where = "DICOMweb (STOW-RS)", plain_url(destination.url)
         case WebhookDestination():
-            called, where = "webhook (no DICOM)", destination.webhook
+            called, where = "webhook (no DICOM)", origin(destination.webhook)
         case Hl7Destination():
             tls = " and TLS" if destination.tls else ""
             called, where = f"HL7 v2.5.1 ORU^R01 over MLLP{tls} (no DICOM)", address(*destination.address)

@@ -13,6 +13,7 @@ from dicom_io.dicomweb.stow import StowSession, WebPeer, reach, require, stow_se
 from dicom_io.dicomweb.wado import copy_of, holds
 from dicom_io.errors import PeerUnavailable
 from dicom_io.header.reading import read_header
+from dicom_io.network.address import plain_url
 from dicom_io.network.query_retrieve import Series
 from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from worker.clock import now
@@ -84,7 +85,7 @@ class DicomwebSender:
         """Ask for a search; with `store`, leave a test object there and fetch it back."""
         del closely
         reach(self._server)
-        yield Observation(True, f"{self._server.url} answers a search (QIDO-RS)")
+        yield Observation(True, f"{plain_url(self._server.url)} answers a search (QIDO-RS)")
         if not store:
             return
         dataset = trial_object(now().astimezone())

@@ -147,6 +147,6 @@ def _sqlite_file(settings: Settings) -> Path | None:
 
 
 def _shown(settings: Settings) -> str:
-    """Return how a database is called: its file, or its URL without the password."""
+    """Return how a database is called: its file, or its URL without password and options, which may hold one too."""
     path = _sqlite_file(settings)
-    return str(path) if path else make_url(settings.ledger_url).render_as_string(hide_password=True)
+    return str(path) if path else make_url(settings.ledger_url).set(query={}).render_as_string(hide_password=True)

@@ -15,6 +15,7 @@ from sqlalchemy import RowMapping, text
 from dicom_io.errors import InvalidSettings, OutOfResources
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
+from worker.printable import cell
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,14 @@ def verify(ledger: Ledger) -> tuple[int, list[str]]:
 
 
 def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:
-    """Write rows as ``csv`` (with a header) or ``json`` (a list of objects)."""
+    """Write rows as ``csv`` (with a header, its texts as `worker.printable.cell` has them) or ``json`` (a list)."""
     if style == "json":
         json.dump(rows, target, indent=2)
         target.write("\n")
     elif rows:
         writer = csv.DictWriter(target, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
 
 
 def export(ledger: Ledger, criteria: Filter, path: Path) -> int:
