@@ -121,7 +121,7 @@ class Results(Part):
     height: int = Field(1024, ge=400, le=4096)
     layout: Literal["side-by-side", "overlay"] = "side-by-side"
     report_not_analysed: bool = False
-    jpeg_quality: int | None = Field(None, ge=50, le=100)
+    jpeg_quality: int | None = Field(90, ge=50, le=100)
 
     @model_validator(mode="after")
     def _a_report_needs_its_kind(self) -> Results:

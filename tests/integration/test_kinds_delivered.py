@@ -91,7 +91,7 @@ def test_a_node_that_takes_jpeg_alone_gets_the_whole_set_and_the_audit_says_as_w
     )
     with receiving(others) as there:
         there.takes(pictures, JPEGBaseline8Bit)
-        worker = daemon([("pacs", there.port, "RECEIVER")], results={"kinds": KINDS})
+        worker = daemon([("pacs", there.port, "RECEIVER")], results={"kinds": KINDS, "jpeg_quality": None})
         send(worker.port, [chest("jpeg-alone", rows=300, cols=260)])
         wait_for(lambda: worker.ledger.counts().get("delivery_sent") == len(KINDS), 30)
     got = {each.SOPClassUID: each for each in there.objects}

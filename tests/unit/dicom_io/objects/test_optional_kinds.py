@@ -299,7 +299,7 @@ def test_the_conformance_statement_tells_of_them_where_they_are_asked_for() -> N
     card = load_card(shipped_model())
     node = DicomDestination(name="pacs", host="10.0.0.5", port=104, ae_title="PACS", kinds=("key-objects",))
     asked = Settings(results=Results(kinds=KINDS, jpeg_quality=90), destinations=(node,))
-    said, unsaid = statement(asked, card), statement(Settings(), card)
+    said, unsaid = statement(asked, card), statement(Settings(results=Results(jpeg_quality=None)), card)
     for words in (
         "| key-objects | Key Object Selection Document Storage | KO | 9704 |",
         "| parametric-map | Parametric Map Storage | OT | 9705 |",
