@@ -253,7 +253,7 @@ class Torture:
             time.sleep(0.5)
 
     def unsettled(self) -> int:
-        """Return how many tasks there are that can be done: nothing can be sent to the dead destination, and none commits."""
+        """Return how many tasks there are that can be done: the dead destination takes nothing, and none commits."""
         waits = "target <> 'dead' AND kind NOT IN ('expire', 'commit')"
         return int(self._ask(f"SELECT count(*) FROM task WHERE {waits}")[0][0])  # noqa: S608 - our own words
 
