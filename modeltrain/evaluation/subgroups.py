@@ -33,6 +33,9 @@ GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))  # thresholds
 MOST_VALUES = 12  # of one attribute; what is rarer is put together
 OTHER = "other values"
 MISSED = 2
+LUNGS_FOUND = ("none", "one", "two")
+CUT = "one cut off at the edge"
+SHARES = (0.15, 0.25, 0.35)  # parts of the image that are lung, between which groups begin
 
 
 def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float]) -> dict[str, Any]:
@@ -43,13 +46,14 @@ def details(answers: Answers, evaluation: Evaluation, points: Mapping[str, float
     Returns
     -------
     Besides the key figures: `thresholds`, over a grid and the operating points; `attributes`, subgroups by what DICOM
-    headers state.
+    headers state; `lungs`, subgroups by the lungs that the model found.
     """
     figures = key_figures(answers, evaluation, points)
     named = {name: row["threshold"] for name, row in figures["operating_points"].items()}
     return figures | {
         "thresholds": threshold_grid(answers, named),
         "attributes": attribute_groups(answers, evaluation.threshold),
+        "lungs": lung_groups(answers, evaluation.threshold),
     }
 
 
@@ -150,6 +154,29 @@ def attribute_groups(answers: Answers, threshold: float) -> dict[str, dict[str, 
         if len(frequencies) > MOST_VALUES:
             groups[name][OTHER] = _group(answers, (values != "") & ~np.isin(values, frequent), threshold)
     return {name: group for name, group in groups.items() if group}
+
+
+def lung_groups(answers: Answers, threshold: float) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return how the model does on images by the lungs that it found: how many, and how much of the image they are.
+
+    Empty where it does not look for lungs.
+    """
+    every = [judgement.lungs for judgement in answers.judgements]
+    lungs = [each for each in every if each is not None]
+    if not lungs or len(lungs) < len(answers.samples):
+        return {}
+    numbers = np.array([CUT if each.cut else LUNGS_FOUND[min(each.count, 2)] for each in lungs])
+    places = np.digitize([each.share for each in lungs], SHARES)
+    edges = [0.0, *SHARES, 1.0]
+    bands = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in zip(edges, edges[1:], strict=False)]
+    groups = {
+        "lungs found": {name: numbers == name for name in (*LUNGS_FOUND[::-1], CUT)},
+        "part of the image": {name: places == place for place, name in enumerate(bands)},
+    }
+    return {
+        title: {name: _group(answers, own, threshold) for name, own in parts.items() if own.any()}
+        for title, parts in groups.items()
+    }
 
 
 def _group(answers: Answers, own: NDArray[np.bool_], threshold: float) -> dict[str, Any]:

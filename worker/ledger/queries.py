@@ -15,6 +15,7 @@ from sqlalchemy import RowMapping, text
 from dicom_io.errors import InvalidSettings, OutOfResources
 from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
+from worker.ledger.tables import OUTSIDE
 from worker.printable import cell
 
 
@@ -174,6 +175,10 @@ def export(ledger: Ledger, criteria: Filter, path: Path) -> int:
     return len(rows)
 
 
+_OF_ANSWERS = ("probability", "threshold", "operating_point", "prediction_set")
+"""The columns that say how an answer came about."""
+
+
 def moment(when: str) -> dt.datetime:
     """Read a time: an ISO date or time (local where it names no zone), or a span back from now (7d, 12h, 30m).
 
@@ -193,9 +198,16 @@ def moment(when: str) -> dt.datetime:
 
 
 def _plain(row: RowMapping) -> dict[str, Any]:
-    """Return a row whose times are ISO text in UTC, whichever database it comes from."""
+    """Return a row whose times are ISO text in UTC, whichever database it comes from.
+
+    What is outside has no probability: a number would be taken for an answer. The ledger's tables keep it, and rows
+    that are shown keep `score`.
+    """
     plain: dict[str, Any] = {}
-    for name, value in row.items():
+    values = dict(row)
+    if values.get("answer") == OUTSIDE:
+        values |= {name: None for name in _OF_ANSWERS if name in values}
+    for name, value in values.items():
         if isinstance(value, dt.datetime):
             plain[name] = value.isoformat(sep=" ", timespec="microseconds")
         elif name == "status" and isinstance(value, int):

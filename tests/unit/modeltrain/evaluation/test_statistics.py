@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from dicom_io.errors import InvalidData, OutOfResources
+from dicom_io.finding import Lungs
 from modeltrain.data.duplicates import COMPARED, Duplicates, near_duplicates, perceptual_hash
 from modeltrain.data.samples import Sample, read_sample, scan
 from modeltrain.evaluation import statistics
@@ -29,7 +30,7 @@ from modeltrain.evaluation.statistics import (
     predictive_values,
     specificity_at_missed,
 )
-from modeltrain.evaluation.subgroups import details, worst_errors
+from modeltrain.evaluation.subgroups import details, lung_groups, worst_errors
 from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.decision import Decider
 from modeltrain.model.outputs import AGENTS
@@ -200,6 +201,27 @@ def test_details_are_plain_json_and_say_what_the_model_cannot(answers: Answers) 
     )
     first, *_ = worst_errors(sure, 0.2)
     assert sure.samples[first].path.stem == "IM-0005-0001", "0.999 is farther than 0.01 from 0.2"
+
+
+def test_images_are_grouped_by_the_lungs_that_were_found(answers: Answers) -> None:
+    assert lung_groups(answers, 0.5) == {}  # this model does not look for them
+    two, one, cut = Lungs(0.3, 2), Lungs(0.1, 1), Lungs(0.2, 2, cut=True)
+    lungs = [two] * 8 + [one] * 3 + [cut]
+    judgements = tuple(
+        dataclasses.replace(each, lungs=own) for each, own in zip(answers.judgements, lungs, strict=True)
+    )
+    groups = lung_groups(dataclasses.replace(answers, judgements=judgements), 0.5)
+    assert {name: group["n"] for name, group in groups["lungs found"].items()} == {
+        "two": 8,
+        "one": 3,
+        "one cut off at the edge": 1,
+    }
+    assert {name: group["n"] for name, group in groups["part of the image"].items()} == {
+        "0–15 %": 3,
+        "15–25 %": 1,
+        "25–35 %": 8,
+    }
+    assert (groups["lungs found"]["two"]["normal"], groups["lungs found"]["two"]["specificity"]) == (6, 0.8333)
 
 
 def test_where_all_are_right_the_interval_is_exact() -> None:

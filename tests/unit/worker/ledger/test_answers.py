@@ -54,6 +54,11 @@ def test_what_is_read_back_names_the_very_answer(filled: Ledger, found: Finding,
         assert rows == [] or rows[0]["caution"] == (found.caution or None)
     (row,) = queries.findings(filled, Filter(history=True))
     assert row["answer"] == found.answer
+    has_number = found.answer is not Answer.OUTSIDE  # a number would be taken for an answer
+    told = story(filled, str(number))
+    assert told is not None
+    for shown in (row, told["finding"], *told["answers"]):
+        assert (shown["probability"] is not None, shown["threshold"] is not None) == (has_number, has_number)
     assert [each["place"] for each in json.loads(row["regions"] or "[]")] == [each.place for each in found.regions]
     assert row["lungs_count"] == (None if found.lungs is None else found.lungs.count)
     enter(filled, [Verdict("NORMAL", "jd", "1.2.3")], "x", NOON)
