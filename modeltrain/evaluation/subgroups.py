@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def lung_groups(answers: Answers, threshold: float) -> dict[str, dict[str, dict[
     numbers = np.array([CUT if each.cut else LUNGS_FOUND[min(each.count, 2)] for each in lungs])
     places = np.digitize([each.share for each in lungs], SHARES)
     edges = [0.0, *SHARES, 1.0]
-    bands = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in zip(edges, edges[1:], strict=False)]
+    bands = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in pairwise(edges)]
     groups = {
         "lungs found": {name: numbers == name for name in (*LUNGS_FOUND[::-1], CUT)},
         "part of the image": {name: places == place for place, name in enumerate(bands)},
