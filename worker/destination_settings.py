@@ -95,6 +95,7 @@ class DicomDestination(_ResultDestination):
     calling_ae: AeTitle | None = None
     compression: Literal["auto", "lossless", "none", "rle", "jpeg-2000"] = "auto"
     commitment: Literal["auto", True, False] = "auto"
+    associations: Annotated[int, Field(ge=1, le=16)] = 2
 
 
 class DicomwebDestination(_ResultDestination):
@@ -194,6 +195,7 @@ _FOREIGN = {
     "kinds": "only for a DICOM node or a DICOMweb server: {title} gets notifications",
     "compression": "only for a DICOM node, with which it is negotiated",
     "commitment": "only for a DICOM node: the others have no storage commitment",
+    "associations": "only for a DICOM node: the others have none",
     "tls": "only for an HL7 receiver: a url or a webhook says https, and a DICOM node has no TLS here",
     "ca_file": "only for an HL7 receiver with tls: true",
 }

@@ -38,6 +38,8 @@ LINGER = 0.5
 """Seconds a session stays open for the next delivery."""
 _IN_HAND = 10
 """Deliveries taken in hand at once, at most: as many wait for a lease to run out when the process is killed."""
+_REST = dt.timedelta(minutes=1)
+"""How long a destination is not asked again for a further session, after it gave none."""
 _IN_A_ROW = 3
 """Different deliveries that fail, and none passes between, until the destination counts as down."""
 
@@ -69,20 +71,34 @@ class Courier(threading.Thread):
         Seconds that the destination may take for one delivery.
     commit_after
         Seconds after which it is to be asked to commit to keeping what it took; None where it is not.
+    first
+        Another courier of the same destination, which this one helps while more waits than that one has in hand. It
+        never asks whether the destination is there, and that it gets no session of its own says nothing: a node may
+        allow few.
     """
 
     def __init__(
-        self, name: str, sender: Sender, office: Office, *, timeout: float = 30.0, commit_after: float | None = None
+        self,
+        name: str,
+        sender: Sender,
+        office: Office,
+        *,
+        timeout: float = 30.0,
+        commit_after: float | None = None,
+        first: Courier | None = None,
     ) -> None:
         super().__init__(name=f"courier-{name}", daemon=True)
+        self._is_helper = first is not None
+        self._rests_until: dt.datetime | None = None
         self.destination = name
         self._sender = sender
         self._office = office
         self.timeout = timeout
         self._commit_after = None if commit_after is None else dt.timedelta(seconds=commit_after)
         self.pulse = Pulse()
-        self._suspects = Suspects()
+        self.suspects: Suspects = first.suspects if first else Suspects()
         self._ahead: list[DueDelivery] = []  # taken in hand for the session before, which could not carry them
+        self._last_taken: list[DueDelivery] = []
         self._wake = threading.Event()
         self._ending = threading.Event()
 
@@ -107,7 +123,7 @@ class Courier(threading.Thread):
             except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
                 log.error("outbox_error", destination=self.destination, reason=unexpected(error))
                 busy = False
-                self._office.deliveries.let_run_out(self.destination, self._ahead)
+                self._office.deliveries.let_run_out(set(self._last_taken) - set(self._ahead))
             if not busy:
                 self._wait(POLL)
         self._hand_back(self._ahead)
@@ -117,6 +133,8 @@ class Courier(threading.Thread):
         self._office.blobs.check_there()
         self._office.deliveries.read_from(self._office.blobs.store)
         breaker = self._office.breakers.of(self.destination)
+        if self._is_helper and (breaker or not self._is_wanted()):
+            return False
         if breaker:
             self._give_up(breaker.reason)
             if not self._is_probe():
@@ -135,7 +153,11 @@ class Courier(threading.Thread):
                     in_hand = self._more(session, left)
         except (PeerUnavailable, RefusedByPeer) as error:  # it takes no session: that concerns no single delivery
             self._hand_back(in_hand, str(error))
-            self._trip(str(error))
+            if self._is_helper:
+                log.debug("no_further_session", destination=self.destination, reason=str(error))
+                self._rests_until = self._office.clock() + _REST
+            else:
+                self._trip(str(error))
             return False
         finally:
             self._hand_back(in_hand)
@@ -162,11 +184,18 @@ class Courier(threading.Thread):
                     return False
                 continue
             self._enter(delivery, outcome)
-            self._suspects.enter_answer(delivery.delivery_id)
+            self.suspects.enter_answer(delivery.delivery_id)
             if is_probe:
                 self._close()
                 is_probe = False
         return True
+
+    def _is_wanted(self) -> bool:
+        """Return whether more waits than another courier has in hand."""
+        moment = self._office.clock()
+        if self._rests_until is not None and moment < self._rests_until:
+            return False
+        return bool(self._ahead) or self._office.deliveries.has_due(self.destination, moment, beyond=_IN_HAND)
 
     def _is_probe(self) -> bool:
         """Return whether it is for us to ask a destination that is down; nobody asks with empty hands."""
@@ -179,7 +208,10 @@ class Courier(threading.Thread):
         """Take what is due in hand; as a probe what was tried least, for the destination may be down for one alone."""
         ahead, self._ahead = self._ahead, []
         moment, most = self._office.clock(), min(limit, _IN_HAND)
-        return ahead or self._office.deliveries.claim(self.destination, moment, most, least_tried_first=is_probe)
+        if ahead:
+            return ahead
+        self._last_taken = self._office.deliveries.claim(self.destination, moment, most, least_tried_first=is_probe)
+        return list(self._last_taken)
 
     def _wait(self, seconds: float) -> None:
         self._wake.wait(seconds)
@@ -278,8 +310,8 @@ class Courier(threading.Thread):
             What ended the session; None where the destination answered.
         """
         number, is_lost = delivery.delivery_id, error is AssociationLost
-        was_suspect, to_blame = self._suspects.knows(number), self._suspects.is_to_blame(number)
-        in_a_row = self._suspects.enter_failure(number)
+        was_suspect, to_blame = self.suspects.knows(number), self.suspects.is_to_blame(number)
+        in_a_row = self.suspects.enter_failure(number)
         at_once = not is_probe and not to_blame and (outcome.congested or (is_lost and not was_suspect))
         self._postpone(delivery, outcome, at_once=at_once)
         may_be_one = is_lost or (error is None and not outcome.congested)

@@ -103,7 +103,7 @@ class Couriers:
             self._serve(destination)
         self._listener.start()
         self._housekeeper.start()
-        log.info("delivering", destinations=[each.destination for each in self.couriers])
+        log.info("delivering", destinations=self._served())
 
     def take_up(self, settings: Settings) -> bool:
         """Take up nothing while it works; see `worker.engines.child.Part`."""
@@ -130,14 +130,20 @@ class Couriers:
     def _serve(self, destination: Destination) -> None:
         name = destination.name
         commits = isinstance(destination, DicomDestination) and destination.commitment is not False
+        first: Courier | None = None
+        couriers: list[Courier] = []
         try:
-            courier = Courier(
-                name,
-                sender_of(destination, self.settings),
-                self._office,
-                timeout=destination.timeout,
-                commit_after=self.settings.outbox.commit_after if commits else None,
-            )
+            for _ in range(destination.associations if isinstance(destination, DicomDestination) else 1):
+                courier = Courier(
+                    name,
+                    sender_of(destination, self.settings),
+                    self._office,
+                    timeout=destination.timeout,
+                    commit_after=self.settings.outbox.commit_after if commits else None,
+                    first=first,
+                )
+                first = first or courier
+                couriers.append(courier)
         except CxrdError as error:
             if self.not_served.get(name) != str(error):
                 log.error("destination_not_served", destination=name, reason=str(error))
@@ -145,8 +151,9 @@ class Couriers:
         else:
             if self.not_served.pop(name, None):
                 log.info("destination_served", destination=name)
-            courier.start()
-            self.couriers.append(courier)
+            for courier in couriers:
+                courier.start()
+            self.couriers += couriers
             if isinstance(destination, DicomDestination):
                 self._ask_to_commit(destination)
 
@@ -213,9 +220,12 @@ class Couriers:
         yield metrics.gauge("cxrd_tasks_in_hand", "Tasks in the hands of this process", len(self.queue.in_hand()))
         yield metrics.gauge("cxrd_destination_served", "0 where its settings cannot be followed", served, "destination")
 
+    def _served(self) -> list[str]:
+        return list(dict.fromkeys(each.destination for each in self.couriers))
+
     def _detail(self) -> dict[str, Any]:
         return {
-            "destinations": [each.destination for each in self.couriers],
+            "destinations": self._served(),
             "not_served": self.not_served,
             "not_committing": {each.destination: each.not_offered for each in self.committers if each.not_offered},
             "pauses": self._outcomes.waits_for,

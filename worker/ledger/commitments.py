@@ -138,8 +138,8 @@ class Commitments:
         return count
 
     def let_run_out(self, destination: str) -> None:
-        """Let the leases run out of what an error has left in hand."""
-        self._queue.forget_others(Kind.COMMIT, destination)
+        """Let the leases run out of what an error has left in hand: there is one committer for each destination."""
+        self._forget([task for task in self._queue.in_hand() if (task.kind, task.target) == (Kind.COMMIT, destination)])
 
     def enter_not_offered(self, destination: str, reason: str, now: dt.datetime) -> None:
         """Enter that a destination does not offer storage commitment."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -67,13 +67,14 @@ class Deliveries:
                 self._queue.forget(task)
             raise
 
-    def let_run_out(self, destination: str, but: Collection[DueDelivery]) -> None:
-        """Let the leases of what an error has left in hand run out, but for these."""
-        self._queue.forget_others(Kind.DELIVER, destination, {each.task.id for each in but})
+    def let_run_out(self, deliveries: Iterable[DueDelivery]) -> None:
+        """Let the leases of what an error has left in hand run out."""
+        for each in deliveries:
+            self._queue.forget(each.task)
 
-    def has_due(self, destination: str, now: dt.datetime) -> bool:
-        """Return whether anything is to be sent to a destination now."""
-        return self._queue.has_due([Kind.DELIVER], now, target=destination)
+    def has_due(self, destination: str, now: dt.datetime, *, beyond: int = 0) -> bool:
+        """Return whether more than so many results are to be sent to a destination now, or in hand."""
+        return self._queue.has_due([Kind.DELIVER], now, target=destination, beyond=beyond)
 
     def mark_sent(
         self,

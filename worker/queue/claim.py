@@ -109,9 +109,9 @@ class Queue:
             self._in_hand |= {task.id: task for task in tasks}
         return tasks
 
-    def has_due(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
-        """Return whether a task, of this target where one is named, is due or in hand, whoever has it."""
-        return self._is_any(*self._conditions(kinds, now, target))
+    def has_due(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None, beyond: int = 0) -> bool:
+        """Return whether more than so many tasks, of this target where one is named, are due or in hand."""
+        return self._is_any(*self._conditions(kinds, now, target), beyond=beyond)
 
     def has_suspects(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
         """Return whether a task, of this target where one is named, waits that was in hand when a process died."""
@@ -126,9 +126,9 @@ class Queue:
         conditions += [TaskRow.subject == subject] if subject is not None else []
         return conditions + ([TaskRow.store.in_(["", self.store])] if self.store is not None else [])
 
-    def _is_any(self, *conditions: ColumnElement[bool]) -> bool:
+    def _is_any(self, *conditions: ColumnElement[bool], beyond: int = 0) -> bool:
         with self._database.reading() as connection:
-            return connection.scalar(select(TaskRow.id).where(*conditions).limit(1)) is not None
+            return connection.scalar(select(TaskRow.id).where(*conditions).limit(1).offset(beyond)) is not None
 
     def renew(self, now: dt.datetime) -> None:
         """Prolong the lease of all that this process has in hand."""
@@ -212,13 +212,6 @@ class Queue:
         """Do not renew the lease of a task any more."""
         with self._lock:
             self._in_hand.pop(task.id, None)
-
-    def forget_others(self, kind: Kind, target: str, but: Collection[int] = ()) -> None:
-        """Do not renew the leases of this kind and target any more, but for the tasks with these numbers."""
-        with self._lock:
-            for task in list(self._in_hand.values()):
-                if (task.kind, task.target) == (kind, target) and task.id not in but:
-                    del self._in_hand[task.id]
 
     def _settled(self, task: Task, hits: int) -> None:
         if not hits:

@@ -87,7 +87,7 @@ class Post:
         self.queue = Queue(self.ledger)
         self.courier = self.made()
 
-    def made(self) -> Courier:
+    def made(self, first: Courier | None = None) -> Courier:
         outbox = self.settings
         office = Office(
             Deliveries(self.ledger, self.queue),
@@ -97,7 +97,7 @@ class Post:
             lambda: self.now,
             Outcomes(threading.Event()).enter,
         )
-        return Courier("pacs", self.place, office, timeout=30)
+        return Courier("pacs", self.place, office, timeout=30, first=first)
 
     def add(self, count: int) -> list[str]:
         """Enter results that are due; return their UIDs."""
@@ -464,3 +464,56 @@ def test_an_error_that_nobody_foresaw_leaves_nothing_in_hand_for_good(
     post.courier.run()
     assert post.queue.in_hand() == []
     assert len(post.place.got) == 1
+
+
+# ---- several at once ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "helps"), [(10, False), (11, True)])
+def test_a_further_courier_helps_only_while_more_waits_than_the_first_has_in_hand(
+    post: Post, count: int, helps: bool
+) -> None:
+    helper = post.made(first=post.courier)
+    uids = post.add(count)
+    assert helper._round() is helps
+    assert post.courier._round() is not helps
+    assert post.place.got == uids
+
+
+def test_a_session_that_a_further_courier_does_not_get_says_nothing(post: Post) -> None:
+    helper = post.made(first=post.courier)
+    post.add(12)
+    post.place.down = "too many associations"
+    for _ in range(30):
+        assert not helper._round()
+        post.now += SECOND
+    assert (post.place.sessions, post.events()) == (1, [])
+    post.place.down = ""
+    assert post.courier._round()
+    assert post.states().count("sent") == 12
+
+
+def test_a_further_courier_does_not_ask_whether_a_destination_is_back(post: Post) -> None:
+    helper = post.made(first=post.courier)
+    post.add(12)
+    post.place.down = "cannot be reached"
+    assert not post.courier._round()
+    post.now += dt.timedelta(hours=1)
+    post.place.down = ""
+    assert not helper._round()
+    assert post.courier._round()
+
+
+def test_what_an_error_leaves_in_one_hand_stays_in_the_other(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = post.made(first=post.courier)
+    post.add(12)
+    others = post.courier._take(1)
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        helper.stop()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(helper._office.deliveries, "mark_sent", fail)
+    helper.run()
+    assert [each.id for each in post.queue.in_hand()] == [each.task.id for each in others]
