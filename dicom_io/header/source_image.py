@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.header.attributes import UNPARSED, integer, is_valid, items, number, numbers, text, values
 from dicom_io.header.copied import UNDECLARED, Element, copied_elements, element_of, put
+from dicom_io.header.version import FIRST, ImageVersion
 
 # Transfer syntaxes that never are lossless, and the method they stand for (PS3.3 C.7.6.1.1.5.1).
 _LOSSY = {"1.2.840.10008.1.2.4.50": "ISO_10918_1", "1.2.840.10008.1.2.4.51": "ISO_10918_1"}
@@ -57,20 +58,6 @@ class Request:
 
     elements: tuple[Element, ...]
     procedures: tuple[Code, ...]
-
-
-@dataclass(frozen=True)
-class ImageVersion:
-    """Which of the contents an image is that came under one SOP Instance UID.
-
-    `number` counts from 1; `content` tells a later one from all others, and is empty of the first.
-    """
-
-    number: int = 1
-    content: str = ""
-
-
-FIRST = ImageVersion()
 
 
 @dataclass(frozen=True)

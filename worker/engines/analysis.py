@@ -16,7 +16,8 @@ from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset
 from dicom_io.header.rules import Rules
-from dicom_io.header.source_image import FIRST, ImageVersion, SourceImage, source_image
+from dicom_io.header.source_image import SourceImage, source_image
+from dicom_io.header.version import FIRST, ImageVersion
 from dicom_io.pixels.render import Rendered
 from worker.inference.analyzer import Reader, Reading
 from worker.ledger.tables import OUTSIDE

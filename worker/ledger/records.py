@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dicom_io.finding import Answer, Finding, ModelIdentity
-from dicom_io.header.source_image import FIRST, ImageVersion
+from dicom_io.header.version import FIRST, ImageVersion
 from worker.queue.task import Priority, Task
 
 

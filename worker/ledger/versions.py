@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, exists, select, text
 from sqlalchemy.orm import aliased
 
 from dicom_io.errors import CxrdError
-from dicom_io.header.source_image import FIRST, ImageVersion
+from dicom_io.header.version import FIRST, ImageVersion
 from worker.ledger.records import Replaced
 from worker.ledger.tables import ReceiptRow, State
 from worker.queue.task import Kind, TaskRow, TaskState

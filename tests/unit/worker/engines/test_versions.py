@@ -13,7 +13,8 @@ import pytest
 from pydicom import Dataset
 
 from dicom_io.finding import Answer, Finding
-from dicom_io.header.source_image import ImageVersion, source_image
+from dicom_io.header.source_image import source_image
+from dicom_io.header.version import ImageVersion
 from dicom_io.objects.validate import check
 from tests.support.models import tiny
 from tests.support.peers import chest

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from dicom_io.finding import Answer
-from dicom_io.header.source_image import FIRST, ImageVersion
+from dicom_io.header.version import FIRST, ImageVersion
 from tests.support.ledgers import claim_of, fail, leave_out, record_finding, waiting
 from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON, RESULT, SECOND, kinds, received
