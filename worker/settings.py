@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicom_io.errors import InvalidSettings
+from dicom_io.header.limits import ReadingLimits
 from dicom_io.header.rules import Rules
 from worker import destination_settings
 from worker.config_file import ConfigFile, read_config
@@ -92,6 +93,13 @@ class Pixels(Part):
     """Limits on what is decoded."""
 
     max_pixels: int = Field(60_000_000, ge=1)
+    max_memory_mb: int = Field(1000, ge=1)
+    max_elements: int = Field(200_000, ge=1000)
+
+    @property
+    def reading(self) -> ReadingLimits:
+        """What reading an object may cost."""
+        return ReadingLimits(self.max_elements, self.max_memory_mb)
 
 
 class ModelSettings(Part):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-import zlib
-from io import BytesIO
 from pathlib import Path
+from typing import NoReturn
 
 import pydicom
 from pydicom import DataElement, config
@@ -22,34 +21,38 @@ from pydicom.uid import (
 
 from dicom_io.errors import ObjectCutShort, OutOfResources, UnreadableObject
 from dicom_io.header.end import require_end
+from dicom_io.header.inflation import inflate
+from dicom_io.header.limits import DEFAULT, MeteredBytes, MeteredFile, ReadingLimits, require_few_items
 
 # Modalities send values that break the standard's rules; we store them as they came and never quote them in a warning.
 config.settings.reading_validation_mode = config.IGNORE
 
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
-MAX_INFLATED = 512 * 1024 * 1024
-"""Largest data set, in bytes, that a deflated object may inflate to."""
+_LATER = "1 MB"
+"""A value of a header that is larger is read only when somebody asks for it."""
 
 
-def read_header(path: Path) -> FileDataset:
-    """Read everything before the pixel data.
+def read_header(path: Path, limits: ReadingLimits = DEFAULT) -> FileDataset:
+    """Read everything before the pixel data; a value of more than a megabyte only when somebody asks for it.
 
     Raises
     ------
     UnreadableObject
-        When the file is not DICOM or cannot be parsed.
+        When the file is not DICOM, cannot be parsed, or holds more than the limits allow.
     OutOfResources
         When the file cannot be opened.
     """
-    return _read(path, stop_before_pixels=True)
+    header = _read(path, limits, stop_before_pixels=True)
+    require_few_items(header, path, limits)
+    return header
 
 
-def read_arrived(path: Path) -> FileDataset:
+def read_arrived(path: Path, limits: ReadingLimits = DEFAULT) -> FileDataset:
     """Read everything before the pixel data of an object that has just arrived, and look whether its end is there.
 
-    Pixel data is not read, only its lengths. Where nothing but the delimiter of encapsulated data is missing, the
-    object may be whole.
+    Sequences whose length is stated are not looked into: nobody asks for them yet. Pixel data is not read, only its
+    lengths. Where nothing but the delimiter of encapsulated data is missing, the object may be whole.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def read_arrived(path: Path) -> FileDataset:
     UnreadableObject, OutOfResources
         As `read_header`.
     """
-    header = read_header(path)
+    header = _read(path, limits, stop_before_pixels=True)
     if header.file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:  # the end of that has been looked at
         try:
             with path.open("rb") as file:
@@ -68,9 +71,15 @@ def read_arrived(path: Path) -> FileDataset:
     return header
 
 
-def read_dataset(path: Path) -> FileDataset:
+def read_dataset(path: Path, limits: ReadingLimits = DEFAULT) -> FileDataset:
     """Read a whole object; raises as `read_header` does."""
-    return _read(path, stop_before_pixels=False)
+    try:
+        limits.require(path.stat().st_size)
+    except OSError as error:
+        _raise(error)
+    dataset = _read(path, limits, stop_before_pixels=False)
+    require_few_items(dataset, path, limits)
+    return dataset
 
 
 def syntax_of(path: Path) -> str:
@@ -82,13 +91,14 @@ def syntax_of(path: Path) -> str:
         return str(ExplicitVRLittleEndian)
 
 
-def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
+def _read(path: Path, limits: ReadingLimits, *, stop_before_pixels: bool) -> FileDataset:
     try:
         bare = not _has_preamble(path)
-        meta = FileMetaDataset() if bare else FileMetaDataset(pydicom.filereader.read_file_meta_info(str(path)))
-        deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-        source = _inflated(path, meta) if deflated else str(path)
-        dataset = _parsed(source, stop_before_pixels=stop_before_pixels, force=bare)
+        with MeteredFile(path, limits) as file:
+            meta = FileMetaDataset() if bare else _meta(file)
+            deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+            source = _inflated(file, meta, limits, header_only=stop_before_pixels) if deflated else file
+            dataset = _parsed(source, stop_before_pixels=stop_before_pixels, force=bare)
         if deflated:  # the bytes in memory are no longer deflated, the object still is
             dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         if "TransferSyntaxUID" not in dataset.file_meta:
@@ -101,17 +111,41 @@ def _read(path: Path, *, stop_before_pixels: bool) -> FileDataset:
         _require_last(dataset, path)
     except UnreadableObject:
         raise
-    except FileNotFoundError as error:
-        raise UnreadableObject("the file is missing") from error
     except OSError as error:
-        if error.errno is not None:
-            raise OutOfResources(f"cannot read the file: {error.strerror}") from error
-        raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
+        _raise(error)
     except InvalidDicomError as error:
         raise UnreadableObject("not a DICOM file") from error
     except Exception as error:
-        raise UnreadableObject(f"not a readable DICOM object ({type(error).__name__})") from error
+        raise _unreadable(error) from error
     return dataset
+
+
+def _raise(error: OSError) -> NoReturn:
+    """Raise what an error of the system, or of pydicom, means for the object."""
+    if isinstance(error, FileNotFoundError):
+        raise UnreadableObject("the file is missing") from error
+    if error.errno is not None:
+        raise OutOfResources(f"cannot read the file: {error.strerror}") from error
+    raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> UnreadableObject:
+    """Return what keeps an object from being read; pydicom raises errors of its own in the place of some of ours."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UnreadableObject):
+            return UnreadableObject(str(cause))
+        if isinstance(cause, RecursionError):
+            return UnreadableObject("not a readable DICOM object: sequences lie in one another too deep")
+        cause = cause.__context__
+    return UnreadableObject(f"not a readable DICOM object ({type(error).__name__})")
+
+
+def _meta(file: MeteredFile) -> FileMetaDataset:
+    """Return the File Meta Information, and leave the file at its end."""
+    pydicom.filereader.read_preamble(file, force=False)
+    meta: FileMetaDataset = pydicom.filereader._read_file_meta_info(file)  # noqa: SLF001 - the public one opens a path
+    return meta
 
 
 def _require_last(dataset: FileDataset, path: Path) -> None:
@@ -126,7 +160,7 @@ def _require_last(dataset: FileDataset, path: Path) -> None:
     if not isinstance(last, RawDataElement) or last.tag >= _PIXEL_DATA or last.length == _UNDEFINED:
         return
     end = last.value_tell + last.length
-    if len(last.value or b"") < last.length:
+    if end > size if last.value is None else len(last.value) < last.length:
         raise ObjectCutShort(f"the object is cut short at {size} of {end} bytes")
     if 0 < size - end < 8:  # less than an element's tag and length, which pydicom leaves unread
         with path.open("rb") as file:
@@ -135,14 +169,17 @@ def _require_last(dataset: FileDataset, path: Path) -> None:
                 raise ObjectCutShort(f"the object is cut short at {size} bytes")
 
 
-def _parsed(source: BytesIO | str, *, stop_before_pixels: bool, force: bool) -> FileDataset:
-    dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=force)
+def _parsed(source: MeteredFile | MeteredBytes, *, stop_before_pixels: bool, force: bool) -> FileDataset:
+    source.rewind()
+    # Of what lies in memory anyway nothing is left for later.
+    later = _LATER if stop_before_pixels and isinstance(source, MeteredFile) else None
+    dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=force, defer_size=later)
     if len(dataset) or stop_before_pixels:
         return dataset
     return _to_the_end(source, force=force)  # pydicom met the end within an element
 
 
-def _to_the_end(source: BytesIO | str, *, force: bool) -> FileDataset:
+def _to_the_end(file: MeteredFile | MeteredBytes, *, force: bool) -> FileDataset:
     """Read an object whose end is missing: pydicom then returns an empty data set.
 
     Pixel data without a delimiter goes on to the end of the file. What lies behind it is not read.
@@ -152,10 +189,10 @@ def _to_the_end(source: BytesIO | str, *, force: bool) -> FileDataset:
     UnreadableObject
         It ends before its pixel data, or within it.
     """
-    with BytesIO(source.getvalue()) if isinstance(source, BytesIO) else Path(source).open("rb") as file:
-        dataset: FileDataset = pydicom.dcmread(file, stop_before_pixels=True, force=force)
-        place = file.tell()
-        rest = file.read()
+    file.rewind()
+    dataset: FileDataset = pydicom.dcmread(file, stop_before_pixels=True, force=force)
+    place = file.tell()
+    rest = file.read()
     implicit, little = dataset.original_encoding
     order = "<" if little else ">"
     if "SOPInstanceUID" not in dataset or rest[:4] != struct.pack(f"{order}2H", *_PIXEL_DATA):
@@ -187,18 +224,11 @@ def _has_preamble(path: Path) -> bool:
     raise UnreadableObject("not a DICOM file")
 
 
-def _inflated(path: Path, meta: FileMetaDataset) -> BytesIO:
+def _inflated(file: MeteredFile, meta: FileMetaDataset, limits: ReadingLimits, *, header_only: bool) -> MeteredBytes:
     """Return the file with its data set inflated, as explicit VR little endian (PS3.5 A.5)."""
-    raw = path.read_bytes()
-    start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = engine.decompress(raw[start:], MAX_INFLATED)
-    if engine.unconsumed_tail:
-        raise UnreadableObject("the deflated data set inflates to more than 512 MB")
-    if not engine.eof:
-        raise UnreadableObject("the deflated data set is truncated")
+    body = inflate(file, limits, header_only=header_only)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = DicomBytesIO()
     buffer.write(b"\0" * 128 + b"DICM")
     pydicom.filewriter.write_file_meta_info(buffer, meta, enforce_standard=False)
-    return BytesIO(buffer.getvalue() + body)
+    return MeteredBytes(buffer.getvalue() + body, limits)

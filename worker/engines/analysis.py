@@ -6,6 +6,7 @@ Where an image comes from, and where its outcome goes, is the caller's.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pydicom import Dataset
@@ -14,7 +15,8 @@ from dicom_io.errors import OutOfResources, Permanent
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
-from dicom_io.header.reading import read_dataset
+from dicom_io.header.limits import ReadingLimits
+from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import SourceImage, source_image
 from dicom_io.header.version import FIRST, ImageVersion
@@ -36,7 +38,7 @@ class Image:
     Attributes
     ----------
     dataset
-        The object; its results stand in the same study.
+        The object, or its header alone; its results stand in the same study.
     created
         The time that the results bear, in the site's zone.
     rendered
@@ -49,6 +51,8 @@ class Image:
         Whether an earlier model has read it already: then the series name the model's version.
     version
         Which of the contents it is that came under its UID.
+    whole
+        Reads the whole object, where `dataset` is its header; called when the header says that it is to be analysed.
     """
 
     dataset: Dataset
@@ -58,6 +62,7 @@ class Image:
     report_not_analysed: bool = True
     again: bool = False
     version: ImageVersion = FIRST
+    whole: Callable[[], Dataset] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
     UnsupportedPixels
         Its pixel data cannot be rendered.
     UnreadableObject
-        It lacks its study, SOP instance or SOP class UID.
+        It lacks its study, SOP instance or SOP class UID, or cannot be read whole.
     InvalidResult
         No result can be made.
     """
@@ -114,7 +119,10 @@ def analyze(image: Image, reader: Reader, settings: Settings) -> Analysed | NotA
         results = _report(image, verdict.reason, reader, settings) if verdict.radiograph else _NOTHING
         return NotAnalysed(verdict.reason, results)
     source = source_image(image.dataset, image.version)
-    reading = reader.read_values(image.rendered) if image.rendered else reader.read(image.dataset)
+    if image.rendered:
+        reading = reader.read_values(image.rendered)
+    else:
+        reading = reader.read(image.whole() if image.whole else image.dataset)
     if reading.finding.answer is Answer.OUTSIDE and settings.model.out_of_distribution == "skip":
         reason = outside_reason(reading.finding)
         return NotAnalysed(reason, _report(image, reason, reader, settings, source), reading, source.remarks)
@@ -163,8 +171,8 @@ def failure_report(image: Image, reason: str, identity: ModelIdentity, settings:
         return _NOTHING
 
 
-def read_stored(blobs: Blobs, sha256: str) -> Dataset:
-    """Read a received object; what keeps it from being read is its own fault, or that of the whole store.
+def read_stored(blobs: Blobs, sha256: str, limits: ReadingLimits, *, whole: bool) -> Dataset:
+    """Read a received object, or its header; what keeps it from being read is its own fault, or that of all the store.
 
     Raises
     ------
@@ -173,7 +181,7 @@ def read_stored(blobs: Blobs, sha256: str) -> Dataset:
     """
     path = blobs.find(sha256)
     try:
-        return read_dataset(path)
+        return (read_dataset if whole else read_header)(path, limits)
     except OutOfResources as error:  # it was opened, and cannot be read to its end
         if isinstance(error.__cause__, OSError):
             raise blobs.fault(error.__cause__) from error

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pydicom import Dataset
 from dicom_io.durable import file_sha256
 from dicom_io.errors import CxrdError, InvalidSettings
 from dicom_io.finding import Finding, bounded
-from dicom_io.header.reading import read_dataset
+from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.content import blank, sample
 from dicom_io.pixels.render import Rendered
@@ -195,7 +196,8 @@ class _Task:
 def _image(file: Path, settings: Settings) -> Image:
     """Read a file as an image that is to be analysed."""
     if file.suffix.lower() not in PICTURES:
-        return Image(read_dataset(file), now().astimezone())
+        limits = settings.pixels.reading
+        return Image(read_header(file, limits), now().astimezone(), whole=partial(read_dataset, file, limits))
     values = read_picture(file, max_pixels=settings.pixels.max_pixels)
     levels = sample(values) * 255
     rendered = Rendered(values=values, aspect=1.0, blank=blank(values.shape, levels, levels))

@@ -7,7 +7,8 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -210,8 +211,7 @@ class Pipeline:
         wait_for_earlier(self._ledger, claim)
         dataset: Dataset | None = None
         try:
-            with metrics.timed("read"):
-                dataset = read_stored(self._blobs, claim.sha256)
+            dataset = self._read(claim, whole=False)
             return self._work(desk, claim, dataset)
         except (SystemicFault, OutOfResources, OSError):
             raise
@@ -220,6 +220,13 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the border of a task
             reason = str(error) if isinstance(error, Retryable) else unexpected(error)
             return self._unforeseen(desk, claim, reason, dataset, metrics.cause_of(error))
+
+    def _read(self, claim: Claim, *, whole: bool) -> Dataset:
+        return read_stored(self._blobs, claim.sha256, self._settings.pixels.reading, whole=whole)
+
+    def _read_whole(self, claim: Claim) -> Dataset:
+        with metrics.timed("read"):
+            return self._read(claim, whole=True)
 
     def _work(self, desk: Desk, claim: Claim, dataset: Dataset) -> Entry:
         if self._ledger.is_result(claim.sop_instance_uid):
@@ -230,7 +237,7 @@ class Pipeline:
                 reason = "another model serves"
                 return Entry(f"put back: {reason}", lambda: desk.hand_back(claim, reason))
             previous = previous_findings(self._ledger, claim, reader.identity, self._settings.results.kinds)
-            image = image_of(claim, dataset, previous)
+            image = replace(image_of(claim, dataset, previous), whole=partial(self._read_whole, claim))
             reached("decoding")
             try:
                 outcome = analyze(image, reader, self._settings)

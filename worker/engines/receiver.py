@@ -61,6 +61,7 @@ class Receiver:
             lambda _: ring(folder, "work"),
             urgent=settings.scp.urgent_calling,
             one_version=settings.scp.duplicates == "refuse",
+            limits=settings.pixels.reading,
         )
         options = NodeOptions(**settings.scp.model_dump(exclude={"urgent_calling"}))
         self._addresses = addresses(settings)

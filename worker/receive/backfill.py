@@ -153,6 +153,7 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
             lambda _receipt: ring(folder, "work"),
             priority=Priority.LOW,
             one_version=settings.scp.duplicates == "refuse",
+            limits=settings.pixels.reading,
         )
         limits = Limits(settings.scp.max_object_mb, blobs.check_space)
         yield Receipt(intake.receive, spool, settings.scp.ae_title, limits)

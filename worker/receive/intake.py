@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from dicom_io.errors import ObjectCutShort, Retryable, UnreadableObject
 from dicom_io.fail_points import reached
+from dicom_io.header.limits import DEFAULT, ReadingLimits
 from dicom_io.header.reading import read_arrived
 from dicom_io.network import status
 from dicom_io.network.content import content_sha256
@@ -45,6 +46,8 @@ class Intake:
         That of all images, whatever the sender asks for.
     one_version
         Refuse another content under a SOP Instance UID that was received before (`scp.duplicates`).
+    limits
+        What reading a header may cost.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Intake:
         urgent: Collection[str] = (),
         priority: Priority | None = None,
         one_version: bool = False,
+        limits: ReadingLimits = DEFAULT,
     ) -> None:
         self._ledger = ledger
         self._blobs = blobs
@@ -65,6 +69,7 @@ class Intake:
         self._urgent = frozenset(urgent)
         self._fixed = priority
         self._one_version = one_version
+        self._limits = limits
 
     @metrics.timed("receipt")
     def receive(self, arrival: Arrival) -> int:
@@ -78,7 +83,7 @@ class Intake:
         try:
             self._blobs.check_space()
             arrival.file.flush_to_disk()
-            header = read_arrived(arrival.file.path)
+            header = read_arrived(arrival.file.path, self._limits)
             mismatch = _mismatch(header, arrival)
             if mismatch:
                 return self._refuse(status.DATASET_MISMATCH, mismatch, about)

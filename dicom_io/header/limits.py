@@ -1,0 +1,196 @@
+"""What reading a data set may cost: the elements that are counted as they are read, and the bytes that it takes.
+
+An element of eight bytes becomes some hundred bytes of memory and some microseconds, and a deflated byte becomes a
+thousand: the size of a file bounds neither.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+
+from dicom_io.errors import UnreadableObject
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydicom import Dataset
+
+_HEADER = 8
+"""Bytes that pydicom reads at once at the begin of each element and each item, and rarely else."""
+_UNDEFINED = 0xFFFFFFFF
+_ITEM_GROUP = 0xFFFE
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+"""Value representations whose length has four bytes, behind two that are reserved (PS3.5 7.1.2)."""
+
+
+@dataclass(frozen=True)
+class ReadingLimits:
+    """What reading one object may cost.
+
+    Attributes
+    ----------
+    max_elements
+        Elements and items of a data set, those within sequences too. One whose value has eight bytes may count twice.
+    max_memory_mb
+        Memory for an object, in units of 1,000,000 bytes.
+    """
+
+    max_elements: int = 200_000
+    max_memory_mb: int = 1000
+
+    def require(self, size: int) -> None:
+        """Raise UnreadableObject where so many bytes are too many."""
+        if size > self.max_memory_mb * 1_000_000:
+            raise UnreadableObject(too_much(size, self.max_memory_mb))
+
+    def too_many(self) -> UnreadableObject:
+        """Return the error that there are too many elements."""
+        return UnreadableObject(f"the data set has more than {self.max_elements} elements")
+
+
+DEFAULT = ReadingLimits()
+
+
+def too_much(size: int, max_memory_mb: int) -> str:
+    """Return in words that an object of so many bytes is more than is allowed."""
+    megabytes = -(-size // 1_000_000)
+    return f"the object would need {megabytes} MB of memory, at most {max_memory_mb} are allowed"
+
+
+class _Meter:
+    """Counts the elements that are read through it."""
+
+    def __init__(self, limits: ReadingLimits) -> None:
+        self._limits = limits
+        self._count = 0
+
+    def begin(self) -> None:
+        self._count = 0
+
+    def count(self, size: int | None) -> None:
+        if size == _HEADER:
+            self._count += 1
+            if self._count > self._limits.max_elements:
+                raise self._limits.too_many()
+
+
+class MeteredFile(io.BufferedReader):
+    """A file whose elements are counted.
+
+    Raises
+    ------
+    UnreadableObject
+        By `read`, where there are too many.
+    """
+
+    def __init__(self, path: Path, limits: ReadingLimits) -> None:
+        super().__init__(io.FileIO(str(path)))
+        self._meter = _Meter(limits)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does."""
+        self._meter.count(size)
+        return super().read(size)
+
+    def rewind(self) -> None:
+        """Go back to the begin, and begin to count."""
+        self._meter.begin()
+        self.seek(0)
+
+
+class MeteredBytes(io.BytesIO):
+    """The same of what lies in memory."""
+
+    def __init__(self, data: bytes | bytearray, limits: ReadingLimits) -> None:
+        super().__init__(data)
+        self._meter = _Meter(limits)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does."""
+        self._meter.count(size)
+        return super().read(size)
+
+    def rewind(self) -> None:
+        """Go back to the begin, and begin to count."""
+        self._meter.begin()
+        self.seek(0)
+
+
+def require_few_items(dataset: Dataset, path: Path, limits: ReadingLimits) -> None:
+    """Raise UnreadableObject where sequences that are not parsed yet hold too many elements.
+
+    pydicom parses a sequence whose length is stated when somebody asks for it, and nothing counts then. `path`
+    is where the data set was read from.
+    """
+    left = limits.max_elements
+    datasets = [dataset]
+    while datasets:
+        for element in datasets.pop().values():
+            if not isinstance(element, RawDataElement):
+                datasets += element.value if element.VR == "SQ" else ()
+            elif element.length and element.tag.group != _PIXELS and _is_sequence(element):
+                data = _left_for_later(element, path) if element.value is None else element.value
+                left -= _count(data, element.is_implicit_VR, element.is_little_endian, left)
+                if left < 0:
+                    raise limits.too_many()
+
+
+_PIXELS = 0x7FE0
+
+
+def _left_for_later(element: RawDataElement, path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(element.value_tell)
+        return file.read(element.length)
+
+
+def _is_sequence(element: RawDataElement) -> bool:
+    """Tell whether pydicom may take the bytes of an element for a sequence's."""
+    if element.VR not in (None, "UN"):
+        return element.VR == "SQ"
+    return _is_known_sequence(element.tag)
+
+
+def _count(data: bytes, implicit: bool, little: bool, most: int) -> int:
+    """Return how many elements and items lie in the bytes of a sequence; no further than a few above `most`.
+
+    What cannot be followed ends it: pydicom fails there too.
+    """
+    order = "<" if little else ">"
+    short, long = struct.Struct(f"{order}2HL"), struct.Struct(f"{order}L")
+    half = struct.Struct(f"{order}H")
+    place, count, end = 0, 0, len(data)
+    while place + 8 <= end and count <= most:
+        group, number, length = short.unpack_from(data, place)
+        place += 8
+        count += 1
+        if group == _ITEM_GROUP:
+            continue  # an item, or a delimiter: what follows is counted like the rest
+        vr = data[place - 4 : place - 2]
+        if implicit or not vr.isalpha():
+            is_sequence = length == _UNDEFINED or _is_known_sequence(group << 16 | number)
+        elif vr in _LONG:
+            if place + 4 > end:
+                break
+            (length,) = long.unpack_from(data, place)
+            place += 4
+            is_sequence = vr == b"SQ" or length == _UNDEFINED
+        else:
+            (length,) = half.unpack_from(data, place - 2)
+            is_sequence = False
+        if not is_sequence:
+            place += length
+    return count
+
+
+def _is_known_sequence(tag: int) -> bool:
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return False
