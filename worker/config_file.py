@@ -57,11 +57,11 @@ def _text_of(path: Path) -> str:
         raise InvalidSettings(f"{path}: not a text file in UTF-8") from error
 
 
-def _parsed(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
+def _parsed(path: Path, text: str) -> tuple[Any, Any]:
     """Return the tree of a YAML text, and its values. Raises as `read_config`."""
     wrong = f"{path}: not valid YAML"
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from worker.ledger import migrations
 from worker.ledger.event_chain import GENESIS, digest
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """The revisions whose rows are known here. A new one is added to `_fill` together with its migration."""
 AT = dt.datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=dt.UTC)
 
@@ -93,6 +93,8 @@ class _Rows:
             self._commitments()
         if self._revision >= "0009":
             self._deletion()
+        if self._revision >= "0010":
+            self._connection.execute(text("UPDATE receipt SET content_sha256 = sha256 WHERE id = 4"))
 
     def _tasks(self) -> None:
         """Put in the tasks of what is not done: 5, 6 (in hand), the second reading of 2, and the delivery of 2."""

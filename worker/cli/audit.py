@@ -151,16 +151,45 @@ def refusals(
 
 
 @audit.command()
-def verify(config: options.Config = None) -> None:
-    """Check that nobody has altered the audit: recompute the hash chain and compare the findings with it.
+def verify(
+    begin: Annotated[
+        int,
+        typer.Option(
+            "--from", min=0, max=options.LARGEST, help="Only from this event on, and the images they are about"
+        ),
+    ] = 0,
+    files: Annotated[
+        bool, typer.Option("--files", help="Also read all stored files, and compute their digests")
+    ] = False,
+    config: options.Config = None,
+) -> None:
+    """Check that nobody has altered the audit: recompute the hash chain, and compare all rows with it.
 
     Exit code 2 means that something was altered.
     """
-    from worker.ledger.queries import verify as ask
+    from worker import settings as own
+    from worker.ledger.database import open_ledger
+    from worker.ledger.verification import Verification
 
-    count, problems = ask(options.ledger_of(config))
-    for problem in problems:
-        output.line(problem)
-    output.counts([("Events checked", count), ("Problems", len(problems))])
+    settings = own.load(config)
+    ledger = open_ledger(settings)
+    blobs = None
+    if files:
+        from worker.ledger.stores import open_blobs
+
+        blobs = open_blobs(settings, ledger)
+    verification = Verification(ledger.reading, begin)
+    problems = 0
+    with output.advancing("reading events") as (advance, end):
+        for problem in verification.problems(blobs, advance):
+            end()
+            output.line(problem)
+            problems += 1
+    counts = verification.counts
+    rows: list[tuple[str, object]] = [("Events checked", counts.events), ("Images checked", counts.images)]
+    if files:
+        rows += [("Files checked", counts.files), ("Files in other stores, not checked", counts.elsewhere)]
+    last, digest = counts.last
+    output.counts([*rows, ("Last event", f"{last} {digest}"), ("Problems", problems)])
     if problems:
         raise typer.Exit(2)

@@ -187,9 +187,10 @@ class Commitments:
         counts = row.state == DeliveryState.SENT
         answer = update(CommitmentRow).where(CommitmentRow.id == row.id)
         connection.execute(answer.values(answered_at=now, reason=reason if counts else None))
-        if not counts:
-            return
         delivery_id, receipt_id = row.delivery_id, row.receipt_id
+        if not counts:
+            self._enter_event(connection, row, report, now)
+            return
         if reason is None:
             outcome.committed += 1
             _end(connection, delivery_id, state=DeliveryState.COMMITTED, committed_at=now, error="")
@@ -213,6 +214,13 @@ class Commitments:
             outcome.uncommitted += 1
             task = (TaskRow.kind == Kind.COMMIT, TaskRow.subject == delivery_id)
             connection.execute(update(TaskRow).where(*task).values(reason=words))
+            self._enter_event(connection, row, report, now, error=words)
+
+    @staticmethod
+    def _enter_event(connection: Connection, row: Any, report: Report, now: dt.datetime, **more: str) -> None:
+        """Enter that a node has answered, and that it changed nothing."""
+        facts = {"delivery": row.delivery_id, "transaction": report.transaction_uid, **more}
+        event_chain.append(connection, "commitment_answered", now, row.receipt_id, **facts)
 
     @staticmethod
     def _leave_sent(connection: Connection, delivery_id: int, receipt_id: int, reason: str, now: dt.datetime) -> None:

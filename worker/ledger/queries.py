@@ -13,7 +13,6 @@ from typing import IO, Any
 from sqlalchemy import RowMapping, text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
-from worker.ledger import event_chain
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import OUTSIDE
 from worker.printable import cell
@@ -135,12 +134,6 @@ def deliveries_to(ledger: Ledger, destination: str) -> int:
     query = text("SELECT count(*) FROM delivery WHERE destination = :name")
     with ledger.reading() as connection:
         return int(connection.scalar(query, {"name": destination}) or 0)
-
-
-def verify(ledger: Ledger) -> tuple[int, list[str]]:
-    """Return how many events the audit's chain has, and a line for each thing that does not fit."""
-    with ledger.reading() as connection:
-        return event_chain.verify(connection)
 
 
 def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:

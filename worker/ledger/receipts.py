@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from worker.clock import now as clock
 from worker.database.transactions import Database
 from worker.ledger import event_chain, findings, versions
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousFinding
@@ -101,6 +102,7 @@ class Ledger(Database):
         with self.writing() as connection:
             row = update(ReceiptRow).where(ReceiptRow.id == receipt_id)
             connection.execute(row.values(content_sha256=content_sha256))
+            event_chain.append(connection, "content_noted", clock(), receipt_id, content_sha256=content_sha256)
 
     def later_answer(self, receipt_id: int) -> int | None:
         """Return the number of a later version of an image that was answered already; None where there is none."""

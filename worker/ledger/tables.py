@@ -288,6 +288,7 @@ class EventRow(Table):
     """One step that was taken, chained by hash to the one before it, so that an alteration shows."""
 
     __tablename__ = "event"
+    __table_args__ = (Index("uq_event_previous", "previous", unique=True),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int | None] = mapped_column(ForeignKey("receipt.id"), index=True)
@@ -296,6 +297,7 @@ class EventRow(Table):
     detail: Mapped[str] = mapped_column(Text)
     previous: Mapped[str] = mapped_column(String(64))
     digest: Mapped[str] = mapped_column(String(64))
+    rows: Mapped[str | None] = mapped_column(Text)  # of its receipt, `worker.ledger.row_digests`; NULL before 0011
 
 
 def is_latest_finding() -> ColumnElement[bool]:

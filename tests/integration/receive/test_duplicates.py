@@ -24,7 +24,7 @@ from tests.support.peers import chest, send
 from tests.unit.worker.queue.test_claim import all_at_once
 from worker.clock import now
 from worker.engines.receiver import Receiver
-from worker.ledger import event_chain
+from worker.ledger import verification
 from worker.ledger.queries import refusals, story
 from worker.ledger.receipts import Ledger
 from worker.ledger.retention import Retention
@@ -72,7 +72,7 @@ def steps(station: Station, number: object) -> list[str]:
     whole = story(station.ledger, str(number))
     assert whole is not None
     with station.ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
     return [each["kind"] for each in whole["events"]]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from dicom_io.errors import InvalidSettings
+from worker.clock import now
 from worker.database.outage import outage
 
 if TYPE_CHECKING:
@@ -98,12 +99,16 @@ def _run(engine: Engine) -> None:
     """Run the migrations that are missing: all of them, or none where one fails or the process dies."""
     from alembic import command  # noqa: PLC0415 - rarely needed, and slow to import
 
+    from worker.ledger import event_chain  # noqa: PLC0415 - it imports tables, and this module reads none
+
     config = _config()
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE has the same effect
             _wait_for_turn(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        # With the newest schema, whose columns are sealed. A revision that changes rows has to seal them anew.
+        event_chain.record_unsealed(connection, now())
 
 
 def _wait_for_turn(connection: Connection) -> None:

@@ -52,7 +52,7 @@ def write(folder: Path, **parts: Any) -> Path:
     return file
 
 
-def said(file: Path, *command: str, **environment: str) -> str:
+def said(file: Path, *command: str, **environment: Any) -> str:
     words = 2 if command[0] in ("audit", "db", "feedback", "models") else 1
     done = invoke(*command[:words], "-c", file, *command[words:], **environment)
     assert done.returncode != 70, done.stderr

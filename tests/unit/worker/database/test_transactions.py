@@ -20,7 +20,7 @@ from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON, RESULT, S
 from tests.unit.worker.queue.test_claim import all_at_once
 from worker.database.connection import Patience, connect
 from worker.database.transactions import at_end
-from worker.ledger import event_chain, migrations
+from worker.ledger import event_chain, migrations, verification
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.receipts import Ledger
 from worker.ledger.retention import Retention
@@ -52,7 +52,7 @@ def patient(request: pytest.FixtureRequest) -> Iterator[Ledger]:
 def kinds(ledger: Ledger) -> list[str]:
     """Return the kinds of all events; the chain must hold."""
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
         return list(connection.scalars(text("SELECT kind FROM event ORDER BY id")))
 
 

@@ -21,7 +21,7 @@ from worker.database.connection import connect
 from worker.deliver.courier import Courier, Office
 from worker.deliver.port import Observation, Outcome, outcome_of, refusal, retry
 from worker.engines.outcome import Outcomes
-from worker.ledger import event_chain, migrations
+from worker.ledger import migrations, verification
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger
@@ -124,7 +124,7 @@ class Post:
     def events(self) -> list[str]:
         """Return the kinds of the events that belong to no receipt."""
         with self.ledger.reading() as connection:
-            assert event_chain.verify(connection)[1] == []
+            assert verification.verify(connection)[1] == []
             return list(connection.scalars(text("SELECT kind FROM event WHERE receipt_id IS NULL ORDER BY id")))
 
 

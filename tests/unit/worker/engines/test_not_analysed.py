@@ -31,7 +31,7 @@ from worker.destination_settings import DicomDestination
 from worker.engines.offline import analyze
 from worker.health.drift import period
 from worker.inference.analyzer import Reader
-from worker.ledger import event_chain
+from worker.ledger import verification
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.receipts import Receipts
 from worker.results.result_set import not_analysed
@@ -150,7 +150,7 @@ def test_an_image_that_failed_is_reported_too(bench: Bench) -> None:
     (event,) = [json.loads(each["detail"]) for each in found["events"] if each["kind"] == "failed"]
     assert event["results"] == [report.SOPInstanceUID]
     with bench.ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def test_an_image_that_is_given_up_is_reported_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,11 +355,11 @@ def test_an_altered_score_shows(bench: Bench, statement: str, said: str) -> None
     bench.pipeline._settings = Settings()
     done(bench, chest(PatientAge="040Y"))
     with bench.ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
     with bench.ledger.writing() as connection:
         connection.exec_driver_sql(statement)
     with bench.ledger.reading() as connection:
-        assert any(re.search(said, problem) for problem in event_chain.verify(connection)[1])
+        assert any(re.search(said, problem) for problem in verification.verify(connection)[1])
 
 
 def test_a_source_that_cannot_be_referred_to_is_said_in_the_audit(bench: Bench) -> None:

@@ -33,7 +33,7 @@ from worker.engines.outcome import Outcomes
 from worker.engines.pipeline import Desk, Pipeline, SystemicFault
 from worker.inference.analyzer import Reader
 from worker.inference.engine import EngineFault
-from worker.ledger import event_chain, migrations
+from worker.ledger import migrations, verification
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger, Receipts
@@ -199,7 +199,7 @@ def test_what_somebody_else_has_by_now_is_left_to_them(bench: Bench, capsys: pyt
     assert bench.row(number)["status"] == "analysed"
     assert bench.wakes == ["deliver"]
     with bench.ledger.reading() as connection:
-        assert event_chain.verify(connection) == (2, [])
+        assert verification.verify(connection) == (2, [])
 
 
 @pytest.mark.parametrize("kind", ["secondary-capture", "presentation-state", "structured-report"])

@@ -16,7 +16,7 @@ from tests.support.answers import REGIONS, SETS, findings
 from tests.support.ledgers import leave_out, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
 from worker.database.connection import connect
-from worker.ledger import event_chain, migrations, queries
+from worker.ledger import event_chain, migrations, queries, verification
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.findings import record_shadow
 from worker.ledger.queries import Filter, story
@@ -28,7 +28,7 @@ OTHER = replace(FINDING.model, version="2", digest="e" * 64)
 
 def intact(ledger: Ledger) -> list[str]:
     with ledger.reading() as connection:
-        return event_chain.verify(connection)[1]
+        return verification.verify(connection)[1]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,12 @@ def enter_earlier(engine: Engine, number: int, found: Finding) -> None:
             names = ", ".join(values)
             places = ", ".join(f":{name}" for name in values)
             connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)  # noqa: S608
-        event_chain.append(connection, "analysed", NOON, number, **facts, **region, results=[], reason="")
+        detail = json.dumps(facts | region | {"results": [], "reason": ""}, sort_keys=True)
+        last = connection.scalar(text("SELECT digest FROM event ORDER BY id DESC LIMIT 1")) or event_chain.GENESIS
+        values = {"receipt_id": number, "at": _NOON, "kind": "analysed", "detail": detail, "previous": last}
+        values["digest"] = event_chain.digest(last, number, NOON, "analysed", detail)
+        places = ", ".join(f":{name}" for name in values)
+        connection.execute(text(f"INSERT INTO event ({', '.join(values)}) VALUES ({places})"), values)  # noqa: S608
 
 
 _NOON = NOON.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")

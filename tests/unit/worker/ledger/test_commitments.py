@@ -13,7 +13,7 @@ from sqlalchemy import text
 from dicom_io.network.commitment_messages import Failed, Reference, Report
 from tests.support.ledgers import record_finding, task_row
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
-from worker.ledger import event_chain, overview
+from worker.ledger import overview, verification
 from worker.ledger.commitments import Commitments, ReportOutcome
 from worker.ledger.deliveries import RESENDS, Deliveries
 from worker.ledger.queries import story
@@ -62,7 +62,7 @@ def states(ledger: Ledger, number: int) -> list[tuple[str, str]]:
     found = story(ledger, str(number))
     assert found is not None
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
     return [(each["state"], each["error"]) for each in found["deliveries"]]
 
 

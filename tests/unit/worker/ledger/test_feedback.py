@@ -12,7 +12,7 @@ from dicom_io.finding import Answer
 from modeltrain.data.samples import read_sample
 from tests.support.ledgers import leave_out
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, answered, received
-from worker.ledger import event_chain
+from worker.ledger import verification
 from worker.ledger.feedback import Verdict, check, check_images, enter, faults, read_file, verdicts
 from worker.ledger.queries import Filter, findings
 from worker.ledger.receipts import Ledger
@@ -33,7 +33,7 @@ def test_the_last_verdict_counts_and_all_are_kept(ledger: Ledger) -> None:
     assert verdicts(ledger, disagree=True) == []
     assert findings(ledger, Filter())[0]["feedback"] == "PNEUMONIA"
     with ledger.reading() as connection:
-        count, problems = event_chain.verify(connection)
+        count, problems = verification.verify(connection)
     assert problems == []
     assert count >= 4
 

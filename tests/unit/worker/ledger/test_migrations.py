@@ -25,7 +25,7 @@ from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import NEW
 from worker.clock import now
 from worker.database.connection import connect
-from worker.ledger import event_chain, migrations
+from worker.ledger import migrations, verification
 from worker.ledger.database import migrate, open_ledger, schema
 from worker.ledger.processes import busy_hosts
 from worker.ledger.queries import Filter, findings, story
@@ -57,7 +57,7 @@ def rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
 
 def problems(engine: Engine) -> list[str]:
     with engine.connect().execution_options(reading=True) as connection:
-        return event_chain.verify(connection)[1]
+        return verification.verify(connection)[1]
 
 
 def test_rows_of_every_revision_but_the_newest_are_known() -> None:
@@ -108,7 +108,7 @@ def _check_versions(ledger: Ledger) -> None:
     ledger.restore(3, replace(copy, sop_instance_uid="1.2.3", sha256="3" * 64), "deleted")
     assert ledger.deleted([3]) == {}
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def _check_images(ledger: Ledger, revision: str) -> None:

@@ -14,7 +14,7 @@ from dicom_io.finding import Answer, Finding, ModelIdentity
 from tests.support.ledgers import again_of, due, fail, record_again, record_finding, task_of, waiting
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
 from worker.database.connection import connect
-from worker.ledger import event_chain, migrations
+from worker.ledger import migrations, verification
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
@@ -48,7 +48,7 @@ def wished(ledger: Ledger, *numbers: int) -> Reanalyses:
 
 def intact(ledger: Ledger) -> bool:
     with ledger.reading() as connection:
-        return event_chain.verify(connection)[1] == []
+        return verification.verify(connection)[1] == []
 
 
 def test_both_answers_are_kept_and_the_newer_one_stands(ledger: Ledger) -> None:
@@ -277,7 +277,7 @@ def test_an_alteration_of_any_answer_shows(ledger: Ledger, statement: str, said:
         for each in statement.split(";"):
             connection.execute(text(each))
     with ledger.reading() as connection:
-        assert any(said in problem for problem in event_chain.verify(connection)[1])
+        assert any(said in problem for problem in verification.verify(connection)[1])
 
 
 def test_readers_of_findings_take_the_right_one(ledger: Ledger) -> None:

@@ -24,7 +24,7 @@ from tests.support.ledgers import claim_of, due, fail, record_finding, task_of, 
 from worker.database.columns import Table
 from worker.database.connection import connect
 from worker.database.outage import outage
-from worker.ledger import event_chain, migrations
+from worker.ledger import migrations, verification
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
@@ -110,7 +110,7 @@ def test_many_at_once_enter_one_row(ledger: Ledger) -> None:
     assert len(entered) == 8
     assert len([number for number in entered if number is not None]) == 1
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def test_only_one_worker_gets_a_receipt(ledger: Ledger) -> None:
@@ -180,7 +180,7 @@ def test_an_outcome_counts_only_where_the_task_is_still_ours(ledger: Ledger) -> 
         other.fail(new, "once is enough", NOON)
     assert ledger.counts() == {"analysed": 1}
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def test_failed_images_are_given_back_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,11 +302,11 @@ def test_the_views_answer_what_was_asked_for(ledger: Ledger) -> None:
 def test_an_alteration_shows(ledger: Ledger, statement: str, said: str) -> None:
     answered(ledger)
     with ledger.reading() as connection:
-        assert event_chain.verify(connection) == (2, [])
+        assert verification.verify(connection) == (2, [])
     with ledger.writing() as connection:
         connection.execute(text(statement))
     with ledger.reading() as connection:
-        assert any(said in problem for problem in event_chain.verify(connection)[1])
+        assert any(said in problem for problem in verification.verify(connection)[1])
 
 
 def test_the_migrations_make_what_the_tables_say(ledger: Ledger) -> None:
@@ -391,7 +391,7 @@ def test_many_deliveries_are_made_pending_some_at_a_time(ledger: Ledger, monkeyp
     assert sizes == [2, 2, 1]
     assert len(due(ledger, "pacs", NOON)) == 5
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def test_what_waited_too_long_is_given_up_some_at_a_time(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

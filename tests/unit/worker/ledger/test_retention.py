@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from tests.support.ledgers import fail, record_finding, waiting
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, received
 from worker.engines.housekeeper import BOTH, remove
-from worker.ledger import event_chain
+from worker.ledger import verification
 from worker.ledger.commitments import Commitments
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
@@ -113,7 +113,7 @@ def test_the_rows_stay_and_say_so(ledger: Ledger, retention: Retention) -> None:
     assert [kind for kind, _ in events] == ["deleted", "deleted"]
     assert '"why": "age"' in events[0][1]
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
         assert oldest_kept(connection) is None
 
 

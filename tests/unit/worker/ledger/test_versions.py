@@ -15,7 +15,7 @@ from tests.support.ledgers import claim_of, fail, leave_out, record_finding, wai
 from tests.unit.worker.ledger.test_reanalyses import NEW_MODEL
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON, RESULT, SECOND, kinds, received
 from tests.unit.worker.ledger.test_retention import DAY, LATER
-from worker.ledger import event_chain
+from worker.ledger import verification
 from worker.ledger.commitments import Commitments
 from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
@@ -64,7 +64,7 @@ def test_another_content_becomes_the_next_version(ledger: Ledger) -> None:
     }  # fmt: skip
     assert "version" not in json.loads(story_of(ledger, first)["events"][0]["detail"])
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def test_each_content_comes_once_whichever_was_the_last(ledger: Ledger) -> None:
@@ -165,7 +165,7 @@ def test_what_is_stored_anew_is_kept_as_long_as_what_is_new(ledger: Ledger) -> N
     owner = retention.owners("2" * 64)["2" * 64]
     assert (owner.received, owner.deleted_at) == (True, None)
     with ledger.reading() as connection:
-        assert event_chain.verify(connection)[1] == []
+        assert verification.verify(connection)[1] == []
 
 
 def test_one_that_had_failed_is_tried_once_more(ledger: Ledger) -> None:

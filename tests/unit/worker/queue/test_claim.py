@@ -14,7 +14,7 @@ from sqlalchemy import text
 from tests.support.ledgers import task_row, waiting
 from tests.unit.worker.ledger.test_receipts import NOON, SECOND
 from worker.database.connection import connect
-from worker.ledger import event_chain, migrations
+from worker.ledger import event_chain, migrations, verification
 from worker.ledger.receipts import Ledger
 from worker.queue.claim import LEASE, LeaseLost, Queue, make_due, put, withdraw
 from worker.queue.task import Kind, Priority, Task
@@ -37,7 +37,7 @@ def claimed(queue: Queue, now: dt.datetime = NOON, **more: Any) -> list[int]:
 
 def events(ledger: Ledger) -> int:
     with ledger.reading() as connection:
-        return event_chain.verify(connection)[0]
+        return verification.verify(connection)[0]
 
 
 def all_at_once(acts: list[Any]) -> list[Any]:

@@ -1,0 +1,228 @@
+"""What the audit shows of alterations: every row and every column, files, and a chain that was cut or rewritten."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Float, Integer, String, insert, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.types import BigInteger
+
+from dicom_io.errors import InvalidSettings
+from tests.support import earlier_ledgers
+from tests.unit.worker.ledger.test_receipts import NEW
+from worker.database.columns import Table, UtcDateTime
+from worker.database.connection import connect
+from worker.ledger import event_chain, migrations, row_digests
+from worker.ledger.receipts import Ledger
+from worker.ledger.row_digests import _SOURCES
+from worker.ledger.tables import EventRow
+from worker.ledger.verification import Verification
+from worker.storage.blobs import Blobs
+
+NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+TABLES = [source.table for source in _SOURCES]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """A ledger that an earlier version left, and that was migrated: a row in every table."""
+    engine = connect(request.getfixturevalue(f"{request.param}_url"))
+    earlier_ledgers.make(engine, earlier_ledgers.REVISIONS[-1])
+    with engine.begin() as connection:  # a destination has answered
+        connection.execute(text("UPDATE commitment SET answered_at = asked_at"))
+    migrations.upgrade(engine)
+    yield Ledger(engine)
+    engine.dispose()
+
+
+def problems(ledger: Ledger, begin: int = 0, blobs: Blobs | None = None) -> list[str]:
+    return list(Verification(ledger.reading, begin).problems(blobs))
+
+
+def alter(ledger: Ledger, statement: str) -> None:
+    with ledger.writing() as connection:
+        if ledger.engine.dialect.name == "sqlite":
+            connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+        connection.execute(text(statement))
+
+
+def another(column: str, kind: object) -> str:
+    """Return SQL for another value of a column."""
+    if isinstance(kind, String):
+        return (
+            f"substr(coalesce({column}, 'y') || 'x', 2)"
+            if column.endswith("sha256")
+            else f"coalesce({column}, '') || 'x'"
+        )
+    if isinstance(kind, UtcDateTime):
+        return "'2001-01-01 00:00:00.000000'"
+    assert isinstance(kind, Integer | BigInteger | Float)
+    return f"coalesce({column}, 0) + 1"
+
+
+KEYS = {"id", "receipt_id", "result_id", "delivery_id", "finding_id"}
+COLUMNS = [(table, column) for table in TABLES for column in table.__table__.columns if column.name not in KEYS]
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: str(getattr(each, "name", "")) or None)
+def test_every_column_of_every_row_is_sealed(ledger: Ledger, table: type[Table], column: object) -> None:
+    name, kind = column.name, column.type  # type: ignore[attr-defined]
+    own = table.__tablename__
+    if ledger.engine.dialect.name == "postgresql" and name in ("sha256", "destination"):
+        pytest.skip("as with SQLite, and the value is too long for the column")
+    key = "receipt_id" if own == "reanalysis" else "id"
+    with ledger.reading() as connection:
+        number = connection.scalar(text(f"SELECT min({key}) FROM {own}"))  # noqa: S608
+        assert number is not None, f"{own} has no row"
+    alter(ledger, f"UPDATE {own} SET {name} = {another(name, kind)} WHERE {key} = {number}")  # noqa: S608
+    said = problems(ledger)
+    assert said, f"{own}.{name}"
+    assert all(each.startswith("receipt ") for each in said)
+
+
+_SENT = (
+    "INSERT INTO delivery (result_id, destination, state, attempts, error, created_at, sent_as)"
+    " VALUES (1, 'x', 'sent', 1, '', '2026-01-01 00:00:00', '')"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE receipt SET sha256 = '0' WHERE id = 5", "receipt 5: its rows in receipt are not those that event"),
+        ("UPDATE receipt SET patient_key = 'z' WHERE id = 5", "receipt 5: its rows in receipt"),
+        ("UPDATE result SET sha256 = '0' WHERE id = 1", "receipt 1: its rows in result"),
+        ("UPDATE delivery SET state = 'sent' WHERE id = 2", "receipt 1: its rows in delivery"),
+        ("UPDATE feedback SET verdict = 'NORMAL'", "receipt 2: its rows in feedback"),
+        ("UPDATE finding SET model = 'other' WHERE id = 1", "receipt 1: its rows in finding"),
+        ("DELETE FROM feedback", "receipt 2: its rows in feedback"),
+        ("DELETE FROM commitment", "receipt 1: its rows in commitment"),
+        (_SENT, "receipt 1: its rows in delivery"),
+    ],
+)  # fmt: skip
+def test_what_stayed_unseen_shows(ledger: Ledger, statement: str, said: str) -> None:
+    assert problems(ledger) == []
+    alter(ledger, statement)
+    (line,) = problems(ledger)
+    assert line.startswith(said)
+
+
+def test_an_accepted_image_without_an_answer_that_is_deleted_shows(sqlite_url: str) -> None:
+    ledger = Ledger(connect(sqlite_url))
+    migrations.upgrade(ledger.engine)
+    assert ledger.receive(NEW) == 1
+    with ledger.engine.connect().execution_options(reading=True) as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    raw = ledger.engine.raw_connection()
+    raw.execute("PRAGMA foreign_keys = OFF")
+    raw.execute("DELETE FROM receipt")
+    raw.commit()
+    raw.close()
+    assert problems(ledger) == ["receipt 1: removed"]
+    ledger.engine.dispose()
+
+
+def test_what_is_entered_afterwards_is_sealed_too(ledger: Ledger) -> None:
+    number = ledger.receive(replace(NEW, sop_instance_uid="1.9"))
+    assert problems(ledger) == []
+    alter(ledger, f"UPDATE receipt SET accession_number = 'z' WHERE id = {number}")  # noqa: S608
+    assert [each[:30] for each in problems(ledger)] == [f"receipt {number}: its rows in receipt"[:30]]
+
+
+def test_a_digest_that_is_altered_or_taken_away_shows(ledger: Ledger) -> None:
+    with ledger.reading() as connection:
+        last = connection.scalar(text("SELECT max(id) FROM event"))
+    alter(ledger, f"UPDATE event SET rows = NULL WHERE id = {last}")  # noqa: S608
+    said = problems(ledger)
+    assert f"event {last}: altered" in said
+    assert any(f"its newest event, {last}, does not seal its rows" in each for each in said)
+
+
+def test_it_can_begin_later_and_then_looks_at_less(ledger: Ledger) -> None:
+    everything = Verification(ledger.reading)
+    assert list(everything.problems()) == []
+    number, digest = everything.counts.last
+    assert everything.counts.images == 7
+    fresh = ledger.receive(replace(NEW, sop_instance_uid="1.9"))
+    alter(ledger, "UPDATE receipt SET calling_ae = 'z' WHERE id = 5")
+    rest = Verification(ledger.reading, number + 1)
+    assert list(rest.problems()) == []
+    assert (rest.counts.events, rest.counts.images) == (1, 1)
+    alter(ledger, f"UPDATE receipt SET calling_ae = 'z' WHERE id = {fresh}")  # noqa: S608
+    assert len(problems(ledger, number + 1)) == 1
+    alter(ledger, f"UPDATE event SET digest = '{digest[::-1]}' WHERE id = {number}")  # noqa: S608
+    assert problems(ledger, number + 1)[0] == f"event {number + 1}: an event before it was removed or altered"
+    with pytest.raises(InvalidSettings, match="--from 99999: there is no such event"):
+        problems(ledger, 99999)
+
+
+def test_no_two_events_follow_the_same_one(ledger: Ledger) -> None:
+    with ledger.reading() as connection:
+        row = dict(connection.execute(text("SELECT * FROM event ORDER BY id DESC LIMIT 1")).mappings().one())
+    row.pop("id")
+    row["at"] = NOON
+    with pytest.raises(IntegrityError), ledger.writing() as connection:
+        connection.execute(insert(EventRow).values(**row))
+
+
+def test_a_chain_that_forks_already_is_migrated_and_shows(sqlite_url: str) -> None:
+    engine = connect(sqlite_url)
+    earlier_ledgers.make(engine, "0010")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE event SET previous = (SELECT min(digest) FROM event) WHERE id IN (5, 6)"))
+    migrations.upgrade(engine)
+    ledger = Ledger(engine)
+    assert "event 5: an event before it was removed or altered" in problems(ledger)
+    test_no_two_events_follow_the_same_one(ledger)
+    engine.dispose()
+
+
+def test_files_are_held_to_their_digests(ledger: Ledger, tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "objects")
+    numbers, digests = [], []
+    for count in range(3):
+        digests.append(blobs.put(bytes([count]) * 1000))
+        new = replace(NEW, sop_instance_uid=f"1.9.{count}", sha256=digests[-1], store=blobs.store)
+        numbers.append(ledger.receive(new))
+    elsewhere = ledger.receive(replace(NEW, sop_instance_uid="1.9.9", sha256="9" * 64, store="other"))
+    assert elsewhere is not None
+    with ledger.reading() as connection:
+        before = connection.scalar(text(f"SELECT min(id) FROM event WHERE receipt_id = {numbers[0]}"))  # noqa: S608
+    look = Verification(ledger.reading, int(before or 0))
+    assert list(look.problems(blobs)) == []
+    assert (look.counts.files, look.counts.elsewhere) == (3, 1)
+    path = blobs.path(digests[0])
+    path.chmod(0o600)
+    path.write_bytes(b"\1" + path.read_bytes()[1:])
+    blobs.path(digests[1]).unlink()
+    assert problems(ledger, int(before or 0), blobs) == [
+        f"receipt {numbers[0]}: its file {digests[0][:12]} has another content",
+        f"receipt {numbers[1]}: its file {digests[1][:12]} is missing from the store",
+    ]
+
+
+def test_what_changes_meanwhile_is_no_alteration(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On PostgreSQL each statement sees another state: what differs is looked at again."""
+    ledger = Ledger(connect(postgres_url))
+    migrations.upgrade(ledger.engine)
+    number = ledger.receive(NEW)
+    assert number is not None
+    of_receipts = row_digests.of_receipts
+    times: list[int] = []
+
+    def meanwhile(connection: Connection, numbers: Sequence[int], *, new: bool = False) -> dict[int, str]:
+        if not times:
+            times.append(1)
+            with ledger.writing() as other:
+                other.execute(text("UPDATE receipt SET priority = 0"))
+                event_chain.append(other, "postponed", NOON, number)
+        return of_receipts(connection, numbers, new=new)
+
+    monkeypatch.setattr(row_digests, "of_receipts", meanwhile)
+    assert problems(ledger) == []
+    ledger.engine.dispose()
