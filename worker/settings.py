@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dicom_io.errors import InvalidSettings
 from dicom_io.header.limits import ReadingLimits
 from dicom_io.header.rules import Rules
+from dicom_io.pixels.decoders import DecodingLimits
 from worker import destination_settings
 from worker.config_file import ConfigFile, read_config
 from worker.destination_settings import AeTitle, Destination, Kind, Name, Part
@@ -95,11 +96,17 @@ class Pixels(Part):
     max_pixels: int = Field(60_000_000, ge=1)
     max_memory_mb: int = Field(1000, ge=1)
     max_elements: int = Field(200_000, ge=1000)
+    decode_seconds: float = Field(30.0, gt=0)
 
     @property
     def reading(self) -> ReadingLimits:
         """What reading an object may cost."""
         return ReadingLimits(self.max_elements, self.max_memory_mb)
+
+    @property
+    def decoding(self) -> DecodingLimits:
+        """What decoding a frame may cost."""
+        return DecodingLimits(self.max_memory_mb, self.decode_seconds)
 
 
 class ModelSettings(Part):

@@ -1,9 +1,7 @@
-"""Decodes JPEG extended, JPEG lossless and JPEG-LS with GDCM, and encodes the last two, in a process of its own.
+"""Encodes JPEG lossless and JPEG-LS with GDCM, in a process of its own.
 
-GDCM is what reads the first two under a free licence, but one wrong byte can end its process (SIGSEGV, SIGABRT): a bad
-image would take the daemon with it, and again after each restart. For JPEG-LS there is CharLS by itself as well, which
-reads on for minutes where the data is cut off. Run as a program, this file reads one code stream on standard input and
-writes its cells, in the machine's byte order, to standard output; or, as an encoder, the other way round.
+GDCM does not always find its way out of its own process. Run as a program, this file reads the samples of one picture
+on standard input and writes its code stream to standard output.
 """
 
 import os
@@ -13,46 +11,10 @@ from typing import Any
 
 # Seconds. The largest image allowed takes about five.
 TIMEOUT = 60.0
-_ENCODE = "encode"
-
-
-class DecoderFailed(Exception):
-    """The process ended without a picture."""
 
 
 class EncoderFailed(Exception):
     """The process ended without a code stream."""
-
-
-def decode(frame: bytes, *, syntax: str, rows: int, columns: int, allocated: int, bits: int) -> bytes:
-    """Decode one grey JPEG or JPEG-LS code stream.
-
-    Parameters
-    ----------
-    frame
-        The code stream; its header has been checked against the other arguments.
-    syntax
-        UID of the transfer syntax that GDCM is to take it for.
-    rows, columns, allocated, bits
-        Size in pixels, bits of a cell (8 or 16) and bits of a sample.
-
-    Returns
-    -------
-    bytes
-        The cells, row by row, in the machine's byte order.
-
-    Raises
-    ------
-    DecoderFailed
-        The code stream is damaged, or decoding took too long.
-    """
-    try:
-        done = _run(frame, syntax, rows, columns, allocated, bits)
-    except subprocess.TimeoutExpired as error:
-        raise DecoderFailed("it took too long") from error
-    if done.returncode != 0 or len(done.stdout) < rows * columns * allocated // 8:
-        raise DecoderFailed("the code stream is damaged")
-    return done.stdout[: rows * columns * allocated // 8]
 
 
 def encode_rgb(frame: bytes, *, syntax: str, rows: int, columns: int) -> bytes:
@@ -73,7 +35,7 @@ def encode_rgb(frame: bytes, *, syntax: str, rows: int, columns: int) -> bytes:
         GDCM does not do it, or it took too long.
     """
     try:
-        done = _run(frame, _ENCODE, syntax, rows, columns)
+        done = _run(frame, syntax, rows, columns)
     except subprocess.TimeoutExpired as error:
         raise EncoderFailed("it took too long") from error
     if done.returncode != 0 or not done.stdout.startswith(b"\xff\xd8"):
@@ -84,21 +46,6 @@ def encode_rgb(frame: bytes, *, syntax: str, rows: int, columns: int) -> bytes:
 def _run(data: bytes, *arguments: object) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-I", __file__, *map(str, arguments)]
     return subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
-
-
-def _decode(syntax: str, rows: int, columns: int, allocated: int, bits: int) -> None:
-    """Decode standard input to standard output."""
-    import gdcm  # noqa: PLC0415  (the program needs it, the module does not)
-
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(sys.stdin.buffer.read())
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = _image(element, rows, columns, "MONOCHROME2", gdcm.TransferSyntax.GetTSType(syntax))
-    image.SetPixelFormat(gdcm.PixelFormat(1, allocated, bits, bits - 1, 0))
-    _write(image.GetBuffer())
 
 
 def _encode(syntax: str, rows: int, columns: int) -> None:
@@ -145,7 +92,4 @@ def _write(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == _ENCODE:
-        _encode(sys.argv[2], *map(int, sys.argv[3:]))
-    else:
-        _decode(sys.argv[1], *map(int, sys.argv[2:]))
+    _encode(sys.argv[1], *map(int, sys.argv[2:]))

@@ -10,6 +10,8 @@ ITEM = b"\xfe\xff\x00\xe0"
 _ITEM_BIG_ENDIAN = b"\xff\xfe\xe0\x00"  # which is never right: encapsulated data is little endian
 _DELIMITER = b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
+MOST_FRAGMENTS = 65_536
+"""Fragments of one frame; an empty one has eight bytes and costs ten times that."""
 
 
 def is_encapsulated(data: bytes) -> bool:
@@ -25,7 +27,7 @@ def frame_of(data: bytes) -> bytes:
     Raises
     ------
     UnsupportedPixels
-        The data is not encapsulated, holds no fragment, or ends within one.
+        The data is not encapsulated, holds no fragment or too many, or ends within one.
     """
     if data[:4] != ITEM:
         raise UnsupportedPixels("native pixel data under an encapsulated transfer syntax")
@@ -33,6 +35,8 @@ def frame_of(data: bytes) -> bytes:
     place = 0
     while place + 8 <= len(data) and data[place : place + 4] == ITEM:
         (length,) = struct.unpack_from("<I", data, place + 4)
+        if len(fragments) > MOST_FRAGMENTS:
+            raise UnsupportedPixels(f"the frame has more than {MOST_FRAGMENTS} fragments")
         begin = place + 8
         if length == _UNDEFINED:
             fragments.append(_without_delimiter(data[begin:]))

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -34,9 +32,10 @@ from pydicom.uid import (
 
 from dicom_io.errors import UnsupportedPixels
 from dicom_io.header.attributes import integer, numbers, text
-from dicom_io.pixels import codec_process
+from dicom_io.header.limits import too_much
 from dicom_io.pixels.codestream import Dimensions, dimensions
 from dicom_io.pixels.content import blank, sample
+from dicom_io.pixels.decoders import DecoderFailed, Decoders, shared
 from dicom_io.pixels.fragments import cut_short, frame_of, is_encapsulated
 from dicom_io.pixels.grayscale import modality, voi
 
@@ -54,10 +53,10 @@ _DECODERS = {
     HTJ2KLossless: "pylibjpeg",
     HTJ2KLosslessRPCL: "pylibjpeg",
     HTJ2K: "pylibjpeg",
-    RLELossless: "pydicom",
+    RLELossless: "rle",
 }
-# These are GDCM's, which does not: it has a process of its own. Beside each, what GDCM is told that it is: it knows the
-# JPEG processes by their code streams, but under the name of the extended one it takes 8 bits only.
+# These are GDCM's, which does not. Beside each, what GDCM is told that it is: it knows the JPEG processes by their code
+# streams, but under the name of the extended one it takes 8 bits only. All decoders have processes of their own.
 _APART = {
     JPEGExtended12Bit: JPEGLosslessSV1,
     JPEGLossless: JPEGLosslessSV1,
@@ -92,7 +91,7 @@ class _Layout:
     signed: bool
 
 
-def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
+def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS, decoders: Decoders | None = None) -> Rendered:
     """Turn a single-frame grey dataset into the picture it means (PS3.3 C.11.1 and C.11.2, PS3.4 N.2).
 
     The VOI LUT or window is the first of those given. Without one, the range from the 0.1 to the 99.9 percentile is
@@ -107,6 +106,8 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
         A dataset with pixel data, as read; it is not changed.
     max_pixels
         Rows × Columns above this are refused before anything is allocated.
+    decoders
+        What decodes compressed frames, and says how much memory an image may take; by default those of the process.
 
     Returns
     -------
@@ -118,8 +119,10 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> Rendered:
     UnsupportedPixels
         The pixel data is missing, damaged, too large, or of a kind that is not read here.
     """
+    decoders = decoders or shared()
     layout = _layout(dataset, max_pixels)
-    cells, order = _cells(dataset, layout)
+    _require_room(dataset, layout, decoders.limits.max_memory_mb)
+    cells, order = _cells(dataset, layout, decoders)
     stored = _stored_values(order, layout)
     counts = np.asarray(cv2.calcHist([cells], [0], None, [order.size], [0, order.size]), np.float32).ravel()
     padding = _padding(dataset, order, stored, counts, layout)
@@ -165,19 +168,28 @@ def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
     return _Layout(rows, columns, allocated, stored, high, integer(dataset, "PixelRepresentation") == 1)
 
 
+def _require_room(dataset: Dataset, layout: _Layout, max_memory_mb: int) -> None:
+    """Refuse an image whose data, cells and displayed values together would take too much memory."""
+    data = dataset["PixelData"].value
+    pixels = layout.rows * layout.columns
+    size = pixels * (layout.allocated // 8 + np.dtype(np.float32).itemsize) + len(data or b"")
+    if size > max_memory_mb * 1_000_000:
+        raise UnsupportedPixels(too_much(size, max_memory_mb))
+
+
 _COLOUR = frozenset(
     {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"}
     | {"HSV", "ARGB", "CMYK", "XYB"}
 )
 
 
-def _cells(dataset: Dataset, layout: _Layout) -> tuple[Cells, Cells]:
+def _cells(dataset: Dataset, layout: _Layout, decoders: Decoders) -> tuple[Cells, Cells]:
     """Return the image's cells as they lie in memory, and the cell meant by each number that one can show there."""
     syntax = _transfer_syntax(dataset)
     kind = np.dtype(np.uint8 if layout.allocated == 8 else np.uint16)
     order = np.arange(1 << layout.allocated, dtype=np.uint32).astype(kind)
     if syntax.is_encapsulated:
-        return _decoded(dataset, layout, syntax).view(kind), order
+        return _decoded(dataset, layout, syntax, decoders).view(kind), order
     data = dataset["PixelData"].value
     pixels = layout.rows * layout.columns
     size = pixels * kind.itemsize
@@ -206,7 +218,7 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     return syntax
 
 
-def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.generic]:
+def _decoded(dataset: Dataset, layout: _Layout, syntax: UID, decoders: Decoders) -> NDArray[np.generic]:
     """Decompress the frame, after its own header has confirmed the size that the dataset states."""
     if syntax not in _DECODERS and syntax not in _APART:
         raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here")
@@ -216,16 +228,19 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID) -> NDArray[np.gener
         _confirm(stated, layout)
     if stated and syntax in (JPEGLSLossless, JPEGLSNearLossless) and stated.bits in (6, 7):
         raise UnsupportedPixels(f"JPEG-LS of {stated.bits} bits: GDCM misreads 6 and 7")
+    by_gdcm = stated is not None and syntax in _APART
     try:
         array = (
-            _apart(frame, stated, syntax) if stated and syntax in _APART else _by_pydicom(frame, layout, stated, syntax)
+            _by_gdcm(frame, stated, syntax, decoders)
+            if stated and by_gdcm
+            else _by_pydicom(frame, layout, stated, syntax, decoders)
         )
-    except Exception as error:  # foreign decoders raise whatever they like, and the input is a stranger's
+    except DecoderFailed as error:
         if _ends_early(frame, syntax):
             raise UnsupportedPixels(
                 f"the object is cut short: {len(frame)} bytes of {syntax.name} without an end"
             ) from error
-        raise UnsupportedPixels(f"{syntax.name} could not be decoded ({type(error).__name__})") from error
+        raise UnsupportedPixels(f"{syntax.name} could not be decoded: {error}") from error
     if array.shape != (layout.rows, layout.columns):
         raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
     # Decoders choose cells by the precision of the code stream: 8 bits, in a dataset that allocates 16.
@@ -237,16 +252,17 @@ def _ends_early(frame: bytes, syntax: UID) -> bool:
     return syntax != RLELossless and b"\xff\xd9" not in frame.rstrip(b"\0")[-4:]
 
 
-def _apart(frame: bytes, stated: Dimensions, syntax: UID) -> NDArray[np.generic]:
-    """Decompress a frame in a process of its own."""
+def _by_gdcm(frame: bytes, stated: Dimensions, syntax: UID, decoders: Decoders) -> NDArray[np.generic]:
+    """Decompress a frame with GDCM."""
     cell = 8 if stated.bits <= 8 else 16
-    data = codec_process.decode(
-        frame, syntax=_APART[syntax], rows=stated.rows, columns=stated.columns, allocated=cell, bits=stated.bits
-    )
-    return np.frombuffer(data, f"u{cell // 8}").reshape(stated.rows, stated.columns)
+    head = {"plugin": "gdcm", "syntax": _APART[syntax], "rows": stated.rows, "columns": stated.columns}
+    decoded = decoders.decode(frame, head | {"allocated": cell, "bits": stated.bits})
+    return np.frombuffer(decoded.cells, f"u{cell // 8}").reshape(stated.rows, stated.columns)
 
 
-def _by_pydicom(frame: bytes, layout: _Layout, stated: Dimensions | None, syntax: UID) -> NDArray[np.generic]:
+def _by_pydicom(
+    frame: bytes, layout: _Layout, stated: Dimensions | None, syntax: UID, decoders: Decoders
+) -> NDArray[np.generic]:
     """Decompress a frame with one of pydicom's decoders."""
     options: dict[str, Any] = {
         "rows": layout.rows,
@@ -260,9 +276,8 @@ def _by_pydicom(frame: bytes, layout: _Layout, stated: Dimensions | None, syntax
         "photometric_interpretation": "MONOCHROME2",
         "pixel_keyword": "PixelData",
     }
-    data = encapsulate([frame], has_bot=False)
-    array, _ = get_decoder(syntax).as_array(data, raw=True, index=0, decoding_plugin=_DECODERS[syntax], **options)
-    return array
+    decoded = decoders.decode(frame, {"plugin": _DECODERS[syntax], "syntax": syntax, "options": options})
+    return np.frombuffer(decoded.cells, decoded.kind).reshape(decoded.shape)
 
 
 def _confirm(stated: Dimensions, layout: _Layout) -> None:

@@ -13,6 +13,7 @@ from dicom_io.errors import UnsupportedPixels
 from dicom_io.finding import Answer, Finding, Orientation
 from dicom_io.header.eligibility import age_years
 from dicom_io.header.orientation import orientation_of
+from dicom_io.pixels.decoders import Decoders
 from dicom_io.pixels.render import Rendered, render
 from modeltrain.model.card import Card, load_card, shipped_model
 from modeltrain.model.decision import Decider
@@ -79,11 +80,13 @@ class Reader:
         self.engine = open_engine(self.card, settings.model)
         # On a CPU each image goes alone: company gains nothing there, and int8 answers depend on it by some 1e-5.
         size = settings.model.batch_size if self.engine.gains_by_batches else 1
+        self._decoders = Decoders(settings.pixels.decoding)
         self._batcher = Batcher(self.engine, size, settings.model.batch_wait_ms / 1000)
 
     def close(self) -> None:
-        """End the batcher."""
+        """End the batcher and the decoders that wait."""
         self._batcher.close()
+        self._decoders.close()
 
     def works(self) -> bool:
         """Return whether the engine answers an even grey image: else not the last one was at fault."""
@@ -102,7 +105,7 @@ class Reader:
             When its pixel data cannot be rendered, or shows nothing.
         """
         with metrics.timed("render"):
-            rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels)
+            rendered = render(dataset, max_pixels=self._settings.pixels.max_pixels, decoders=self._decoders)
         return self.read_values(rendered, age_years(dataset), orientation_of(dataset))
 
     def read_values(

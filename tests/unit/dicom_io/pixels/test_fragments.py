@@ -93,3 +93,9 @@ def test_several_frames_are_refused(count: bytes) -> None:
     dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(count), count, 0, False, True)
     with pytest.raises(UnsupportedPixels, match="frames: only a single frame"):
         render(dataset)
+
+
+def test_fragments_are_counted() -> None:
+    empty = b"\xfe\xff\x00\xe0" + bytes(4)
+    with pytest.raises(UnsupportedPixels, match="more than 65536 fragments"):
+        frame_of(empty * 70_000)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels.decoders.base import Decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.tag import Tag
 from pydicom.uid import (
@@ -40,7 +39,7 @@ from dicom_io.errors import CxrdError, UnsupportedPixels
 from dicom_io.header.reading import read_dataset
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
-from dicom_io.pixels import codec_process
+from dicom_io.pixels.decoders import Decoders
 from dicom_io.pixels.render import render
 from tests.support.shared import shared
 from tests.support.tools import tool
@@ -506,8 +505,7 @@ def test_a_code_stream_of_another_size_is_refused_before_decoding(
 ) -> None:
     dataset = grey()
     dataset.compress(syntax, generate_instance_uid=False)
-    monkeypatch.setattr(Decoder, "as_array", lambda *_, **__: pytest.fail("decoded"))
-    monkeypatch.setattr(codec_process, "decode", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(Decoders, "decode", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(UnsupportedPixels, match="the compressed image is 64 × 96, the dataset says"):
         render(changed(dataset, **lie))
 
