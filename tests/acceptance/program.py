@@ -41,6 +41,14 @@ def invoke(*arguments: object, cwd: Path | None = None, **environment: str) -> s
     For commands that neither listen nor change how this process takes signals.
     """
     argv = ["cxrd", *(str(argument) for argument in arguments)]
+    mask = os.umask(0o022)
+    try:
+        return _invoke(argv, cwd, environment)
+    finally:
+        os.umask(mask)
+
+
+def _invoke(argv: list[str], cwd: Path | None, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,

@@ -44,7 +44,7 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
 
 
 def test_the_service_may_do_little(tmp_path: Path) -> None:
-    # 0 is locked up, 10 may do everything; what is left is the network, and that the group may read.
+    # 0 is locked up, 10 may do everything; what is left is the network.
     done = analyze(tmp_path, "security", "--offline=true", "--threshold=20")
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze judges no unit that is not installed (before systemd 250)")

@@ -27,6 +27,7 @@ from worker.cli.reanalyze import reanalyze
 from worker.cli.serve import deliver, receive, serve, work
 from worker.cli.status import status
 from worker.cli.training import evaluate, retrain, train, train_lungs
+from worker.storage.privacy import UMASK
 
 app = typer.Typer(
     name="cxrd",
@@ -55,6 +56,7 @@ def main() -> None:
     """Run the command line; an error that we know is one line on standard error, or one a mistake, and exit code 2."""
     # Imports make many objects and free few: looking for garbage after each 700 costs a third of a short command.
     gc.set_threshold(100_000, 10, 10)
+    os.umask(UMASK)
     output.any_character_can_be_written()
     try:
         app()

@@ -8,6 +8,7 @@ import typer
 
 from worker.cli import options
 from worker.memory import give_back
+from worker.storage.privacy import tighten
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -64,4 +65,6 @@ def _settings(config: options.Config) -> Settings:
     settings = options.load(config)
     logs.configure(settings.logging.level, settings.logging.format)
     logs.tell_of_threads()
+    if left := tighten(settings.storage.folder):
+        logs.log.warning("open_to_others", paths=[str(path) for path in left[:5]], count=len(left))
     return settings

@@ -28,6 +28,7 @@ from worker.ledger.processes import ROLES, Process, processes
 from worker.ledger.receipts import Ledger
 from worker.settings import Scp, Settings
 from worker.storage import lock
+from worker.storage.privacy import open_to_others
 from worker.storage.pseudonym import secret_fault
 
 
@@ -46,6 +47,7 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
         yield _configuration(settings)
         yield _model(settings)
         yield _disk(settings)
+        yield from _privacy(settings)
         yield from _secret(settings)
         yield from _ledger(settings)
     names = [each.name for each in settings.destinations]
@@ -91,7 +93,7 @@ def _model(settings: Settings) -> Check:
 def _disk(settings: Settings) -> Check:
     folder = settings.storage.folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = folder / "check.part"
         probe.write_bytes(b"cxrd")
         probe.unlink()
@@ -100,6 +102,15 @@ def _disk(settings: Settings) -> Check:
     free = shutil.disk_usage(folder).free // 1_000_000
     enough = free >= settings.storage.min_free_mb
     return Check("disk", enough, f"{folder}: {free} MB free, at least {settings.storage.min_free_mb} MB needed")
+
+
+def _privacy(settings: Settings) -> Iterator[Check]:
+    """Say where others than cxrd's user may read what it keeps."""
+    folder = settings.storage.folder
+    paths = open_to_others(folder)
+    if paths:
+        names = ", ".join(path.name for path in paths)
+        yield Check("privacy", False, f"others may read {names} in {folder}: chmod -R go= {folder}")
 
 
 def _secret(settings: Settings) -> Iterator[Check]:

@@ -103,7 +103,7 @@ def migrate(settings: Settings) -> Schema:
 def make_folder(folder: Path) -> None:
     """Make the storage folder where it is absent."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OutOfResources(f"storage.folder {folder}: {error.strerror}") from error
 
