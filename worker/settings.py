@@ -172,10 +172,21 @@ class CommitmentSettings(Part):
     report_to: tuple[Requestor, ...] = ()
 
 
+class Anchor(Part):
+    """Where the head of the audit's chain is kept beside the database."""
+
+    file: Path | None = None
+    syslog: Annotated[str, StringConstraints(pattern=r"^((udp|tls)://[^\s/@]+)?$")] = ""
+    ca_file: Path | None = None
+    every: float = Field(3600.0, ge=1)
+    key_file: Path | None = None
+
+
 class Audit(Part):
-    """What the audit database may hold of a patient."""
+    """What the audit database may hold of a patient, and how its chain is anchored."""
 
     patient_id: Literal["hash", "plain", "none"] = "hash"
+    anchor: Anchor = Anchor()
 
 
 class WorkerSettings(Part):
@@ -238,6 +249,11 @@ class Settings(BaseSettings):
         """The database's URL; by default SQLite in the storage folder."""
         return self.ledger.url or f"sqlite:///{self.storage.folder / 'ledger.sqlite'}"
 
+    @property
+    def anchor_key_file(self) -> Path:
+        """The file that holds the key of anchors."""
+        return self.audit.anchor.key_file or self.storage.folder / "anchor.key"
+
     def destination(self, name: str) -> Destination:
         """Return the destination of this name.
 
@@ -274,8 +290,8 @@ def shipped_config() -> Path:
 def load(path: Path | None = None) -> Settings:
     """Read settings from `path`, or ``./config.yaml``, or the shipped file; then the environment.
 
-    A relative `storage.folder`, `model.folder` or `ca_file` starts at the folder of that file. With the shipped file it
-    starts at the current folder.
+    A relative `storage.folder`, `model.folder`, `ca_file` or file of `audit.anchor` starts at the folder of that file.
+    With the shipped file it starts at the current folder.
 
     Raises
     ------
@@ -300,7 +316,11 @@ def _anchored(settings: Settings, base: Path) -> Settings:
     if model.folder is not None:
         model = model.model_copy(update={"folder": base / model.folder})
     destinations = tuple(each.anchored(base) for each in settings.destinations)
-    return settings.model_copy(update={"storage": storage, "model": model, "destinations": destinations})
+    files = {name: getattr(settings.audit.anchor, name) for name in ("file", "ca_file", "key_file")}
+    files = {name: base / path for name, path in files.items() if path is not None}
+    audit = settings.audit.model_copy(update={"anchor": settings.audit.anchor.model_copy(update=files)})
+    parts = {"storage": storage, "model": model, "audit": audit, "destinations": destinations}
+    return settings.model_copy(update=parts)
 
 
 def _explain(error: ValidationError, file: ConfigFile) -> Iterator[str]:

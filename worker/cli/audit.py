@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dicom_io.errors import CxrdError
 from worker.cli import options, output
+
+if TYPE_CHECKING:
+    from worker.ledger.receipts import Ledger
+    from worker.settings import Settings
 
 audit = typer.Typer(help="Ask the audit database.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -161,6 +167,9 @@ def verify(
     files: Annotated[
         bool, typer.Option("--files", help="Also read all stored files, and compute their digests")
     ] = False,
+    anchor: Annotated[
+        Path | None, typer.Option("--anchor", help="Also hold the chain to the lines of this file (audit.anchor)")
+    ] = None,
     config: options.Config = None,
 ) -> None:
     """Check that nobody has altered the audit: recompute the hash chain, and compare all rows with it.
@@ -179,9 +188,10 @@ def verify(
 
         blobs = open_blobs(settings, ledger)
     verification = Verification(ledger.reading, begin)
+    anchors = _anchors(settings, ledger, anchor)
     problems = 0
     with output.advancing("reading events") as (advance, end):
-        for problem in verification.problems(blobs, advance):
+        for problem in chain(verification.problems(blobs, advance), anchors):
             end()
             output.line(problem)
             problems += 1
@@ -193,3 +203,17 @@ def verify(
     output.counts([*rows, ("Last event", f"{last} {digest}"), ("Problems", problems)])
     if problems:
         raise typer.Exit(2)
+
+
+def _anchors(settings: Settings, ledger: Ledger, file: Path | None) -> Iterator[str]:
+    """Yield what does not fit to the lines of a file of anchors."""
+    from worker.ledger import anchor
+
+    if file is None:
+        return
+    key = anchor.anchor_key(settings.anchor_key_file)
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            yield from anchor.problems(ledger.reading, lines, key)
+    except OSError as error:
+        raise CxrdError(f"{file}: {error.strerror}") from error

@@ -18,6 +18,7 @@ from worker.deliver.courier import Courier, Office
 from worker.deliver.destinations import sender_of
 from worker.deliver.dicom import node_of
 from worker.destination_settings import Destination, DicomDestination
+from worker.engines.anchorer import Anchorer
 from worker.engines.clock_watch import ClockWatch
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.housekeeper import Housekeeper
@@ -86,6 +87,7 @@ class Couriers:
             self._outcomes.enter,
         )
         self._housekeeper = Housekeeper(settings.storage, self.ledger, self._office.blobs, self.queue)
+        self._anchorer = Anchorer(settings, self.ledger)
         watch = ClockWatch(self.queue, settings.outbox)
         self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail, watch)
         self._bell = Bell(folder, self.role)
@@ -103,6 +105,7 @@ class Couriers:
             self._serve(destination)
         self._listener.start()
         self._housekeeper.start()
+        self._anchorer.start()
         log.info("delivering", destinations=self._served())
 
     def take_up(self, settings: Settings) -> bool:
@@ -116,6 +119,7 @@ class Couriers:
         for each in threads:
             each.stop()
         self._housekeeper.stop()
+        self._anchorer.stop()
         self._ending.set()
         self._bell.ring()
         until = time.monotonic() + self.settings.worker.stop_seconds

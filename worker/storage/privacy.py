@@ -13,6 +13,7 @@ UMASK = 0o077
 _OTHERS = 0o077
 _NAMES = (
     ".store",
+    "anchor.key",
     "bells",
     "ledger.sqlite",
     "ledger.sqlite-shm",

@@ -1,0 +1,183 @@
+"""The head of the chain is kept outside: a file, syslog by UDP and TLS; a rewritten or shortened chain shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import socket
+import stat
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from sqlalchemy import text
+
+from dicom_io.errors import InvalidSettings, OutOfResources
+from tests.acceptance.program import invoke
+from tests.support.certificates import certificate, server_context
+from tests.support.peers import wait_for
+from tests.unit.worker.ledger.test_receipts import NEW
+from worker import logs
+from worker.engines.anchorer import Anchorer, append, send
+from worker.ledger import anchor, event_chain
+from worker.ledger.database import open_ledger
+from worker.ledger.receipts import Ledger
+from worker.settings import Settings, load
+
+NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    parts = {"storage": {"folder": "data"}, "audit": {"anchor": {"file": "anchors", "every": 1}}}
+    file.write_text(yaml.safe_dump(parts))
+    return file
+
+
+def enter(ledger: Ledger, *names: str) -> None:
+    for name in names:
+        ledger.receive(replace(NEW, sop_instance_uid=name))
+
+
+def rewrite(ledger: Ledger) -> None:
+    """Alter an event, and compute the chain anew: as somebody does who knows how."""
+    with ledger.writing() as connection:
+        previous = event_chain.GENESIS
+        for row in connection.execute(text("SELECT * FROM event ORDER BY id")).mappings().all():
+            detail = row["detail"].replace("PACS", "MINE")
+            at = dt.datetime.fromisoformat(row["at"]).replace(tzinfo=dt.UTC)
+            own = event_chain.digest(previous, row["receipt_id"], at, row["kind"], detail, row["rows"])
+            values = {"id": row["id"], "previous": previous, "digest": own, "detail": detail}
+            query = "UPDATE event SET previous = :previous, digest = :digest, detail = :detail WHERE id = :id"
+            connection.execute(text(query), values)
+            previous = own
+
+
+def verified(config: Path, anchors: Path) -> tuple[int, list[str]]:
+    done = invoke("audit", "verify", "--anchor", anchors, "-c", config)
+    return done.returncode, [line for line in done.stdout.splitlines() if line.startswith(("event", "anchor"))]
+
+
+def test_a_rewritten_end_and_one_that_was_cut_off_show(config: Path, tmp_path: Path) -> None:
+    settings = load(config)
+    ledger = open_ledger(settings)
+    anchorer = Anchorer(settings, ledger, lambda: NOON)
+    anchorer.look()  # there is nothing yet
+    enter(ledger, "1.1", "1.2")
+    anchorer.look()
+    anchorer.look()  # nothing new
+    enter(ledger, "1.3")
+    anchorer.look()
+    file = tmp_path / "anchors"
+    lines = file.read_text().splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["2026-01-31T12:00:00+00:00", "2"],
+        ["2026-01-31T12:00:00+00:00", "3"],
+    ]
+    key = tmp_path / "data" / "anchor.key"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, key)] == [0o600] * 2
+    assert verified(config, file) == (0, [])
+    rewrite(ledger)
+    assert invoke("audit", "verify", "-c", config).returncode == 0, "the chain alone does not show it"
+    code, said = verified(config, file)
+    after = "rewritten after 2026-01-31T12:00:00+00:00"
+    assert (code, said) == (2, [f"event {n}: it, or one before it, was {after}" for n in (2, 3)])
+    with ledger.writing() as connection:
+        connection.execute(text("DELETE FROM event WHERE id = 3"))
+    assert "event 3: was removed after 2026-01-31T12:00:00+00:00" in verified(config, file)[1]
+    ledger.engine.dispose()
+
+
+def test_a_line_that_was_altered_shows(config: Path, tmp_path: Path) -> None:
+    ledger = open_ledger(load(config))
+    enter(ledger, "1.1")
+    key = anchor.anchor_key(tmp_path / "data" / "anchor.key", make=True)
+    with ledger.reading() as connection:
+        newest = anchor.head(connection)
+    assert newest is not None
+    good = anchor.line(NOON, *newest, key)
+    lines = [
+        f"<109>1 - host cxrd 1 anchor - {good}",
+        "",
+        good.replace(" 1 ", " 2 "),
+        "x",
+        anchor.line(NOON, *newest, KEY),
+    ]
+    altered = "was altered, or signed with another key"
+    assert list(anchor.problems(ledger.reading, lines, key)) == [
+        f"anchor, line 3: {altered}", "anchor, line 4: is none", f"anchor, line 5: {altered}"
+    ]  # fmt: skip
+    ledger.engine.dispose()
+
+
+def test_a_key_that_is_missing_or_short_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no such file"):
+        anchor.anchor_key(tmp_path / "anchor.key")
+    (tmp_path / "anchor.key").write_bytes(b"short")
+    with pytest.raises(InvalidSettings, match="holds 5 bytes, and a key has 32"):
+        anchor.anchor_key(tmp_path / "anchor.key", make=True)
+
+
+def test_syslog_by_udp_has_the_form_of_rfc_5424() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        send(f"udp://127.0.0.1:{server.getsockname()[1]}", None, NOON, "words")
+        message = server.recv(2048).decode()
+    assert re.fullmatch(r"<109>1 2026-01-31T12:00:00\.000Z \S+ cxrd \d+ anchor - words", message)
+
+
+def test_syslog_by_tls_is_framed_and_verified(tmp_path: Path) -> None:
+    pair = certificate(tmp_path)
+    context = server_context(pair)
+    received: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            try:
+                with context.wrap_socket(connection, server_side=True) as channel:
+                    received.append(channel.recv(4096))
+            except OSError:
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        url = f"tls://127.0.0.1:{listener.getsockname()[1]}"
+        send(url, pair[0], NOON, "words")
+        wait_for(lambda: received)
+        with pytest.raises(Exception, match="certificate"):
+            send(url, None, NOON, "words")
+        thread.join(10)
+    length, _, rest = received[0].partition(b" ")
+    assert len(rest) == int(length)
+    assert rest.endswith(b" anchor - words")
+
+
+def test_what_cannot_be_written_is_told_and_the_other_place_gets_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OutOfResources, match="No such file"):
+        append(tmp_path / "none" / "anchors", "x")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        place = {"file": tmp_path / "none" / "x", "syslog": f"udp://127.0.0.1:{server.getsockname()[1]}", "every": 1}
+        settings = Settings.model_validate({"storage": {"folder": tmp_path}, "audit": {"anchor": place}})
+        ledger = open_ledger(settings)
+        enter(ledger, "1.1")
+        logs.configure("info", "json")
+        anchorer = Anchorer(settings, ledger)
+        anchorer.start()
+        assert b" anchor - " in server.recv(2048)
+        anchorer.stop()
+        anchorer.join(10)
+    (line,) = [json.loads(each) for each in capsys.readouterr().err.splitlines()]
+    assert (line["event"], line["level"]) == ("anchor_not_written", "warning")
+    ledger.engine.dispose()
