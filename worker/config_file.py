@@ -26,15 +26,15 @@ class ConfigFile:
         return next((self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines), None)
 
 
-def read_config(path: Path) -> ConfigFile:
-    """Read a settings file.
+def read_config(path: Path, text: str | None = None) -> ConfigFile:
+    """Read a settings file, or its text as it was read before.
 
     Raises
     ------
     InvalidSettings
         It cannot be read, is empty, is no YAML, or states a key twice; the message names the line.
     """
-    text = _text_of(path)
+    text = text_of(path) if text is None else text
     node, values = _parsed(path, text)
     if not text.strip():  # what a full disk leaves of a file that is saved; whoever wants the defaults names no file
         raise InvalidSettings(f"{path}: the file is empty; put it back, or write a setting into it")
@@ -48,7 +48,8 @@ def read_config(path: Path) -> ConfigFile:
     return ConfigFile(path, values, dict(_walk(node, ())))
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a settings file. Raises as `read_config`."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

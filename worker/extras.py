@@ -48,12 +48,19 @@ def require_configured(settings: Settings) -> None:
     InvalidSettings
         An extra is missing; the message names all of them in one line.
     """
-    faults = list(_faults(settings))
+    faults = list(lacking(settings))
     if faults:
         raise InvalidSettings("; ".join(faults))
 
 
-def _faults(settings: Settings) -> Iterator[str]:
+def require_ledger(settings: Settings) -> None:
+    """Make sure that the database can be used: nothing goes without it. Raises as `require` does."""
+    if settings.ledger.url.startswith("postgresql+psycopg:"):
+        require("postgres", "ledger.url: postgresql+psycopg")
+
+
+def lacking(settings: Settings) -> Iterator[str]:
+    """Yield what the settings name and cannot be done, since an extra is missing."""
     needed = {
         "pdf": ("encapsulated-pdf" in settings.results.kinds, "results.kinds: encapsulated-pdf"),
         "postgres": (settings.ledger.url.startswith("postgresql+psycopg:"), "ledger.url: postgresql+psycopg"),

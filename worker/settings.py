@@ -287,7 +287,7 @@ def shipped_config() -> Path:
     return packed if packed.exists() else here.parent / "config.yaml"
 
 
-def load(path: Path | None = None) -> Settings:
+def load(path: Path | None = None, text: str | None = None) -> Settings:
     """Read settings from `path`, or ``./config.yaml``, or the shipped file; then the environment.
 
     A relative `storage.folder`, `model.folder`, `ca_file` or file of `audit.anchor` starts at the folder of that file.
@@ -299,7 +299,7 @@ def load(path: Path | None = None) -> Settings:
         With every problem, each on its line: the file's line number, the key, and what is wrong.
     """
     named = path or (Path("config.yaml") if Path("config.yaml").exists() else None)
-    file = read_config(named or shipped_config())
+    file = read_config(named or shipped_config(), text)
     _reject_unknown_environment()
     try:
         settings = Settings(**file.values)

@@ -83,6 +83,27 @@ def test_faulty_settings_are_not_taken_up(tmp_path: Path, serve: Callable[..., S
     assert service.stop() == 0
 
 
+def test_a_child_that_died_starts_with_the_settings_of_the_others(
+    tmp_path: Path, serve: Callable[..., Service]
+) -> None:
+    """Whatever somebody has written into the file meanwhile: it counts when all take it up."""
+    service = serve()
+    service.start()
+    wait_for(lambda: any(line.get("role") == "serve" for line in service.events("ready")), 180)
+    before = service.config.read_text()
+    settings = yaml.safe_load(before)
+    settings["storage"]["folder"] = str(tmp_path / "elsewhere")
+    service.config.write_text(yaml.safe_dump(settings))
+    (child,) = _children(service.pid, "work")
+    service.send(signal.SIGKILL, child)
+    wait_for(lambda: len([line for line in service.events("ready") if "model" in line]) == 2, 180)
+    assert not (tmp_path / "elsewhere").exists()
+    service.config.write_text(before)
+    assert send(service.port, [chest("still one")]) == [0x0000]
+    wait_for(lambda: [row["status"] for row in service.findings()] == ["analysed"], 120)
+    assert service.stop() == 0
+
+
 def test_a_process_that_runs_alone_starts_anew_with_new_settings(serve: Callable[..., Service]) -> None:
     service = serve()
     service.start("deliver", "delivering")

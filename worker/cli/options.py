@@ -67,12 +67,15 @@ Ages = Annotated[
 ]
 
 
-def load(config: Path | None) -> Settings:
-    """Return the settings of a command; from now on warnings and errors are logged to standard error."""
+def load(config: Path | None, text: str | None = None) -> Settings:
+    """Return the settings of a command; from now on warnings and errors are logged to standard error.
+
+    `text` is that of the settings file, where somebody has read it before.
+    """
     from worker import logs, settings
 
     logs.configure("warning", "auto")
-    return settings.load(config)
+    return settings.load(config, text)
 
 
 def ledger_of(config: Path | None) -> Ledger:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Owner = Annotated[str, typer.Option(hidden=True)]
 ReadyFd = Annotated[int | None, typer.Option(hidden=True)]
+ConfigFd = Annotated[int | None, typer.Option(hidden=True)]
 
 
 def serve(config: options.Config = None) -> None:
@@ -29,9 +30,11 @@ def serve(config: options.Config = None) -> None:
         raise typer.Exit(code)
 
 
-def receive(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
+def receive(
+    config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None, config_fd: ConfigFd = None
+) -> None:
     """Only receive images, until stopped by SIGTERM or Ctrl-C."""
-    settings = _settings(config)
+    settings = _settings(config, config_fd)
     give_back()
     from worker.engines import child
     from worker.engines.receiver import Receiver
@@ -39,9 +42,11 @@ def receive(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd 
     child.run(lambda: Receiver(settings, owner), ready_fd, config)
 
 
-def work(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
+def work(
+    config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None, config_fd: ConfigFd = None
+) -> None:
     """Only answer images that were received, until stopped by SIGTERM or Ctrl-C."""
-    settings = _settings(config)
+    settings = _settings(config, config_fd)
     give_back()
     from worker.engines import child
     from worker.engines.workers import Workers
@@ -49,9 +54,11 @@ def work(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = N
     child.run(lambda: Workers(settings, owner), ready_fd, config)
 
 
-def deliver(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None) -> None:
+def deliver(
+    config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd = None, config_fd: ConfigFd = None
+) -> None:
     """Only deliver results that are there, until stopped by SIGTERM or Ctrl-C."""
-    settings = _settings(config)
+    settings = _settings(config, config_fd)
     give_back()
     from worker.engines import child
     from worker.engines.couriers import Couriers
@@ -59,10 +66,15 @@ def deliver(config: options.Config = None, owner: Owner = "", ready_fd: ReadyFd 
     child.run(lambda: Couriers(settings, owner), ready_fd, config)
 
 
-def _settings(config: options.Config) -> Settings:
+def _settings(config: options.Config, config_fd: int | None = None) -> Settings:
+    """Return the settings; from the text that the supervisor has read, where it hands one over."""
     from worker import logs
 
-    settings = options.load(config)
+    text = None
+    if config_fd is not None:
+        with open(config_fd, encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            text = file.read()
+    settings = options.load(config, text)
     logs.configure(settings.logging.level, settings.logging.format)
     logs.tell_of_threads()
     if left := tighten(settings.storage.folder):

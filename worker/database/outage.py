@@ -19,6 +19,7 @@ FULL = "the disk that holds the ledger is full"
 READ_ONLY = "the ledger cannot be written: its folder or file is read-only"
 STANDBY = "the ledger cannot be written: its database takes no changes (a standby, or set to read-only)"
 NO_RIGHTS = "the ledger cannot be used: its database does not give us the right to"
+DAMAGED = "the ledger's file is damaged: stop cxrd, and restore it from the backup"
 LOCKED = "the ledger is locked by another process"
 _STATES = {
     "53100": FULL,
@@ -56,6 +57,8 @@ def _of_sqlite(error: DBAPIError, engine: Engine) -> str:
     code = str(getattr(error.orig, "sqlite_errorname", ""))
     if code == "SQLITE_FULL" or (code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _full(engine)):
         return FULL
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return DAMAGED
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return LOCKED
     if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")) and _read_only(engine):

@@ -38,6 +38,8 @@ _OFFERED_AGAIN = dt.timedelta(hours=1)
 """After so long, a node that did not offer storage commitment is asked whether it does now."""
 _NEVER_OFFERED = dt.timedelta(days=1)
 """So long a node must not have offered it until that is taken for its answer: it may just be starting."""
+_AFTER_START = dt.timedelta(hours=2)
+"""So long it must at least have rejected us since we started ourselves."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Committer(threading.Thread):
                 self._round()
             except Retryable as error:
                 log.warning("commitment_waits", destination=self.destination, reason=str(error))
+                self._office.commitments.let_run_out(self.destination)
             except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
                 log.error("commitment_error", destination=self.destination, reason=unexpected(error))
                 self._office.commitments.let_run_out(self.destination)
@@ -165,9 +168,15 @@ class Committer(threading.Thread):
                 office.enter(lambda: office.commitments.hand_back(uid, back, reason))
 
     def _never_offers(self, moment: dt.datetime) -> bool:
-        """Return whether what was sent there needs no commitment, since the node has long offered none."""
+        """Return whether what was sent there needs no commitment, since the node has long offered none.
+
+        After a start of ours what waits tells how long that is, where the node rejects us for a while.
+        """
         since = self._rejected_since
-        return not self._required and since is not None and moment - since >= _NEVER_OFFERED
+        if self._required or since is None or moment - since < _AFTER_START:
+            return False
+        oldest = self._office.commitments.never_asked_since(self.destination)
+        return moment - min(since, oldest or since) >= _NEVER_OFFERED
 
     def _note_asked(self, uid: str, due: Sequence[DueCommitment]) -> None:
         self._pause.clear()

@@ -113,13 +113,16 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         """Send what is due, then wait to be woken or for the next look."""
+        waits_for = ""
         while not self._ending.is_set():
             self.pulse.beat()
             try:
                 busy = self._round()
+                waits_for = ""
             except Retryable as error:
-                log.warning("outbox_waits", destination=self.destination, reason=str(error))
-                busy = False
+                if str(error) != waits_for:  # once, and not at every look
+                    log.warning("outbox_waits", destination=self.destination, reason=str(error))
+                busy, waits_for = False, str(error)
             except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
                 log.error("outbox_error", destination=self.destination, reason=unexpected(error))
                 busy = False

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from dicom_io.errors import OutOfResources, Permanent
+from dicom_io.errors import OutOfResources, Permanent, Retryable
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
@@ -22,6 +22,7 @@ from dicom_io.header.source_image import SourceImage, source_image
 from dicom_io.header.version import FIRST, ImageVersion
 from dicom_io.pixels.render import Rendered
 from worker.inference.analyzer import Reader, Reading
+from worker.ledger.records import Claim
 from worker.ledger.tables import OUTSIDE
 from worker.results.pictures import Pictures
 from worker.results.result_set import Predecessors, ResultSet, make, not_analysed
@@ -186,3 +187,16 @@ def read_stored(blobs: Blobs, sha256: str, limits: ReadingLimits, *, whole: bool
         if isinstance(error.__cause__, OSError):
             raise blobs.fault(error.__cause__) from error
         raise
+
+
+def header_after_crash(blobs: Blobs, claim: Claim, most: int, limits: ReadingLimits) -> Dataset | None:
+    """Return the header of an image that has taken its process with it so often; None where it cannot be had.
+
+    It is read once: the next time that too may have been what the process died of.
+    """
+    if claim.task.crashes > most:
+        return None
+    try:
+        return read_stored(blobs, claim.sha256, limits, whole=False)
+    except (Permanent, Retryable, OSError):
+        return None

@@ -22,7 +22,7 @@ from worker import metrics
 from worker.clock import now
 from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
-from worker.engines.analysis import Analysed, NotAnalysed, analyze, failure_report, read_stored
+from worker.engines.analysis import Analysed, NotAnalysed, analyze, failure_report, header_after_crash, read_stored
 from worker.engines.earlier import image_of, previous_findings, replaced_by, wait_for_earlier
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.engine import EngineFault
@@ -199,13 +199,13 @@ class Pipeline:
         crashes, most = claim.task.crashes, self._settings.worker.max_crashes
         if crashes >= most:
             reason = f"the worker died {most} times while it had this image in hand"
-            return self._failure(desk, claim, reason, None, metrics.CRASHED)
+            header = header_after_crash(self._blobs, claim, most, self._settings.pixels.reading)
+            return self._failure(desk, claim, reason, header, metrics.CRASHED)
         if claim.deleted_at is not None:  # after it was asked to be read again
             gone = f"its file was deleted on {claim.deleted_at:%Y-%m-%d}"
             counted = metrics.NOT_ANALYSED.labels("deleted")
             return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, gone, now()), counted=counted)
-        replaced = replaced_by(self._ledger, claim)
-        if replaced:
+        if replaced := replaced_by(self._ledger, claim):
             counted = metrics.NOT_ANALYSED.labels("replaced")
             return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, replaced, now()), counted=counted)
         wait_for_earlier(self._ledger, claim)

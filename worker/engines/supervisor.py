@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from dicom_io.errors import CxrdError
 from worker import metrics
 from worker.clock import now
+from worker.config_file import text_of
 from worker.engines import systemd
 from worker.engines.heartbeat import remove_process
-from worker.engines.reload import read_again, settings_file
+from worker.engines.reload import open_text, read_again, settings_file
 from worker.engines.watch import Watch
-from worker.extras import require_configured
+from worker.extras import lacking, require_ledger
 from worker.ledger.database import make_folder, open_ledger
 from worker.ledger.processes import ROLES
 from worker.pulse import Pulse
@@ -91,8 +93,12 @@ class Supervisor:
         self.role = "serve"
         self.settings = settings
         self._config = settings_file(config)
+        # What children get, whenever they start: somebody may be editing the file.
+        self._text = text_of(self._config) if self._config else None
         folder = settings.storage.folder
-        require_configured(settings)
+        require_ledger(settings)
+        for fault in lacking(settings):  # images are received whatever else is missing
+            log.error("cannot_be_done", reason=fault)
         make_folder(folder)
         self._lock = FolderLock(folder)
         self._ledger = open_ledger(settings)  # makes the database where there is none, before the children ask for it
@@ -191,11 +197,15 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         child.owner = f"{child.role}-{os.getpid()}-{secrets.token_hex(6)}"
         mine, theirs = os.pipe()
-        config = ["--config", str(self._config)] if self._config else []
         command = [sys.executable, "-m", "worker", child.role, "--owner", child.owner, "--ready-fd", str(theirs)]
-        child.process = subprocess.Popen(  # noqa: S603 - our own program
-            [*command, *config], stdin=subprocess.PIPE, pass_fds=(theirs,)
-        )
+        with ExitStack() as stack:
+            passed = [theirs]
+            if self._config and self._text:
+                passed.append(stack.enter_context(open_text(self._text)))
+                command += ["--config", str(self._config), "--config-fd", str(passed[-1])]
+            child.process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdin=subprocess.PIPE, pass_fds=passed
+            )
         os.close(theirs)
         child.pipe, child.ready, child.is_lost = mine, False, False
         child.started_at = time.monotonic()
@@ -257,7 +267,7 @@ class Supervisor:
         except CxrdError as error:
             log.error("settings_not_taken_up", reason=str(error))
         else:
-            self.settings = change.settings
+            self.settings, self._text = change.settings, change.text
             log.info("settings_taken_up", changed=change.names, need_a_restart=change.fixed)
             for child in self._children:
                 if change.names and child.process is not None:

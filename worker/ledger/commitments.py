@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from dicom_io.network.commitment_messages import FailureReason, Reference, Report, failure_words
 from worker.ledger import event_chain
@@ -117,6 +117,9 @@ class Commitments:
         """Enter that a node will not be asked about a delivery again: it stays *sent*. Return whether it was ours."""
         try:
             with self._ledger.writing() as connection:
+                # First the delivery, then its task, as a report does: else each may wait for the other.
+                row = select(DeliveryRow.id).where(DeliveryRow.id == due.delivery_id)
+                connection.execute(row.with_for_update()).all()
                 self._queue.finish(connection, due.task)
                 self._leave_sent(connection, due.delivery_id, due.receipt_id, reason, now)
         except LeaseLost:
@@ -136,6 +139,12 @@ class Commitments:
             connection.execute(delete(CommitmentRow).where(*unanswered))
         self.let_run_out(destination)
         return count
+
+    def never_asked_since(self, destination: str) -> dt.datetime | None:
+        """Return since when the oldest delivery waits that a destination could not be asked about yet."""
+        waits = (TaskRow.kind == Kind.COMMIT, TaskRow.target == destination, TaskRow.attempts == 0)
+        with self._ledger.reading() as connection:
+            return connection.scalar(select(func.min(TaskRow.created_at)).where(*waits))
 
     def let_run_out(self, destination: str) -> None:
         """Let the leases run out of what an error has left in hand: there is one committer for each destination."""

@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 import pytest
 from sqlalchemy import text
 
+from dicom_io.errors import OutOfResources
 from dicom_io.network.commitment_messages import Reference
 from dicom_io.network.commitment_scp import Commitment, send_report
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
@@ -185,6 +186,30 @@ def test_a_node_without_storage_commitment_is_said_once_and_results_stay_sent(
         assert desk.committer.not_offered == "the peer does not accept Storage Commitment Push Model SOP Class"
     assert desk.events() == ["commitment_not_offered"]
     assert capsys.readouterr().out.count("commitment_not_offered") == 1
+
+
+def test_a_start_of_ours_does_not_begin_the_day_anew(tmp_path: Path) -> None:
+    with committing("none") as there:
+        desk = Desk(tmp_path, there.peer)
+        desk.now += 20 * HOUR  # some other process of ours was rejected so long
+        for _ in range(9):
+            desk.round(HOUR / 2)
+        assert desk.rows("SELECT count(*) FROM task") == [(0,)]
+
+
+def test_a_ledger_that_takes_nothing_leaves_no_task_in_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with committing("never") as there:
+        desk = Desk(tmp_path, there.peer, commit_requests=1)
+        desk.round()
+        desk.now += 2 * HOUR
+
+        def fail(*_: object) -> None:
+            desk.committer.stop()
+            raise OutOfResources("locked")
+
+        monkeypatch.setattr(desk.committer._office.commitments, "give_up", fail)
+        desk.committer.run()
+        assert desk.queue.in_hand() == []
 
 
 def test_a_node_that_has_to_commit_and_does_not_is_asked_again_and_again(tmp_path: Path) -> None:

@@ -517,3 +517,20 @@ def test_what_an_error_leaves_in_one_hand_stays_in_the_other(post: Post, monkeyp
     monkeypatch.setattr(helper._office.deliveries, "mark_sent", fail)
     helper.run()
     assert [each.id for each in post.queue.in_hand()] == [each.task.id for each in others]
+
+
+def test_a_store_that_is_not_mounted_is_said_once(
+    post: Post, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[str] = []
+
+    def fail() -> None:
+        looks.append("look")
+        if len(looks) == 9:
+            post.courier.stop()
+        raise OutOfResources("another volume" if len(looks) > 5 else "no volume")
+
+    monkeypatch.setattr("worker.deliver.courier.POLL", 0.01)
+    monkeypatch.setattr(post.blobs, "check_there", fail)
+    post.courier.run()
+    assert capsys.readouterr().out.count("outbox_waits") == 2

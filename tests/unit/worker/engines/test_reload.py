@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import InvalidSettings
-from worker.engines.reload import read_again, settings_file
+from worker.engines.reload import open_text, read_again, settings_file
 from worker.settings import Settings, load
 
 FIRST = """
@@ -67,3 +67,13 @@ def test_another_folder_or_ledger_is_for_all_or_for_none(file: Path, before: Set
     file.write_text(text)
     with pytest.raises(InvalidSettings, match="new start"):
         read_again(before, file)
+
+
+def test_children_get_the_text_that_was_accepted(file: Path, before: Settings) -> None:
+    file.write_text(FIRST + "logging: {level: debug}\n")
+    change = read_again(before, file)
+    file.write_text("somebody is editing it")
+    assert change.text is not None
+    with open_text(change.text) as descriptor, open(descriptor, encoding="utf-8", closefd=False) as text:
+        again = load(file, text.read())
+    assert again.logging.level == "debug"

@@ -454,6 +454,8 @@ def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
         ({"sqlstate": "53100"}, "the disk that holds the ledger is full"),
         ({"sqlite_errorname": "SQLITE_BUSY_SNAPSHOT"}, "locked by another process"),
         ({"sqlite_errorname": "SQLITE_IOERR_WRITE"}, "something else"),
+        ({"sqlite_errorname": "SQLITE_CORRUPT_INDEX"}, "damaged"),
+        ({"sqlite_errorname": "SQLITE_NOTADB"}, "damaged"),
         ({"sqlstate": "25006"}, "takes no changes"),
         ({"sqlstate": "42501"}, "the right to"),
         ({}, "something else"),
