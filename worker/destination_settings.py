@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -84,6 +85,25 @@ class _ResultDestination(BaseDestination):
         return kind not in NOTIFICATIONS and (not self.kinds or kind in self.kinds)
 
 
+class NodeTls(Part):
+    """How TLS is spoken with a DICOM node."""
+
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _a_certificate_has_a_key(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+def _as_tls(value: Any) -> Any:
+    """Return what ``tls: true`` and ``tls: false`` mean."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class DicomDestination(_ResultDestination):
     """A DICOM node."""
 
@@ -96,6 +116,14 @@ class DicomDestination(_ResultDestination):
     compression: Literal["auto", "lossless", "none", "rle", "jpeg-2000"] = "auto"
     commitment: Literal["auto", True, False] = "auto"
     associations: Annotated[int, Field(ge=1, le=16)] = 2
+    tls: Annotated[NodeTls | None, BeforeValidator(_as_tls)] = None
+
+    def anchored(self, folder: Path) -> Self:
+        """Return it with the files of `tls` meant from a folder."""
+        if self.tls is None:
+            return self
+        files = {name: folder / file for name, file in self.tls if file is not None}
+        return self.model_copy(update={"tls": self.tls.model_copy(update=files)})
 
 
 class DicomwebDestination(_ResultDestination):
@@ -196,8 +224,8 @@ _FOREIGN = {
     "compression": "only for a DICOM node, with which it is negotiated",
     "commitment": "only for a DICOM node: the others have no storage commitment",
     "associations": "only for a DICOM node: the others have none",
-    "tls": "only for an HL7 receiver: a url or a webhook says https, and a DICOM node has no TLS here",
-    "ca_file": "only for an HL7 receiver with tls: true",
+    "tls": "only for a DICOM node or an HL7 receiver: a url or a webhook says https",
+    "ca_file": "only for an HL7 receiver with tls: true; that of a DICOM node stands within its tls",
 }
 _FORMATS = {
     "name": "must be 1 to 64 letters, digits, _, . or -",

@@ -17,28 +17,8 @@ from dicom_io.pixels.decoders import DecodingLimits
 from worker import destination_settings
 from worker.config_file import ConfigFile, read_config
 from worker.destination_settings import AeTitle, Destination, Kind, Name, Part
+from worker.scp_settings import Scp as Scp  # noqa: PLC0414 - a part of the settings, and taken from here
 from worker.setting_messages import in_words, unknown
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Scp(Part):
-    """The node that images are sent to."""
-
-    ae_title: AeTitle = "CXRD"
-    host: str = "127.0.0.1"
-    port: Port = 11112
-    allowed_calling: tuple[AeTitle, ...] = ()
-    require_called: bool = False
-    maximum_associations: int = Field(20, ge=1, le=500)
-    maximum_pdu: int = Field(131072, ge=4096, le=16777216)
-    network_timeout: float = Field(60.0, gt=0)
-    max_object_mb: int = Field(2048, ge=1)
-    associations_per_peer: int | None = Field(None, ge=1, le=500)
-    association_timeout: float = Field(15.0, gt=0)
-    least_rate: int = Field(5000, ge=0)
-    urgent_calling: tuple[AeTitle, ...] = ()
-    duplicates: Literal["version", "refuse"] = "version"
 
 
 class Storage(Part):
@@ -312,14 +292,16 @@ def load(path: Path | None = None, text: str | None = None) -> Settings:
 
 def _anchored(settings: Settings, base: Path) -> Settings:
     storage = settings.storage.model_copy(update={"folder": base / settings.storage.folder})
-    model = settings.model
+    scp, model = settings.scp, settings.model
+    if scp.tls is not None:
+        scp = scp.model_copy(update={"tls": scp.tls.anchored(base)})
     if model.folder is not None:
         model = model.model_copy(update={"folder": base / model.folder})
     destinations = tuple(each.anchored(base) for each in settings.destinations)
     files = {name: getattr(settings.audit.anchor, name) for name in ("file", "ca_file", "key_file")}
     files = {name: base / path for name, path in files.items() if path is not None}
     audit = settings.audit.model_copy(update={"anchor": settings.audit.anchor.model_copy(update=files)})
-    parts = {"storage": storage, "model": model, "audit": audit, "destinations": destinations}
+    parts = {"scp": scp, "storage": storage, "model": model, "audit": audit, "destinations": destinations}
     return settings.model_copy(update=parts)
 
 

@@ -15,6 +15,7 @@ class Cause(StrEnum):
 
     RELEASED = "released"  # in order, at the peer's wish: no line, unless an object was not finished
     SILENT = "silent"  # connected and went without a byte, as a port scan or a load balancer's check does
+    INSECURE = "insecure"  # the TLS handshake did not come about
     LATE = "late"  # no complete A-ASSOCIATE-RQ in time
     REJECTED = "rejected"  # we rejected it: AE titles, numbers of associations
     ABORTED = "aborted"  # the peer sent A-ABORT

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,6 +26,7 @@ from dicom_io.network.admission import Admission
 from dicom_io.network.commands import mended
 from dicom_io.network.ending import Cause, Ending
 from dicom_io.network.status import CLASS_NOT_SUPPORTED
+from dicom_io.network.tls import HandshakeFailed, accepted, say_goodbye
 from dicom_io.network.upper_layer import RELEASED_IN_TRANSFER, PeerLimits, UpperLayer
 
 if TYPE_CHECKING:
@@ -226,6 +231,38 @@ class NodeAssociation(Association):
         self.dimse.send_msg(answer, context_id)
 
 
+class Handshake:
+    """A connection that waits for a TLS handshake; see `dicom_io.network.admission.Place`."""
+
+    stalled_for = 0.0
+
+    def __init__(self, peer: str, connection: socket.socket) -> None:
+        self.peer = peer
+        self.reason = ""
+        self._descriptor = connection.fileno()
+
+    def give_way(self, reason: str) -> None:
+        """End it: its thread then finds the connection closed."""
+        self.reason = reason
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+class NodeSocket(AssociationSocket):
+    """A connection whose peer is told that TLS ends; it is closed also where the peer is gone already."""
+
+    def _shutdown_socket(self) -> None:
+        connection = self.socket
+        if not isinstance(connection, ssl.SSLSocket):
+            super()._shutdown_socket()
+            return
+        say_goodbye(connection)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            connection.close()
+
+
 class NodeRequestHandler(RequestHandler):
     """Makes an association of a connection."""
 
@@ -234,12 +271,31 @@ class NodeRequestHandler(RequestHandler):
 
     def handle(self) -> None:
         """Begin an association; one that cannot begin, as where there are no threads left, takes no place."""
+        if self.server.tls is not None and not self._secure(self.server.tls):
+            return
         try:
             super().handle()
         except Exception:
             if self._association is not None:
                 self._association.leave()
             raise
+
+    def _secure(self, context: ssl.SSLContext) -> bool:
+        """Do the TLS handshake, in this connection's own thread; return whether there is one."""
+        server, ending = self.server, Ending(self.remote.address)
+        handshake = Handshake(ending.peer, self.request)
+        server.admission.connect(handshake)
+        try:
+            self.request = accepted(self.request, context, server.limits.association_timeout)
+        except HandshakeFailed as error:
+            reason = handshake.reason or str(error)
+            cause = Cause.CROWDED if handshake.reason else Cause.INSECURE if reason else Cause.SILENT
+            ending.note(cause, reason or "the peer closed the connection before a TLS handshake")
+            server.over(ending.tell())
+            return False
+        finally:
+            server.admission.leave(handshake)
+        return True
 
     def _create_association(self) -> NodeAssociation:
         """Do as pynetdicom does, with classes of ours; presentation contexts are looked up when they are proposed."""
@@ -248,7 +304,7 @@ class NodeRequestHandler(RequestHandler):
         association._server = server  # noqa: SLF001 - as pynetdicom's own does
         association.name = f"AcceptorThread@{self.remote.address}"  # pynetdicom tells its own by this name
         self.request.settimeout(server.limits.network_timeout)
-        association.set_socket(AssociationSocket(association, client_socket=self.request))
+        association.set_socket(NodeSocket(association, client_socket=self.request))
         association.acceptor.maximum_length = self.ae.maximum_pdu_size
         association.acceptor.ae_title = server.ae_title
         association.acceptor.address_info = self.local
@@ -276,6 +332,8 @@ class NodeServer(ThreadedAssociationServer):
     ----------
     limits, admission, over
         What each association gets; `over` is called with the cause of its end. Set before it serves.
+    tls
+        What it speaks TLS by; None for none. The handshake is done in the thread of its connection.
     """
 
     daemon_threads = True
@@ -283,6 +341,7 @@ class NodeServer(ThreadedAssociationServer):
     limits: PeerLimits
     admission: Admission
     over: Callable[[Cause], None]
+    tls: ssl.SSLContext | None = None
 
     def serve(self) -> None:
         """Accept connections, in a thread of its own, until `shutdown`."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import re
+import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from dicom_io.network.ending import Cause
 from dicom_io.network.nagle import send_at_once
 from dicom_io.network.node_server import NodeAssociation, NodeRequestHandler, NodeServer
 from dicom_io.network.operations import serve_in_turn
+from dicom_io.network.tls import ServerTls, server_context
 from dicom_io.network.upper_layer import PeerLimits
 
 # pynetdicom's own log handlers can print data sets; the node tells its own story.
@@ -82,7 +85,8 @@ class NodeOptions:
     object at most, in units of 1,000,000 bytes. ``associations_per_peer`` None allows three quarters of
     ``maximum_associations`` to one address. ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate``
     (bytes a second) are those of `dicom_io.network.upper_layer.PeerLimits`. ``duplicates`` is for
-    `receive`, which alone knows what came before.
+    `receive`, which alone knows what came before. ``networks`` are those that a calling AE title may come from, as
+    addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may come from anywhere.
     """
 
     ae_title: str
@@ -98,6 +102,8 @@ class NodeOptions:
     association_timeout: float = 15.0
     least_rate: int = 5000
     duplicates: str = "version"
+    tls: ServerTls | None = None
+    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def limits(self) -> PeerLimits:
@@ -142,20 +148,26 @@ class StorageNode:
         self._limits = spool.Limits(options.max_object_mb, check_space)
         self._commitment = commitment or Commitment()
         self._service = CommitmentService(self._commitment)
-        self._server: Any = None
+        self._servers: list[Any] = []
         self._entity = self._build()
         self._contexts = {str(each.abstract_syntax): each for each in self._entity.supported_contexts}
-        self._turned_at = time.monotonic()
+        self._networks = {title.strip(): tuple(map(ip_network, each)) for title, each in options.networks.items()}
+        self._turned_at = {0: time.monotonic()}
 
     @property
     def port(self) -> int:
         """The port that the node listens on, once started."""
-        return int(self._server.server_address[1])
+        return int(self._servers[0].server_address[1])
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port where it speaks TLS, once started; it may be the same."""
+        return next((int(each.server_address[1]) for each in self._servers if each.tls is not None), None)
 
     @property
     def silent_for(self) -> float:
-        """Seconds since the loop that accepts connections last turned; it turns twice a second."""
-        return time.monotonic() - self._turned_at
+        """Seconds since a loop that accepts connections last turned; it turns twice a second."""
+        return time.monotonic() - min(self._turned_at.values())
 
     def start(self) -> None:
         """Begin to listen.
@@ -178,32 +190,54 @@ class StorageNode:
             (evt.EVT_CONN_CLOSE, spool.drop_unfinished),
             *self._service.handlers,
         ]
-        spool.use(self.options.port, self._folder, self._limits)
-        self._server = self._entity.make_server(
-            (self.options.host, self.options.port),
+        places = self._places()
+        try:
+            for number, (port, context) in enumerate(self._listeners()):
+                self._servers.append(self._listen_at(number, port, context, handlers, places))
+        except OSError:
+            for each in self._servers:
+                each.server_close()
+            self._servers = []
+            raise
+        for each in self._servers:
+            each.serve()
+        self._service.start()
+
+    def _listeners(self) -> list[tuple[int, ssl.SSLContext | None]]:
+        """Return where to listen, and by what TLS is spoken there."""
+        options = self.options
+        if options.tls is None:
+            return [(options.port, None)]
+        secure = (options.tls.port, server_context(options.tls))
+        return [secure] if options.tls.port == options.port != 0 else [(options.port, None), secure]
+
+    def _listen_at(self, number: int, port: int, tls: ssl.SSLContext | None, handlers: Any, places: Admission) -> Any:
+        """Return what listens at a port, and does not serve yet."""
+        spool.use(port, self._folder, self._limits)
+        server: Any = self._entity.make_server(
+            (self.options.host, port),
             evt_handlers=handlers,
             server_class=NodeServer,
             request_handler=NodeRequestHandler,
         )
-        spool.use(self.port, self._folder, self._limits)  # another one where port 0 took a free port
-        self._server.limits, self._server.admission = self.options.limits, self._places()
-        self._server.over = self._over
-        self._server.service_actions = self._noting(self._server.service_actions)
-        self._server.serve()
-        self._service.start()
+        spool.use(int(server.server_address[1]), self._folder, self._limits)  # another one where port 0 took a free one
+        server.limits, server.admission, server.over, server.tls = self.options.limits, places, self._over, tls
+        server.service_actions = self._noting(number, server.service_actions)
+        return server
 
     def stop(self, grace: float = 10.0) -> None:
         """Stop listening, let objects on their way arrive for up to `grace` seconds, then close the associations."""
-        if self._server is None:
+        if not self._servers:
             return
-        ports = {self.options.port, self.port}
-        self._server.shutdown()
+        ports = {self.options.port, *(int(each.server_address[1]) for each in self._servers)}
+        for each in self._servers:
+            each.shutdown()
         deadline = time.monotonic() + grace
         while any(each.is_receiving for each in self._associations) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._service.stop(max(1.0, deadline - time.monotonic()))
         self._end_associations()
-        self._server = None
+        self._servers = []
         for port in ports:
             spool.leave(port, self._folder)
 
@@ -224,14 +258,16 @@ class StorageNode:
     def _associations(self) -> list[NodeAssociation]:
         """What is connected with the node."""
         active = self._entity.active_associations
-        return [each for each in active if isinstance(each, NodeAssociation) and each._server is self._server]  # noqa: SLF001
+        return [each for each in active if isinstance(each, NodeAssociation) and each._server in self._servers]  # noqa: SLF001
 
-    def _noting(self, act: Callable[[], None]) -> Callable[[], None]:
-        """Return what the loop calls at each turn: that it turned is noted too."""
+    def _noting(self, number: int, act: Callable[[], None]) -> Callable[[], None]:
+        """Return what a loop calls at each turn: that it turned is noted too."""
 
         def note_and_act() -> None:
-            self._turned_at = time.monotonic()
+            self._turned_at[number] = time.monotonic()
             act()
+
+        self._turned_at[number] = time.monotonic()
 
         return note_and_act
 
@@ -255,6 +291,8 @@ class StorageNode:
         if not ending.calling or (allowed and ending.calling not in allowed):
             reason = "its AE title is not among scp.allowed_calling" if ending.calling else "it states no AE title"
             association.reject(*_UNKNOWN_CALLING, reason)
+        elif not self._may_come_from(ending.calling, ending.peer):
+            association.reject(*_UNKNOWN_CALLING, "its AE title may not call from this address (scp.allowed_calling)")
         elif not ending.called or (options.require_called and ending.called != options.ae_title.strip()):
             reason = "it calls us by another AE title (scp.require_called)" if ending.called else "it calls no AE title"
             association.reject(*_UNKNOWN_CALLED, reason)
@@ -262,6 +300,14 @@ class StorageNode:
             association.reject(*_LIMIT_EXCEEDED, no_place)
         else:
             self._look_up_contexts(association)
+
+    def _may_come_from(self, calling: str, peer: str) -> bool:
+        networks = self._networks.get(calling)
+        if not networks:
+            return True
+        address = ip_address(peer.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in each for each in networks)
 
     def _look_up_contexts(self, association: Any) -> None:
         """Offer what is proposed and known; retired and private classes of storage too: rules send whole studies."""

@@ -20,6 +20,7 @@ from dicom_io.network.address import address
 from dicom_io.network.answering_peer import bound
 from dicom_io.network.nagle import send_at_once
 from dicom_io.network.status import Verdict, verdict_of
+from dicom_io.network.tls import ClientTls, client_context, words_to_server
 from dicom_io.objects.jpeg import LOSSY, PICTURES, decompress, extend, is_jpeg_picture, lose
 from dicom_io.pixels.compression import compress
 
@@ -39,7 +40,7 @@ class Peer:
     `compression` is a transfer syntax that pictures are sent in where the peer accepts it; else they go uncompressed,
     and where it accepts neither, in the first of `fallbacks` that it does. All are of `pixels.compression.LOSSLESS`.
     Where it accepts none of them, or a picture can be brought into none, and `lossy` says so, pictures go as JPEG, as
-    objects of their own.
+    objects of their own. With `tls`, the peer's certificate must be for `host`.
     """
 
     host: str
@@ -50,6 +51,7 @@ class Peer:
     compression: str = ""
     fallbacks: tuple[str, ...] = ()
     lossy: bool = False
+    tls: ClientTls | None = None
 
     @property
     def compressions(self) -> tuple[str, ...]:
@@ -216,7 +218,10 @@ def associate(
         When the peer cannot be reached or rejects the association; the message says which.
     RefusedByPeer
         When it accepts none of the presentation contexts.
+    InvalidSettings
+        A file of `peer.tls` cannot be read.
     """
+    tls = client_context(peer.tls.ca_file, peer.tls.certificate, peer.tls.key) if peer.tls else None
     association = _entity(peer).associate(
         peer.host,
         peer.port,
@@ -224,12 +229,15 @@ def associate(
         ae_title=peer.ae_title,
         max_pdu=MAXIMUM_PDU,
         ext_neg=list(roles),
+        tls_args=(tls, peer.host) if tls else None,
         evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_CONN_OPEN, bound), *handlers],
     )
     if not association.is_established:
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say
             *most, last = sorted({UID(str(context.abstract_syntax)).name for context in contexts})
             raise RefusedByPeer(f"the peer does not accept {', '.join(most)}{' or ' * bool(most)}{last}")
+        if tls and tls.fault:
+            raise PeerUnavailable(f"{address(peer.host, peer.port)}: {words_to_server(tls.fault)}")
         raise (AssociationRejected if association.is_rejected else PeerUnavailable)(_why(association))
     try:
         yield association

@@ -20,6 +20,7 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from dicom_io.network.association_request import MOST_BYTES, MalformedRequest, read_request
 from dicom_io.network.ending import Cause, Ending
 from dicom_io.network.pace import Pace
+from dicom_io.network.tls import received, say_goodbye
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -179,7 +180,7 @@ class UpperLayer(DULServiceProvider):
         while (wrapper := self.socket) is not None and wrapper.ready and wrapper.socket is not None:
             left = self._missing()
             try:
-                data = wrapper.socket.recv(min(left, _CHUNK))
+                data = received(wrapper.socket, min(left, _CHUNK))
             except TimeoutError:
                 break
             except OSError as error:
@@ -312,6 +313,7 @@ class UpperLayer(DULServiceProvider):
         try:
             if self._closing_at is None:
                 self._closing_at = moment
+                say_goodbye(connection)
                 connection.shutdown(socket.SHUT_WR)
             is_open = moment - self._closing_at < LINGER
             while is_open and self.socket.ready:

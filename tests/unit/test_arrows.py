@@ -29,6 +29,7 @@ ORDER = {
             "config_file",
             "setting_messages",
             "destination_settings",
+            "scp_settings",
             "settings",
             "extras",
             "printable",

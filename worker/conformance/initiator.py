@@ -349,9 +349,11 @@ def _commitment(settings: Settings) -> Iterator[str]:
 
 
 def security(settings: Settings) -> Iterator[str]:
-    """Say of each way that is not DICOM's own whether it is encrypted, and whom it trusts."""
+    """Say of each destination whether its connection it is encrypted, and whom it trusts."""
     for each in settings.destinations:
         match each:
+            case DicomDestination():
+                yield f"{each.name} (DICOM): {_node_tls(each)}."
             case DicomwebDestination():
                 secret = "HTTP basic authentication" if each.username else ""
                 yield _http(each.name, each.url, "the authorities of certifi, or `REQUESTS_CA_BUNDLE`", secret)
@@ -362,6 +364,14 @@ def security(settings: Settings) -> Iterator[str]:
                 authorities = "its `ca_file` alone" if each.ca_file else "the system's authorities"
                 tls = f"{_VERIFIED} {authorities}; no certificate of ours"
                 yield f"{each.name} (MLLP): {tls if each.tls else 'no TLS'}."
+
+
+def _node_tls(destination: DicomDestination) -> str:
+    if destination.tls is None:
+        return "no TLS"
+    authorities = "its `ca_file` alone" if destination.tls.ca_file else "the system's authorities"
+    ours = "with a certificate of ours" if destination.tls.certificate else "no certificate of ours"
+    return f"{_VERIFIED} {authorities}; {ours}"
 
 
 _VERIFIED = "TLS 1.2 or later, with verification of the server's certificate and of its name against"

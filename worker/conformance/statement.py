@@ -22,7 +22,7 @@ from worker.destination_settings import DicomDestination
 from worker.inference.serving import model_folder
 from worker.receive.commitments import addresses
 from worker.results.kinds import KINDS
-from worker.settings import Settings
+from worker.settings import Scp, Settings
 
 _STATUSES_RETURNED = (
     ("0x0000", "Success", "the bytes and the ledger's row are on disk, or were already"),
@@ -104,6 +104,26 @@ def _overview(settings: Settings, card: Card) -> Iterator[str]:
     yield "No worklist, printing or media interchange."
 
 
+_CLIENTS = {
+    "required": "a client's certificate is required",
+    "optional": "a client's certificate is verified where it shows one",
+    "none": "clients are asked for no certificate",
+}
+
+
+def _tls(scp: Scp) -> str:
+    if scp.tls is None:
+        return "no TLS"
+    alone = ", no port without TLS" if scp.tls.port == scp.port != 0 else ""
+    return f"TLS at port {scp.tls.port}{alone}; {_CLIENTS[scp.tls.clients]}"
+
+
+def _callers(scp: Scp) -> str:
+    networks = scp.networks
+    titles = [f"{each} from {' or '.join(networks[each])}" if each in networks else each for each in scp.titles]
+    return ", ".join(titles) or "any"
+
+
 def _networking(settings: Settings) -> Iterator[str]:
     scp = settings.scp
     yield "## 2 Introduction"
@@ -134,6 +154,7 @@ def _networking(settings: Settings) -> Iterator[str]:
             ("implementation class UID", PYNETDICOM_IMPLEMENTATION_UID),
             ("implementation version name", PYNETDICOM_IMPLEMENTATION_VERSION),
             ("address", address(scp.host, scp.port)),
+            ("with TLS", _tls(scp)),
             ("maximum PDU, acceptor and initiator", f"{scp.maximum_pdu} and {MAXIMUM_PDU} bytes"),
             ("simultaneous associations accepted", scp.maximum_associations),
             ("of these, from one address", most_of_one_peer(scp.maximum_associations, scp.associations_per_peer)),
@@ -143,7 +164,7 @@ def _networking(settings: Settings) -> Iterator[str]:
             ("aborted in the middle of an object below", f"{scp.least_rate} bytes a second"),
             ("waits for a connection, as initiator", f"a destination's timeout, at most {CONNECT:g} s"),
             ("called AE titles", scp.ae_title if scp.require_called else f"{scp.ae_title}, and any other"),
-            ("calling AE titles", ", ".join(scp.allowed_calling) or "any"),
+            ("calling AE titles", _callers(scp)),
             ("asynchronous operations", "none: one operation at a time"),
         ],
     )
@@ -248,10 +269,12 @@ def _rest(settings: Settings) -> Iterator[str]:
     yield "## 6 Security"
     yield ""
     yield (
-        "DICOM associations (DIMSE), accepted and initiated: no TLS (no Secure Transport Connection Profile of PS3.15)"
-        " and no user identity negotiation; run them on a protected network."
+        "DICOM associations (DIMSE) over TLS, accepted and initiated, follow the Modified BCP 195 RFC 8996, 9325 TLS"
+        " Secure Transport Connection Profile (PS3.15 B.12): TLS 1.2 and 1.3. There is no user identity negotiation."
+        " Without TLS, run them on a protected network."
     )
     yield ""
+    yield f"- Associations accepted: {_tls(settings.scp)}."
     yield from (f"- {words}" for words in initiator.security(settings))
     plain = {"hash": "as a keyed hash", "plain": "as it is", "none": "not at all"}[settings.audit.patient_id]
     yield f"- Logs hold no patient data; the audit database holds the patient ID {plain}."

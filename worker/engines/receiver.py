@@ -13,7 +13,9 @@ from dicom_io.errors import InvalidSettings
 from dicom_io.network.address import address
 from dicom_io.network.commitment_scp import Commitment
 from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.tls import ServerTls
 from worker.engines.heartbeat import Heartbeat
+from worker.health.certificates import certificates
 from worker.ledger.database import open_ledger
 from worker.ledger.stores import open_blobs
 from worker.metrics import association_over, expect_destination, gauge
@@ -21,7 +23,7 @@ from worker.queue.claim import Queue
 from worker.queue.wake import ring
 from worker.receive.commitments import Keeper, ReportIntake, addresses
 from worker.receive.intake import Intake
-from worker.settings import Settings
+from worker.settings import Scp, Settings
 from worker.storage.pseudonym import PatientKey
 
 log = structlog.get_logger("cxrd.receiver")
@@ -30,6 +32,13 @@ _PATIENCE = 5.0
 """Seconds that a port may still be in use."""
 _SILENCE = 30.0
 """Seconds without a turn of its loop after which the node is stuck."""
+
+
+def node_options(scp: Scp) -> NodeOptions:
+    """Return how the node shows itself, as the settings say."""
+    values = scp.model_dump(exclude={"urgent_calling", "allowed_calling", "tls"})
+    tls = ServerTls(**dict(scp.tls)) if scp.tls else None
+    return NodeOptions(**values, allowed_calling=scp.titles, networks=scp.networks, tls=tls)
 
 
 class Receiver:
@@ -63,7 +72,7 @@ class Receiver:
             one_version=settings.scp.duplicates == "refuse",
             limits=settings.pixels.reading,
         )
-        options = NodeOptions(**settings.scp.model_dump(exclude={"urgent_calling"}))
+        options = node_options(settings.scp)
         self._addresses = addresses(settings)
         # Reports are taken whatever the settings say now: results may have been asked about under earlier ones.
         commitment = Commitment(
@@ -98,6 +107,7 @@ class Receiver:
             ae_title=settings.ae_title,
             host=settings.host,
             port=self.port,
+            tls_port=self._node.tls_port,
             destinations=[each.name for each in self.settings.destinations],
         )
 
@@ -147,6 +157,10 @@ class Receiver:
     def gauges(self) -> Iterator[Metric]:
         """Yield what only this process knows."""
         yield gauge("cxrd_listening", "1 while connections are accepted", not self.stuck())
+        days = {name: left for name, left in certificates(self.settings) if isinstance(left, float)}
+        if days:
+            words = "Days until this certificate of ours expires"
+            yield gauge("cxrd_certificate_days_left", words, days, "certificate")
 
     def _detail(self) -> dict[str, object]:
         return {"host": self.settings.scp.host, "port": self.port}

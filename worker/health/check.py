@@ -14,12 +14,14 @@ import numpy as np
 from dicom_io.errors import AssociationRejected, CxrdError
 from dicom_io.network.address import address
 from dicom_io.network.storage_scu import Peer, echo
+from dicom_io.network.tls import ServerTls, server_context
 from modeltrain.model.card import load_card
 from modeltrain.model.decision import Decider
 from worker.clock import now
 from worker.deliver.destinations import sender_of
 from worker.destination_settings import Destination
 from worker.extras import require_configured
+from worker.health.certificates import WARNING, certificates
 from worker.inference.engine import open_engine
 from worker.inference.serving import model_folder
 from worker.ledger import backlog, overview
@@ -49,6 +51,7 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
         yield _disk(settings)
         yield from _privacy(settings)
         yield from _secret(settings)
+        yield from _certificates(settings)
         yield from _ledger(settings)
     names = [each.name for each in settings.destinations]
     if only is not None and only not in names:
@@ -122,6 +125,23 @@ def _secret(settings: Settings) -> Iterator[Check]:
             fault = str(error)
         if fault:
             yield Check("patient key", False, fault)
+
+
+def _certificates(settings: Settings) -> Iterator[Check]:
+    """Say of each certificate of ours how long it holds; a fault in its last days."""
+    for name, left in certificates(settings):
+        if isinstance(left, str):
+            yield Check("certificate", False, f"{name}: {left}")
+        elif left < 0:
+            yield Check("certificate", False, f"{name}: expired {-left:.0f} days ago")
+        else:
+            yield Check("certificate", left > WARNING, f"{name}: expires in {left:.0f} days")
+    tls = settings.scp.tls
+    if tls is not None:
+        try:
+            server_context(ServerTls(**dict(tls)))
+        except CxrdError as error:
+            yield Check("certificate", False, f"scp: {error}")
 
 
 def _ledger(settings: Settings) -> Iterator[Check]:
@@ -254,7 +274,9 @@ def _port_in_use(scp: Scp, why: str, *, is_ours: bool) -> Check:
 
     Any DICOM node answers C-ECHO: `is_ours` is what the database says of receivers on this machine.
     """
-    title, admitted = scp.ae_title, scp.allowed_calling
+    if scp.tls is not None and scp.tls.port == scp.port and is_ours:  # we are no client that it knows
+        return Check("port", True, f"{scp.ae_title} is running on {address(scp.host, scp.port)}, with TLS alone")
+    title, admitted = scp.ae_title, scp.titles
     calling = title if not admitted or title in admitted else admitted[0]  # as one of those that may
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
     host = every.get(scp.host, scp.host)

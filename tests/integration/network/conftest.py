@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from structlog.testing import capture_logs
 
 from dicom_io.network import status
 from dicom_io.network.ending import Cause
-from dicom_io.network.storage_scp import Arrival, NodeOptions, StorageNode
+from dicom_io.network.storage_scp import Arrival, StorageNode
 from tests.support.peers import wait_for
+from worker.engines.receiver import node_options
 from worker.settings import Scp
 
 
@@ -23,10 +25,9 @@ class WatchedNode:
         self.arrivals: list[Arrival] = []
         self.causes: list[Cause] = []
         self._lines = lines
+        tls: Any = options.pop("tls", None)
         scp = Scp.model_validate({"port": 0} | options)
-        self.node = StorageNode(
-            NodeOptions(**scp.model_dump(exclude={"urgent_calling"})), folder, self._receive, over=self.causes.append
-        )
+        self.node = StorageNode(replace(node_options(scp), tls=tls), folder, self._receive, over=self.causes.append)
         self.node.start()
 
     @property
@@ -39,6 +40,11 @@ class WatchedNode:
         assert len(self.causes) == count
         lines = [line for line in self._lines if line["event"] == "association_ended"]
         return [(line["cause"], line["reason"]) for line in lines]
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons of all ends of all nodes of this test."""
+        return [line["reason"] for line in self._lines if line["event"] == "association_ended"]
 
     def line(self) -> MutableMapping[str, Any]:
         """Wait for the one end that there is; return its line."""

@@ -198,7 +198,7 @@ def test_where_there_are_no_threads_left(watched: Start, monkeypatch: pytest.Mon
         with RawPeer(node.port) as peer:
             assert peer.answer()[0] == CLOSED
         assert [cause for cause, _ in node.ends(1)] == ["fault"]
-    assert node.node._server.admission._waiting == []
+    assert node.node._servers[0].admission._waiting == []
     with RawPeer(node.port) as peer:
         assert peer.associate() == ACCEPT
 

@@ -167,7 +167,7 @@ def test_where_all_places_trickle_one_gives_way(watched: Start) -> None:
         thread.start()
         try:
             wait_for(lambda: any(each.stalled_for > 5 for each in node.node._associations), 15)
-            node.node._server.admission._most_of_one = 3
+            node.node._servers[0].admission._most_of_one = 3
             served_within(node, 3)
         finally:
             over.set()
