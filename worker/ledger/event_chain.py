@@ -20,6 +20,33 @@ from worker.ledger.tables import EventRow, ReceiptRow
 
 GENESIS = "0" * 64
 """What stands before the first event."""
+_DELIVERY = ("delivery",)
+_COMMITMENT = ("delivery", "commitment")
+_WRITTEN: dict[str, tuple[str, ...]] = {
+    "received": ("receipt",),
+    "received_again": (),
+    "postponed": (),
+    "reanalysis_postponed": (),
+    "restored": ("receipt",),
+    "requeued": ("receipt",),
+    "content_noted": ("receipt",),
+    "deleted": ("receipt", "result", "commitment"),
+    "delivered": _DELIVERY,
+    "delivery_postponed": _DELIVERY,
+    "delivery_failed": _COMMITMENT,
+    "redelivery": _COMMITMENT,
+    "committed": _COMMITMENT,
+    "commitment_answered": _COMMITMENT,
+    "commitment_failed": _COMMITMENT,
+    "commitment_given_up": _COMMITMENT,
+    "reanalysis_requested": ("reanalysis",),
+    "reanalysis_withdrawn": ("reanalysis",),
+    "reanalysis_failed": ("reanalysis",),
+    "reanalysis_left_out": ("reanalysis", "outside"),
+    "shadow": ("shadow",),
+    "feedback": ("feedback",),
+}
+"""By kind of event, the tables that its transaction writes; of others it may write all."""
 RECORDED = "recorded"
 """The event that seals rows of before revision 0011."""
 _AT_ONCE = 500
@@ -71,7 +98,7 @@ def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int
     # After the lock: who had it before us has written other rows about the same object.
     rows = None
     if receipt_id is not None:
-        rows = row_digests.of_receipts(connection, [receipt_id], new=kind == "received").get(receipt_id, "")
+        rows = _rows(connection, kind, receipt_id)
     connection.execute(
         insert(EventRow).values(
             receipt_id=receipt_id,
@@ -83,6 +110,23 @@ def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int
             rows=rows,
         )
     )
+
+
+def _rows(connection: Connection, kind: str, receipt_id: int) -> str:
+    """Return the digests that an event of this kind carries.
+
+    Of tables that such an event does not write, those of the event before it: what somebody else altered there is not
+    sealed along with it.
+    """
+    tables = _WRITTEN.get(kind)
+    before = None
+    if tables is not None and kind != "received":
+        last = select(EventRow.rows).where(EventRow.receipt_id == receipt_id).order_by(EventRow.id.desc()).limit(1)
+        before = connection.scalar(last)
+        if before is None:
+            tables = None
+    now = "" if tables == () else row_digests.of_receipts(connection, [receipt_id], tables).get(receipt_id, "")
+    return now if before is None or tables is None else row_digests.replaced(before, tables, now)
 
 
 def record_unsealed(connection: Connection, at: dt.datetime) -> int:

@@ -11,7 +11,7 @@ import base64
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,7 +60,6 @@ _SOURCES = (
     _Source(ShadowRow),
     _Source(FeedbackRow),
 )
-_NEW = _SOURCES[:1]
 
 
 @cache
@@ -79,13 +78,15 @@ def _query(source: _Source, count: int, mark: str) -> str:
     )
 
 
-def of_receipts(connection: Connection, receipt_ids: Sequence[int], *, new: bool = False) -> dict[int, str]:
+def of_receipts(
+    connection: Connection, receipt_ids: Sequence[int], tables: Collection[str] | None = None
+) -> dict[int, str]:
     """Return for each of these receipts `table:digest`, with a space between, for each table that has rows about it.
 
     Parameters
     ----------
-    new
-        They have just been entered, and no other rows are about them.
+    tables
+        Only these; all where not given.
 
     Returns
     -------
@@ -94,7 +95,9 @@ def of_receipts(connection: Connection, receipt_ids: Sequence[int], *, new: bool
     """
     mark = "%s" if connection.dialect.paramstyle in ("format", "pyformat") else "?"
     texts: dict[int, list[str]] = {}
-    for source in _NEW if new else _SOURCES:
+    for source in _SOURCES:
+        if tables is not None and source.table.__tablename__ not in tables:
+            continue
         rows: dict[int, list[dict[str, Any]]] = {}
         names = _columns(source.table)
         query = _query(source, len(receipt_ids), mark)
@@ -105,6 +108,13 @@ def of_receipts(connection: Connection, receipt_ids: Sequence[int], *, new: bool
     return {number: " ".join(each) for number, each in texts.items()}
 
 
+def replaced(before: str, tables: Collection[str], now: str) -> str:
+    """Return such a text with what it says of these tables replaced by another one's."""
+    parts = {name: value for name, value in _parts(before).items() if name not in tables} | _parts(now)
+    names = [source.table.__tablename__ for source in _SOURCES]
+    return " ".join(f"{name}:{parts[name]}" for name in names if name in parts)
+
+
 def differences(stated: str, actual: str) -> list[str]:
     """Return the names of the tables of which two such texts say different things."""
     before, after = _parts(stated), _parts(actual)
@@ -112,7 +122,7 @@ def differences(stated: str, actual: str) -> list[str]:
 
 
 def _parts(words: str) -> dict[str, str]:
-    return {name: value for name, _, value in (each.partition(":") for each in words.split(" "))}
+    return {name: value for name, _, value in (each.partition(":") for each in words.split())}
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

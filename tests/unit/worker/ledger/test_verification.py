@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +161,15 @@ def test_it_can_begin_later_and_then_looks_at_less(ledger: Ledger) -> None:
         problems(ledger, 99999)
 
 
+@pytest.mark.parametrize("kind", ["delivered", "feedback", "postponed", "shadow", "reanalysis_requested"])
+def test_a_later_event_does_not_seal_what_was_altered(ledger: Ledger, kind: str) -> None:
+    alter(ledger, "UPDATE receipt SET patient_key = 'z' WHERE id = 1")
+    with ledger.writing() as connection:
+        event_chain.append(connection, kind, NOON, 1)
+    (line,) = problems(ledger)
+    assert line.startswith("receipt 1: its rows in receipt are not those that event ")
+
+
 def test_no_two_events_follow_the_same_one(ledger: Ledger) -> None:
     with ledger.reading() as connection:
         row = dict(connection.execute(text("SELECT * FROM event ORDER BY id DESC LIMIT 1")).mappings().one())
@@ -215,13 +224,15 @@ def test_what_changes_meanwhile_is_no_alteration(postgres_url: str, monkeypatch:
     of_receipts = row_digests.of_receipts
     times: list[int] = []
 
-    def meanwhile(connection: Connection, numbers: Sequence[int], *, new: bool = False) -> dict[int, str]:
+    def meanwhile(
+        connection: Connection, numbers: Sequence[int], tables: Collection[str] | None = None
+    ) -> dict[int, str]:
         if not times:
             times.append(1)
             with ledger.writing() as other:
                 other.execute(text("UPDATE receipt SET priority = 0"))
-                event_chain.append(other, "postponed", NOON, number)
-        return of_receipts(connection, numbers, new=new)
+                event_chain.append(other, "requeued", NOON, number)
+        return of_receipts(connection, numbers, tables)
 
     monkeypatch.setattr(row_digests, "of_receipts", meanwhile)
     assert problems(ledger) == []
