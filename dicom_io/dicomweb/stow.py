@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydicom import dcmread, dcmwrite
 from dicom_io.dicomweb.store_response import store_response
 from dicom_io.errors import AssociationLost, InvalidSettings, NotNow, PeerUnavailable
 from dicom_io.network.address import redirection
+from dicom_io.network.deadline import Deadline, Limited, deadline
 from dicom_io.network.status import SUCCESS, Verdict, verdict_of
 from dicom_io.objects.jpeg import decompress, is_jpeg_picture
 
@@ -92,24 +92,26 @@ class StowSession:
             "Accept": "application/dicom+json",
         }
         place = f"{self._peer.url.rstrip('/')}/studies"
-        with _lost_or_unavailable(), in_words():
-            # In one piece: some servers take no chunked requests.
-            answer = self._session.post(place, data=body, headers=headers, timeout=self._peer.timeout, stream=True)
-        with answer:
-            return _status_of(answer, str(dataset.SOPInstanceUID), self._peer.timeout)
+        timeout = self._peer.timeout
+        with deadline(timeout) as limit:
+            with _lost_or_unavailable(), in_words():
+                # In one piece: some servers take no chunked requests.
+                answer = self._session.post(place, data=body, headers=headers, timeout=timeout, stream=True)
+            with answer:
+                return _status_of(answer, str(dataset.SOPInstanceUID), limit)
 
 
-def _status_of(answer: Any, uid: str, timeout: float) -> int:
+def _status_of(answer: Any, uid: str, limit: Deadline) -> int:
     """Turn an answer about an object into a status of C-STORE. Raises as `StowSession.store` does."""
     code = answer.status_code
     if code in _OBJECT:
-        return _refusal(answer, uid, timeout)
+        return _refusal(answer, uid, limit)
     if not 200 <= code < 300:
         # Wrong credentials and addresses too: like an AE title that is not known, someone will put them right.
         kind = AssociationLost if code == HTTPStatus.INTERNAL_SERVER_ERROR else PeerUnavailable
         raise kind(f"the server answers with HTTP status {code}")
     try:
-        response = store_response(answer.headers.get("Content-Type", ""), _body(answer, timeout))
+        response = store_response(answer.headers.get("Content-Type", ""), _body(answer, limit))
     except ValueError as error:  # the page of somebody who stands between, such as a login
         raise PeerUnavailable(_NO_SERVER) from error
     reason = response.failed.get(uid, response.failed.get(""))
@@ -123,17 +125,17 @@ def _status_of(answer: Any, uid: str, timeout: float) -> int:
     return warning if verdict_of(warning) is Verdict.SENT else SUCCESS  # it has the object, whatever it warns of
 
 
-def _refusal(answer: Any, uid: str, timeout: float) -> int:
+def _refusal(answer: Any, uid: str, limit: Deadline) -> int:
     """Return why an object was refused, by an answer that is about it."""
     try:  # the body may say why: Failed SOP Sequence, Failure Reason
-        failed = store_response(answer.headers.get("Content-Type", ""), _body(answer, timeout)).failed
+        failed = store_response(answer.headers.get("Content-Type", ""), _body(answer, limit)).failed
     except (ValueError, PeerUnavailable):
         return _FAILED
     reason = failed.get(uid) or failed.get("") or _FAILED
     return _FAILED if verdict_of(reason) is Verdict.SENT else reason
 
 
-def _body(answer: Any, timeout: float) -> bytes:
+def _body(answer: Any, limit: Deadline) -> bytes:
     """Return the body of an answer to a store transaction.
 
     Raises
@@ -145,15 +147,15 @@ def _body(answer: Any, timeout: float) -> bytes:
     """
     from urllib3.exceptions import HTTPError
 
-    body, until = bytearray(), time.monotonic() + timeout
+    body = bytearray()
     try:
         while piece := answer.raw.read1(_CHUNK, decode_content=True):
             body += piece
             if len(body) > _MOST_STORED:
                 raise PeerUnavailable(f"the server's answer is longer than {_MOST_STORED} bytes")
-            if time.monotonic() > until:
-                raise AssociationLost("the server's answer does not come in time")
     except (HTTPError, OSError) as error:
+        if limit.is_over:
+            raise AssociationLost("the server's answer does not come in time") from error
         raise AssociationLost(f"the server's answer broke off ({type(error).__name__})") from error
     return bytes(body)
 
@@ -205,7 +207,7 @@ def reach(peer: WebPeer) -> None:
     """
     client, session = open_client(peer)
     try:
-        with in_words():
+        with in_words(), deadline(peer.timeout):
             client.search_for_studies(limit=1)
     finally:
         session.close()
@@ -231,14 +233,37 @@ def in_words() -> Iterator[None]:
 
 
 def _adapter() -> Any:
-    """Return what sends requests: queries as RFC 3986 has them, no redirects, and answers up to a size.
+    """Return what sends requests: queries as RFC 3986 has them, no redirects, answers up to a size and in time.
 
     dicomweb-client writes queries as forms are written: a space as a plus sign, which is one in a URI, and wild cards
     escaped, which some servers then do not know (Orthanc's plugin 1.7 decodes nothing).
     """
     from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Connection(Limited, HTTPConnection):
+        pass
+
+    class SecureConnection(Limited, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = SecureConnection
 
     class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+            super().init_poolmanager(*arguments, **options)
+            self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+
+        def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+            manager = super().proxy_manager_for(*arguments, **options)
+            manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+            return manager
+
         def send(self, request: Any, stream: bool = False, *arguments: Any, **options: Any) -> Any:
             path, mark, query = request.url.partition("?")
             for form, plain in (("+", "%20"), ("%2A", "*"), ("%3F", "?")):

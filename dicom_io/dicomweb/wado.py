@@ -16,6 +16,7 @@ from dicom_io.errors import Declined, OutOfResources, UnreadableObject
 from dicom_io.header.attributes import MALFORMED, text
 from dicom_io.header.reading import read_header
 from dicom_io.network import status
+from dicom_io.network.deadline import deadline
 from dicom_io.network.query_retrieve import Query, Receipt, Series, may_hold
 from dicom_io.network.spool import SpoolFile
 from dicom_io.network.storage_scp import Arrival
@@ -80,7 +81,7 @@ class WebArchive:
         known_uids: set[str] = set()
         offset = 0
         while True:
-            with in_words():
+            with in_words(), deadline(self._peer.timeout):
                 page = search(limit=PAGE, offset=offset)
                 try:
                     matches = [Dataset.from_json(each) for each in page]
@@ -151,6 +152,7 @@ class WebArchive:
         for accepted in ACCEPTED:
             with (
                 in_words(),
+                deadline(self._peer.timeout) as limit,
                 self._session.get(
                     address, headers={"Accept": accepted}, stream=True, timeout=self._peer.timeout
                 ) as answer,
@@ -164,6 +166,7 @@ class WebArchive:
                 try:
                     for piece in _content(answer):
                         file.write(piece)
+                        limit.restart()  # a large object may take longer, as long as each piece comes in time
                 except (requests.RequestException, OSError) as error:
                     raise Declined(f"the transfer broke off ({type(error).__name__})") from error
                 return

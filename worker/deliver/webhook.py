@@ -22,6 +22,7 @@ from dicom_io.finding import Answer, Finding, ModelIdentity, bounded
 from dicom_io.header.attributes import text
 from dicom_io.header.source_image import SourceImage
 from dicom_io.network.address import address, redirection
+from dicom_io.network.deadline import Limited, deadline
 from dicom_io.network.status import DATASET_MISMATCH, SUCCESS, Verdict
 from dicom_io.network.storage_scu import CONNECT
 from dicom_io.network.tls import client_context, secured
@@ -46,7 +47,25 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow no redirect: the answer stays an error."""
 
 
-_OPENER = urllib.request.build_opener(_NoRedirects)
+class _Connection(Limited, http.client.HTTPConnection):
+    """A connection that keeps to a deadline."""
+
+
+class _SecureConnection(Limited, http.client.HTTPSConnection):
+    """The same with TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, request)
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects, _Http, _Https)
 
 
 def notification(
@@ -129,8 +148,9 @@ class WebhookSender:
         # The scheme is held to http and https by the settings.
         request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310
         try:
-            with _OPENER.open(request, timeout=self._timeout):
-                return Outcome(Verdict.SENT, SUCCESS)
+            with deadline(self._timeout), _OPENER.open(request, timeout=self._timeout):
+                pass
+            return Outcome(Verdict.SENT, SUCCESS)
         except urllib.error.HTTPError as error:
             with error:
                 if error.code in _NEVER:
