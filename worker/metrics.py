@@ -86,7 +86,7 @@ READ_AGAIN = _counter("cxrd_read_again", "Of all these, images that were read ag
 DELIVERIES = Counter(
     "cxrd_deliveries", "Attempts at a delivery and what became of them", ["destination", "outcome"], registry=REGISTRY
 )
-_OUTCOMES = ("sent", "committed", "failed", "postponed")
+_OUTCOMES = ("sent", "committed", "failed", "postponed", "withdrawn")
 DELETED_BYTES = _counter("cxrd_deleted_bytes", "Bytes of deleted files", "why", ("age", "space", "unowned"))
 STAGES = Histogram("cxrd_stage_seconds", "How long each stage took", ["stage"], buckets=_BUCKETS, registry=REGISTRY)
 
@@ -140,7 +140,7 @@ def expect_destination(name: str) -> None:
 
 
 def delivery(destination: str, outcome: str, count: int = 1) -> None:
-    """Count deliveries: sent, committed, failed or postponed."""
+    """Count deliveries: sent, committed, failed, postponed or withdrawn."""
     DELIVERIES.labels(destination, outcome).inc(count)
 
 

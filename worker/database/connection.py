@@ -58,6 +58,8 @@ def connect(url: str, busy_timeout: float = 5.0, patience: Patience | None = Non
     if sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    if postgres:
+        event.listen(engine, "connect", _prepare_postgres)
     return engine
 
 
@@ -101,6 +103,19 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    """Have the server flush each commit, also where its default is not to: an answer must survive a power cut.
+
+    What a site has set beside `off` stays: it may have commits wait for a second server.
+    """
+    cursor = connection.cursor()
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    cursor.close()
+    connection.commit()  # a rollback would take it back
 
 
 def _begin_sqlite(connection: Connection) -> None:

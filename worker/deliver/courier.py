@@ -172,6 +172,9 @@ class Courier(threading.Thread):
             if self._ending.is_set():
                 return False
             delivery = in_hand[0]
+            if self._office.deliveries.is_replaced(delivery):  # while it waited for those before it
+                self._withdraw(in_hand.pop(0))
+                continue
             reached("sending")
             try:
                 outcome = self._attempt(session, delivery)
@@ -213,8 +216,14 @@ class Courier(threading.Thread):
         moment, most = self._office.clock(), min(limit, _IN_HAND)
         if ahead:
             return ahead
-        self._last_taken = self._office.deliveries.claim(self.destination, moment, most, least_tried_first=is_probe)
-        return list(self._last_taken)
+        while True:
+            self._last_taken = self._office.deliveries.claim(self.destination, moment, most, least_tried_first=is_probe)
+            due = [each for each in self._last_taken if not each.is_replaced]
+            for each in self._last_taken:
+                if each.is_replaced:
+                    self._withdraw(each)
+            if due or not self._last_taken:
+                return due
 
     def _wait(self, seconds: float) -> None:
         self._wake.wait(seconds)
@@ -275,6 +284,13 @@ class Courier(threading.Thread):
         if self._office.enter(lambda: self._office.deliveries.mark_failed(delivery, status, reason, moment)):
             metrics.delivery(self.destination, "failed")
             log.error("delivery_failed", reason=reason, **self._log_fields(delivery))
+
+    def _withdraw(self, delivery: DueDelivery) -> None:
+        """Enter that a delivery is not made, since a later version of its image was answered."""
+        moment = self._office.clock()
+        if self._office.enter(lambda: self._office.deliveries.withdraw(delivery, moment)):
+            metrics.delivery(self.destination, "withdrawn")
+            log.info("delivery_withdrawn", **self._log_fields(delivery))
 
     def _postpone(self, delivery: DueDelivery, outcome: Outcome, *, at_once: bool = False) -> None:
         """Enter that an attempt failed; the next is due after the delivery's own backoff, or `at_once`."""

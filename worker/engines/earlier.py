@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.clock import now
 from worker.engines.analysis import Image
+from worker.ledger.versions import AnsweredLater
 from worker.results.kinds import KINDS, REPORT
 
 if TYPE_CHECKING:
@@ -54,12 +55,9 @@ def image_of(claim: Claim, dataset: Dataset, previous: Mapping[str, PreviousFind
 
 
 def replaced_by(ledger: Ledger, claim: Claim) -> str:
-    """Return why an image must not be answered any more; nothing where it may.
-
-    Whoever takes the results would take the last one for the one that counts.
-    """
+    """Return why an image must not be answered any more; nothing where it may, so far as is known before the work."""
     later = None if claim.model_sha256 else ledger.later_answer(claim.id)
-    return f"replaced: version {later} of it was answered before" if later else ""
+    return str(AnsweredLater(later)) if later else ""
 
 
 def wait_for_earlier(ledger: Ledger, claim: Claim) -> None:

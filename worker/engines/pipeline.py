@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -23,12 +23,14 @@ from worker.clock import now
 from worker.deliver.notifications import FlaggedFinding, make_notifications
 from worker.deliver.routing import destinations_for, notification_kinds, takers
 from worker.engines.analysis import Analysed, NotAnalysed, analyze, failure_report, header_after_crash, read_stored
+from worker.engines.desk import Desk
 from worker.engines.earlier import image_of, previous_findings, replaced_by, wait_for_earlier
 from worker.inference.analyzer import Reader, Reading
 from worker.inference.engine import EngineFault
 from worker.inference.shadow import Shadow
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult, PreviousFinding
+from worker.ledger.versions import AnsweredLater
 from worker.logs import unexpected
 from worker.queue.retry import backoff
 from worker.queue.task import Kind, Task
@@ -41,62 +43,6 @@ log = structlog.get_logger("cxrd.pipeline")
 
 _LEFT_OUT = "not analysed"
 """For the log: the reason may quote a code of the header, and stays in the ledger."""
-
-
-class Desk(Protocol):
-    """Where the subject of a task is looked up and its outcome goes: `Receipts`, or `Reanalyses`."""
-
-    def load(self, task: Task) -> Claim:
-        """Return what is known of the image."""
-        ...
-
-    def postpone(self, claim: Claim, reason: str, now: dt.datetime, until: dt.datetime) -> None:
-        """Put it back until later."""
-        ...
-
-    def hand_back(self, claim: Claim, reason: str) -> None:
-        """Put it back as it was."""
-        ...
-
-    def leave_out(
-        self,
-        claim: Claim,
-        reason: str,
-        now: dt.datetime,
-        *,
-        results: Sequence[NewResult] = (),
-        left_out: Mapping[str, str] | None = None,
-        outside: NewFinding | None = None,
-        remarks: Sequence[str] = (),
-    ) -> None:
-        """Enter that it is not analysed, the report on that, and the finding that does not count."""
-        ...
-
-    def fail(
-        self,
-        claim: Claim,
-        reason: str,
-        now: dt.datetime,
-        *,
-        results: Sequence[NewResult] = (),
-        left_out: Mapping[str, str] | None = None,
-    ) -> None:
-        """Enter that it cannot be analysed, and the report on that."""
-        ...
-
-    def record_finding(
-        self,
-        claim: Claim,
-        finding: NewFinding,
-        results: Sequence[NewResult],
-        now: dt.datetime,
-        *,
-        notifications: Sequence[NewNotification] = (),
-        left_out: Mapping[str, str] | None = None,
-        remarks: Sequence[str] = (),
-    ) -> None:
-        """Enter finding, results, notifications and deliveries."""
-        ...
 
 
 class SystemicFault(CxrdError):
@@ -170,7 +116,11 @@ class Pipeline:
         claim = desk.load(task)
         entry = self._outcome(desk, claim)
         with metrics.timed("ledger"):
-            counts = self._enter(entry.write)
+            try:
+                counts = self._enter(entry.write)
+            except AnsweredLater as error:  # while this one was in hand
+                entry = _replaced(desk, claim, str(error))
+                counts = self._enter(entry.write)
         reached("outcome committed")
         if counts and entry.counted:
             metrics.entered(entry.counted, claim.task, claim.dated_at, answered=entry.state == "analysed")
@@ -206,8 +156,7 @@ class Pipeline:
             counted = metrics.NOT_ANALYSED.labels("deleted")
             return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, gone, now()), counted=counted)
         if replaced := replaced_by(self._ledger, claim):
-            counted = metrics.NOT_ANALYSED.labels("replaced")
-            return Entry(_LEFT_OUT, lambda: desk.leave_out(claim, replaced, now()), counted=counted)
+            return _replaced(desk, claim, replaced)
         wait_for_earlier(self._ledger, claim)
         dataset: Dataset | None = None
         try:
@@ -384,6 +333,13 @@ class Pipeline:
         until = now() + dt.timedelta(seconds=wait)
         later = metrics.PUT_BACK.labels("image")
         return Entry(f"postponed: {reason}", lambda: desk.postpone(claim, reason, now(), until), counted=later)
+
+
+def _replaced(desk: Desk, claim: Claim, reason: str) -> Entry:
+    """Return the entry that an image is not answered, since a later version of it was."""
+    return Entry(
+        _LEFT_OUT, lambda: desk.leave_out(claim, reason, now()), counted=metrics.NOT_ANALYSED.labels("replaced")
+    )
 
 
 def new_finding(reading: Reading, identity: ModelIdentity) -> NewFinding:

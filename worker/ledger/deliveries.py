@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, update
+from sqlalchemy import Connection, Select, delete, func, or_, select, update
 
-from worker.ledger import event_chain
+from worker.ledger import event_chain, versions
 from worker.ledger.receipts import Ledger, in_batches, lock_receipts
 from worker.ledger.records import DueDelivery
 from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
@@ -22,6 +22,10 @@ RESENDS = 3
 """How often a result is sent again because its destination says that it does not have it; then it has failed."""
 LATER = 5
 """How many times as long a destination has after each time that it had lost a result."""
+
+
+REPLACED = "replaced: a later version of the image was answered before this was sent"
+"""Why a delivery is withdrawn."""
 
 
 class Deliveries:
@@ -47,17 +51,9 @@ class Deliveries:
         )
         if not tasks:
             return []
-        query = (
-            select(
-                DeliveryRow.id,
-                ResultRow.receipt_id,
-                ResultRow.sop_class_uid,
-                ResultRow.sop_instance_uid,
-                ResultRow.sha256,
-            )
-            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-            .where(DeliveryRow.id.in_([task.subject for task in tasks]))
-        )
+        columns = (ResultRow.receipt_id, ResultRow.sop_class_uid, ResultRow.sop_instance_uid, ResultRow.sha256)
+        numbers = [task.subject for task in tasks]
+        query = _of_deliveries(numbers, DeliveryRow.id, *columns, versions.has_newer_answer())
         try:
             with self._ledger.reading() as connection:
                 rows = {row[0]: row[1:] for row in connection.execute(query)}
@@ -66,6 +62,22 @@ class Deliveries:
             for task in tasks:
                 self._queue.forget(task)
             raise
+
+    def is_replaced(self, delivery: DueDelivery) -> bool:
+        """Return whether a later version of its image was answered by now."""
+        with self._ledger.reading() as connection:
+            return connection.scalar(_of_deliveries([delivery.delivery_id], versions.has_newer_answer())) is True
+
+    def withdraw(self, delivery: DueDelivery, now: dt.datetime) -> None:
+        """Enter that a delivery is not made: what came last would be taken for what counts."""
+        values = {"state": DeliveryState.WITHDRAWN, "error": REPLACED}
+        with self._ledger.writing() as connection:
+            self._queue.finish(connection, delivery.task)
+            row = update(DeliveryRow).where(DeliveryRow.id == delivery.delivery_id)
+            connection.execute(row.values(**values))
+            facts = {"delivery": delivery.delivery_id, "error": REPLACED}
+            event_chain.append(connection, "delivery_withdrawn", now, delivery.receipt_id, **facts)
+        self._queue.forget(delivery.task)
 
     def let_run_out(self, deliveries: Iterable[DueDelivery]) -> None:
         """Let the leases of what an error has left in hand run out."""
@@ -255,6 +267,12 @@ class Deliveries:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
 
+def _of_deliveries(delivery_ids: Collection[int], *columns: Any) -> Select[Any]:
+    """Return a query for columns of deliveries, their results and receipts."""
+    query = select(*columns).select_from(DeliveryRow).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+    return query.join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id).where(DeliveryRow.id.in_(delivery_ids))
+
+
 def _states(*, include_sent: bool) -> list[str]:
     states = [DeliveryState.FAILED, DeliveryState.PENDING]
     return [*states, DeliveryState.SENT, DeliveryState.COMMITTED] if include_sent else [*states]
@@ -264,6 +282,9 @@ def _to_send_again(states: Collection[str], destination: str | None, receipt_ids
     """Return the deliveries that are meant, and the receipt of each."""
     query: Any = select(DeliveryRow.id, ResultRow.receipt_id)
     query = query.join(ResultRow, ResultRow.id == DeliveryRow.result_id).where(DeliveryRow.state.in_(states))
+    query = query.join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
+    # Not what was sent before a later version was answered: it would come after that one's.
+    query = query.where(or_(DeliveryRow.state.in_(_states(include_sent=False)), ~versions.has_newer_answer()))
     if destination is not None:
         query = query.where(DeliveryRow.destination == destination)
     if receipt_ids:

@@ -48,12 +48,15 @@ _CONDITIONS = {
     "accession": "accession_number = :accession",
     "calling_ae": "calling_ae = :calling_ae",
 }
+# What was withdrawn is not delivered, and never will be.
+_UNDELIVERED = """delivered < deliveries AND receipt_id IN
+    (SELECT d.receipt_id FROM deliveries d WHERE d.state IN ('pending', 'failed'))"""
 
 
 def findings(ledger: Ledger, criteria: Filter) -> list[dict[str, Any]]:
     """Return the rows of the view ``findings`` (or ``answers``) that fit, newest first."""
     values = {name: getattr(criteria, name) for name in _CONDITIONS if getattr(criteria, name) is not None}
-    where = [_CONDITIONS[name] for name in values] + ["delivered < deliveries"] * criteria.undelivered
+    where = [_CONDITIONS[name] for name in values] + [_UNDELIVERED] * criteria.undelivered
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
     clause = f"WHERE {' AND '.join(where)}" if where else ""
     view, order = ("answers", "finding_id") if criteria.history else ("findings", "receipt_id")

@@ -54,6 +54,8 @@ class Ledger(Database):
         ------
         OtherContent
             It would, and there is to be `one_version` only.
+        FileDeleted
+            It is the same content, whose file was deleted: the file must be placed, and entered by `restore`.
         """
         facts: dict[str, Any] = _facts(new)
         with self.writing() as connection:
@@ -61,6 +63,8 @@ class Ledger(Database):
             before = versions.of_instance(connection, new.sop_instance_uid)
             for each in before:
                 if each.holds(new):
+                    if each.deleted_at is not None:
+                        raise versions.FileDeleted(each.receipt_id)
                     facts |= {"same_bytes": each.sha256 == new.sha256}
                     event_chain.append(connection, "received_again", new.received_at, each.receipt_id, **facts)
                     return None
@@ -204,6 +208,12 @@ def _give_back(connection: Connection, receipt_id: int, now: dt.datetime) -> boo
     return True
 
 
+def _require_latest(connection: Connection, claim: Claim, results: Sequence[NewResult]) -> None:
+    """Raise `AnsweredLater` where there are results that may not go out any more."""
+    if results:
+        versions.require_latest(connection, claim.id, claim.sop_instance_uid)
+
+
 class Receipts:
     """Analyses: the tasks of received objects, and their outcomes.
 
@@ -255,10 +265,16 @@ class Receipts:
             The finding that does not count, where the image is not one that the model was made for.
         remarks
             What was read otherwise than the header says it.
+
+        Raises
+        ------
+        AnsweredLater
+            A later version was answered meanwhile, and so no report may go out; nothing is entered.
         """
         facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
         facts |= findings.outside_facts(outside) | findings.remark_facts(remarks)
         with self._ledger.writing() as connection:
+            _require_latest(connection, claim, results)
             self._finish(connection, claim, State.NOT_ANALYSED, now, reason, facts)
             findings.record_outside(connection, claim.id, outside, now)
             findings.record_results(connection, claim.id, None, results, now, priority=claim.task.priority)
@@ -273,9 +289,16 @@ class Receipts:
         results: Sequence[NewResult] = (),
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """Enter that an object could not be analysed, with the report that says so where there is one."""
+        """Enter that an object could not be analysed, with the report that says so where there is one.
+
+        Raises
+        ------
+        AnsweredLater
+            As `leave_out`.
+        """
         facts = findings.result_facts(results, left_out or {}) if results or left_out else {}
         with self._ledger.writing() as connection:
+            _require_latest(connection, claim, results)
             self._finish(connection, claim, State.FAILED, now, reason, facts)
             findings.record_results(connection, claim.id, None, results, now, priority=claim.task.priority)
         self._queue.forget(claim.task)
@@ -299,10 +322,16 @@ class Receipts:
             The kinds of result that could not be made, and why.
         remarks
             What was read otherwise than the header says it.
+
+        Raises
+        ------
+        AnsweredLater
+            A later version was answered while this one was in hand; nothing is entered.
         """
         facts = findings.finding_facts(finding) | findings.result_facts(results, left_out or {}, notifications)
         facts |= findings.remark_facts(remarks)
         with self._ledger.writing() as connection:
+            versions.require_latest(connection, claim.id, claim.sop_instance_uid)
             self._finish(connection, claim, State.ANALYSED, now, "", facts)
             findings.record_finding(
                 connection, claim.id, finding, results, now, notifications=notifications, priority=claim.task.priority

@@ -112,13 +112,17 @@ class NewNotification:
 
 @dataclass(frozen=True)
 class DueDelivery:
-    """One result or notification that this process has in hand for one destination."""
+    """One result or notification that this process has in hand for one destination.
+
+    `is_replaced` tells that a later version of its image was answered before it was taken in hand.
+    """
 
     task: Task
     receipt_id: int
     sop_class_uid: str
     sop_instance_uid: str
     sha256: str
+    is_replaced: bool = False
 
     @property
     def delivery_id(self) -> int:

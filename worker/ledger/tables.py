@@ -48,6 +48,7 @@ class DeliveryState(StrEnum):
     SENT = "sent"  # the destination answered with success or a warning
     COMMITTED = "committed"  # and has committed to keeping it (PS3.4 J)
     FAILED = "failed"  # refused for good, or given up after outbox.give_up_after_hours
+    WITHDRAWN = "withdrawn"  # not sent: a later version of the image was answered first
 
 
 class ReanalysisState(StrEnum):

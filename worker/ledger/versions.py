@@ -10,13 +10,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, exists, select, text
+from sqlalchemy import ColumnElement, Connection, exists, func, select, text
 from sqlalchemy.orm import aliased
 
 from dicom_io.errors import CxrdError
 from dicom_io.header.version import FIRST, ImageVersion
 from worker.ledger.records import Replaced
-from worker.ledger.tables import ReceiptRow, State
+from worker.ledger.tables import FindingRow, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow, TaskState
 
 if TYPE_CHECKING:
@@ -33,6 +33,24 @@ class OtherContent(CxrdError):
 
     def __init__(self) -> None:
         super().__init__("another content was received under this SOP Instance UID (scp.duplicates)")
+
+
+class FileDeleted(CxrdError):
+    """The content was received before, and its file has been deleted since the caller looked."""
+
+    def __init__(self, receipt_id: int) -> None:
+        super().__init__(f"the file of receipt {receipt_id} has just been deleted")
+        self.receipt_id = receipt_id
+
+
+class AnsweredLater(CxrdError):
+    """A later version was answered meanwhile: nothing of this one may go out any more.
+
+    Whoever takes the results would take the last one for the one that counts.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"replaced: version {number} of it was answered before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +140,31 @@ def later_answer(connection: Connection, receipt_id: int) -> int | None:
     other = aliased(ReceiptRow)
     query = select(other.version).join(ReceiptRow, _later(other)).where(ReceiptRow.id == receipt_id)
     return connection.scalar(query.order_by(other.version.desc()).limit(1))
+
+
+def require_latest(connection: Connection, receipt_id: int, sop_instance_uid: str) -> None:
+    """Take the SOP instance's turn, and see that no later version of this image was answered.
+
+    Raises
+    ------
+    AnsweredLater
+        One was.
+    """
+    take_turn(connection, sop_instance_uid)
+    later = later_answer(connection, receipt_id)
+    if later:
+        raise AnsweredLater(later)
+
+
+def has_newer_answer() -> ColumnElement[bool]:
+    """Return whether a later version was answered after a `ResultRow` was made, of a `ReceiptRow` that it is joined to.
+
+    A second reading that a person asks for afterwards makes results that are newer than that answer.
+    """
+    other, answer = aliased(ReceiptRow), aliased(FindingRow)
+    same = other.sop_instance_uid == ReceiptRow.sop_instance_uid
+    newer = (answer.receipt_id == other.id) & (answer.id > func.coalesce(ResultRow.finding_id, 0))
+    return exists().where(same, other.version > ReceiptRow.version, newer)
 
 
 def counts() -> ColumnElement[bool]:

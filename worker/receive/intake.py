@@ -21,7 +21,7 @@ from worker import metrics
 from worker.clock import now
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewReceipt
-from worker.ledger.versions import OtherContent, Version
+from worker.ledger.versions import FileDeleted, OtherContent, Version
 from worker.logs import unexpected
 from worker.queue.task import Priority
 from worker.storage.blobs import Blobs
@@ -123,15 +123,16 @@ class Intake:
             self._blobs.adopt(file)
         reached("renamed not entered")
         if same and why:
-            self._ledger.restore(same.receipt_id, new, why)
-            self._blobs.confirm(new.sha256)
-            log.info("restored", receipt=same.receipt_id, why=why, **about)
-            return same.receipt_id
+            return self._restore(same.receipt_id, new, why, about)
         try:
             receipt_id = self._ledger.receive(new, one_version=self._one_version)
         except OtherContent:  # through another store, a moment ago
             self._remove_unowned(new)
             raise
+        except FileDeleted as error:  # by retention, since we looked
+            if same:
+                return self._enter(new, file, about)
+            return self._restore(error.receipt_id, new, "deleted", about)
         if receipt_id is None:
             if not same:  # likewise: its row owns another file
                 self._remove_unowned(new)
@@ -141,6 +142,13 @@ class Intake:
         self._blobs.confirm(new.sha256)
         version = {"version": 1 + len(before)} if before else {}
         log.info("received", receipt=receipt_id, **version, **about)
+        return receipt_id
+
+    def _restore(self, receipt_id: int, new: NewReceipt, why: str, about: dict[str, object]) -> int:
+        """Enter that the file of a receipt, which was deleted or lost, was placed in the store anew."""
+        self._ledger.restore(receipt_id, new, why)
+        self._blobs.confirm(new.sha256)
+        log.info("restored", receipt=receipt_id, why=why, **about)
         return receipt_id
 
     def _with_content(self, version: Version, new: NewReceipt) -> Version:

@@ -29,6 +29,7 @@ from worker.deliver.courier import Courier, Office
 from worker.deliver.dicom import DicomSender, node_of
 from worker.deliver.routing import destinations_for
 from worker.destination_settings import DicomDestination
+from worker.engines.couriers import Couriers
 from worker.engines.outcome import Outcomes
 from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
@@ -283,6 +284,45 @@ def test_patience_ends(office: Outbox) -> None:
         receiver.answers = []
         assert Deliveries(office.ledger).redeliver(now()) == 1
         wait_for(lambda: office.nudged("sent"))
+
+
+def test_a_destination_that_never_answers_delays_no_other(tmp_path: Path) -> None:
+    """All results are with the one while the first call to the other, which takes connections, is still open."""
+    with socket.create_server(("127.0.0.1", 0)) as hole, receiving([DX]) as receiver:
+        hole.settimeout(60)
+        place = {"host": "127.0.0.1", "ae_title": "RECEIVER", "timeout": 120, "compression": "none"}
+        ports = {"dead": int(hole.getsockname()[1]), "pacs": receiver.port}
+        places = [place | {"name": name, "port": port} for name, port in ports.items()]
+        storage = {"folder": tmp_path, "min_free_mb": 0}
+        couriers = Couriers(Settings.model_validate({"storage": storage, "destinations": places}))
+        office, images = couriers._office, []
+
+        def add(number: int) -> None:
+            dataset = chest(f"result-{number}")
+            data = encode(dataset)
+            uids = str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)
+            new = NewResult("a", DX, *uids, office.blobs.put(data), len(data), tuple(ports), office.blobs.store)
+            receipt = couriers.ledger.receive(replace(NEW, sop_instance_uid=f"1.2.{number}", received_at=now()))
+            assert receipt is not None
+            record_finding(couriers.ledger, receipt, FINDING, [new], now())
+            images.append(receipt)
+
+        couriers.start()
+        add(0)
+        call, _ = hole.accept()
+        for number in range(1, 10):
+            add(number)
+            couriers._wake()
+            wait_for(lambda: len(receiver.objects) == len(images))
+        wait_for(lambda: len(couriers.queue.in_hand()) <= 1)
+        deliveries = [each for number in images for each in (story(couriers.ledger, str(number)) or {})["deliveries"]]
+        assert [each["state"] for each in deliveries if each["destination"] == "pacs"] == ["sent"] * 10
+        assert {(each["state"], each["error"]) for each in deliveries if each["destination"] == "dead"} == {
+            ("pending", "")
+        }
+        assert couriers._office.breakers.of("dead") is None  # it has not even been found out
+        call.close()
+        couriers.stop()
 
 
 def test_echo_says_why_not() -> None:

@@ -204,6 +204,31 @@ def test_a_file_that_is_gone_is_stored_anew(tmp_path: Path, why: str, duplicates
     made.node.stop(grace=1)
 
 
+@pytest.mark.parametrize("looked", [True, False], ids=["in this store", "through another store"])
+def test_a_file_that_is_deleted_while_a_copy_arrives_is_stored_anew(
+    station: Station, monkeypatch: pytest.MonkeyPatch, looked: bool
+) -> None:
+    """Retention marks and removes it after the copy was looked up and before it is entered."""
+    receive, versions_of = Ledger.receive, Ledger.versions_of
+    send(station.node.port, [chest("one")])
+
+    def late(self: Ledger, *arguments: Any, **options: Any) -> int | None:
+        monkeypatch.setattr(Ledger, "receive", receive)
+        if looked:
+            delete(station, 1)
+        return receive(self, *arguments, **options)
+
+    if not looked:
+        delete(station, 1)
+        monkeypatch.setattr(Ledger, "versions_of", lambda self, uid: versions_of(self, uid) and [])
+    monkeypatch.setattr(Ledger, "receive", late)
+    assert send(station.node.port, [chest("one")]) == [0x0000]
+    assert steps(station, 1) == ["received", "not_analysed", "deleted", "restored"]
+    assert stored(station) == files(station) != []
+    with station.ledger.reading() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM receipt WHERE deleted_at IS NOT NULL")) == 0
+
+
 def test_of_an_earlier_row_without_a_digest_the_file_s_own_counts(station: Station) -> None:
     """Its file is gone, and cannot be read to compare."""
     send(station.node.port, [chest("one")])

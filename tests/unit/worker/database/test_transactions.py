@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, create_engine, text
@@ -21,9 +22,11 @@ from tests.unit.worker.queue.test_claim import all_at_once
 from worker.database.connection import Patience, connect
 from worker.database.transactions import at_end
 from worker.ledger import event_chain, migrations, verification
+from worker.ledger import findings as ledger_findings
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.receipts import Ledger
 from worker.ledger.retention import Retention
+from worker.ledger.versions import FileDeleted
 from worker.queue.claim import Queue
 
 LONG = Patience(busy=120, connect=120, statement=240, pool=16)
@@ -54,6 +57,31 @@ def kinds(ledger: Ledger) -> list[str]:
     with ledger.reading() as connection:
         assert verification.verify(connection)[1] == []
         return list(connection.scalars(text("SELECT kind FROM event ORDER BY id")))
+
+
+def test_of_two_versions_that_are_answered_at_once_the_later_one_comes_second(
+    patient: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the earlier one is being entered, after it was seen that no later one was answered, that one waits."""
+    numbers = [received(patient, sha256=digit * 64, content_sha256=digit * 64) for digit in "12"]
+    enter, threads = ledger_findings.record_finding, []
+
+    def slow(connection: Connection, number: int, *arguments: Any, **options: Any) -> None:
+        if number == numbers[0]:
+            second = threading.Thread(target=record_finding, args=(patient, numbers[1], FINDING, [], NOON))
+            threads.append(second)
+            second.start()
+            second.join(1)
+            assert second.is_alive()
+        enter(connection, number, *arguments, **options)
+
+    monkeypatch.setattr(ledger_findings, "record_finding", slow)
+    record_finding(patient, numbers[0], FINDING, [], NOON)
+    threads[0].join(60)
+    assert kinds(patient) == ["received", "received", "analysed", "analysed"]
+    with patient.reading() as connection:
+        subjects = list(connection.scalars(text("SELECT receipt_id FROM event WHERE kind = 'analysed' ORDER BY id")))
+    assert subjects == numbers
 
 
 def with_results(ledger: Ledger, count: int) -> None:
@@ -190,7 +218,8 @@ def test_files_are_marked_as_deleted_while_images_are_received_again(server: Led
 
     def again() -> int:
         for image in range(20):
-            server.receive(replace(NEW, sop_instance_uid=f"1.{image}", sha256=f"{image:064x}"))
+            with contextlib.suppress(FileDeleted):  # it is to be placed anew, and restored
+                server.receive(replace(NEW, sop_instance_uid=f"1.{image}", sha256=f"{image:064x}"))
         return 0
 
     def mark() -> int:

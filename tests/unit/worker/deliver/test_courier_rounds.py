@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from dicom_io.errors import AssociationLost, OutOfResources, PeerUnavailable, UnreadableObject
 from dicom_io.network.status import Verdict
-from tests.support.ledgers import record_finding
+from tests.support.ledgers import record_again, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
 from worker.database.connection import connect
 from worker.deliver.courier import Courier, Office
@@ -23,7 +23,8 @@ from worker.deliver.port import Observation, Outcome, outcome_of, refusal, retry
 from worker.engines.outcome import Outcomes
 from worker.ledger import migrations, verification
 from worker.ledger.deliveries import Deliveries
-from worker.ledger.queries import story
+from worker.ledger.queries import Filter, findings, story
+from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger
 from worker.ledger.records import DueDelivery
 from worker.queue.breaker import Breakers
@@ -132,6 +133,70 @@ class Post:
 def post(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Post:
     monkeypatch.setattr("worker.deliver.courier.LINGER", 0)
     return Post(tmp_path)
+
+
+# ---- versions ----------------------------------------------------------------------------------------------------
+
+
+def correct(post: Post, *uids: str) -> int:
+    """Enter a later version of the image, with results of these UIDs for the same destination."""
+    number = received(post.ledger, sha256="9" * 64, content_sha256="9" * 64)
+    results = [replace(RESULT, sop_instance_uid=uid, destinations=("pacs",)) for uid in uids]
+    record_finding(post.ledger, number, FINDING, results, post.now)
+    return number
+
+
+def test_what_waits_of_an_earlier_version_is_withdrawn(post: Post) -> None:
+    """However it comes that it was not sent before: what arrives last is taken for what counts."""
+    first, second, _ = post.add(3)
+    post.place.answers = {first: [retry("busy")], second: [refusal("no")]}
+    post.run()
+    assert post.states() == ["pending", "failed", "sent"]
+    correct(post, "2.25.9")
+    post.run(60)
+    assert post.place.got == ["2.25.3", "2.25.9"]
+    assert post.states() == ["withdrawn", "failed", "sent"]
+    assert "replaced" in post.deliveries()[first]["error"]
+    assert kinds(post.ledger, post.receipt).count("delivery_withdrawn") == 1
+    assert [row["receipt_id"] for row in findings(post.ledger, Filter(undelivered=True))] == [post.receipt]
+    # Neither does a person send it again without meaning to: what has failed is withdrawn, what was sent stays so.
+    assert Deliveries(post.ledger).redeliver(post.now, include_sent=True) == 2
+    post.run(1)
+    assert post.place.got == ["2.25.3", "2.25.9", "2.25.9"]
+    assert post.states() == ["withdrawn", "withdrawn", "sent"]
+    assert findings(post.ledger, Filter(undelivered=True)) == []
+    assert post.events() == []
+
+
+def test_what_is_in_hand_of_an_earlier_version_is_withdrawn_too(post: Post) -> None:
+    uids = post.add(3)
+    post.place.on_send = lambda uid: correct(post, "2.25.9") and None if uid == uids[0] else None
+    post.run(1)
+    assert post.place.got == [uids[0], "2.25.9"]
+    assert post.states() == ["sent", "withdrawn", "withdrawn"]
+
+
+def test_a_probe_is_none_of_an_earlier_version(post: Post) -> None:
+    post.add(3)
+    post.place.down = "pacs cannot be reached"
+    post.run()
+    correct(post, "2.25.9")
+    post.place.down = ""
+    post.run(10)
+    assert post.place.got == ["2.25.9"]
+    assert post.states() == ["withdrawn"] * 3
+    assert post.events() == ["destination_down", "destination_up"]
+
+
+def test_a_second_reading_of_an_earlier_version_that_a_person_asks_for_is_sent(post: Post) -> None:
+    post.add(1)
+    correct(post, "2.25.9")
+    other = replace(FINDING, model=replace(FINDING.model, digest="e" * 64))
+    Reanalyses(post.ledger).request([post.receipt], "other", "e" * 64, "jd", post.now)
+    again = replace(RESULT, sop_instance_uid="2.25.8", destinations=("pacs",))
+    record_again(post.ledger, post.receipt, other, [again], post.now)
+    post.run()
+    assert sorted(post.place.got) == ["2.25.8", "2.25.9"]
 
 
 # ---- a destination that is down ----------------------------------------------------------------------------------

@@ -29,8 +29,9 @@ from tests.unit.worker.ledger.test_receipts import NEW, kinds
 from worker.clock import now
 from worker.database.connection import connect
 from worker.destination_settings import DicomDestination, WebhookDestination
+from worker.engines.desk import Desk
 from worker.engines.outcome import Outcomes
-from worker.engines.pipeline import Desk, Pipeline, SystemicFault
+from worker.engines.pipeline import Pipeline, SystemicFault
 from worker.inference.analyzer import Reader
 from worker.inference.engine import EngineFault
 from worker.ledger import migrations, verification

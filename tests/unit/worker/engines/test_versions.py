@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dicom_io.finding import Answer, Finding
 from dicom_io.header.source_image import source_image
 from dicom_io.header.version import ImageVersion
 from dicom_io.objects.validate import check
+from tests.support.ledgers import task_row
 from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.unit.worker.engines.test_pipeline import Bench
@@ -191,6 +193,35 @@ def test_an_earlier_version_is_not_answered_after_a_later_one(bench: Bench) -> N
     assert (row["status"], row["reason"]) == ("not_analysed", "replaced: version 2 of it was answered before")
     assert kinds(bench.ledger, first) == ["received", "not_analysed"]
     assert results(bench, first) == {}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ViewPosition": "LL"}, {"PixelData": b"\0\0"}], ids=["answered", "left out", "failed"]
+)
+def test_an_earlier_version_that_is_in_hand_for_long_leaves_no_results_after_a_later_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """It was looked at before the later one was answered; its outcome is entered after that."""
+    monkeypatch.setattr("worker.engines.earlier.PATIENCE", 0.1)
+    bench.pipeline._settings = Settings(
+        results=Results(report_not_analysed=True), rules=RulesSettings(absent_view="skip")
+    )
+    first, second = bench.put(chest("one", **changes)), bench.put(chest("one", AccessionNumber="CORR1"))
+    enter = bench.pipeline._enter
+
+    def late(write: Callable[[], None]) -> bool:
+        bench.pipeline._enter = enter
+        bench.process(second)
+        return enter(write)
+
+    bench.pipeline._enter = late
+    bench.process(first)
+    assert bench.row(second)["status"] == "analysed"
+    row = bench.row(first)
+    assert (row["status"], row["reason"]) == ("not_analysed", "replaced: version 2 of it was answered before")
+    assert kinds(bench.ledger, first) == ["received", "not_analysed"]
+    assert story_of(bench, first)["results"] == []
+    assert task_row(bench.ledger, first) is None
 
 
 def test_an_earlier_version_is_answered_where_the_later_one_is_damaged(bench: Bench) -> None:
