@@ -165,6 +165,7 @@ class NodeAssociation(Association):
         self.ending.note(Cause.REJECTED, reason)
         self.acse.send_reject(result, source, diagnostic)
         self.kill()
+        self._server.rejected(self.ending.calling, self.peer, reason)  # type: ignore[union-attr]
 
     def leave(self) -> None:
         """Give the place back: a peer that released may come again at once."""
@@ -332,6 +333,8 @@ class NodeServer(ThreadedAssociationServer):
     ----------
     limits, admission, over
         What each association gets; `over` is called with the cause of its end. Set before it serves.
+    rejected
+        Called with calling AE title, address and our reason, for each association that is rejected.
     tls
         What it speaks TLS by; None for none. The handshake is done in the thread of its connection.
     """
@@ -342,6 +345,7 @@ class NodeServer(ThreadedAssociationServer):
     admission: Admission
     over: Callable[[Cause], None]
     tls: ssl.SSLContext | None = None
+    rejected: Callable[[str, str, str], None]
 
     def serve(self) -> None:
         """Accept connections, in a thread of its own, until `shutdown`."""

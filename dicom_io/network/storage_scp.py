@@ -127,6 +127,8 @@ class StorageNode:
         Raises OutOfResources where too little space is free; called while an object arrives.
     over
         Called with the cause of each association's end, in its thread.
+    rejected
+        Called with calling AE title, address and our reason, for each association that is rejected.
     commitment
         What it does about storage commitment; by default nothing, and the presentation context is not accepted.
     """
@@ -140,9 +142,10 @@ class StorageNode:
         *,
         check_space: Callable[[], None] = lambda: None,
         over: Callable[[Cause], None] = lambda _: None,
+        rejected: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
         self.options = options
-        self._over = over
+        self._over, self._rejected = over, rejected
         self._folder = folder
         self._receive = receive
         self._limits = spool.Limits(options.max_object_mb, check_space)
@@ -222,6 +225,7 @@ class StorageNode:
         )
         spool.use(int(server.server_address[1]), self._folder, self._limits)  # another one where port 0 took a free one
         server.limits, server.admission, server.over, server.tls = self.options.limits, places, self._over, tls
+        server.rejected = self._rejected
         server.service_actions = self._noting(number, server.service_actions)
         return server
 

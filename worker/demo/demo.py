@@ -132,7 +132,7 @@ def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destina
         "model": settings.model.model_copy(update=model),
         "storage": settings.storage.model_copy(update={"folder": folder, "min_free_mb": 0}),
         "ledger": settings.ledger.model_copy(update={"url": ""}),
-        "scp": settings.scp.model_copy(update={"host": "127.0.0.1", "port": 0, "allowed_calling": ()}),
+        "scp": settings.scp.model_copy(update={"host": "127.0.0.1", "port": 0, "allowed_calling": (), "tls": None}),
         "destinations": destinations,
     }
     return settings.model_copy(update=changes)

@@ -23,6 +23,7 @@ from worker.queue.claim import Queue
 from worker.queue.wake import ring
 from worker.receive.commitments import Keeper, ReportIntake, addresses
 from worker.receive.intake import Intake
+from worker.receive.rejections import Rejections
 from worker.settings import Scp, Settings
 from worker.storage.pseudonym import PatientKey
 
@@ -80,6 +81,7 @@ class Receiver:
             Keeper(self.ledger, self.blobs).held if settings.commitment.offered else None,
             self._addresses,
         )
+        self._rejections = Rejections(self.ledger)
         self._node = StorageNode(
             options,
             self.blobs.incoming,
@@ -87,6 +89,7 @@ class Receiver:
             commitment,
             check_space=self.blobs.check_space,
             over=association_over,
+            rejected=self._rejections.note,
         )
         self._heartbeat = Heartbeat(self.ledger, self.role, owner or Queue(self.ledger).owner, None, self._detail)
 
@@ -128,6 +131,7 @@ class Receiver:
     def stop(self) -> None:
         """Stop listening, and let objects on their way arrive."""
         self._node.stop()
+        self._rejections.enter()
         self._heartbeat.stop()
         log.info("stopped", role=self.role)
 

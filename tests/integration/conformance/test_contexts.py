@@ -290,7 +290,7 @@ def test_what_is_not_configured_is_not_stated(web: bool) -> None:
 def test_it_says_of_each_way_whether_it_is_encrypted(destination: dict[str, Any], expected: str) -> None:
     text = said(destinations=[{"name": "d", **destination}])
     assert expected in text
-    assert "DICOM associations (DIMSE), accepted and initiated: no TLS" in text
+    assert "- Associations accepted: no TLS." in text
 
 
 # ---- the node -------------------------------------------------------------------------------------------------------

@@ -24,10 +24,17 @@ class WatchedNode:
     def __init__(self, folder: Path, lines: list[MutableMapping[str, Any]], **options: object) -> None:
         self.arrivals: list[Arrival] = []
         self.causes: list[Cause] = []
+        self.rejected: list[tuple[str, str, str]] = []
         self._lines = lines
         tls: Any = options.pop("tls", None)
         scp = Scp.model_validate({"port": 0} | options)
-        self.node = StorageNode(replace(node_options(scp), tls=tls), folder, self._receive, over=self.causes.append)
+        self.node = StorageNode(
+            replace(node_options(scp), tls=tls),
+            folder,
+            self._receive,
+            over=self.causes.append,
+            rejected=lambda *about: self.rejected.append(about),
+        )
         self.node.start()
 
     @property

@@ -224,3 +224,4 @@ def test_a_title_calls_from_its_networks_alone(watched: Start, networks: list[st
     with pytest.raises(AssociationRejected, match="does not know our calling AE title TEST"):
         echo(Peer("127.0.0.1", node.port, "CXRD", "TEST", timeout=5))
     assert node.ends(2)[-1] == ("rejected", "its AE title may not call from this address (scp.allowed_calling)")
+    assert [about[:2] for about in node.rejected] == [("TEST", "127.0.0.1")]
