@@ -135,9 +135,9 @@ def test_each_file_is_parsed_once_to_be_listed_and_once_to_be_judged(
 ) -> None:
     reads: list[str] = []
 
-    def counted(path: Path, *, stop_before_pixels: bool) -> Any:
+    def counted(path: Path, limits: Any, *, stop_before_pixels: bool) -> Any:
         reads.append(f"{path.name}{' header' if stop_before_pixels else ''}")
-        return read(path, stop_before_pixels=stop_before_pixels)
+        return read(path, limits, stop_before_pixels=stop_before_pixels)
 
     read = reading._read
     monkeypatch.setattr(reading, "_read", counted)

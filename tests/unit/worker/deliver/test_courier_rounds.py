@@ -170,7 +170,12 @@ def test_what_waits_of_an_earlier_version_is_withdrawn(post: Post) -> None:
 
 def test_what_is_in_hand_of_an_earlier_version_is_withdrawn_too(post: Post) -> None:
     uids = post.add(3)
-    post.place.on_send = lambda uid: correct(post, "2.25.9") and None if uid == uids[0] else None
+
+    def answer_later(uid: str) -> None:
+        if uid == uids[0]:
+            correct(post, "2.25.9")
+
+    post.place.on_send = answer_later
     post.run(1)
     assert post.place.got == [uids[0], "2.25.9"]
     assert post.states() == ["sent", "withdrawn", "withdrawn"]
