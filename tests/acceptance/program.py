@@ -135,3 +135,22 @@ class Service:
         listing = invoke("audit", "list", "--format", "json", "--limit", 10000, *options, "-c", self.config)
         assert listing.returncode == 0, listing.stderr
         return list(json.loads(listing.stdout))
+
+
+def kill(pid: int) -> None:
+    """SIGKILL a process; one that is gone already does not matter."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def children(parent: int, role: str) -> list[int]:
+    """Return the processes that a supervisor has started for a role."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, line = (folder / "stat").read_text(), (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(stat.rpartition(")")[2].split()[1]) == parent and role.encode() in line:
+            found.append(int(folder.name))
+    return found

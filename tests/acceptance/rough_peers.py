@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ class Rough(Receiver):
     def __init__(self) -> None:
         super().__init__(RESULT_CLASSES)
         self.moods: list[str] = []
+        self.used: Counter[str] = Counter()
 
     def _store(self, event: Any) -> int:
         with self._lock:
             mood = self.moods.pop(0) if self.moods else ""
+            self.used[mood] += 1
         if mood == "aborts":
             event.assoc.abort()
             return 0x0110

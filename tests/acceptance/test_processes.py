@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.acceptance.program import Service
-from tests.acceptance.torture import _children
+from tests.acceptance.program import Service, children
 from tests.support.peers import chest, receiving, send, wait_for
 from tests.unit.worker.ledger.test_receipts import received
 from worker.engines.receiver import Receiver
@@ -40,7 +39,7 @@ def test_a_process_that_dies_starts_again_and_its_work_is_done(tmp_path: Path, s
         for role in ("work", "deliver", "receive"):
             wait_for(lambda: len(service.events("ready")) >= 2, 180)
             before = len(receiver.objects)
-            (child,) = _children(service.pid, role)
+            (child,) = children(service.pid, role)
             if role == "receive":
                 listening = len(service.events("listening"))
                 service.send(signal.SIGKILL, child)
@@ -94,7 +93,7 @@ def test_a_child_that_died_starts_with_the_settings_of_the_others(
     settings = yaml.safe_load(before)
     settings["storage"]["folder"] = str(tmp_path / "elsewhere")
     service.config.write_text(yaml.safe_dump(settings))
-    (child,) = _children(service.pid, "work")
+    (child,) = children(service.pid, "work")
     service.send(signal.SIGKILL, child)
     wait_for(lambda: len([line for line in service.events("ready") if "model" in line]) == 2, 180)
     assert not (tmp_path / "elsewhere").exists()
@@ -146,7 +145,7 @@ def test_a_long_backlog_does_not_delay_the_start(tmp_path: Path) -> None:
 def test_children_end_with_their_supervisor(serve: Callable[..., Service]) -> None:
     service = serve()
     service.start()
-    children = [pid for role in ("receive", "work", "deliver") for pid in _children(service.pid, role)]
+    children = [pid for role in ("receive", "work", "deliver") for pid in children(service.pid, role)]
     assert len(children) == 3
     service.kill()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 60)

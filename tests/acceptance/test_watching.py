@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.acceptance.program import Service, invoke
-from tests.acceptance.torture import _children
+from tests.acceptance.program import Service, children, invoke
 from tests.support.peers import chest, receiving, send, wait_for
 from tests.support.scrapes import free_ports, get, scrape
 from worker.cli import status
@@ -73,7 +72,7 @@ def test_a_service_is_watched_from_its_start_to_its_end(
         well = invoke("status", "-c", service.config)
         assert (well.returncode, "all is well" in well.stdout) == (0, True), well.stdout
         # A process that is killed shows until it is back.
-        (child,) = _children(service.pid, "work")
+        (child,) = children(service.pid, "work")
         service.send(signal.SIGKILL, child)
         wait_for(lambda: get(base, "/readyz")[0] == 503, 60)
         wait_for(lambda: get(base, "/readyz")[0] == 200, 300)

@@ -13,7 +13,6 @@ import datetime as dt
 import os
 import random
 import re
-import signal
 import sys
 import tempfile
 import time
@@ -27,20 +26,23 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import OperationalError
 
 from dicom_io.fail_points import POINTS
-from tests.acceptance.program import Service, invoke
+from tests.acceptance.program import Service, children, invoke, kill
 from tests.acceptance.rough_peers import Rough, Sender
 from tests.support.disk import fill, small_disk
 from tests.support.orthanc import free_port
-from tests.support.peers import RESULT_CLASSES, chest
+from tests.support.peers import RESULT_CLASSES, chest, wait_for
 from worker.clock import now
 from worker.database.connection import connect
+from worker.destination_settings import DicomDestination
 from worker.storage.blobs import Blobs
 from worker.storage.orphans import Owner, find_orphans, remove_orphan
 
 RESULTS = 3  # objects an image
 ROLES = ("receive", "work", "deliver", "serve")
 _NAME = re.compile("[0-9a-f]{62}")
-_AT_RUN_TIME = tuple(point for point in POINTS if point != "migrating")
+# What is done with is deleted, and here nothing is: a destination never takes its results (see test_housekeeper.py).
+_AT_RUN_TIME = tuple(point for point in POINTS if point not in ("migrating", "marked not deleted"))
+_DELIVERING = ("at random: deliver", "at random: serve", "sending", "sent not entered")
 
 
 class Torture:
@@ -105,12 +107,15 @@ class Torture:
                 time.sleep(self.pick.uniform(0.2, 1.5))
                 self._kill(self.pick.choice(ROLES))
             self._misbehave(number)
+        for number, point in enumerate(_AT_RUN_TIME, count):
+            if not self.kills[point]:  # nothing came by when it was its turn
+                self._kill_at(point, senders, number)
 
     def _kill_at(self, point: str, senders: list[Sender], number: int) -> None:
         armed = self.points / point
         armed.touch()
         begin, fresh = time.monotonic(), False
-        while armed.exists() and time.monotonic() < begin + 20:
+        while armed.exists() and time.monotonic() < begin + 30:
             time.sleep(0.05)
             if not fresh and time.monotonic() > begin + 2:  # what waits may be none of the work that comes by here
                 self._send_more(senders, number, 4)
@@ -127,7 +132,8 @@ class Torture:
             self.kills["at random: serve"] += 1
             service.start()
             return
-        for pid in _children(service.pid, role):
+        wait_for(lambda: children(service.pid, role))  # it may just be starting again
+        for pid in children(service.pid, role):
             kill(pid)
             self.kills[f"at random: {role}"] += 1
 
@@ -275,6 +281,9 @@ class Torture:
                 found.append(f"{each.SOPInstanceUID}: two objects of this UID differ")
         if len(objects) != RESULTS * len(rows):
             found.append(f"{len(objects)} objects at the receiver for {len(rows)} images")
+        copies, most = len(self.receiver.objects) - len(objects), self.most_copies()
+        if copies > most:
+            found.append(f"{copies} objects came once more, where {most} may have")
         found += self._orphans()
         verified = invoke("audit", "verify", "-c", self.service.config)
         if verified.returncode:
@@ -282,6 +291,33 @@ class Torture:
         if self._url.startswith("sqlite") and self._ask("PRAGMA integrity_check") != [("ok",)]:
             found.append("integrity_check fails")
         return found
+
+    def most_copies(self) -> int:
+        """Return how many objects the receiver may have got once more: those of which nobody knew that it had them.
+
+        That is what a courier was sending when it was killed, or when the receiver went; and each of which the answer
+        came too late, or whose outcome came after the lease had run out.
+        """
+        at_once = DicomDestination.model_fields["associations"].default
+        broken = sum(self.kills[each] for each in _DELIVERING) + self.faults["gone"]
+        lost = sum(len(service.events("lease_lost")) for service in self.services)
+        return int(at_once * broken + self.receiver.used["silent"] + lost + self.resent)
+
+    def shortfalls(self, asked: int, share: float = 1.0) -> list[str]:
+        """Return why the run tells less than it should; nothing where it does.
+
+        Parameters
+        ----------
+        asked
+            How many kills there should have been; nine of ten must.
+        share
+            Of the points, how many must have been hit at least once.
+        """
+        count, hit = sum(self.kills.values()), [point for point in _AT_RUN_TIME if self.kills[point]]
+        short = [f"only {count} of {asked} kills happened"] if count < 0.9 * asked else []
+        if len(hit) < share * len(_AT_RUN_TIME):
+            short.append(f"never killed: {', '.join(sorted(set(_AT_RUN_TIME) - set(hit)))}")
+        return short
 
     def _orphans(self) -> list[str]:
         """Sweep as is done a day later; return the files that no row owns and that the sweep leaves."""
@@ -309,25 +345,6 @@ class Torture:
 
 def _owners(rows: dict[str, Owner]) -> Callable[[str], dict[str, Owner]]:
     return lambda prefix: {sha256: owner for sha256, owner in rows.items() if sha256.startswith(prefix)}
-
-
-def kill(pid: int) -> None:
-    """SIGKILL a process; one that is gone already does not matter."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _children(parent: int, role: str) -> list[int]:
-    """Return the processes that a supervisor has started for a role."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat, line = (folder / "stat").read_text(), (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if int(stat.rpartition(")")[2].split()[1]) == parent and role.encode() in line:
-            found.append(int(folder.name))
-    return found
 
 
 def _images(count: int, prefix: str = "torture-") -> list[Dataset]:
@@ -360,12 +377,14 @@ def main() -> int:
             folder, options.images, options.seed, url=options.database, daemons=options.daemons, disk=disk
         )
         begin = time.monotonic()
-        problems = torture.run(options.kills)
+        problems = torture.run(options.kills) + torture.shortfalls(options.kills)
         for point, count in sorted(torture.kills.items()):
             print(f"{count:5d}  killed: {point}")
         for fault, count in sorted(torture.faults.items()):
             print(f"{count:5d}  {fault}")
         print(f"{torture.resent:5d}  deliveries that were refused, and sent again in the end")
+        copies = len(torture.receiver.objects) - len({str(each.SOPInstanceUID) for each in torture.receiver.objects})
+        print(f"{copies:5d}  objects that came once more, of {torture.most_copies()} that may have")
         print(f"{torture.leftovers:5d}  files that nobody owned, and that the sweep took")
         images = len(torture.datasets)
         print(f"{sum(torture.kills.values())} kills, {images} images, {time.monotonic() - begin:.0f} s")

@@ -34,6 +34,7 @@ _WRITTEN: dict[str, tuple[str, ...]] = {
     "delivered": _DELIVERY,
     "delivery_postponed": _DELIVERY,
     "delivery_failed": _COMMITMENT,
+    "delivery_withdrawn": _DELIVERY,
     "redelivery": _COMMITMENT,
     "committed": _COMMITMENT,
     "commitment_answered": _COMMITMENT,
