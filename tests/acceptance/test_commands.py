@@ -266,7 +266,7 @@ def test_the_audit_answers(tmp_path: Path, serve: Callable[..., Service]) -> Non
         "received", "analysed", "delivery_failed", "redelivery", "delivered",
     ]  # fmt: skip
     assert shown["deliveries"][0]["status"] == "0x0000"
-    for column in ("started_at", "analysed_at", "finished_at", "model", "model_sha256", "threshold", "patient_key"):
+    for column in ("started_at", "analysed_at", "finished_at", "model", "model_sha256", "score", "patient_key"):
         assert shown["finding"][column] not in (None, ""), column
     assert "A2" in invoke("audit", "list", "-c", service.config).stdout
     for name in ("x.csv", "x.json"):
