@@ -42,7 +42,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
 @given(found=findings(), shadow=findings())
 def test_what_is_read_back_names_the_very_answer(filled: Ledger, found: Finding, shadow: Finding) -> None:
     with filled.writing() as connection:
-        for table in ("shadow", "finding", "event", "task", "receipt"):
+        for table in ("feedback", "shadow", "finding", "event", "task", "receipt"):
             connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - names of ours
     number = received(filled)
     record_finding(filled, number, replace(FINDING, finding=found), [], NOON)
@@ -67,8 +67,6 @@ def test_what_is_read_back_names_the_very_answer(filled: Ledger, found: Finding,
     assert summary(filled, None)[0]["agree"] == (shadow.answer is found.answer)
     said = [(each["answer"], each["shadow_answer"]) for each in differences(filled, None)]
     assert said == ([] if shadow.answer is found.answer else [(found.answer, shadow.answer)])
-    with filled.writing() as connection:
-        connection.execute(text("DELETE FROM feedback"))
     assert intact(filled) == []
 
 
