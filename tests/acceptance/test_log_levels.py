@@ -20,7 +20,7 @@ def test_a_failed_image_is_an_error(serve: Callable[..., Service]) -> None:
     service = serve()
     service.start()
     broken = chest("broken")
-    broken.PixelData = broken.PixelData[:100]
+    broken.PixelData = bytes(len(broken.PixelData))  # an image that shows nothing
     send(service.port, [broken])
     wait_for(lambda: service.findings("--status", "failed"), 60)
     service.stop()
