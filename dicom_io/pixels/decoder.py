@@ -4,8 +4,10 @@ A code stream comes from a stranger. It may end the decoder's process, keep it b
 that costs this process and nothing else. `dicom_io.pixels.decoders` starts it, and talks to it by `message`.
 """
 
+import contextlib
 import json
 import os
+import re
 import resource
 import struct
 import sys
@@ -14,6 +16,12 @@ from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct("<I")
 _MEGABYTE = 1_000_000
+DAMAGED = "damaged"
+"""The error of a code stream that a decoder made a picture of, and complained about."""
+# What libjpeg says of data that it cannot follow, before it goes on with whatever comes (jerror.h, JWRN_...).
+_COMPLAINT = re.compile(rb"Corrupt JPEG data: (.*)|Premature end of JPEG file")
+# A byte or two between the last pixel and the end of the image are some writers' padding.
+_PADDING = re.compile(rb"[12] extraneous bytes before marker 0xd9\s*")
 
 
 def message(head: dict[str, Any], data: "bytes | memoryview" = b"") -> "list[bytes | memoryview]":
@@ -128,7 +136,26 @@ def _by_pydicom(frame: bytes, head: dict[str, Any]) -> "tuple[bytes | memoryview
     return array.data.cast("B"), {"shape": array.shape, "kind": array.dtype.str}
 
 
-def _decoded(frame: bytes, head: dict[str, Any]) -> "list[bytes | memoryview]":
+def is_complaint(lines: bytes) -> bool:
+    """Tell whether what a decoder printed means that pixels are wrong."""
+    return any(each[1] is None or not _PADDING.fullmatch(each[1]) for each in _COMPLAINT.finditer(lines))
+
+
+def _drain(printed: int) -> bytes:
+    """Return what has been printed since the last time; what came after the first 64 KiB is lost."""
+    pieces = []
+    with contextlib.suppress(BlockingIOError):
+        while piece := os.read(printed, 1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _decoded(frame: bytes, head: dict[str, Any], printed: int) -> "list[bytes | memoryview]":
+    parts = _attempted(frame, head)
+    return message({"error": DAMAGED}) if is_complaint(_drain(printed)) else parts
+
+
+def _attempted(frame: bytes, head: dict[str, Any]) -> "list[bytes | memoryview]":
     try:
         if head["plugin"] == "gdcm":
             return message({"error": ""}, _by_gdcm(frame, head))
@@ -143,13 +170,18 @@ def main(memory_mb: int) -> None:
     import pydicom.pixels.decoders  # noqa: PLC0415, F401  (loaded before the limits count)
 
     answers = os.dup(1)
-    os.dup2(2, 1)  # a library that prints says nothing in the middle of an answer
+    # What a library prints does not come in the middle of an answer, and a full pipe does not hold it up.
+    printed, end = os.pipe()
+    os.set_blocking(printed, False)
+    os.set_blocking(end, False)
+    os.dup2(end, 1)
+    os.dup2(end, 2)
     _limit(memory_mb)
     with os.fdopen(os.dup(0), "rb") as stream:
         while (request := receive(stream)) is not None:
             head, frame = request
             _bound_time(head["seconds"])
-            for part in _decoded(frame, head):
+            for part in _decoded(frame, head, printed):
                 view = memoryview(part).cast("B") if len(part) else memoryview(b"")
                 while len(view):
                     view = view[os.write(answers, view) :]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from dicom_io.errors import OutOfResources
 from dicom_io.pixels import decoder
 
 KEPT = 2
@@ -32,8 +33,20 @@ class DecoderFailed(Exception):
     """No picture came of a frame; the message says why, for the end of a sentence."""
 
 
+class DecoderInterrupted(DecoderFailed):
+    """No picture came, and that may be the machine's fault: too little memory, or too much else to do."""
+
+
+class FrameDamaged(DecoderFailed):
+    """The code stream is damaged: what came of it is not the picture."""
+
+
 class _Ended(Exception):
     """The process ended, or had to be ended."""
+
+    def __init__(self, reason: str, *, by_system: bool = False) -> None:
+        super().__init__(reason)
+        self.by_system = by_system  # or for want of time, which a busy machine may be the reason of
 
 
 @dataclass(frozen=True)
@@ -90,26 +103,33 @@ class Decoders:
         ------
         DecoderFailed
             The code stream is damaged, or costs more than is allowed.
+        OutOfResources
+            The machine has no room for another process, or for the picture.
         """
-        reason = ""
+        reason, failure = "", DecoderFailed
         for _ in range(ATTEMPTS):
             process = self._take()
             try:
                 answer, cells = process.ask(head | {"seconds": self.limits.seconds}, frame, self.limits.seconds)
             except _Ended as error:
                 process.kill()
-                reason = str(error)
+                reason, failure = str(error), DecoderInterrupted if error.by_system else DecoderFailed
                 continue
+            except MemoryError as error:
+                process.kill()
+                raise OutOfResources("no memory for a decoded image") from error
             except BaseException:
                 process.kill()
                 raise
             self._give_back(process)
             if answer["error"] == "MemoryError":
                 raise DecoderFailed(f"it needs more than {self.limits.max_memory_mb} MB of memory")
+            if answer["error"] == decoder.DAMAGED:
+                raise FrameDamaged("damaged")
             if answer["error"]:
                 raise DecoderFailed(answer["error"])
             return Decoded(cells, answer.get("kind", ""), tuple(answer.get("shape", ())))
-        raise DecoderFailed(reason)
+        raise failure(reason)
 
     def close(self) -> None:
         """End the processes that wait."""
@@ -128,7 +148,11 @@ class Decoders:
                 if process.is_alive():
                     return process
                 process.kill()
-        return _Process(self.limits.max_memory_mb)
+        try:
+            return _Process(self.limits.max_memory_mb)
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise OutOfResources(f"no process can be started to decode an image: {reason}") from error
 
     def _give_back(self, process: _Process) -> None:
         with self._lock:
@@ -187,9 +211,9 @@ class _Process:
             answer: dict[str, Any] = json.loads(self._read(length, deadline))
             return answer, self._read(answer["size"], deadline)
         except TimeoutError as error:
-            raise _Ended(f"it took longer than {seconds:g} s, {ATTEMPTS} times") from error
+            raise _Ended(f"it took longer than {seconds:g} s, {ATTEMPTS} times", by_system=True) from error
         except (OSError, EOFError) as error:
-            raise _Ended(self._how()) from error
+            raise self._how() from error
 
     def kill(self) -> None:
         """End it at once."""
@@ -200,15 +224,18 @@ class _Process:
                     pipe.close()
         self._process.wait()
 
-    def _how(self) -> str:
+    def _how(self) -> _Ended:
         """Return how the process ended by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(5)
             if code == -signal.SIGXCPU:
-                return f"it took too much of the processor's time, {ATTEMPTS} times"
+                return _Ended(f"it took too much of the processor's time, {ATTEMPTS} times")
+            if code == -signal.SIGKILL:
+                reason = f"its decoder was ended by the system (out of memory?), {ATTEMPTS} times"
+                return _Ended(reason, by_system=True)
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return f"its decoder ended with {name}, {ATTEMPTS} times"
-        return f"its decoder does not answer, {ATTEMPTS} times"
+            return _Ended(f"its decoder ended with {name}, {ATTEMPTS} times")
+        return _Ended(f"its decoder does not answer, {ATTEMPTS} times", by_system=True)
 
     def _write(self, data: memoryview, deadline: float) -> None:
         while len(data):

@@ -30,12 +30,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_io.errors import UnsupportedPixels
+from dicom_io.errors import Retryable, UnsupportedPixels
 from dicom_io.header.attributes import integer, numbers, text
 from dicom_io.header.limits import too_much
-from dicom_io.pixels.codestream import Dimensions, dimensions
+from dicom_io.pixels.codestream import JPEG_SYNTAXES, Dimensions, dimensions
 from dicom_io.pixels.content import blank, sample
-from dicom_io.pixels.decoders import DecoderFailed, Decoders, shared
+from dicom_io.pixels.damage import lacks_end, lost_data
+from dicom_io.pixels.decoders import DecoderFailed, DecoderInterrupted, Decoders, FrameDamaged, shared
 from dicom_io.pixels.fragments import cut_short, frame_of, is_encapsulated
 from dicom_io.pixels.grayscale import modality, voi
 
@@ -47,7 +48,6 @@ MAX_PIXELS = 60_000_000
 
 # Which of several decoders reads a syntax: the quickest that survives damaged data (docs/decisions.md).
 _DECODERS = {
-    JPEGBaseline8Bit: "pillow",
     JPEG2000Lossless: "pylibjpeg",
     JPEG2000: "pylibjpeg",
     HTJ2KLossless: "pylibjpeg",
@@ -58,12 +58,15 @@ _DECODERS = {
 # These are GDCM's, which does not. Beside each, what GDCM is told that it is: it knows the JPEG processes by their code
 # streams, but under the name of the extended one it takes 8 bits only. All decoders have processes of their own.
 _APART = {
+    JPEGBaseline8Bit: JPEGLosslessSV1,  # Pillow reads it too, but does not tell of damage
     JPEGExtended12Bit: JPEGLosslessSV1,
     JPEGLossless: JPEGLosslessSV1,
     JPEGLosslessSV1: JPEGLosslessSV1,
     JPEGLSLossless: JPEGLSLossless,
     JPEGLSNearLossless: JPEGLSNearLossless,
 }
+
+_DAMAGED = "the object's JPEG data are damaged"
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -118,6 +121,8 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS, decoders: Decoders
     ------
     UnsupportedPixels
         The pixel data is missing, damaged, too large, or of a kind that is not read here.
+    Retryable
+        A decoder took too long, or the system ended it. OutOfResources: none could be started.
     """
     decoders = decoders or shared()
     layout = _layout(dataset, max_pixels)
@@ -228,23 +233,37 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID, decoders: Decoders)
         _confirm(stated, layout)
     if stated and syntax in (JPEGLSLossless, JPEGLSNearLossless) and stated.bits in (6, 7):
         raise UnsupportedPixels(f"JPEG-LS of {stated.bits} bits: GDCM misreads 6 and 7")
-    by_gdcm = stated is not None and syntax in _APART
-    try:
-        array = (
-            _by_gdcm(frame, stated, syntax, decoders)
-            if stated and by_gdcm
-            else _by_pydicom(frame, layout, stated, syntax, decoders)
-        )
-    except DecoderFailed as error:
-        if _ends_early(frame, syntax):
-            raise UnsupportedPixels(
-                f"the object is cut short: {len(frame)} bytes of {syntax.name} without an end"
-            ) from error
-        raise UnsupportedPixels(f"{syntax.name} could not be decoded: {error}") from error
+    if lost_data(frame, syntax):
+        raise _cut_short(frame, syntax) if _ends_early(frame, syntax) else UnsupportedPixels(_DAMAGED)
+    array = _by_decoder(frame, layout, stated, syntax, decoders)
+    if syntax in JPEG_SYNTAXES and lacks_end(frame):  # zeros may have passed for pixels
+        raise _cut_short(frame, syntax)
     if array.shape != (layout.rows, layout.columns):
         raise UnsupportedPixels(f"{syntax.name} was decoded to another size than stated")
     # Decoders choose cells by the precision of the code stream: 8 bits, in a dataset that allocates 16.
     return np.ascontiguousarray(array.astype(f"u{layout.allocated // 8}", copy=False))
+
+
+def _by_decoder(
+    frame: bytes, layout: _Layout, stated: Dimensions | None, syntax: UID, decoders: Decoders
+) -> NDArray[np.generic]:
+    """Decompress a frame with the decoder of its syntax, and say what went wrong as errors of ours."""
+    try:
+        if stated and syntax in _APART:
+            return _by_gdcm(frame, stated, syntax, decoders)
+        return _by_pydicom(frame, layout, stated, syntax, decoders)
+    except FrameDamaged as error:
+        raise UnsupportedPixels(_DAMAGED) from error
+    except DecoderInterrupted as error:
+        raise Retryable(f"{syntax.name} could not be decoded: {error}") from error
+    except DecoderFailed as error:
+        if _ends_early(frame, syntax):
+            raise _cut_short(frame, syntax) from error
+        raise UnsupportedPixels(f"{syntax.name} could not be decoded: {error}") from error
+
+
+def _cut_short(frame: bytes, syntax: UID) -> UnsupportedPixels:
+    return UnsupportedPixels(f"the object is cut short: {len(frame)} bytes of {syntax.name} without an end")
 
 
 def _ends_early(frame: bytes, syntax: UID) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
 import struct
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,7 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from dicom_io.errors import UnsupportedPixels
+from dicom_io.errors import OutOfResources, Permanent, Retryable, UnsupportedPixels
 from dicom_io.pixels.decoders import KEPT, DecoderFailed, Decoders, DecodingLimits
 from dicom_io.pixels.render import render
 from tests.support.peers import chest, wait_for
@@ -82,9 +85,43 @@ def test_what_takes_too_long_is_tried_twice() -> None:
     with contextlib.closing(Decoders(DecodingLimits(1000, seconds=3.0))) as decoders:
         render(compressed(), decoders=decoders)
         decoders.limits = DecodingLimits(1000, seconds=0.05)
-        with pytest.raises(UnsupportedPixels, match=r"it took longer than 0\.05 s, 2 times"):
+        with pytest.raises(Retryable, match=r"it took longer than 0\.05 s, 2 times"):
             render(large(2400), decoders=decoders)
         assert decoders.pids == []
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ("kill -KILL $$", Retryable, r"its decoder was ended by the system \(out of memory\?\), 2 times"),
+        ("exec sleep 60", Retryable, r"it took longer than 0\.5 s, 2 times"),
+        ("kill -SEGV $$", Permanent, "its decoder ended with SIGSEGV, 2 times"),
+        ("kill -ABRT $$", Permanent, "its decoder ended with SIGABRT, 2 times"),
+    ],
+)
+def test_only_what_an_image_does_itself_fails_it_for_good(
+    line: str, kind: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{line}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with (
+        contextlib.closing(Decoders(DecodingLimits(seconds=0.5))) as decoders,
+        pytest.raises(kind, match=words) as seen,
+    ):
+        render(compressed(), decoders=decoders)
+    assert not isinstance(seen.value, OutOfResources)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()])
+def test_no_room_for_a_process_is_the_machine_s_fault(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with contextlib.closing(Decoders()) as decoders, pytest.raises(OutOfResources, match="no process can be started"):
+        render(compressed(), decoders=decoders)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
