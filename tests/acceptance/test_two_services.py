@@ -40,7 +40,7 @@ def test_each_image_has_one_outcome_whoever_is_killed(tmp_path: Path, postgres_u
                 service.start()
             answers: list[int] = []
             senders = [
-                threading.Thread(target=lambda at=port, some=some: answers.extend(send(at, some)))  # type: ignore[misc]
+                threading.Thread(target=lambda at=port, some=some: answers.extend(send(at, some)))
                 for port, some in images.items()
             ]
             for sender in senders:
