@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from dicom_io.errors import InvalidSettings
-from dicom_io.header.limits import ReadingLimits
+from dicom_io.header.reading_limits import ReadingLimits
 from dicom_io.header.rules import Rules
 from dicom_io.pixels.decoders import DecodingLimits
 from worker import destination_settings

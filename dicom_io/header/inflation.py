@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from dicom_io.errors import ObjectCutShort, UnreadableObject
 
 if TYPE_CHECKING:
-    from dicom_io.header.limits import ReadingLimits
+    from dicom_io.header.reading_limits import ReadingLimits
 
 MOST_HEADER = 32_000_000
 """Bytes of an inflated header that are looked at; what comes behind them is pixels."""

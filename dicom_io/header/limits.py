@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
-from dicom_io.errors import UnreadableObject
+from dicom_io.header.reading_limits import ReadingLimits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,40 +26,6 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM_GROUP = 0xFFFE
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 """Value representations whose length has four bytes, behind two that are reserved (PS3.5 7.1.2)."""
-
-
-@dataclass(frozen=True)
-class ReadingLimits:
-    """What reading one object may cost.
-
-    Attributes
-    ----------
-    max_elements
-        Elements and items of a data set, those within sequences too. One whose value has eight bytes may count twice.
-    max_memory_mb
-        Memory for an object, in units of 1,000,000 bytes.
-    """
-
-    max_elements: int = 200_000
-    max_memory_mb: int = 1000
-
-    def require(self, size: int) -> None:
-        """Raise UnreadableObject where so many bytes are too many."""
-        if size > self.max_memory_mb * 1_000_000:
-            raise UnreadableObject(too_much(size, self.max_memory_mb))
-
-    def too_many(self) -> UnreadableObject:
-        """Return the error that there are too many elements."""
-        return UnreadableObject(f"the data set has more than {self.max_elements} elements")
-
-
-DEFAULT = ReadingLimits()
-
-
-def too_much(size: int, max_memory_mb: int) -> str:
-    """Return in words that an object of so many bytes is more than is allowed."""
-    megabytes = -(-size // 1_000_000)
-    return f"the object would need {megabytes} MB of memory, at most {max_memory_mb} are allowed"
 
 
 class _Meter:

@@ -22,7 +22,8 @@ from pydicom.uid import (
 from dicom_io.errors import ObjectCutShort, OutOfResources, UnreadableObject
 from dicom_io.header.end import require_end
 from dicom_io.header.inflation import inflate
-from dicom_io.header.limits import DEFAULT, MeteredBytes, MeteredFile, ReadingLimits, require_few_items
+from dicom_io.header.limits import MeteredBytes, MeteredFile, require_few_items
+from dicom_io.header.reading_limits import DEFAULT, ReadingLimits
 
 # Modalities send values that break the standard's rules; we store them as they came and never quote them in a warning.
 config.settings.reading_validation_mode = config.IGNORE

@@ -32,7 +32,7 @@ from pydicom.uid import (
 
 from dicom_io.errors import Retryable, UnsupportedPixels
 from dicom_io.header.attributes import integer, numbers, text
-from dicom_io.header.limits import too_much
+from dicom_io.header.reading_limits import too_much
 from dicom_io.pixels.codestream import JPEG_SYNTAXES, Dimensions, dimensions
 from dicom_io.pixels.content import blank, sample
 from dicom_io.pixels.damage import lacks_end, lost_data

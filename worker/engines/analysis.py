@@ -15,8 +15,8 @@ from dicom_io.errors import OutOfResources, Permanent, Retryable
 from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.attributes import MALFORMED
 from dicom_io.header.eligibility import judge
-from dicom_io.header.limits import ReadingLimits
 from dicom_io.header.reading import read_dataset, read_header
+from dicom_io.header.reading_limits import ReadingLimits
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import SourceImage, source_image
 from dicom_io.header.version import FIRST, ImageVersion

@@ -10,8 +10,8 @@ from pydicom import Dataset
 
 from dicom_io.errors import ObjectCutShort, Retryable, UnreadableObject
 from dicom_io.fail_points import reached
-from dicom_io.header.limits import DEFAULT, ReadingLimits
 from dicom_io.header.reading import read_arrived
+from dicom_io.header.reading_limits import DEFAULT, ReadingLimits
 from dicom_io.network import status
 from dicom_io.network.content import content_sha256
 from dicom_io.network.spool import SpoolFile

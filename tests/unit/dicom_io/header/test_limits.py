@@ -9,13 +9,13 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from dicom_io.errors import UnreadableObject
-from dicom_io.header.limits import ReadingLimits
 from dicom_io.header.reading import read_arrived, read_dataset, read_header
+from dicom_io.header.reading_limits import ReadingLimits
 from tests.support.bombs import begin, deflated, header_bytes, many_elements, measured, nested
 
 READ = """
 from pathlib import Path
-from dicom_io.header.limits import ReadingLimits
+from dicom_io.header.reading_limits import ReadingLimits
 from dicom_io.header.reading import {name} as read
 def run():
     read(Path(sys.argv[1]), ReadingLimits(max_elements=50_000, max_memory_mb=int(sys.argv[2])))
