@@ -18,8 +18,9 @@ from worker.settings import Settings
 __all__ = ["listener"]  # a fixture
 
 
-def seen(*, store: bool = False, **destination: Any) -> list[tuple[bool, str]]:
-    settings = Settings.model_validate({"destinations": [{"name": "there", **destination}]})
+def seen(*, store: bool = False, quality: int | None = None, **destination: Any) -> list[tuple[bool, str]]:
+    results = {"jpeg_quality": quality}
+    settings = Settings.model_validate({"results": results, "destinations": [{"name": "there", **destination}]})
     return [(check.ok, check.text) for check in check.run(settings, "there", store=store)]
 
 
@@ -60,6 +61,14 @@ def test_a_node_that_insists_on_a_syntax_says_whether_it_gets_its_pictures(
     assert [ok for ok, words in said if words.startswith("a test object")] == ([True] if stored else [])
     assert len(there.objects) == stored
     assert not any("uncompressed" in words for _, words in said)
+
+
+@pytest.mark.parametrize("compression", ["auto", "lossless"])
+def test_a_node_that_takes_jpeg_alone_gets_pictures_that_are_jpeg(compression: str) -> None:
+    with receiving(RESULT_CLASSES[:1], [JPEGBaseline8Bit], plain=False) as there:
+        said = seen(**node(there.port, compression=compression, kinds=("secondary-capture",)), quality=90)
+    words = "Secondary Capture Image Storage: JPEG Baseline (Process 1); sent in JPEG Baseline (Process 1)"
+    assert (True, words) in said
 
 
 def test_a_node_says_which_of_our_classes_it_takes() -> None:

@@ -126,7 +126,7 @@ def test_a_request_that_trickles_ends_in_time(watched: Start) -> None:
 def test_more_connections_than_may_wait_shut_nobody_out(watched: Start) -> None:
     node = watched()
     with crowd(node.port, 160):
-        served_within(node, 5)
+        served_within(node, 15)  # before, nobody was served at all
         assert [each[0] for each in node.ends(61) if each[0] == "crowded"] == ["crowded"] * 60
 
 
