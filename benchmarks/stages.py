@@ -28,7 +28,7 @@ from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.header.source_image import source_image
 from dicom_io.network.spool import SpoolFile
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode
 from dicom_io.objects.secondary_capture import KIND, secondary_capture
@@ -42,6 +42,7 @@ from worker.clock import now
 from worker.database.connection import connect
 from worker.demo.orthanc import free_port
 from worker.engines.analysis import rules_of
+from worker.engines.receiver import node_options
 from worker.inference.engine import OnnxEngine
 from worker.ledger import migrations
 from worker.ledger.receipts import Ledger, Receipts
@@ -228,9 +229,7 @@ def main() -> None:
 
 def time_receiving(files: Sequence[Path], folder: Path, watch: Stopwatch) -> None:
     """Send the files to our node, which spools and drops them."""
-    node = StorageNode(
-        NodeOptions(**Scp(port=0).model_dump(exclude={"urgent_calling"})), folder / "spool", lambda _arrival: 0
-    )
+    node = StorageNode(node_options(Scp(port=0)), folder / "spool", lambda _arrival: 0)
     node.start()
     try:
         Sender(files[:1], node.port).run()

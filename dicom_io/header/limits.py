@@ -28,63 +28,40 @@ _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC"
 """Value representations whose length has four bytes, behind two that are reserved (PS3.5 7.1.2)."""
 
 
-class _Meter:
-    """Counts the elements that are read through it."""
+class _Metered(io.BufferedIOBase):
+    """Counts the elements that are read; `read` raises UnreadableObject where there are too many."""
 
-    def __init__(self, limits: ReadingLimits) -> None:
-        self._limits = limits
-        self._count = 0
+    _limits: ReadingLimits
+    _count = 0
 
-    def begin(self) -> None:
-        self._count = 0
-
-    def count(self, size: int | None) -> None:
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does."""
         if size == _HEADER:
             self._count += 1
             if self._count > self._limits.max_elements:
                 raise self._limits.too_many()
-
-
-class MeteredFile(io.BufferedReader):
-    """A file whose elements are counted.
-
-    Raises
-    ------
-    UnreadableObject
-        By `read`, where there are too many.
-    """
-
-    def __init__(self, path: Path, limits: ReadingLimits) -> None:
-        super().__init__(io.FileIO(str(path)))
-        self._meter = _Meter(limits)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as any file does."""
-        self._meter.count(size)
         return super().read(size)
 
     def rewind(self) -> None:
         """Go back to the begin, and begin to count."""
-        self._meter.begin()
+        self._count = 0
         self.seek(0)
 
 
-class MeteredBytes(io.BytesIO):
+class MeteredFile(_Metered, io.BufferedReader):
+    """A file whose elements are counted."""
+
+    def __init__(self, path: Path, limits: ReadingLimits) -> None:
+        super().__init__(io.FileIO(str(path)))
+        self._limits = limits
+
+
+class MeteredBytes(_Metered, io.BytesIO):
     """The same of what lies in memory."""
 
     def __init__(self, data: bytes | bytearray, limits: ReadingLimits) -> None:
         super().__init__(data)
-        self._meter = _Meter(limits)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as any file does."""
-        self._meter.count(size)
-        return super().read(size)
-
-    def rewind(self) -> None:
-        """Go back to the begin, and begin to count."""
-        self._meter.begin()
-        self.seek(0)
+        self._limits = limits
 
 
 def require_few_items(dataset: Dataset, path: Path, limits: ReadingLimits) -> None:

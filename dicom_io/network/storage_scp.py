@@ -84,9 +84,9 @@ class NodeOptions:
     largest PDU in bytes that we accept; large ones save work on large images. ``max_object_mb`` is the size of an
     object at most, in units of 1,000,000 bytes. ``associations_per_peer`` None allows three quarters of
     ``maximum_associations`` to one address. ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate``
-    (bytes a second) are those of `dicom_io.network.upper_layer.PeerLimits`. ``duplicates`` is for
-    `receive`, which alone knows what came before. ``networks`` are those that a calling AE title may come from, as
-    addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may come from anywhere.
+    (bytes a second) are those of `dicom_io.network.upper_layer.PeerLimits`. ``networks`` are those that a calling
+    AE title may come from, as addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may
+    come from anywhere.
     """
 
     ae_title: str
@@ -101,7 +101,6 @@ class NodeOptions:
     associations_per_peer: int | None = None
     association_timeout: float = 15.0
     least_rate: int = 5000
-    duplicates: str = "version"
     tls: ServerTls | None = None
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

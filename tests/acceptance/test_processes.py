@@ -145,7 +145,7 @@ def test_a_long_backlog_does_not_delay_the_start(tmp_path: Path) -> None:
 def test_children_end_with_their_supervisor(serve: Callable[..., Service]) -> None:
     service = serve()
     service.start()
-    children = [pid for role in ("receive", "work", "deliver") for pid in children(service.pid, role)]
-    assert len(children) == 3
+    pids = [pid for role in ("receive", "work", "deliver") for pid in children(service.pid, role)]
+    assert len(pids) == 3
     service.kill()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 60)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60)

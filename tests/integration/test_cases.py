@@ -23,7 +23,7 @@ from pydicom import Dataset
 from dicom_io.header.copied import COPIED
 from dicom_io.header.reading import read_dataset
 from dicom_io.pixels.render import render
-from tests.integration.deliver.test_webhook import Listener
+from tests.integration.deliver.test_webhook import Listener, listener
 from tests.integration.receive.test_intake import Station
 from tests.support import mllp
 from tests.support.models import tiny
@@ -37,6 +37,8 @@ from worker.engines.offline import FileOutcome, analyze
 from worker.inference.analyzer import Reader
 from worker.ledger.queries import Filter, findings
 from worker.settings import ModelSettings, Results, Settings
+
+__all__ = ["listener"]  # a fixture
 
 # ---- the tables ------------------------------------------------------------------------------------------------------
 
@@ -264,14 +266,6 @@ def test_other_content_is_kept_beside_the_first(lines: dict[str, list[str]], sta
     (line,) = [each for each in lines["32"] if each.startswith("first ")]
     rows = [row for row in findings(station.ledger, Filter()) if row["sop_instance_uid"] == line.split()[-1]]
     assert len(rows) == len({row["sha256"] for row in rows}) == VERSIONS
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    made = Listener()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
 
 
 def test_of_an_image_without_an_image_nobody_hears(

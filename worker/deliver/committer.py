@@ -95,15 +95,20 @@ class Committer(threading.Thread):
         """Ask about what is due, now and then."""
         while not self._ending.is_set():
             self.pulse.beat()
-            try:
-                self._round()
-            except Retryable as error:
-                log.warning("commitment_waits", destination=self.destination, reason=str(error))
-                self._office.commitments.let_run_out(self.destination)
-            except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
-                log.error("commitment_error", destination=self.destination, reason=unexpected(error))
+            if not self._round_ends_well():
                 self._office.commitments.let_run_out(self.destination)
             self._ending.wait(POLL)
+
+    def _round_ends_well(self) -> bool:
+        try:
+            self._round()
+        except Retryable as error:
+            log.warning("commitment_waits", destination=self.destination, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
+            log.error("commitment_error", destination=self.destination, reason=unexpected(error))
+        else:
+            return True
+        return False
 
     def _round(self) -> None:
         """Ask in one request about what is due, where the node can be asked now."""

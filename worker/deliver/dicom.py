@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from dicom_io.errors import Declined, InvalidSettings, PeerUnavailable
+from dicom_io.errors import Declined, InvalidSettings
 from dicom_io.header.reading import read_header, syntax_of
 from dicom_io.network import capabilities
 from dicom_io.network.address import address
@@ -20,7 +20,7 @@ from dicom_io.objects.jpeg import LOSSY, PICTURES
 from dicom_io.objects.kinds import BY_NAME
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
 from worker.clock import now
-from worker.deliver.port import Observation, Outcome, already_there, outcome_of, refusal, retry
+from worker.deliver.port import Observation, Outcome, already_there, outcome_of, refusal
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomDestination
 from worker.ledger.records import DueDelivery
@@ -82,10 +82,7 @@ class DicomSession:
     def _look(self, path: Path, sop_instance_uid: str) -> Outcome:
         """Look for what the node says is there already, on an association of its own."""
         header = read_header(path)
-        try:
-            return already_there(lambda: capabilities.holds(self._node, header, sop_instance_uid), "C-FIND")
-        except PeerUnavailable as error:
-            return retry(f"the peer says that it is there already (status 0x0111); {error}", DUPLICATE_INSTANCE)
+        return already_there(lambda: capabilities.holds(self._node, header, sop_instance_uid), "C-FIND")
 
 
 class DicomSender:

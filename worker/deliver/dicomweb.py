@@ -11,13 +11,12 @@ from pydicom.uid import UID
 
 from dicom_io.dicomweb.stow import StowSession, WebPeer, reach, require, stow_session
 from dicom_io.dicomweb.wado import copy_of, holds
-from dicom_io.errors import PeerUnavailable
 from dicom_io.header.reading import read_header
 from dicom_io.network.address import plain_url
 from dicom_io.network.query_retrieve import Series
 from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from worker.clock import now
-from worker.deliver.port import Observation, Outcome, already_there, outcome_of, retry
+from worker.deliver.port import Observation, Outcome, already_there, outcome_of
 from worker.deliver.trial import stored, trial_object
 from worker.destination_settings import DicomwebDestination
 from worker.ledger.records import DueDelivery
@@ -61,10 +60,7 @@ class DicomwebSession:
         """Look for what the server says is there already."""
         header = read_header(path)
         series = Series(header.StudyInstanceUID, header.SeriesInstanceUID, header.Modality)
-        try:
-            return already_there(lambda: holds(self._server, series, header.SOPInstanceUID), "QIDO-RS")
-        except PeerUnavailable as error:
-            return retry(f"the peer says that it is there already (status 0x0111); {error}", DUPLICATE_INSTANCE)
+        return already_there(lambda: holds(self._server, series, header.SOPInstanceUID), "QIDO-RS")
 
 
 class DicomwebSender:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from dicom_io.errors import PeerUnavailable
 from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from worker.ledger.records import DueDelivery
 from worker.storage.blobs import Blobs
@@ -77,15 +78,18 @@ def already_there(look: Callable[[], bool | None], way: str) -> Outcome:
     Parameters
     ----------
     look
-        Tells whether it is there; None where the peer cannot be asked. It is asked once more after a moment: some nodes
-        find what they took only then.
+        Tells whether it is there; None where the peer cannot be asked; raises PeerUnavailable where it does not answer.
+        It is asked once more after a moment: some nodes find what they took only then.
     way
         How it is asked.
     """
-    is_there = look()
-    if is_there is False:
-        time.sleep(SETTLE)
+    try:
         is_there = look()
+        if is_there is False:
+            time.sleep(SETTLE)
+            is_there = look()
+    except PeerUnavailable as error:
+        return retry(f"the peer says that it is there already (status 0x0111); {error}", DUPLICATE_INSTANCE)
     if is_there is False:
         reason = f"the peer says that it is there already (status 0x0111), but does not find it by {way}"
         return refusal(reason, DUPLICATE_INSTANCE)

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from dicom_io.errors import CxrdError, InvalidData
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.network import status
-from dicom_io.network.storage_scp import Arrival, NodeOptions, StorageNode
+from dicom_io.network.storage_scp import Arrival, StorageNode
 from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
@@ -26,6 +26,7 @@ from worker.demo.phantom import draw
 from worker.destination_settings import Destination, DicomDestination
 from worker.engines.daemon import Daemon
 from worker.engines.offline import PICTURES, find
+from worker.engines.receiver import node_options
 from worker.ledger.queries import Filter, findings
 from worker.settings import Scp, Settings
 from worker.storage.blobs import Blobs
@@ -144,7 +145,7 @@ class _Receiver:
     def __init__(self, out: Path) -> None:
         self._out = out
         blobs = Blobs(out / "data" / "received")
-        options = NodeOptions(**Scp(ae_title="DEMO", port=0).model_dump(exclude={"urgent_calling"}))
+        options = node_options(Scp(ae_title="DEMO", port=0))
         self.node = StorageNode(options, blobs.incoming, self._receive)
 
     def _receive(self, arrival: Arrival) -> int:

@@ -12,6 +12,7 @@ from worker.clock import now
 from worker.ledger.deliveries import LATER, RESENDS
 from worker.queue.breaker import Breakers
 from worker.queue.claim import Queue
+from worker.queue.retry import ANALYSIS_MOST
 from worker.queue.task import Kind
 from worker.settings import OutboxSettings
 
@@ -19,8 +20,6 @@ log = structlog.get_logger("cxrd.clock")
 
 _BACK = 30.0
 """Seconds that a clock may be set back without anything to be done."""
-_ANALYSIS = 300.0
-"""Seconds that an analysis is put off at most (`worker.engines.pipeline`)."""
 _SWEEP, _SOON = dt.timedelta(days=1), dt.timedelta(minutes=1)
 
 
@@ -48,8 +47,8 @@ class ClockWatch:
         self._breakers = Breakers(queue.database, first=outbox.retry_first, most=outbox.retry_max)
         commit = max(outbox.commit_report_within, outbox.commit_after * LATER**RESENDS)
         self._longest = {
-            Kind.ANALYSE: dt.timedelta(seconds=_ANALYSIS),
-            Kind.REANALYSE: dt.timedelta(seconds=_ANALYSIS),
+            Kind.ANALYSE: dt.timedelta(seconds=ANALYSIS_MOST),
+            Kind.REANALYSE: dt.timedelta(seconds=ANALYSIS_MOST),
             Kind.DELIVER: dt.timedelta(seconds=outbox.retry_max),
             Kind.COMMIT: dt.timedelta(seconds=commit),
         }

@@ -59,6 +59,7 @@ class Heartbeat:
         self._detail = detail
         self._clock_watch = clock_watch
         self._ending = threading.Event()
+        self._news = threading.Event()
         self.fault = ""
         """Why the last sign of life could not be entered; empty where it was."""
         self._seen_at = -SEEN
@@ -78,6 +79,7 @@ class Heartbeat:
     def stop(self) -> None:
         """End, and take the process out of the ledger: it has no work in hand any more."""
         self._ending.set()
+        self._news.set()
         if self._thread.ident is not None:
             self._thread.join()
         try:
@@ -85,11 +87,19 @@ class Heartbeat:
         except CxrdError as error:
             log.warning("farewell_not_entered", reason=str(error))
 
+    def tell(self) -> None:
+        """Say in the ledger soon how the process is, since that has changed."""
+        self._news.set()
+
     def _run(self) -> None:
         pause = min(SEEN, self._queue.lease.total_seconds() / 3) if self._queue else SEEN
-        while not self._ending.wait(pause):
+        while True:
+            told = self._news.wait(pause)
+            self._news.clear()
+            if self._ending.is_set():
+                return
             try:
-                self._beat()
+                self._beat(told)
             except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
                 reason = str(error) if isinstance(error, CxrdError) else unexpected(error)
                 if not self.fault:
@@ -98,12 +108,12 @@ class Heartbeat:
             else:
                 self.fault = ""
 
-    def _beat(self) -> None:
+    def _beat(self, told: bool = False) -> None:
         if self._clock_watch:
             self._clock_watch.look()
         if self._queue:
             self._queue.renew(now())
-        if time.monotonic() - self._seen_at >= SEEN:
+        if told or time.monotonic() - self._seen_at >= SEEN:
             with self._ledger.writing() as connection:
                 row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
                 connection.execute(row.values(seen_at=now(), detail=self._words()))

@@ -32,7 +32,7 @@ from worker.ledger.receipts import Ledger
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewResult, PreviousFinding
 from worker.ledger.versions import AnsweredLater
 from worker.logs import unexpected
-from worker.queue.retry import backoff
+from worker.queue.retry import ANALYSIS_FIRST, ANALYSIS_MOST, backoff
 from worker.queue.task import Kind, Task
 from worker.results.kinds import REPORT
 from worker.results.result_set import ResultSet
@@ -329,7 +329,7 @@ class Pipeline:
         attempts = claim.task.attempts
         if attempts >= self._settings.worker.max_attempts:
             return self._failure(desk, claim, reason, dataset, cause)
-        wait = backoff(attempts, first=5.0, most=300.0, jitter=random.random())
+        wait = backoff(attempts, first=ANALYSIS_FIRST, most=ANALYSIS_MOST, jitter=random.random())
         until = now() + dt.timedelta(seconds=wait)
         later = metrics.PUT_BACK.labels("image")
         return Entry(f"postponed: {reason}", lambda: desk.postpone(claim, reason, now(), until), counted=later)

@@ -37,7 +37,7 @@ _SILENCE = 30.0
 
 def node_options(scp: Scp) -> NodeOptions:
     """Return how the node shows itself, as the settings say."""
-    values = scp.model_dump(exclude={"urgent_calling", "allowed_calling", "tls"})
+    values = scp.model_dump(exclude={"urgent_calling", "duplicates", "allowed_calling", "tls"})
     tls = ServerTls(**dict(scp.tls)) if scp.tls else None
     return NodeOptions(**values, allowed_calling=scp.titles, networks=scp.networks, tls=tls)
 

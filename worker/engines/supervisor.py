@@ -98,7 +98,7 @@ class Supervisor:
         folder = settings.storage.folder
         require_ledger(settings)
         for fault in lacking(settings):  # images are received whatever else is missing
-            log.error("cannot_be_done", reason=fault)
+            log.error("extra_missing", reason=fault)
         make_folder(folder)
         self._lock = FolderLock(folder)
         self._ledger = open_ledger(settings)  # makes the database where there is none, before the children ask for it

@@ -165,6 +165,7 @@ class Workers:
             engine=reader.engine.name,
             shadow=self.shadow.card.label if self.shadow else None,
         )
+        self._heartbeat.tell()
         return True
 
     @contextmanager

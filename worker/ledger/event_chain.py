@@ -94,8 +94,7 @@ def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int |
 def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int | None, body: str) -> None:
     if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyhow
         connection.execute(text("SELECT pg_advisory_xact_lock(7163547264)"))
-    last = connection.execute(select(EventRow.digest).order_by(EventRow.id.desc()).limit(1)).scalar()
-    previous = last or GENESIS
+    previous = _last_digest(connection)
     # After the lock: who had it before us has written other rows about the same object.
     rows = None
     if receipt_id is not None:
@@ -111,6 +110,10 @@ def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int
             rows=rows,
         )
     )
+
+
+def _last_digest(connection: Connection) -> str:
+    return connection.scalar(select(EventRow.digest).order_by(EventRow.id.desc()).limit(1)) or GENESIS
 
 
 def _rows(connection: Connection, kind: str, receipt_id: int) -> str:
@@ -138,7 +141,7 @@ def record_unsealed(connection: Connection, at: dt.datetime) -> int:
     int
         How many there were.
     """
-    last = connection.scalar(select(EventRow.digest).order_by(EventRow.id.desc()).limit(1)) or GENESIS
+    last = _last_digest(connection)
     count, number = 0, 0
     unsealed = ~exists().where(EventRow.receipt_id == ReceiptRow.id, EventRow.rows.is_not(None))
     while True:

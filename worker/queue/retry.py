@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+ANALYSIS_FIRST, ANALYSIS_MOST = 5.0, 300.0
+"""Seconds that an analysis is put off after its first failed attempt, and at most."""
+
 
 def backoff(attempts: int, *, first: float, most: float, jitter: float) -> float:
     """Return how long to wait, in seconds, after `attempts` failed attempts.

@@ -23,7 +23,7 @@ from dicom_io.dicomweb.wado import web_archive
 from dicom_io.errors import RefusedByPeer
 from dicom_io.finding import Orientation
 from dicom_io.network.query_retrieve import FIND, GET, MOVE, Get, Move, Query, Receipt, Series, archive
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer, echo, ways
 from dicom_io.objects.jpeg import PICTURES
 from modeltrain.model.card import load_card, shipped_model
@@ -44,6 +44,7 @@ from worker.destination_settings import (
     Kind,
     WebhookDestination,
 )
+from worker.engines.receiver import node_options
 from worker.health import check
 from worker.ledger.processes import Process
 from worker.results.kinds import KINDS as TABLE
@@ -298,9 +299,7 @@ def test_it_says_of_each_way_whether_it_is_encrypted(destination: dict[str, Any]
 
 def test_the_node_accepts_what_is_stated_and_listens_on_ipv6(tmp_path: Path) -> None:
     text = said(destinations=(node(),))
-    started = StorageNode(
-        NodeOptions(**Scp(host="::1", port=0).model_dump(exclude={"urgent_calling"})), tmp_path, lambda _: 0
-    )
+    started = StorageNode(node_options(Scp(host="::1", port=0)), tmp_path, lambda _: 0)
     started.start()
     try:
         peer = Peer("::1", started.port, "CXRD", timeout=5, calling_ae="CXRD")

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from dicom_io.errors import OutOfResources
 from dicom_io.network.commitment_messages import Reference
 from dicom_io.network.commitment_scp import Commitment, send_report
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer
 from dicom_io.objects.common import encode
 from tests.support.commitment import committing
@@ -28,6 +28,7 @@ from worker.database.connection import connect
 from worker.deliver.committer import CommitmentOffice, Committer
 from worker.engines.daemon import Daemon
 from worker.engines.outcome import Outcomes
+from worker.engines.receiver import node_options
 from worker.health import check, status
 from worker.ledger import migrations
 from worker.ledger.commitments import Commitments
@@ -124,7 +125,7 @@ def test_the_report_comes_on_a_new_association_to_another_process(tmp_path: Path
 def node(desk: Desk, folder: Path) -> Iterator[Peer]:
     """Run a node of ours that takes reports, with a connection to the database of its own."""
     ledger = Ledger(connect(str(desk.engine.url)))
-    options = NodeOptions(**Scp(port=0).model_dump(exclude={"urgent_calling"}))
+    options = node_options(Scp(port=0))
     receive = ReportIntake(ledger, lambda: None).receive
     running = StorageNode(options, folder / "incoming", lambda _: 0, Commitment(receive=receive))
     running.start()
@@ -357,7 +358,7 @@ def test_a_commitment_that_is_missing_is_seen_and_is_a_fault_only_where_it_is_de
 def test_two_nodes_of_cxrd_get_on_with_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own SCP reports on the association that our SCU keeps open."""
     monkeypatch.setattr("worker.deliver.committer.WAIT", 10)
-    options = NodeOptions(**Scp(ae_title="OTHER", port=0).model_dump(exclude={"urgent_calling"}))
+    options = node_options(Scp(ae_title="OTHER", port=0))
     kept = {each.sop_instance_uid: each.sop_class_uid for each in references(2)}
     other = StorageNode(options, tmp_path / "other", lambda _: 0, Commitment(held=lambda _: kept))
     other.start()

@@ -259,8 +259,11 @@ def test_each_kind_of_notification_goes_to_its_own_kind_of_destination() -> None
         ("hl7: 'h:99999'", "port must be"),
         ("hl7: 'h:0'", "port must be"),
         ("hl7: h", "config.yaml:2: destination ris: hl7: must be host:port"),
-        ("host: h, port: 1, ae_title: A, tls: true", "tls: only for an HL7 receiver: a url or a webhook says https"),
-        ("url: 'https://h/', tls: true", "tls: only for an HL7 receiver"),
+        (
+            "webhook: 'https://h/', tls: true",
+            "tls: only for a DICOM node or an HL7 receiver: a url or a webhook says https",
+        ),
+        ("url: 'https://h/', tls: true", "tls: only for a DICOM node or an HL7 receiver"),
         ("hl7: 'h:1', ca_file: a.pem", "ca_file needs tls: true"),
     ],
 )

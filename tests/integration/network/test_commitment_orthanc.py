@@ -14,11 +14,12 @@ from dicom_io.network import status
 from dicom_io.network.commitment_messages import Failed, Reference, Report, Request
 from dicom_io.network.commitment_scp import Commitment
 from dicom_io.network.storage_commitment import request_commitment
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer
 from dicom_io.objects.common import encode
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, wait_for
+from worker.engines.receiver import node_options
 from worker.settings import Scp
 
 
@@ -33,7 +34,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Orthanc,
 
 @contextmanager
 def node(port: int, folder: Path, commitment: Commitment) -> Iterator[None]:
-    options = NodeOptions(**Scp(port=port).model_dump(exclude={"urgent_calling"}))
+    options = node_options(Scp(port=port))
     running = StorageNode(options, folder / "incoming", lambda _: status.SUCCESS, commitment)
     running.start()
     try:

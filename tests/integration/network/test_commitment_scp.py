@@ -30,7 +30,7 @@ from dicom_io.network.commitment_messages import (
 )
 from dicom_io.network.commitment_scp import Commitment
 from dicom_io.network.node_server import MOST_MESSAGE
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.storage_scp import StorageNode
 from tests.support.commitment import (
     CR,
     action_bytes,
@@ -42,6 +42,7 @@ from tests.support.commitment import (
     requestor,
 )
 from tests.support.peers import chest, wait_for
+from worker.engines.receiver import node_options
 from worker.settings import Scp
 
 PUSH = build_context(PUSH_MODEL)
@@ -74,7 +75,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[StorageNode] = []
 
     def make(**parts: Any) -> StorageNode:
-        options = NodeOptions(**Scp(port=0, network_timeout=20).model_dump(exclude={"urgent_calling"}))
+        options = node_options(Scp(port=0, network_timeout=20))
         node = StorageNode(options, tmp_path / "incoming", lambda _: status.SUCCESS, Commitment(**parts))
         node.start()
         started.append(node)

@@ -22,10 +22,11 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.presentation import build_context
 
 from dicom_io.network import spool
-from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, NodeOptions, StorageNode
+from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, StorageNode
 from tests.support.peers import Receiver, chest, send, store_bytes, store_request, wait_for
 from worker.clock import now
 from worker.database.connection import connect
+from worker.engines.receiver import node_options
 from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, refusals
 from worker.ledger.receipts import Ledger
@@ -51,7 +52,7 @@ class Station:
         key = PatientKey(folder, "hash")
         one = scp.duplicates == "refuse"
         intake = Intake(self.ledger, self.blobs, key, self.submitted.append, urgent=scp.urgent_calling, one_version=one)
-        node = NodeOptions(**scp.model_dump(exclude={"urgent_calling"}))
+        node = node_options(scp)
         self.node = StorageNode(node, self.blobs.incoming, intake.receive)
         self.node.start()
 

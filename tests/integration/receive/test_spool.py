@@ -18,8 +18,9 @@ from pynetdicom.presentation import build_context
 
 from dicom_io.errors import OutOfResources
 from dicom_io.network import status
-from dicom_io.network.storage_scp import Arrival, NodeOptions, StorageNode
+from dicom_io.network.storage_scp import Arrival, StorageNode
 from tests.support.peers import store_bytes, store_request, wait_for
+from worker.engines.receiver import node_options
 from worker.settings import Scp
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -36,9 +37,7 @@ class Node:
         self.go_on.set()
         self.look: Callable[[], None] = lambda: None
         scp = Scp.model_validate({"port": 0} | options)
-        self.node = StorageNode(
-            NodeOptions(**scp.model_dump(exclude={"urgent_calling"})), folder, self._receive, check_space=self._look
-        )
+        self.node = StorageNode(node_options(scp), folder, self._receive, check_space=self._look)
 
     def _receive(self, arrival: Arrival) -> int:
         self.busy.set()

@@ -48,6 +48,16 @@ def test_a_process_is_seen_while_it_runs_and_keeps_what_it_has(ledger: Ledger) -
         queue.finish(connection, task)
 
 
+def test_news_is_in_the_ledger_soon(ledger: Ledger) -> None:
+    model: list[str] = []
+    heartbeat = Heartbeat(ledger, "work", "w", None, lambda: {"model": model[-1] if model else None})
+    heartbeat.start()
+    model.append("1.0")
+    heartbeat.tell()
+    wait_for(lambda: json.loads(processes(ledger)[0]["detail"]) == {"model": "1.0"}, 5)
+    heartbeat.stop()
+
+
 def test_a_locked_ledger_does_not_end_it_and_is_said_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
