@@ -8,10 +8,12 @@ BIN := $(VENV)/bin
 # The first Python that is new enough; PYTHON=/path/to/python takes another.
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
-# Python compiles what is imported at the first start; compiling everything beforehand doubles the time of set-up.
+# Python compiles what is imported at its first import; compiling everything beforehand doubles the time of set-up.
 # Where the environment forbids Python to keep what it compiled, each start would compile all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+# What serves is compiled at the set-up: a service may run as a user who must not write here, and compiling takes 100 MB.
+COMPILE := $(BIN)/python -c 'import worker.engines.supervisor, worker.engines.receiver, worker.engines.workers, worker.engines.couriers'
 
 # A .venv that was copied with its folder still runs the program of the folder where it was made: it is made anew.
 MADE_AT := $(shell sed -n 's|^command = .* -m venv [^/]*/|/|p' $(VENV)/pyvenv.cfg 2>/dev/null)
@@ -93,10 +95,12 @@ $(BIN)/python:
 $(VENV)/.stamp-install: pyproject.toml | $(BIN)/python
 	@echo 'Setting up $(VENV): half a minute to some minutes, by the network'
 	@$(PIP) --quiet $(PIP_ARGS) --editable .
+	@$(COMPILE)
 	@touch $@
 
 # What the tests need holds all that serving needs, so that `make install` has nothing left to do.
 $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@echo 'Setting up $(VENV) for the tests, with torch: several gigabytes on Linux (CONTRIBUTING.md says how to take less)'
 	@$(PIP) $(PIP_ARGS) --editable '.[dev]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/.stamp-install

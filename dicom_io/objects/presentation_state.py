@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from highdicom.color import CIELabColor
-from highdicom.pr import GraphicAnnotation, GraphicLayer, GraphicObject, TextObject
+from highdicom.pr import GraphicLayer, GraphicObject, TextObject
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
 from dicom_io.header.attributes import is_valid, number, text
-from dicom_io.objects.common import begin, instance_dataset, plain_text, reference, require_place
+from dicom_io.objects.common import begin, plain_text, reference, require_place
 from dicom_io.objects.kinds import PRESENTATION_STATE
 from dicom_io.objects.structured_report import tracking_identifier, tracking_uid
 from dicom_io.pixels.grayscale import lut_item, lut_words, read_table, window_of
@@ -100,9 +100,13 @@ def _annotate(state: Dataset, source: SourceImage, finding: Finding, identity: M
     ]
     words = "\r\n".join(plain_text(each) for each in (*finding.sentences, _NOTICE))
     line = TextObject(words, units="DISPLAY", bounding_box=(0.02, 0.8, 0.98, 0.98), text_justification="LEFT")
-    annotation = GraphicAnnotation(
-        [instance_dataset(source)], layer, graphic_objects=outlines or None, text_objects=[line]
-    )
+    # highdicom's own class reads a table of all attributes of all IODs, 63 MB, to ask whether there are many frames.
+    annotation = Dataset()
+    annotation.ReferencedImageSequence = [reference(source)]
+    annotation.GraphicLayer = layer.GraphicLayer
+    annotation.TextObjectSequence = [line]
+    if outlines:
+        annotation.GraphicObjectSequence = outlines
     state.GraphicAnnotationSequence = [annotation]
     state.GraphicLayerSequence = [layer]
 

@@ -14,6 +14,7 @@ from highdicom.sr import (
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
+    GraphicTypeValues,
     ImageContentItem,
     ImageRegion,
     Measurement,
@@ -25,6 +26,7 @@ from highdicom.sr import (
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
+    ScoordContentItem,
     SourceImageForMeasurementGroup,
     SourceImageForRegion,
     TextContentItem,
@@ -287,15 +289,30 @@ def _regions(
             tracking_identifier=TrackingIdentifier(
                 tracking_uid(source, identity, number), tracking_identifier(finding, region, number)
             ),
-            referenced_region=ImageRegion(
-                graphic_type="POLYLINE",
-                graphic_data=np.array([*region.outline, region.outline[0]], dtype=np.float64),
-                source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
-            ),
+            referenced_region=_ImageRegion(region, source),
             finding_type=PNEUMONIA,
             finding_sites=[site] if site else None,
             qualitative_evaluations=[QualitativeEvaluation(PRESENCE, presence(finding))],
         )
+
+
+class _ImageRegion(ImageRegion):
+    """A region's outline on the radiograph.
+
+    highdicom's own way to make one reads a table of all attributes of all IODs, 63 MB, to ask whether there are many
+    frames.
+    """
+
+    def __init__(self, region: Region, source: SourceImage) -> None:
+        outline = np.array([*region.outline, region.outline[0]], dtype=np.float64)
+        ScoordContentItem.__init__(
+            self,
+            name=codes.DCM.ImageRegion,
+            graphic_type=GraphicTypeValues.POLYLINE,
+            graphic_data=outline,
+            relationship_type=RelationshipTypeValues.CONTAINS,
+        )
+        self.ContentSequence = [SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid)]
 
 
 def _site(finding: Finding, region: Region) -> FindingSite | None:

@@ -94,12 +94,12 @@ class Heartbeat:
     def _run(self) -> None:
         pause = min(SEEN, self._queue.lease.total_seconds() / 3) if self._queue else SEEN
         while True:
-            told = self._news.wait(pause)
+            has_news = self._news.wait(pause)
             self._news.clear()
             if self._ending.is_set():
                 return
             try:
-                self._beat(told)
+                self._beat(has_news)
             except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
                 reason = str(error) if isinstance(error, CxrdError) else unexpected(error)
                 if not self.fault:
@@ -108,12 +108,12 @@ class Heartbeat:
             else:
                 self.fault = ""
 
-    def _beat(self, told: bool = False) -> None:
+    def _beat(self, has_news: bool = False) -> None:
         if self._clock_watch:
             self._clock_watch.look()
         if self._queue:
             self._queue.renew(now())
-        if told or time.monotonic() - self._seen_at >= SEEN:
+        if has_news or time.monotonic() - self._seen_at >= SEEN:
             with self._ledger.writing() as connection:
                 row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
                 connection.execute(row.values(seen_at=now(), detail=self._words()))
