@@ -209,9 +209,10 @@ class Queue:
         connection.execute(row.values(**_WAITING, reason=reason, attempts=TaskRow.attempts - 1))
 
     def forget(self, task: Task) -> None:
-        """Do not renew the lease of a task any more."""
+        """Do not renew the lease of a task any more; another thread that has taken it since keeps its own."""
         with self._lock:
-            self._in_hand.pop(task.id, None)
+            if (held := self._in_hand.get(task.id)) and held.token == task.token:
+                del self._in_hand[task.id]
 
     def _settled(self, task: Task, hits: int) -> None:
         if not hits:

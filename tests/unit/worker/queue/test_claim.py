@@ -311,6 +311,20 @@ def test_a_lease_that_ran_out_counts_until_somebody_else_has_it(ledger: Ledger) 
     assert task_row(ledger, 1) is None
 
 
+def test_who_lost_a_lease_to_another_thread_leaves_it_that_one_s(ledger: Ledger) -> None:
+    """A process may take a task again that it still has in hand, as after an outage of the database."""
+    filled(ledger, 1)
+    queue = Queue(ledger)
+    (first,) = queue.claim(NEW, NOON)
+    (second,) = queue.claim(NEW, OVER, among="any")
+    with pytest.raises(LeaseLost), ledger.writing() as connection:
+        queue.finish(connection, first)
+    queue.forget(first)
+    assert queue.in_hand() == [second]
+    queue.renew(OVER + 10 * SECOND)
+    assert claimed(Queue(ledger), OVER + LEASE * SECOND, among="any") == []
+
+
 def test_what_is_postponed_waits_and_the_attempt_counts(ledger: Ledger) -> None:
     filled(ledger, 1)
     queue = Queue(ledger)
