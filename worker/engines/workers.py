@@ -132,7 +132,7 @@ class Workers:
         if self.serving and not any(thread.is_alive() for thread in self._threads):
             self.serving.close()
         if self.shadow:
-            self.shadow.close()
+            self.shadow.close(max(1.0, until - time.monotonic()))
         log.info("stopped", role=self.role)
 
     def _open_shadow(self) -> Shadow | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,7 @@ class Shadow:
         self._decider = Decider(card, settings.model.operating_point, settings.model.threshold)
         # One thread: a candidate must not take the cores from the model that people wait for.
         self._engine = OnnxEngine(card.folder / onnx_file(card, settings.model.precision), threads=1)
+        self._until = math.inf
         self._queue: queue.Queue[tuple[int, NDArray[np.float32], float | None] | None] = queue.Queue(_MOST)
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
         self._thread.start()
@@ -61,13 +65,21 @@ class Shadow:
         except queue.Full:
             log.warning("shadow_skipped", receipt=receipt_id)
 
-    def close(self) -> None:
-        """Answer the images that wait, and end."""
-        self._queue.put(None)
-        self._thread.join()
+    def close(self, within: float = 60.0) -> None:
+        """Answer the images that wait, and end; what is not answered within so many seconds goes without."""
+        self._until = time.monotonic() + within
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=within)
+        self._thread.join(max(0.0, self._until - time.monotonic()))
+        left = 0
+        with suppress(queue.Empty):
+            while True:
+                left += self._queue.get_nowait() is not None
+        if left:
+            log.warning("shadow_skipped", images=left)
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while time.monotonic() < self._until and (item := self._queue.get()) is not None:
             receipt_id, image, years = item
             try:
                 self._answer(receipt_id, image, years)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,31 @@ def test_when_too_many_wait_one_goes_without(
     beside.close()
     assert answers(ledger) == 0
     assert "shadow_skipped" in capsys.readouterr().out
+
+
+def test_what_waits_does_not_hold_up_the_end(
+    beside: Shadow, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, begun = threading.Event(), threading.Event()
+
+    def answer(*_: object) -> None:
+        begun.set()
+        held.wait(60)
+
+    monkeypatch.setattr(beside, "_answer", answer)
+    try:
+        beside.offer(1, IMAGE)
+        assert begun.wait(20)
+        while not beside._queue.full():
+            beside.offer(1, IMAGE)
+        before = time.monotonic()
+        beside.close(0.2)
+        assert time.monotonic() - before < 20
+    finally:
+        held.set()
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "shadow_skipped" in each]
+    assert str(beside._queue.maxsize) in line
+    assert answers(ledger) == 0
 
 
 def test_its_failure_is_its_own(beside: Shadow, ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
