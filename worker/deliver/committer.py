@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 from pydicom.uid import generate_uid
 
-from dicom_io.errors import Declined, NotNow, PeerUnavailable, RefusedByPeer, Retryable
+from dicom_io.errors import CxrdError, Declined, NotNow, PeerUnavailable, RefusedByPeer
 from dicom_io.network.commitment_messages import Reference, Report, Request
 from dicom_io.network.storage_commitment import request_commitment
 from dicom_io.network.storage_scu import Peer
@@ -102,7 +102,7 @@ class Committer(threading.Thread):
     def _round_ends_well(self) -> bool:
         try:
             self._round()
-        except Retryable as error:
+        except CxrdError as error:
             log.warning("commitment_waits", destination=self.destination, reason=str(error))
         except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
             log.error("commitment_error", destination=self.destination, reason=unexpected(error))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from dicom_io.errors import AssociationLost, NotNow, PeerUnavailable, Permanent, RefusedByPeer, Retryable
+from dicom_io.errors import AssociationLost, CxrdError, NotNow, PeerUnavailable, Permanent, RefusedByPeer, Retryable
 from dicom_io.fail_points import reached
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
@@ -119,17 +119,21 @@ class Courier(threading.Thread):
             try:
                 busy = self._round()
                 waits_for = ""
-            except Retryable as error:
+            except CxrdError as error:  # also settings that cannot be followed any more, as where a certificate is gone
                 if str(error) != waits_for:  # once, and not at every look
                     log.warning("outbox_waits", destination=self.destination, reason=str(error))
-                busy, waits_for = False, str(error)
+                busy, waits_for = self._lets_run_out(), str(error)
             except Exception as error:  # noqa: BLE001 - the border of the thread: it must not end
                 log.error("outbox_error", destination=self.destination, reason=unexpected(error))
-                busy = False
-                self._office.deliveries.let_run_out(set(self._last_taken) - set(self._ahead))
+                busy = self._lets_run_out()
             if not busy:
                 self._wait(POLL)
         self._hand_back(self._ahead)
+
+    def _lets_run_out(self) -> bool:
+        """Let the leases run out of what an error has left in hand; there is nothing more to do just now."""
+        self._office.deliveries.let_run_out(set(self._last_taken) - set(self._ahead))
+        return False
 
     def _round(self) -> bool:
         """Deliver in one session; tell whether there was anything to deliver."""

@@ -15,7 +15,7 @@ from dicom_io.network import capabilities
 from dicom_io.network.address import address
 from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from dicom_io.network.storage_scu import PLAIN, Peer, StorageAssociation, echo, storage_association, ways
-from dicom_io.network.tls import ClientTls
+from dicom_io.network.tls import ClientTls, client_context
 from dicom_io.objects.jpeg import LOSSY, PICTURES
 from dicom_io.objects.kinds import BY_NAME
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
@@ -86,10 +86,15 @@ class DicomSession:
 
 
 class DicomSender:
-    """A DICOM node. Raises as `node_of` does."""
+    """A DICOM node. Raises as `node_of` does, and where a file of its `tls` cannot be used."""
 
     def __init__(self, destination: DicomDestination, settings: Settings) -> None:
         self._node = node_of(destination, settings)
+        if tls := self._node.tls:  # each association reads the files anew; this one tells of them at the start
+            try:
+                client_context(tls.ca_file, tls.certificate, tls.key)
+            except InvalidSettings as error:
+                raise InvalidSettings(f"destination {destination.name}: {error}") from error
         self._compression = destination.compression
         self._commitment = destination.commitment
         self._sop_classes = [BY_NAME[kind].sop_class for kind in destination.select(settings.results.kinds)]

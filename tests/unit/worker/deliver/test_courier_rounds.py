@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from dicom_io.errors import AssociationLost, OutOfResources, PeerUnavailable, UnreadableObject
+from dicom_io.errors import AssociationLost, InvalidSettings, OutOfResources, PeerUnavailable, UnreadableObject
 from dicom_io.network.status import Verdict
 from tests.support.ledgers import record_again, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
@@ -604,3 +604,29 @@ def test_a_store_that_is_not_mounted_is_said_once(
     monkeypatch.setattr(post.blobs, "check_there", fail)
     post.courier.run()
     assert capsys.readouterr().out.count("outbox_waits") == 2
+
+
+def test_settings_that_cannot_be_followed_any_more_are_said_once_and_in_words(
+    post: Post, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a certificate that was taken away while cxrd runs: what is due waits, and is sent when it is back."""
+    post.add(2)
+    opened: list[str] = []
+
+    def fail(*_: object) -> None:
+        opened.append("open")
+        if len(opened) == 5:
+            post.courier.stop()
+        raise InvalidSettings("tls.ca_file cannot be read")
+
+    monkeypatch.setattr("worker.deliver.courier.POLL", 0.01)
+    with monkeypatch.context() as gone:
+        gone.setattr(post.place, "open", fail)
+        post.courier.run()
+    out = capsys.readouterr().out
+    assert (out.count("outbox_waits"), out.count("tls.ca_file cannot be read")) == (1, 1)
+    assert "outbox_error" not in out
+    assert post.queue.in_hand() == []
+    post.courier = post.made()
+    post.run()
+    assert post.states() == ["sent", "sent"]
