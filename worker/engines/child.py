@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from dicom_io.errors import CxrdError
+from dicom_io.errors import CxrdError, Retryable
 from worker.engines.reload import read_again, settings_file
 from worker.engines.watch import Watch, Watched
 from worker.ledger.receipts import Ledger
@@ -25,6 +25,8 @@ LOOK = 5.0
 """Seconds between two looks at whether the work goes on, and between two signs of life to the supervisor."""
 STUCK = 70
 """Exit code of a process that ends since it is stuck: EX_SOFTWARE of sysexits.h."""
+NOT_NOW = 75
+"""Exit code of a supervised process that cannot start now, and may later: EX_TEMPFAIL of sysexits.h."""
 
 
 class Part(Watched, Protocol):
@@ -68,10 +70,17 @@ def run(make: Callable[[], Part], ready_fd: int | None = None, config: Path | No
     if ready_fd is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the supervisor leads
         threading.Thread(target=_follow_supervisor, args=(end,), name="supervisor", daemon=True).start()
-    part = make()
-    watch = Watch(part, part.settings, part.ledger, part.check_store)
-    watch.start()
-    part.start()
+    try:
+        part = make()
+        watch = Watch(part, part.settings, part.ledger, part.check_store)
+        watch.start()
+        part.start()
+    except Retryable as error:
+        if ready_fd is None:
+            raise
+        log.error("start_failed", reason=str(error))
+        sys.stdout.flush()
+        os._exit(NOT_NOW)
     watch.started()
     starts_anew = False
 

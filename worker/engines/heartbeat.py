@@ -63,17 +63,17 @@ class Heartbeat:
         self.fault = ""
         """Why the last sign of life could not be entered; empty where it was."""
         self._seen_at = -SEEN
+        self._started_at = now()
+        self._is_entered = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Enter the process, and start."""
-        moment = now()
-        remove_process(self._ledger, str(self._row["owner"]))
-        with self._ledger.writing() as connection:
-            forgotten = ProcessRow.seen_at < moment - _REMEMBERED  # of processes that ended without a farewell
-            connection.execute(delete(ProcessRow).where(forgotten))
-            values = self._row | {"started_at": moment, "seen_at": moment, "detail": self._words()}
-            connection.execute(insert(ProcessRow).values(**values))
+        """Enter the process, and start. A ledger that is locked just now holds up nothing: the next beat enters it."""
+        self._started_at = now()
+        try:
+            self._enter()
+        except CxrdError as error:
+            self._miss(str(error))
         self._thread.start()
 
     def stop(self) -> None:
@@ -101,10 +101,7 @@ class Heartbeat:
             try:
                 self._beat(has_news)
             except Exception as error:  # noqa: BLE001 - the border of a thread that must not end
-                reason = str(error) if isinstance(error, CxrdError) else unexpected(error)
-                if not self.fault:
-                    log.warning("heartbeat_missed", reason=reason)
-                self.fault = reason
+                self._miss(str(error) if isinstance(error, CxrdError) else unexpected(error))
             else:
                 self.fault = ""
 
@@ -113,11 +110,27 @@ class Heartbeat:
             self._clock_watch.look()
         if self._queue:
             self._queue.renew(now())
-        if has_news or time.monotonic() - self._seen_at >= SEEN:
+        if not self._is_entered:
+            self._enter()
+        elif has_news or time.monotonic() - self._seen_at >= SEEN:
             with self._ledger.writing() as connection:
                 row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
                 connection.execute(row.values(seen_at=now(), detail=self._words()))
             self._seen_at = time.monotonic()
+
+    def _enter(self) -> None:
+        moment, own = now(), ProcessRow.owner == self._row["owner"]
+        with self._ledger.writing() as connection:
+            forgotten = ProcessRow.seen_at < moment - _REMEMBERED  # of processes that ended without a farewell
+            connection.execute(delete(ProcessRow).where(forgotten | own))
+            values = self._row | {"started_at": self._started_at, "seen_at": moment, "detail": self._words()}
+            connection.execute(insert(ProcessRow).values(**values))
+        self._is_entered = True
+
+    def _miss(self, reason: str) -> None:
+        if not self.fault:
+            log.warning("heartbeat_missed", reason=reason)
+        self.fault = reason
 
     def _words(self) -> str:
         return json.dumps(self._detail(), default=str)

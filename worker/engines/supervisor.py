@@ -195,21 +195,38 @@ class Supervisor:
             process.send_signal(signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
+        """Start a child. A machine without memory or places for it must not take the others along: it is tried again."""
         child.owner = f"{child.role}-{os.getpid()}-{secrets.token_hex(6)}"
-        mine, theirs = os.pipe()
-        command = [sys.executable, "-m", "worker", child.role, "--owner", child.owner, "--ready-fd", str(theirs)]
-        with ExitStack() as stack:
-            passed = [theirs]
-            if self._config and self._text:
-                passed.append(stack.enter_context(open_text(self._text)))
-                command += ["--config", str(self._config), "--config-fd", str(passed[-1])]
-            child.process = subprocess.Popen(  # noqa: S603 - our own program
-                command, stdin=subprocess.PIPE, pass_fds=passed
-            )
-        os.close(theirs)
-        child.pipe, child.ready, child.is_lost = mine, False, False
+        try:
+            child.process, child.pipe = self._spawn(child)
+        except OSError as error:
+            child.failures += 1
+            wait = backoff(child.failures, first=1.0, most=30.0, jitter=0.0)
+            child.start_at = time.monotonic() + wait
+            log.error("child_not_started", role=child.role, reason=str(error.strerror), starts_again_in=wait)
+            return
+        child.ready, child.is_lost = False, False
         child.started_at = time.monotonic()
         log.debug("child_started", role=child.role, child=child.process.pid)
+
+    def _spawn(self, child: Child) -> tuple[subprocess.Popen[bytes], int]:
+        """Return a new process, and the pipe that its signs of life come from. Raises OSError."""
+        mine, theirs = os.pipe()
+        command = [sys.executable, "-m", "worker", child.role, "--owner", child.owner, "--ready-fd", str(theirs)]
+        try:
+            with ExitStack() as stack:
+                stack.callback(os.close, theirs)
+                passed = [theirs]
+                if self._config and self._text:
+                    passed.append(stack.enter_context(open_text(self._text)))
+                    command += ["--config", str(self._config), "--config-fd", str(passed[-1])]
+                process = subprocess.Popen(  # noqa: S603 - our own program
+                    command, stdin=subprocess.PIPE, pass_fds=passed
+                )
+        except OSError:
+            os.close(mine)
+            raise
+        return process, mine
 
     def _on_death(self, child: Child, code: int) -> None:
         """Put a dead child's tasks back, and see when it may start again."""

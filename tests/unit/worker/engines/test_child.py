@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -70,6 +72,45 @@ def test_it_gives_signs_of_life_and_the_supervisor_may_be_gone() -> None:
     finally:
         signal.signal(signal.SIGPIPE, previous)
         os.close(theirs)
+
+
+@pytest.mark.parametrize(("fault", "code"), [("OutOfResources", child.NOT_NOW), ("InvalidSettings", 2)])
+def test_what_keeps_a_child_from_starting_now_does_not_end_all(supervisor: Supervisor, fault: str, code: int) -> None:
+    """As a database that is away for a while does; settings that cannot be followed end all, and say so."""
+    ours, theirs = os.pipe()
+    lines = f"""
+from dicom_io.errors import {fault}
+from worker.cli import app
+from worker.engines import receiver, child
+class Part:
+    def __init__(self, *_): raise {fault}("the ledger is locked")
+receiver.Receiver = Part
+app.main()
+"""
+    command = [sys.executable, "-c", lines, "receive", "--ready-fd", str(theirs)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[theirs]) as process:
+        assert process.wait(60) == code
+        starting = Child("receive", process, "receive-1", started_at=time.monotonic(), pipe=ours)
+        os.close(theirs)
+        assert supervisor._tend(starting) == (2 if code == 2 else 0)
+    assert starting.deaths == 1
+
+
+def test_a_machine_that_has_no_place_for_a_child_leaves_the_others(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("worker.engines.supervisor.subprocess.Popen", fail)
+    before = os.listdir("/proc/self/fd")
+    missing = Child("work")
+    assert supervisor._tend(missing) == 0
+    assert supervisor._tend(missing) == 0
+    assert (missing.process, missing.pipe, missing.failures) == (None, None, 1)
+    assert missing.start_at > time.monotonic()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert "Cannot allocate memory" in capsys.readouterr().out
 
 
 @pytest.fixture

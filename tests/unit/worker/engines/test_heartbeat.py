@@ -75,3 +75,21 @@ def test_a_locked_ledger_does_not_end_it_and_is_said_once(
     wait_for(lambda: len(beats) > 6)
     heartbeat.stop()
     assert capsys.readouterr().out.count("heartbeat_missed") == 2
+
+
+def test_a_process_starts_while_the_ledger_is_locked_and_is_seen_afterwards(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue(ledger, lease=0.06)
+    heartbeat = Heartbeat(ledger, "receive", "r", queue, dict)
+    with monkeypatch.context() as locked:
+
+        def writing() -> None:
+            raise OutOfResources("the ledger is locked by another process")
+
+        locked.setattr(ledger, "writing", writing)
+        heartbeat.start()
+        wait_for(lambda: "locked" in heartbeat.fault)
+    wait_for(lambda: bool(processes(ledger)) and not heartbeat.fault)
+    heartbeat.stop()
+    assert processes(ledger) == []
