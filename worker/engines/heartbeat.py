@@ -115,7 +115,8 @@ class Heartbeat:
         elif has_news or time.monotonic() - self._seen_at >= SEEN:
             with self._ledger.writing() as connection:
                 row = update(ProcessRow).where(ProcessRow.owner == self._row["owner"])
-                connection.execute(row.values(seen_at=now(), detail=self._words()))
+                # Others forget a process that was cut off from the database for a day.
+                self._is_entered = bool(connection.execute(row.values(seen_at=now(), detail=self._words())).rowcount)
             self._seen_at = time.monotonic()
 
     def _enter(self) -> None:

@@ -195,7 +195,7 @@ class Supervisor:
             process.send_signal(signal.SIGHUP)
 
     def _start(self, child: Child) -> None:
-        """Start a child. A machine without memory or places for it must not take the others along: it is tried again."""
+        """Start a child; where the machine has no room for it now, the others go on, and it is tried again."""
         child.owner = f"{child.role}-{os.getpid()}-{secrets.token_hex(6)}"
         try:
             child.process, child.pipe = self._spawn(child)

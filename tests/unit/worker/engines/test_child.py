@@ -103,13 +103,13 @@ def test_a_machine_that_has_no_place_for_a_child_leaves_the_others(
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr("worker.engines.supervisor.subprocess.Popen", fail)
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     missing = Child("work")
     assert supervisor._tend(missing) == 0
     assert supervisor._tend(missing) == 0
     assert (missing.process, missing.pipe, missing.failures) == (None, None, 1)
     assert missing.start_at > time.monotonic()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert "Cannot allocate memory" in capsys.readouterr().out
 
 

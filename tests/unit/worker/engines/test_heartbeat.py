@@ -14,7 +14,7 @@ from tests.support.ledgers import task_row
 from tests.support.peers import wait_for
 from tests.unit.worker.queue.test_claim import filled
 from worker.clock import now
-from worker.engines.heartbeat import Heartbeat
+from worker.engines.heartbeat import Heartbeat, remove_process
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import ProcessRow
 from worker.queue.claim import Queue
@@ -93,3 +93,13 @@ def test_a_process_starts_while_the_ledger_is_locked_and_is_seen_afterwards(
     wait_for(lambda: bool(processes(ledger)) and not heartbeat.fault)
     heartbeat.stop()
     assert processes(ledger) == []
+
+
+def test_a_process_that_others_have_forgotten_is_seen_again(ledger: Ledger) -> None:
+    """As after a day without a way to the database."""
+    heartbeat = Heartbeat(ledger, "work", "w", Queue(ledger, lease=0.06), dict)
+    heartbeat.start()
+    remove_process(ledger, "w")
+    heartbeat.tell()
+    wait_for(lambda: bool(processes(ledger)))
+    heartbeat.stop()
