@@ -27,7 +27,7 @@ from benchmarks.processes import Sender
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.header.source_image import source_image
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode

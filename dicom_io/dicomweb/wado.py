@@ -18,7 +18,7 @@ from dicom_io.header.reading import read_header
 from dicom_io.network import status
 from dicom_io.network.deadline import deadline
 from dicom_io.network.query_retrieve import Query, Receipt, Series, may_hold
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from dicom_io.network.storage_scp import Arrival
 
 if TYPE_CHECKING:

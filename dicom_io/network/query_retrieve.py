@@ -19,6 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from dicom_io.errors import OutOfResources, PeerUnavailable, RefusedByPeer
 from dicom_io.header.attributes import integer, text, values
 from dicom_io.network import spool, status
+from dicom_io.network.spool_file import UNLIMITED, Limits
 from dicom_io.network.storage_scp import READABLE_SYNTAXES, Arrival
 from dicom_io.network.storage_scu import associate
 
@@ -85,7 +86,7 @@ class Receipt:
     receive: Callable[[Arrival], int]
     folder: Path
     called: str
-    limits: spool.Limits = spool.UNLIMITED
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from dicom_io.network.ending import Cause
 from dicom_io.network.nagle import send_at_once
 from dicom_io.network.node_server import NodeAssociation, NodeRequestHandler, NodeServer
 from dicom_io.network.operations import serve_in_turn
+from dicom_io.network.spool_file import Limits, SpoolFile, remove_leftovers
 from dicom_io.network.tls import ServerTls, server_context
 from dicom_io.network.upper_layer import PeerLimits
 
@@ -64,7 +65,7 @@ _UNKNOWN_CALLING, _UNKNOWN_CALLED, _LIMIT_EXCEEDED = (1, 1, 3), (1, 1, 7), (2, 3
 class Arrival:
     """One object as it came off the network, its bytes already on disk but not yet made durable."""
 
-    file: spool.SpoolFile
+    file: SpoolFile
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
@@ -147,7 +148,7 @@ class StorageNode:
         self._over, self._rejected = over, rejected
         self._folder = folder
         self._receive = receive
-        self._limits = spool.Limits(options.max_object_mb, check_space)
+        self._limits = Limits(options.max_object_mb, check_space)
         self._commitment = commitment or Commitment()
         self._service = CommitmentService(self._commitment)
         self._servers: list[Any] = []
@@ -180,7 +181,7 @@ class StorageNode:
             When the address cannot be bound.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        spool.remove_leftovers(self._folder)
+        remove_leftovers(self._folder)
         answer_long_uids()
         handlers: list[Any] = [
             (evt.EVT_C_ECHO, lambda _event: status.SUCCESS),
@@ -333,7 +334,7 @@ class StorageNode:
             file.discard()
 
     @staticmethod
-    def _arrival(event: Any, file: spool.SpoolFile) -> Arrival:
+    def _arrival(event: Any, file: SpoolFile) -> Arrival:
         request, ending = event.request, event.assoc.ending
         return Arrival(
             file=file,
@@ -348,7 +349,7 @@ class StorageNode:
         )
 
 
-def _answer(code: int, file: spool.SpoolFile) -> int | Dataset:
+def _answer(code: int, file: SpoolFile) -> int | Dataset:
     """Return a status, with a comment where it alone would mislead: an object that is too large, or cut short."""
     if not isinstance(file.error, ObjectTooLarge | ObjectCutShort):
         return code

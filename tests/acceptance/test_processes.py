@@ -29,6 +29,8 @@ def test_what_reads_no_image_knows_no_model_and_no_codec(role: str) -> None:
     program = f"import sys, worker.engines.{role}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & set(HEAVY) == set()
+    if role == "supervisor":  # a process that only minds others stays small
+        assert set(done.stdout.split()) & {"numpy", "pydicom", "pynetdicom"} == set()
 
 
 def test_a_process_that_dies_starts_again_and_its_work_is_done(tmp_path: Path, serve: Callable[..., Service]) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from dicom_io.errors import InvalidData, InvalidSettings, OutOfResources, PeerUnavailable
 from dicom_io.network.query_retrieve import Query, Receipt, Series
-from dicom_io.network.spool import Limits, remove_leftovers
+from dicom_io.network.spool_file import Limits, remove_leftovers
 from worker.ledger.receipts import Ledger
 from worker.ledger.stores import open_blobs
 from worker.queue.task import Priority

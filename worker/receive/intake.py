@@ -14,7 +14,7 @@ from dicom_io.header.reading import read_arrived
 from dicom_io.header.reading_limits import DEFAULT, ReadingLimits
 from dicom_io.network import status
 from dicom_io.network.content import content_sha256
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from dicom_io.network.storage_scp import Arrival
 from dicom_io.uids import digest
 from worker import metrics

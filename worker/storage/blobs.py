@@ -20,7 +20,7 @@ from pathlib import Path
 from dicom_io import durable
 from dicom_io.errors import OutOfResources, Retryable
 from dicom_io.fail_points import reached
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 
 MARK = ".store"
 """The file that marks the folder, and holds the store's name."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dicom_io.network.spool import is_open
+from dicom_io.network.spool_file import is_open
 from worker.storage.blobs import Blobs, confirm, is_confirmed
 
 AGE = dt.timedelta(hours=24)

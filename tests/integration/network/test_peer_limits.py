@@ -200,15 +200,15 @@ def test_a_slow_but_steady_sender_is_served(watched: Start) -> None:
 
 def test_our_own_slowness_is_not_the_senders(watched: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes its time looks, at the socket, like a peer that sends nothing."""
-    from dicom_io.network import spool
+    from dicom_io.network.spool_file import SpoolFile
 
-    write = spool.SpoolFile.write
+    write = SpoolFile.write
 
-    def slowly(self: spool.SpoolFile, data: bytes) -> int:
+    def slowly(self: SpoolFile, data: bytes) -> int:
         time.sleep(0.4)
         return write(self, data)
 
-    monkeypatch.setattr(spool.SpoolFile, "write", slowly)
+    monkeypatch.setattr(SpoolFile, "write", slowly)
     node = watched(network_timeout=1, least_rate=50_000)
     with RawPeer(node.port) as peer:
         peer.associate()

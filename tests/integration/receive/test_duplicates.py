@@ -16,7 +16,7 @@ from pydicom import Dataset
 from sqlalchemy import text
 
 from dicom_io.network.content import content_sha256
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from dicom_io.network.storage_scp import Arrival
 from tests.integration.receive.test_intake import Station, body
 from tests.support.ledgers import leave_out

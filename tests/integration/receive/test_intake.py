@@ -22,6 +22,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.presentation import build_context
 
 from dicom_io.network import spool
+from dicom_io.network.spool_file import Limits, SpoolFile
 from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, StorageNode
 from tests.support.peers import Receiver, chest, send, store_bytes, store_request, wait_for
 from worker.clock import now
@@ -198,8 +199,8 @@ def raw_store(port: int, data: pydicom.Dataset | bytes, sop_class: str, sop_inst
 
 
 def test_a_full_disk_is_answered_with_0xa700(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(spool.SpoolFile):
-        def __init__(self, folder: Path, limits: spool.Limits) -> None:
+    class Full(SpoolFile):
+        def __init__(self, folder: Path, limits: Limits) -> None:
             super().__init__(folder, limits)
             self.close()
             self._handle = open("/dev/full", "wb", buffering=4096)  # noqa: PTH123, SIM115

@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmwrite
 
 from dicom_io.network.content import ContentHash, content_sha256
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from tests.support.peers import chest
 
 

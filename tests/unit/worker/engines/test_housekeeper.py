@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dicom_io.errors import OutOfResources
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from tests.support.disk import fill, small_disk
 from tests.support.ledgers import record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, RESULT, received

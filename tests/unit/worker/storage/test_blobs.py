@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import OutOfResources
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from worker.storage.blobs import MARK, BlobMissing, Blobs, is_confirmed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import OutOfResources
-from dicom_io.network.spool import SpoolFile
+from dicom_io.network.spool_file import SpoolFile
 from worker.storage.blobs import Blobs, is_confirmed
 from worker.storage.orphans import AGE, Owner, Search, find_orphans, remove_orphan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import ObjectTooLarge, OutOfResources
-from dicom_io.network.spool import LOOK_EVERY, Limits, SpoolFile, is_open, remove_leftovers
+from dicom_io.network.spool_file import LOOK_EVERY, Limits, SpoolFile, is_open, remove_leftovers
 from tests.support.disk import small_disk
 
 MB = 1_000_000
