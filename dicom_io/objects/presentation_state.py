@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import DSfloat
 
-from dicom_io.header.attributes import is_valid, number, text
+from dicom_io.header.attributes import is_valid, number, numbers, text
 from dicom_io.objects.common import begin, plain_text, reference, require_place
 from dicom_io.objects.kinds import PRESENTATION_STATE
 from dicom_io.objects.structured_report import tracking_identifier, tracking_uid
-from dicom_io.pixels.grayscale import lut_item, lut_words, read_table, window_of
+from dicom_io.pixels.grayscale import Table, lut_item, lut_words, read_table, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,24 +171,18 @@ def _voi(grayscale: Dataset, window: tuple[float, float] | None) -> Dataset | No
 def _table(grayscale: Dataset, keyword: str) -> Dataset | None:
     """Return a copy of the source's first LUT with its data in our byte order; None where there is none.
 
-    One with fewer entries than it states, or a VOI LUT that leaves the highest of its bits unused, is written as it was
-    shown: whole, and scaled by its highest entry. What only explains it is copied where it is valid, and otherwise left
-    behind.
+    One whose data is not what its descriptor states, or a VOI LUT that leaves the highest of its bits unused, is
+    written as it was shown: whole, with 16 bits, and a VOI LUT scaled by its highest entry. What only explains it is
+    copied where it is valid, and otherwise left behind.
     """
     item = lut_item(grayscale, keyword)
     table = None if item is None else read_table(item, signed=False)
     if item is None or table is None:
         return None
     copy = Dataset()
-    highest = table.entries.max()
-    unused = keyword == "VOILUTSequence" and 0 < highest < (1 << table.bits) - 1
-    if unused or table.entries.size < table.size:
-        first = item["LUTDescriptor"]
-        entries = np.pad(table.entries, (0, table.size - table.entries.size), mode="edge")
-        entries = np.rint(entries * (0xFFFF / highest)) if unused else entries
-        descriptor = [table.size % 0x10000, first.value[1], 16]
-        copy["LUTDescriptor"] = DataElement(first.tag, first.VR, descriptor)
-        copy["LUTData"] = DataElement(item["LUTData"].tag, "OW", entries.astype("<u2").tobytes())
+    scaled = keyword == "VOILUTSequence"
+    if not _is_regular(item, table) or (scaled and table.entries.max() < (1 << table.bits) - 1):
+        _write_table(copy, table, int(numbers(item, "LUTDescriptor")[1]), scaled=scaled)
     else:
         copy["LUTDescriptor"] = item["LUTDescriptor"]
         data = item["LUTData"]
@@ -198,6 +192,24 @@ def _table(grayscale: Dataset, keyword: str) -> Dataset | None:
         if name in item and _is_usable(words := text(item, name)):
             setattr(copy, name, words)
     return copy
+
+
+def _is_regular(item: Dataset, table: Table) -> bool:
+    """Tell whether a LUT's data is what its descriptor states, in the value representations that there are for both."""
+    stated = int(numbers(item, "LUTDescriptor")[2])
+    words = table.size if stated > 8 else (table.size + 1) // 2
+    known = item["LUTDescriptor"].VR in ("US", "SS") and item["LUTData"].VR in ("US", "OW")
+    whole = lut_words(item).size == words and table.entries.size == table.size
+    return known and whole and 8 <= stated == table.bits
+
+
+def _write_table(copy: Dataset, table: Table, first: int, *, scaled: bool) -> None:
+    """Write a LUT whole, with entries of 16 bits."""
+    entries = np.pad(table.entries, (0, table.size - table.entries.size), mode="edge")
+    if scaled:
+        entries = np.rint(entries * (0xFFFF / entries.max()))
+    copy.add_new("LUTDescriptor", "SS" if first < 0 else "US", [table.size % 0x10000, first, 16])
+    copy.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
 
 
 def _decimal(value: float) -> DSfloat:

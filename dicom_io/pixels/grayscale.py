@@ -22,6 +22,8 @@ _TAIL = 0.001
 # brings all of them into two shades of 256.
 _VISIBLE = 0.01
 _SHADE = 2 / 255
+_END = 0.5 / 255
+"""What is nearer than this to black or white is seen as that."""
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -32,6 +34,14 @@ class Window:
     centre: float
     width: float
     function: str
+
+    @property
+    def linear(self) -> tuple[float, float] | None:
+        """Centre and width of the same window with the function LINEAR; None for a SIGMOID."""
+        if self.function == "SIGMOID":
+            return None
+        exact = self.function == "LINEAR_EXACT"
+        return (self.centre + 0.5, self.width + 1.0) if exact else (self.centre, self.width)
 
 
 def modality(dataset: Dataset, stored: NDArray[np.int32], *, signed: bool) -> Floats:
@@ -46,26 +56,27 @@ def modality(dataset: Dataset, stored: NDArray[np.int32], *, signed: bool) -> Fl
     return stored.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
-def voi(
-    dataset: Dataset, modality: Floats, counts: NDArray[np.float32], *, signed: bool
-) -> tuple[Floats, tuple[float, float] | None]:
+def voi(dataset: Dataset, modality: Floats, counts: NDArray[np.float32]) -> tuple[Floats, tuple[float, float] | None]:
     """Bring modality values to 0..1 by the VOI LUT, the window, or the range that the image uses (PS3.3 C.11.2).
 
-    Where that range was used, its centre and width (VOI LUT Function LINEAR) come with it.
+    Each stands in for those before it where these are absent or show almost nothing. Where that range was used, or the
+    window instead of a table, centre and width (VOI LUT Function LINEAR) come with it.
     """
     item = lut_item(dataset, "VOILUTSequence")
     # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
-    table = None if item is None else read_table(item, signed=bool(modality.min() < 0) or signed)
-    shown: Floats | None
+    table = None if item is None else read_table(item, signed=bool(modality.min() < 0))
     if table is not None:
         index = np.clip(np.rint(modality) - table.first, 0, table.entries.size - 1).astype(np.intp)
         # By the highest entry that occurs: some tables state 16 bits and use 12, and would be shown nearly black.
         shown = table.entries[index] / max(1.0, float(table.entries.max()))
-    else:
-        shown = _windowed(dataset, modality)
-    if shown is None or not _shows_something(shown, counts):
-        return _robust(modality, counts)
-    return shown, None
+        if _shows_something(shown, counts):
+            return shown, None
+    window = window_of(dataset)
+    if window is not None and (table is None or window.linear is not None):
+        shown = _windowed(window, modality)
+        if _shows_something(shown, counts):
+            return shown, window.linear if table is not None else None
+    return _robust(modality, counts)
 
 
 def window_of(dataset: Dataset) -> Window | None:
@@ -97,11 +108,7 @@ def _first_pair(centres: list[Any], widths: list[Any]) -> tuple[float | None, fl
     return None, None
 
 
-def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
-    """Apply the first window; None where there is none."""
-    window = window_of(dataset)
-    if window is None:
-        return None
+def _windowed(window: Window, modality: Floats) -> Floats:
     centre, width = window.centre, window.width
     if window.function == "SIGMOID":
         curve: Floats = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (modality - centre) / width, -700.0, 700.0)))
@@ -117,7 +124,7 @@ def _windowed(dataset: Dataset, modality: Floats) -> Floats | None:
 def _shows_something(shown: Floats, counts: NDArray[np.float32]) -> bool:
     """Tell whether enough pixels are neither all black nor all white, and not all of one shade."""
     total = float(counts.sum())
-    black, white = float(counts[shown <= 0.0].sum()), float(counts[shown >= 1.0].sum())
+    black, white = float(counts[shown < _END].sum()), float(counts[shown > 1.0 - _END].sum())
     if max(black, white) > (1.0 - _VISIBLE) * total:
         return False
     ends = _tails(shown, counts)
@@ -147,9 +154,8 @@ def _robust(modality: Floats, counts: NDArray[np.float32]) -> tuple[Floats, tupl
 
 
 def lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """Return the first item of a LUT Sequence, unless it is an empty shell, as some converters write."""
-    tables = items(dataset, keyword)
-    return tables[0] if tables and (values(tables[0], "LUTDescriptor") or values(tables[0], "LUTData")) else None
+    """Return the first item of a LUT Sequence that is a table: some converters write empty shells."""
+    return next((item for item in items(dataset, keyword) if read_table(item, signed=False) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,8 @@ def lut_words(item: Dataset) -> NDArray[np.uint16]:
     """Return LUT Data as the words it was stored as, in whichever byte order: one entry each, or two of 8 bits."""
     data_values = values(item, "LUTData")
     if len(data_values) == 1 and isinstance(data_values[0], bytes):
-        big = item.original_encoding[1] is False
+        # In big endian the bytes of words are turned, and those of OB are not (PS3.5 7.3).
+        big = item.original_encoding[1] is False and item["LUTData"].VR != "OB"
         data = data_values[0][: len(data_values[0]) // 2 * 2]
         return np.frombuffer(data, ">u2" if big else "<u2").astype(np.uint16)
     return np.array(numbers(item, "LUTData"), np.int64).astype(np.uint16)
@@ -201,10 +208,11 @@ def lut_words(item: Dataset) -> NDArray[np.uint16]:
 def _lut_entries(item: Dataset, size: int, bits: int) -> NDArray[np.uint16]:
     """Return LUT Data as numbers, at most `size`, whether they came as words or two of 8 bits to a word.
 
-    Packed ones are told by words that no entry of the stated bits can be (C.11.1.1.1, C.11.2.1.1).
+    Packed ones are told by the length, which is nearer to a byte an entry than to two, and by words that no entry of
+    the stated bits can be (C.11.1.1.1, C.11.2.1.1).
     """
     words = lut_words(item)
-    fewer = words.size < size
+    fewer = words.size * 3 < size * 2
     if bits <= 8 and fewer and words.size and int(words.max()) >= 1 << bits:  # the first one is in the low byte
         words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
     return words[:size]

@@ -133,7 +133,7 @@ def render(dataset: Dataset, *, max_pixels: int = MAX_PIXELS, decoders: Decoders
     padding = _padding(dataset, order, stored, counts, layout)
     counts[padding] = 0
     displayed = modality(dataset, stored, signed=layout.signed)
-    shown, window = voi(dataset, displayed, counts, signed=layout.signed)
+    shown, window = voi(dataset, displayed, counts)
     if text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1":
         shown = 1.0 - shown
     shown[padding] = 0.0

@@ -59,6 +59,8 @@ HIDING: dict[str, dict[str, Any]] = {
     "a table that is white but for its first": table([0] + [4095] * 4095),
     "a table that is black but for its last": table([0] * 4095 + [4095]),
     "a table of two entries": table([0, 4095], first=9000),
+    "a table of nearly black but for its last": table([1] * 4095 + [4095]),
+    "a table of nearly white but for its first": table([0] + [4090] * 4094 + [4095]),
     "a table of two greys": table([2000 + k % 2 for k in range(4095)] + [2001], bits=16) | {},
 }
 FOLLOWED: dict[str, dict[str, Any]] = {
