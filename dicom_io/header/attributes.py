@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
@@ -64,10 +65,18 @@ def text(dataset: Dataset, keyword: str) -> str:
 def numbers(dataset: Dataset, keyword: str) -> list[float]:
     """Return an attribute's finite numbers: none where it is absent or where any of its values is no such number."""
     try:
-        all_numbers = [float(value) for value in values(dataset, keyword)]
+        all_numbers = [float(each) for value in values(dataset, keyword) for each in _numbers(dataset, keyword, value)]
     except MALFORMED:
         return []
     return all_numbers if all(math.isfinite(value) for value in all_numbers) else []
+
+
+def _numbers(dataset: Dataset, keyword: str, value: Any) -> tuple[Any, ...]:
+    """Return a value; its words where it should be words and came as bytes, with OB or OW for US or SS."""
+    if not isinstance(value, bytes) or dictionary_VR(keyword) not in ("US", "SS", "US or SS"):
+        return (value,)
+    order = ">" if dataset.original_encoding[1] is False else "<"
+    return struct.unpack(f"{order}{len(value) // 2}H", value)
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:

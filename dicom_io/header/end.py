@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from dicom_io.errors import ObjectCutShort
 from dicom_io.header.attributes import integer, text
@@ -17,10 +18,26 @@ _PIXELS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010))
 _LONG = (b"OB", b"OD", b"OF", b"OV", b"OW", b"UN")
 _ITEM = b"\xfe\xff\x00\xe0"
 _UNDEFINED = 0xFFFFFFFF
+_STARTS = (
+    _ITEM,
+    b"\xff\xfe\xe0\x00",  # an item in big endian, which is never right: encapsulated data is little endian
+    b"\xff\xd8\xff",  # JPEG and JPEG-LS
+    b"\xff\x4f\xff\x51",  # JPEG 2000
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n",  # and as a file
+)
+_RLE_HEADER = 64
+
+
+def begins_compressed(data: bytes) -> bool:
+    """Tell whether pixel data begins as compressed data does: with an item, or with a code stream alone."""
+    if data.startswith(_STARTS) or len(data) < _RLE_HEADER:
+        return data.startswith(_STARTS)
+    count, first, *rest = struct.unpack_from("<16I", data)  # RLE's table of segments (PS3.5 G.5)
+    return 1 <= count <= 15 and first == _RLE_HEADER and not any(rest[count - 1 :])
 
 
 def require_end(file: BinaryIO, header: Dataset) -> None:
-    """Raise ObjectCutShort where the pixel data of a file ends before its lengths say.
+    """Raise ObjectCutShort where the pixel data of a file ends before its lengths say, and a part of it is missing.
 
     Parameters
     ----------
@@ -45,10 +62,13 @@ def require_end(file: BinaryIO, header: Dataset) -> None:
     if length == _UNDEFINED:
         _require_fragments(file, begin, size)
         return
-    if begin + length > size:
+    expected = 0 if _is_encapsulated(header) else _native_size(header)
+    one = (integer(header, "NumberOfFrames") or 0) <= 1
+    if begin + length > size and not (one and 0 < expected <= size - begin):  # what is missing are no pixels
         raise ObjectCutShort(f"the object is cut short at {size} of {begin + length} bytes")
-    expected = _native_size(header)
-    if length < expected:
+    file.seek(begin)
+    # What is compressed under a native syntax, or bare under another one, is refused for that.
+    if length < expected and not begins_compressed(file.read(min(length, _RLE_HEADER))):
         raise ObjectCutShort(f"the object is cut short at {length} of {expected} bytes of pixel data")
 
 
@@ -66,6 +86,11 @@ def _require_fragments(file: BinaryIO, begin: int, size: int) -> None:
         fragments += 1
     if fragments < 2:  # an offset table at most
         raise ObjectCutShort(f"the object is cut short at {size} bytes")
+
+
+def _is_encapsulated(header: Dataset) -> bool:
+    syntax = UID(text(header.file_meta, "TransferSyntaxUID"))
+    return bool(syntax.is_transfer_syntax and syntax.is_encapsulated)
 
 
 def _native_size(header: Dataset) -> int:

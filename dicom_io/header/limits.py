@@ -33,6 +33,8 @@ class _Metered(io.BufferedIOBase):
 
     _limits: ReadingLimits
     _count = 0
+    ran_out = False
+    """Whether more bytes were asked for than there were."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as any file does."""
@@ -40,7 +42,9 @@ class _Metered(io.BufferedIOBase):
             self._count += 1
             if self._count > self._limits.max_elements:
                 raise self._limits.too_many()
-        return super().read(size)
+        data = super().read(size)
+        self.ran_out = self.ran_out or (size is not None and len(data) < size)
+        return data
 
     def rewind(self) -> None:
         """Go back to the begin, and begin to count."""

@@ -174,7 +174,13 @@ def _parsed(source: MeteredFile | MeteredBytes, *, stop_before_pixels: bool, for
     source.rewind()
     # Of what lies in memory anyway nothing is left for later.
     later = _LATER if stop_before_pixels and isinstance(source, MeteredFile) else None
-    dataset: FileDataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=force, defer_size=later)
+    dataset: FileDataset
+    try:
+        dataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=force, defer_size=later)
+    except (OSError, struct.error) as error:
+        if not source.ran_out or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise ObjectCutShort(f"the object is cut short at {source.tell()} bytes") from error
     if len(dataset) or stop_before_pixels:
         return dataset
     return _to_the_end(source, force=force)  # pydicom met the end within an element

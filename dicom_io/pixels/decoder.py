@@ -18,6 +18,8 @@ _LENGTH = struct.Struct("<I")
 _MEGABYTE = 1_000_000
 DAMAGED = "damaged"
 """The error of a code stream that a decoder made a picture of, and complained about."""
+ENDS_EARLY = "ends early"
+"""The error of a frame whose data end before its last pixel."""
 # What libjpeg says of data that it cannot follow, before it goes on with whatever comes (jerror.h, JWRN_...).
 _COMPLAINT = re.compile(rb"Corrupt JPEG data: (.*)|Premature end of JPEG file")
 # A byte or two between the last pixel and the end of the image are some writers' padding.
@@ -90,6 +92,10 @@ def _by_gdcm(frame: bytes, head: dict[str, Any]) -> "bytes | memoryview":
     return memoryview(cells)[:size]
 
 
+class _EndsEarly(ValueError):
+    """A frame's data end before its last pixel."""
+
+
 def _rle(frame: bytes, head: dict[str, Any]) -> "tuple[bytes | memoryview, dict[str, Any]]":
     """Decode RLE (PS3.5 annex G), no further than to the last pixel: pydicom goes on as long as there are runs."""
     import numpy as np  # noqa: PLC0415
@@ -97,8 +103,10 @@ def _rle(frame: bytes, head: dict[str, Any]) -> "tuple[bytes | memoryview, dict[
     options = head["options"]
     shape, size = (options["rows"], options["columns"]), options["bits_allocated"] // 8
     count, *starts = struct.unpack_from("<16L", frame)
-    if count != size or not all(64 <= start <= len(frame) for start in starts[:count]):
+    if count != size or min(starts[:count]) < 64:
         raise ValueError("not the segments of one sample")
+    if max(starts[:count]) > len(frame):
+        raise _EndsEarly
     cells = np.empty((*shape, size), np.uint8)
     for number, (start, end) in enumerate(zip(starts[:count], [*starts[1:count], len(frame)], strict=True)):
         plane = np.frombuffer(_rle_segment(frame[start:end], shape[0] * shape[1]), np.uint8)
@@ -119,7 +127,7 @@ def _rle_segment(segment: bytes, size: int) -> bytes:
         else:
             at += 1
     if len(out) < size:
-        raise ValueError("the segment ends early")
+        raise _EndsEarly
     return bytes(out[:size])
 
 
@@ -161,6 +169,8 @@ def _attempted(frame: bytes, head: dict[str, Any]) -> "list[bytes | memoryview]"
             return message({"error": ""}, _by_gdcm(frame, head))
         cells, facts = (_rle if head["plugin"] == "rle" else _by_pydicom)(frame, head)
         return message({"error": "", **facts}, cells)
+    except _EndsEarly:
+        return message({"error": ENDS_EARLY})
     except Exception as error:  # noqa: BLE001 - foreign decoders raise whatever they like
         return message({"error": type(error).__name__})
 

@@ -41,6 +41,10 @@ class FrameDamaged(DecoderFailed):
     """The code stream is damaged: what came of it is not the picture."""
 
 
+class FrameEndsEarly(DecoderFailed):
+    """A frame's data end before its last pixel."""
+
+
 class _Ended(Exception):
     """The process ended, or had to be ended."""
 
@@ -126,6 +130,8 @@ class Decoders:
                 raise DecoderFailed(f"it needs more than {self.limits.max_memory_mb} MB of memory")
             if answer["error"] == decoder.DAMAGED:
                 raise FrameDamaged("damaged")
+            if answer["error"] == decoder.ENDS_EARLY:
+                raise FrameEndsEarly("its data end early")
             if answer["error"]:
                 raise DecoderFailed(answer["error"])
             return Decoded(cells, answer.get("kind", ""), tuple(answer.get("shape", ())))

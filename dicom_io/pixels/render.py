@@ -32,12 +32,13 @@ from pydicom.uid import (
 
 from dicom_io.errors import Retryable, UnsupportedPixels
 from dicom_io.header.attributes import integer, numbers, text
+from dicom_io.header.end import begins_compressed
 from dicom_io.header.reading_limits import too_much
 from dicom_io.pixels.codestream import JPEG_SYNTAXES, Dimensions, dimensions
 from dicom_io.pixels.content import blank, sample
 from dicom_io.pixels.damage import lacks_end, lost_data
-from dicom_io.pixels.decoders import DecoderFailed, DecoderInterrupted, Decoders, FrameDamaged, shared
-from dicom_io.pixels.fragments import cut_short, frame_of, is_encapsulated
+from dicom_io.pixels.decoders import DecoderFailed, DecoderInterrupted, Decoders, FrameDamaged, FrameEndsEarly, shared
+from dicom_io.pixels.fragments import cut_short, frame_of, is_encapsulated, is_full_of_items
 from dicom_io.pixels.grayscale import modality, voi
 
 if TYPE_CHECKING:
@@ -198,18 +199,28 @@ def _cells(dataset: Dataset, layout: _Layout, decoders: Decoders) -> tuple[Cells
     data = dataset["PixelData"].value
     pixels = layout.rows * layout.columns
     size = pixels * kind.itemsize
-    if isinstance(data, bytes) and is_encapsulated(data) and len(data) not in (size, size + 1):
-        raise UnsupportedPixels("encapsulated pixel data under a native transfer syntax")
+    if isinstance(data, bytes):
+        _require_native(data, size)
     if not isinstance(data, bytes | bytearray) or len(data) < size:
         raise cut_short(len(data or b""), size)
     if "NumberOfFrames" in dataset and integer(dataset, "NumberOfFrames") != 1 and len(data) > size + 1:
         raise UnsupportedPixels(f"the number of frames is not stated, and {len(data)} bytes are not those of one")
+    if len(data) >= 2 * size and bytes(data[size:]).strip(b"\0"):  # so much is no padding: a cell may have two bytes
+        raise UnsupportedPixels(f"{len(data)} bytes of pixel data, where one frame has {size}")
     if syntax == ExplicitVRBigEndian:
         if kind.itemsize == 2:
             order = order.byteswap()  # the pixels stay as they are: turning the table is the cheaper way
         elif dataset["PixelData"].VR == "OW":  # bytes in words: their order in each word is turned (PS3.5 8.1.1)
             data = np.frombuffer(data, np.uint16, len(data) // 2).byteswap().tobytes()
     return np.frombuffer(data, kind, pixels).reshape(layout.rows, layout.columns), order
+
+
+def _require_native(data: bytes, size: int) -> None:
+    """Refuse compressed pixel data under a native syntax (PS3.5 A.4), unless it may be a picture of that size."""
+    if is_encapsulated(data) and (len(data) not in (size, size + 1) or is_full_of_items(data)):
+        raise UnsupportedPixels("encapsulated pixel data under a native transfer syntax")
+    if len(data) < size and begins_compressed(data):
+        raise UnsupportedPixels("a compressed image under a native transfer syntax")
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
@@ -227,7 +238,8 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID, decoders: Decoders)
     """Decompress the frame, after its own header has confirmed the size that the dataset states."""
     if syntax not in _DECODERS and syntax not in _APART:
         raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here")
-    frame = frame_of(dataset["PixelData"].value)
+    one = "NumberOfFrames" not in dataset or integer(dataset, "NumberOfFrames") == 1
+    frame = frame_of(dataset["PixelData"].value, one=one)
     stated = dimensions(frame, syntax)
     if stated is not None:
         _confirm(stated, layout)
@@ -252,6 +264,9 @@ def _by_decoder(
         if stated and syntax in _APART:
             return _by_gdcm(frame, stated, syntax, decoders)
         return _by_pydicom(frame, layout, stated, syntax, decoders)
+    except FrameEndsEarly as error:
+        words = f"{len(frame)} bytes of {syntax.name} hold fewer pixels than stated"
+        raise UnsupportedPixels(f"the object is cut short: {words}") from error
     except FrameDamaged as error:
         raise UnsupportedPixels(_DAMAGED) from error
     except DecoderInterrupted as error:
@@ -324,32 +339,44 @@ def _padding(
 ) -> NDArray[np.bool_]:
     """Tell which cells are Pixel Padding (PS3.3 C.7.5.1.1.2).
 
-    A value beyond the stored bits is meant for the whole cell, as some writers fill it. Where no pixel is such a cell,
-    it is compared with the stored values.
+    Its bits count, whatever sign it was written with. A value beyond the stored bits is meant for the whole cell, as
+    some writers fill it. Where no pixel is such a cell, it is compared with the stored values, if it can be one.
     """
     first = integer(dataset, "PixelPaddingValue")
     if first is None:
         return np.zeros(stored.shape, np.bool_)
     last = integer(dataset, "PixelPaddingRangeLimit")
-    ends = (first, first if last is None else last)
-    whole = order.astype(np.int32)
-    if layout.signed:
-        whole -= (whole >> (layout.allocated - 1)) << layout.allocated
-    inside = _between(whole, [_wrapped(end, layout.allocated, layout) for end in ends])
-    if counts[inside].any():
-        return inside
-    return _between(stored, [_wrapped(_wrapped(end, layout.allocated, layout), layout.stored, layout) for end in ends])
+    ends = [first, first if last is None else last]
+    signed = layout.signed or min(ends) < 0  # a range that was written with signs goes through 0
+    if all(_fits(end, layout.allocated) for end in ends):
+        inside = _between(order.astype(np.int32), ends, layout.allocated, signed=signed)
+        if counts[inside].any():
+            return inside
+    # Of the negative ones, unsigned pixels have all bits or none: nobody pads with a value in the midst.
+    may_be_stored = all(_fits(end, layout.stored) and (layout.signed or _signed(end) >= -1) for end in ends)
+    if not may_be_stored:
+        return np.zeros(stored.shape, np.bool_)
+    return _between(stored, ends, layout.stored, signed=signed)
 
 
-def _between(values: NDArray[np.int32], ends: list[int]) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = (values >= min(ends)) & (values <= max(ends))
+def _between(cells: NDArray[np.int32], ends: list[int], bits: int, *, signed: bool) -> NDArray[np.bool_]:
+    """Tell which cells lie within a range, all taken as numbers of so many bits, with a sign or without."""
+    sign = np.int32(1 << (bits - 1) if signed else 0)
+    mask = (1 << bits) - 1
+    values = ((cells & mask) ^ sign) - sign
+    low, *_, high = sorted(int(((end & mask) ^ int(sign)) - int(sign)) for end in ends)
+    inside: NDArray[np.bool_] = (values >= low) & (values <= high)
     return inside
 
 
-def _wrapped(value: int, bits: int, layout: _Layout) -> int:
-    """Return a padding value with the sign of the pixels: a writer that gave it the other VR meant the same bits."""
-    value %= 1 << bits
-    return value - (1 << bits) if layout.signed and value >> (bits - 1) else value
+def _fits(end: int, bits: int) -> bool:
+    """Tell whether a padding value, signed or not, is one of so many bits."""
+    return -(1 << (bits - 1)) <= _signed(end) < 1 << bits or 0 <= end < 1 << bits
+
+
+def _signed(end: int) -> int:
+    """Return a padding value as the signed number of its 16 bits."""
+    return ((end & 0xFFFF) ^ 0x8000) - 0x8000
 
 
 def _aspect(dataset: Dataset) -> float:

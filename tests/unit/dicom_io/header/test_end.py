@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.encaps import get_frame
@@ -122,6 +123,76 @@ def test_what_is_no_grey_image_is_not_measured(tmp_path: Path, attributes: dict[
     path = tmp_path / "short.dcm"
     dataset.save_as(path, enforce_file_format=True)
     assert read_arrived(path).Modality == "DX"
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("start", [b"\xfe\xff\x00\xe0\0\0\0\0", b"\xff\xd8\xff\xc3", b"\xff\x4f\xff\x51\0\0"])
+def test_what_is_compressed_under_a_native_syntax_is_not_cut_short(tmp_path: Path, syntax: str, start: bytes) -> None:
+    """It is refused for what it is, when it is read."""
+    dataset = chest("the end")
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
+    dataset.PixelData = start + bytes(500)
+    path = tmp_path / "compressed.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    assert read_arrived(path).Modality == "DX"
+    with pytest.raises(CxrdError, match="under a native transfer syntax"):
+        render(read_dataset(path))
+
+
+def test_what_is_not_encapsulated_under_its_own_syntax_is_not_cut_short(tmp_path: Path) -> None:
+    dataset = chest("the end")
+    dataset.compress(RLELossless)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    path = tmp_path / "bare.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    data = path.read_bytes()
+    place = data.index(b"\xe0\x7f\x10\x00OB")
+    path.write_bytes(data[: place + 8] + struct.pack("<I", len(frame)) + frame)
+    assert read_arrived(path).Modality == "DX"
+    with pytest.raises(CxrdError, match="the compressed image is not encapsulated"):
+        render(read_dataset(path))
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_length_beyond_the_end_where_no_pixel_is_missing(tmp_path: Path, syntax: str) -> None:
+    dataset = chest("the end")
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
+    dataset.PixelData += bytes(100)
+    path = tmp_path / "long.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    whole = render(read_dataset(path)).values
+    path.write_bytes(path.read_bytes()[:-50])
+    assert read_arrived(path).Modality == "DX"
+    assert np.array_equal(render(read_dataset(path)).values, whole)
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(ObjectCutShort):
+        read_arrived(path)
+
+
+@pytest.mark.parametrize("defined", [False, True])
+def test_a_header_that_ends_within_a_sequence_or_a_length(tmp_path: Path, defined: bool) -> None:
+    dataset = chest("the end")
+    request = Dataset()
+    request.RequestedProcedureDescription = "x" * 60
+    request.is_undefined_length_sequence_item = not defined
+    dataset.RequestAttributesSequence = [request]
+    dataset["RequestAttributesSequence"].is_undefined_length = not defined
+    path = tmp_path / "whole.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    data = path.read_bytes()
+    pixels = data.index(b"\xe0\x7f\x10\x00O")
+    for length in (data.index(b"x" * 60) + 20, pixels - 1, pixels + 9, pixels + 11):
+        for read in (arrived, lambda folder, part: read_dataset(_put(folder, part))):
+            with pytest.raises(ObjectCutShort, match=f"cut short at {length}"):
+                read(tmp_path, data[:length])
+
+
+def _put(folder: Path, data: bytes) -> Path:
+    path = folder / "put.dcm"
+    path.write_bytes(data)
+    return path
 
 
 @pytest.mark.parametrize("tail", [bytes(2), bytes(512), b"\xfc\xff\xfc\xffOB\0\0\x40\0\0\0" + bytes(64), bytes(7)])

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from dicom_io.errors import UnsupportedPixels
 from dicom_io.pixels.fragments import ITEM, frame_of
@@ -93,6 +100,69 @@ def test_several_frames_are_refused(count: bytes) -> None:
     dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(count), count, 0, False, True)
     with pytest.raises(UnsupportedPixels, match="frames: only a single frame"):
         render(dataset)
+
+
+@pytest.mark.parametrize("count", [b"0 ", b"", b"x "])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+@pytest.mark.filterwarnings("ignore")
+def test_two_frames_that_nobody_counts_are_not_one(syntax: UID, count: bytes) -> None:
+    dataset = grey()
+    dataset.compress(syntax, generate_instance_uid=False)
+    frame = frame_of(dataset.PixelData)
+    dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(count), count, 0, False, True)
+    dataset.PixelData = item(b"") + item(frame) + item(frame)
+    with pytest.raises(UnsupportedPixels, match="number of frames is not stated, and 2 code streams"):
+        render(dataset)
+    half = len(frame) // 4 * 2
+    dataset.PixelData = item(b"") + item(frame[:half]) + item(frame[half:])
+    assert render(dataset).blank == ""
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_items_that_happen_to_have_an_image_s_size_are_no_pixels(syntax: UID) -> None:
+    dataset = grey()
+    size = len(dataset.PixelData)
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.PixelData = item(b"") + item(frame_of(dataset.PixelData).ljust(size - 16, b"\0"))
+    assert len(dataset.PixelData) == size
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    with pytest.raises(UnsupportedPixels, match="encapsulated pixel data under a native transfer syntax"):
+        render(dataset)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_a_bare_code_stream_is_named(syntax: UID) -> None:
+    dataset = grey(rows=128)
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.PixelData = frame_of(dataset.PixelData)
+    with pytest.raises(UnsupportedPixels, match="the compressed image is not encapsulated"):
+        render(dataset)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.Rows = 4096
+    with pytest.raises(UnsupportedPixels, match="a compressed image under a native transfer syntax"):
+        render(dataset)
+
+
+@pytest.mark.parametrize(("rest", "read"), [(bytes(9000), True), (b"\1" * 100, True), (b"\1" * 20_000, False)])
+def test_data_of_a_further_frame_is_no_padding(rest: bytes, read: bool) -> None:
+    """Eight bits are allocated and sixteen are there, say: what is read would be no picture."""
+    dataset = grey(bits=8, allocated=8)
+    dataset.PixelData += rest
+    if read:
+        assert render(dataset).blank == ""
+    else:
+        with pytest.raises(UnsupportedPixels, match="bytes of pixel data, where one frame has 6144"):
+            render(dataset)
+
+
+def test_a_frame_in_rle_that_ends_between_two_fragments_is_cut_short() -> None:
+    dataset = grey()
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    frame = frame_of(dataset.PixelData)
+    for length in (64, 80, len(frame) // 2, len(frame) - 20):
+        dataset.PixelData = item(b"") + item(frame[:length])
+        with pytest.raises(UnsupportedPixels, match=f"cut short: {length} bytes of RLE Lossless hold fewer pixels"):
+            render(dataset)
 
 
 def test_fragments_are_counted() -> None:

@@ -18,7 +18,7 @@ from worker.demo.phantom import draw
 
 CHEST = draw(seed=2, rows=200, cols=180).astype(np.uint16) * 16
 CURVE = np.rint(4095 * (np.arange(4096) / 4095) ** 1.5).astype(np.uint16)
-WINDOW = {"WindowCenter": "2048", "WindowWidth": "4096"}
+WINDOW: dict[str, Any] = {"WindowCenter": "2048", "WindowWidth": "4096"}
 
 
 def table(data: bytes, descriptor: list[int], vr: str = "OW") -> Dataset:
@@ -65,7 +65,7 @@ def test_width_follows_from_stated_bits_and_length_together(name: str) -> None:
 def test_packed_bytes_in_big_endian(kind: str) -> None:
     steps = (np.arange(4096) % 2 * 128).astype(np.uint16)  # neighbours differ, so that their order shows
     data = packed(steps) if kind == "OB" else packed(steps.reshape(-1, 2)[:, ::-1])
-    pixels = CHEST | (CHEST >> 4 & 1)
+    pixels = (CHEST | (CHEST >> 4 & 1)).astype(np.uint16)
     dataset = radiograph(pixels, uid_seed="big", modality="CR", WindowCenter=None, WindowWidth=None)
     dataset.PixelData = pixels.astype(">u2").tobytes()
     dataset.VOILUTSequence = [table(data, [4096, 0, 8], kind)]
@@ -86,7 +86,7 @@ def test_the_first_item_that_is_a_table_counts() -> None:
 def test_first_value_has_the_sign_of_what_the_rescaling_makes() -> None:
     """Pixels may be signed and their rescaled values not: 40,000 is then no negative number (C.11.2.1.1)."""
     signed = (CHEST.astype(np.int32) - 2048).astype(np.int16).view(np.uint16)
-    rescaled = {"PixelRepresentation": 1, "RescaleSlope": "1", "RescaleIntercept": "42048"}
+    rescaled: dict[str, Any] = {"PixelRepresentation": 1, "RescaleSlope": "1", "RescaleIntercept": "42048"}
     for first in (40_000, 40_000 - 65_536):
         values = shown(table(words(CURVE), [4096, first, 12]), pixels=signed, BitsStored=16, HighBit=15, **rescaled)
         assert np.abs(values - MEANT).max() < 1e-6

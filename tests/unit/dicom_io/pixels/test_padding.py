@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from dicom_io.objects.radiograph import radiograph
 from dicom_io.pixels.render import render
@@ -82,6 +84,54 @@ def test_a_pixel_of_the_padding_s_lower_bits_is_none(bits: int, vr: str, value: 
     values = render(dataset).values
     assert not values[PADDED].any()
     assert values[100, 100] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "vr", "value"),
+    [
+        (12, False, "SS", -2000),  # 2096 in the lower bits
+        (12, False, "US", 63536),
+        (12, False, "SS", -2048),
+        (10, False, "US", 40_000),
+        (12, True, "SS", -32768),  # 0 in the lower bits
+        (12, True, "US", 32768),
+    ],
+)
+def test_a_value_that_no_pixel_can_have_is_no_pixel_s_lower_bits(bits: int, signed: bool, vr: str, value: int) -> None:
+    ramp = np.arange(CHEST.size).reshape(CHEST.shape) % (1 << bits)
+    dataset = image(0, bits=bits, signed=signed)
+    dataset.PixelData = ramp.astype(np.uint16).tobytes()
+    expected = render(dataset).values
+    dataset.add_new("PixelPaddingValue", vr, value)
+    assert np.array_equal(render(dataset).values, expected)
+
+
+@pytest.mark.parametrize(("bits", "cell"), [(16, 63536), (16, 0), (16, 0xFFFF), (12, 63536), (12, 0)])
+def test_a_range_through_0_of_unsigned_pixels(bits: int, cell: int) -> None:
+    dataset = image(cell, bits=bits, signed=False)
+    dataset.add_new("PixelPaddingValue", "SS", -2000)
+    dataset.add_new("PixelPaddingRangeLimit", "SS", 0)
+    shown = render(dataset)
+    assert shown.blank == ""
+    assert not shown.values[PADDED].any()
+    assert shown.values[~PADDED].max() > 0.98
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW", "UN", "SL", "DS"])
+def test_padding_of_another_representation(vr: str) -> None:
+    data = {"SL": (-2000).to_bytes(4, "little", signed=True), "DS": b"-2000 "}.get(vr, (63536).to_bytes(2, "little"))
+    dataset = image(63536, bits=16, signed=False)
+    dataset[0x00280120] = RawDataElement(Tag(0x00280120), vr, len(data), data, 0, False, True)
+    assert not render(dataset).values[PADDED].any()
+
+
+def test_8_bits_have_no_padding_of_16() -> None:
+    pixels = (CHEST >> 4).astype(np.uint8)
+    pixels[100, 100] = 63536 & 0xFF
+    made = radiograph(pixels, uid_seed="padding", modality="CR", WindowCenter=None, WindowWidth=None)
+    expected = render(made).values
+    made.add_new("PixelPaddingValue", "US", 63536)
+    assert np.array_equal(render(made).values, expected)
 
 
 def test_bits_above_the_stored_ones_do_not_hide_padding() -> None:
