@@ -153,7 +153,7 @@ def _voi(grayscale: Dataset, window: tuple[float, float] | None) -> Dataset | No
     """Return the first VOI LUT or window of the source, or the one that was used instead."""
     item = Dataset()
     if window is not None:
-        item.WindowCenter, item.WindowWidth = (_decimal(round(value, 3)) for value in window)
+        item.WindowCenter, item.WindowWidth = (_decimal(round(value, 9)) for value in window)
         return item
     table = _table(grayscale, "VOILUTSequence")
     if table is not None:
@@ -198,9 +198,9 @@ def _is_regular(item: Dataset, table: Table) -> bool:
     """Tell whether a LUT's data is what its descriptor states, in the value representations that there are for both."""
     stated = int(numbers(item, "LUTDescriptor")[2])
     words = table.size if stated > 8 else (table.size + 1) // 2
-    known = item["LUTDescriptor"].VR in ("US", "SS") and item["LUTData"].VR in ("US", "OW")
+    usual = item["LUTDescriptor"].VR in ("US", "SS") and item["LUTData"].VR in ("US", "OW")
     whole = lut_words(item).size == words and table.entries.size == table.size
-    return known and whole and 8 <= stated == table.bits
+    return usual and whole and 8 <= stated == table.bits
 
 
 def _write_table(copy: Dataset, table: Table, first: int, *, scaled: bool) -> None:
