@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,11 @@ _SHADES = 2
 # A shade is as wide as this part of the highest value, and at least so many values: noise is no contrast.
 _WIDTH = 1 / 1024
 _LEAST = 4.0
+# And it holds the medians of noise: they differ by 1.25 standard deviations of the pixels over the root of their
+# number, nineteen in twenty of them by twice as much to either side, and a little more where the noise is not quite
+# white. At a frame's edge they lie a standard deviation off.
+_NOISE = 1.25 * 2 * 2 * 1.2
+_LEAST_NOISE = 1.5
 
 Numbers = NDArray[np.integer] | NDArray[np.floating]
 
@@ -33,7 +40,7 @@ def blank(shape: tuple[int, int], stored: Numbers, displayed: Numbers, padding: 
     """Return in words why there is nothing to read in an image; empty where there is something.
 
     Whatever a window says, the image's own values count, in 32 × 32 fields by their medians: so neither noise nor
-    letters nor dead pixels make a picture of an even image, and no frame does.
+    letters nor dead pixels make a picture of an even image, no frame does, and no even slope of the exposure.
 
     Parameters
     ----------
@@ -47,24 +54,59 @@ def blank(shape: tuple[int, int], stored: Numbers, displayed: Numbers, padding: 
     rows, columns = shape
     if min(rows, columns) < FEWEST:
         return f"there is nothing to read: {rows} × {columns} pixels"
-    own = _medians(stored, padding)
-    top = float(np.abs(own).max(initial=0.0))
-    if not _has_contrast(own, max(_LEAST, top * _WIDTH)):
+    own = _fields(stored, padding)
+    top = float(np.abs(own.medians).max(initial=0.0))
+    pixels = min(rows * columns / _FIELDS**2, _PIXELS**2)  # of a field
+    width = max(_LEAST, top * _WIDTH, own.noise * max(_NOISE / pixels**0.5, _LEAST_NOISE))
+    if not (_has_contrast(own.medians, width) and _has_contrast(_uneven(own), width)):
         return "there is nothing to read: the image has no contrast"
-    shown = _medians(displayed, padding)
+    shown = _fields(displayed, padding).medians
     if not _has_contrast(shown, float(np.ptp(shown)) * _WIDTH if shown.size else 0.0):
         return "there is nothing to read: its Modality LUT or rescaling leaves no contrast"
     return ""
 
 
-def _medians(values: Numbers, padding: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    """Return the medians of the fields, in ascending order; those that are more than half padding are left out."""
+class _Fields(NamedTuple):
+    """The fields of an image that are not more than half padding.
+
+    Attributes
+    ----------
+    medians
+        Of their values, [fields].
+    places
+        Of their centres, across and down from -1 to 1, [fields, 2].
+    noise
+        How far the pixels of a field usually are from its median, as a standard deviation; of fields that are not even.
+    """
+
+    medians: NDArray[np.float64]
+    places: NDArray[np.float64]
+    noise: float
+
+
+def _fields(values: Numbers, padding: NDArray[np.bool_] | None) -> _Fields:
     fields = _by_field(np.asarray(values, np.float64))
+    ends = np.linspace(-1.0, 1.0, _FIELDS)
+    places = np.stack(np.meshgrid(ends, ends), axis=-1).reshape(-1, 2)
     if padding is not None and padding.any():
         outside = _by_field(padding.astype(np.float64)) > 0
         fields[outside] = np.nan
-        fields = fields[outside.mean(axis=1) <= 0.5]
-    return np.sort(np.nanmedian(fields, axis=1))
+        kept = outside.mean(axis=1) <= 0.5
+        fields, places = fields[kept], places[kept]
+    medians = np.nanmedian(fields, axis=1)
+    deviations = np.nanmedian(np.abs(fields - medians[:, np.newaxis]), axis=1)
+    deviations = deviations[deviations > 0]  # a frame has none
+    return _Fields(medians, places, 1.4826 * float(np.median(deviations)) if deviations.size else 0.0)
+
+
+def _uneven(fields: _Fields) -> NDArray[np.float64]:
+    """Return by how much the medians differ from an even slope, as an X-ray tube alone makes it (the heel effect)."""
+    if fields.medians.size == 0:
+        return fields.medians
+    across, down = fields.places.T
+    terms = np.stack([np.ones_like(across), across, down, across**2, across * down, down**2], axis=1)
+    slope: NDArray[np.float64] = terms @ np.linalg.lstsq(terms, fields.medians, rcond=None)[0]
+    return fields.medians - slope
 
 
 def _by_field(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -73,8 +115,8 @@ def _by_field(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _has_contrast(medians: NDArray[np.float64], width: float) -> bool:
-    """Tell whether enough of the medians, in ascending order, are of other shades than the most common ones."""
-    rest = medians
+    """Tell whether enough of the medians are of other shades than the most common ones."""
+    rest = np.sort(medians)
     for _ in range(_SHADES):
         if rest.size == 0:
             break

@@ -20,6 +20,8 @@ ROWS, COLUMNS = 300, 260
 RNG = np.random.default_rng(0)
 CHEST = draw(seed=2, rows=ROWS, cols=COLUMNS).astype(np.uint16) * 16
 EVEN = np.full((ROWS, COLUMNS), 2000, np.uint16)
+ACROSS = np.linspace(-1, 1, COLUMNS)[np.newaxis, :]
+DOWN = np.linspace(-1, 1, ROWS)[:, np.newaxis]
 NO_CONTRAST = "there is nothing to read: the image has no contrast"
 
 
@@ -63,6 +65,14 @@ NOTHING: dict[str, NDArray[Any]] = {
     "noise of 1": EVEN + RNG.integers(-1, 2, EVEN.shape),
     "noise of 3": EVEN + RNG.integers(-3, 4, EVEN.shape),
     "noise near 0": RNG.integers(0, 4, EVEN.shape),
+    "noise of 50": EVEN + RNG.normal(0, 50, EVEN.shape),
+    "noise of 300": EVEN + RNG.normal(0, 300, EVEN.shape),
+    "noise alone": RNG.integers(0, 4096, EVEN.shape),
+    "noise of 50 in a frame": framed(EVEN + RNG.normal(0, 50, EVEN.shape), 60, 0),
+    "noise, small": (EVEN + RNG.normal(0, 100, EVEN.shape))[:64, :64],
+    "a flat field": EVEN + np.linspace(-300, 100, COLUMNS) + RNG.normal(0, 40, EVEN.shape),
+    "a flat field, darker to its edges": EVEN - 500 * (ACROSS**2 + DOWN**2) + 200 * ACROSS,
+    "a slope of all values": EVEN + 1900 * DOWN,
     "a slight gradient": EVEN + np.linspace(0, 3, COLUMNS).astype(int),
     "two values at random": np.where(RNG.random(EVEN.shape) < 0.5, 1000, 1001),
     "two halves": np.where(np.arange(COLUMNS) < 130, EVEN, 3000),
@@ -96,6 +106,9 @@ PICTURES: dict[str, NDArray[Any]] = {
     "over-exposed": np.minimum(CHEST, 1500),
     "under-exposed": np.maximum(CHEST, 2000),
     "small": CHEST[::18, ::16],
+    "noisy": np.clip(CHEST + RNG.normal(0, 150, CHEST.shape), 0, 4095),
+    "noisy, low contrast": 1800 + CHEST // 20 + RNG.normal(0, 20, CHEST.shape),
+    "uneven": CHEST // 2 + 1000 + 900 * DOWN,
 }
 FORMS: dict[str, dict[str, Any]] = {
     "as it is": {},
