@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydicom.charset import convert_encodings, default_encoding, python_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from dicom_io.header.attributes import UNPARSED, is_valid, text, values
-from dicom_io.header.copied_items import STRICT, Copier, padded, swapped
+from dicom_io.header.copied_items import SIZES, STRICT, Copier, Text, padded, swapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableSequence
@@ -119,7 +119,7 @@ def copied_elements(header: Dataset) -> Copied:
     sets = values(header, "SpecificCharacterSet")
     if len(sets) > 1 or (sets and str(sets[0]).strip()):
         dataset.SpecificCharacterSet = sets
-    texts: list[bytes] = []
+    texts: list[Text] = []
     for keyword in COPIED:
         element = element_of(header, keyword, texts)
         if element is not None and _fits(header, keyword):
@@ -129,10 +129,13 @@ def copied_elements(header: Dataset) -> Copied:
             setattr(dataset, keyword, None)
     if not text(dataset, "BodyPartExamined"):
         dataset.Laterality = None  # whether the part is one of a pair is not known (PS3.3 C.7.3.1, type 2C)
-    return Copied(tuple(dataset.elements()), any(not _is_declared(each, sets) for each in texts))
+    return Copied(
+        tuple(dataset.elements()),
+        any(not _is_declared(each.value, sets if each.sets is None else each.sets) for each in texts),
+    )
 
 
-def _is_declared(value: bytes, sets: list[Any]) -> bool:
+def _is_declared(value: bytes, sets: Iterable[Any]) -> bool:
     """Tell whether a text can be in the character sets that are declared; what has code extensions is believed."""
     if value.isascii() and b"\x1b" not in value:
         return True
@@ -149,7 +152,7 @@ def _is_declared(value: bytes, sets: list[Any]) -> bool:
     return True
 
 
-def element_of(header: Dataset, keyword: str, texts: list[bytes] | None = None) -> Element | None:
+def element_of(header: Dataset, keyword: str, texts: list[Text] | None = None) -> Element | None:
     """Return a copy of an element, or None; a text that has not been decoded stays the bytes it is.
 
     A sequence comes encoded (`copied_items`); one without content is None. To `texts` is added what a character set
@@ -168,7 +171,7 @@ def element_of(header: Dataset, keyword: str, texts: list[bytes] | None = None) 
         if isinstance(element, RawDataElement) and isinstance(element.value, bytes | None):
             value = element.value or b""
             if vr in CUSTOMIZABLE_CHARSET_VR:
-                texts.append(value)
+                texts.append(Text(value))
             return _raw(tag, vr, padded(value if element.is_little_endian else swapped(value, vr), vr))
         return DataElement(tag, vr, header[tag].value)
     except UNPARSED:
@@ -200,6 +203,10 @@ def _fits(header: Dataset, keyword: str) -> bool:
     Texts and what an object must have are copied as they are, right or wrong: by them it is found beside its source.
     """
     vr = dictionary_VR(keyword)
-    if keyword in _REQUIRED or vr not in STRICT:
+    if keyword in _REQUIRED or (vr not in STRICT and vr not in SIZES):
         return True
-    return all(is_valid(vr, str(value)) for value in values(header, keyword))
+    all_values = values(header, keyword)
+    if vr in SIZES:  # a number that cannot be read is none; all of them are single
+        return len(all_values) == 1
+    single = dictionary_VM(keyword) == "1"
+    return all(is_valid(vr, str(value)) for value in all_values) and not (single and len(all_values) > 1)

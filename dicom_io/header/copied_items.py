@@ -7,17 +7,17 @@ declares would be lost by that, so items are encoded here, from the bytes that t
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydicom.charset import convert_encodings
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, EXPLICIT_VR_LENGTH_32
 
-from dicom_io.header.attributes import UNPARSED, is_valid, items
+from dicom_io.header.attributes import UNPARSED, is_valid, items, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableSequence
@@ -40,6 +40,13 @@ _CODE = (
 _REFERENCE = (("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"),)
 
 
+class Text(NamedTuple):
+    """A text as it stands in a header, and the character sets that its item declares; None: those of the header."""
+
+    value: bytes
+    sets: tuple[str, ...] | None = None
+
+
 class Copier:
     """Encodes items in explicit VR little endian.
 
@@ -49,8 +56,9 @@ class Copier:
         To it are added the values, as they stand in the header, that a character set decides about.
     """
 
-    def __init__(self, texts: list[bytes]) -> None:
+    def __init__(self, texts: list[Text]) -> None:
         self._texts = texts
+        self._sets: tuple[str, ...] | None = None
 
     def sequence(self, dataset: Dataset, tag: BaseTag, encodings: str | MutableSequence[str]) -> bytes:
         """Return the value of a sequence; empty where it is none, or holds nothing.
@@ -73,9 +81,12 @@ class Copier:
 
     def _item(self, item: Dataset, needs: tuple[tuple[str, ...], ...], encodings: str | MutableSequence[str]) -> bytes:
         """Return an item's elements; empty where it lacks what it needs, or all of its elements are empty."""
+        outer = self._sets
         if _SET in item:
-            encodings = convert_encodings(item[_SET].value)
+            self._sets = tuple(map(str, values(item, "SpecificCharacterSet")))
+            encodings = convert_encodings(list(self._sets))
         parts = dict(self._elements(item, encodings))
+        self._sets = outer
         holds = {keyword_for_tag(tag) for tag, (_, has_value) in parts.items() if has_value and tag != _SET}
         if not holds or (needs and not any(holds.issuperset(each) for each in needs)):
             return b""
@@ -114,8 +125,10 @@ class Copier:
             return None
         if vr in STRICT and not all(is_valid(vr, each) for each in _values(value)):
             return None
+        if vr in STRICT and dictionary_VM(tag) == "1" and b"\\" in value:
+            return None
         if vr in CUSTOMIZABLE_CHARSET_VR:
-            self._texts.append(value)
+            self._texts.append(Text(value, self._sets))
         return value
 
 

@@ -245,7 +245,10 @@ def _requests(copied: tuple[Element, ...]) -> tuple[Request, ...]:
 def _request(dataset: Dataset, item: Dataset) -> Request:
     """Return one order: what is not known, or no value of its kind, is empty."""
     elements = tuple(_of_order(dataset, item, keyword) for keyword in REQUEST)
-    return Request(elements, tuple(_codes(item, "RequestedProcedureCodeSequence")))
+    own = element_of(item, "SpecificCharacterSet")  # which its texts are written in
+    return Request(
+        (*elements, own) if own is not None else elements, tuple(_codes(item, "RequestedProcedureCodeSequence"))
+    )
 
 
 def _of_order(dataset: Dataset, item: Dataset, keyword: str) -> Element:

@@ -32,6 +32,7 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
@@ -190,6 +191,8 @@ def _request(source: SourceImage, order: Request) -> Dataset:
     item.StudyInstanceUID = UID(source.study_uid)
     item.ReferencedStudySequence = []
     put(item, order.elements)
+    if own := item.get("SpecificCharacterSet"):  # pydicom then writes its texts as they are
+        item.set_original_encoding(False, True, convert_encodings(own))
     item.RequestedProcedureCodeSequence = [_concept(each) for each in order.procedures]
     return item
 

@@ -35,7 +35,7 @@ _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
-_COPIED = frozenset(tag_for_keyword(keyword) for keyword in (*COPIED, *REQUEST))
+_COPIED = frozenset(tag_for_keyword(keyword) for keyword in (*COPIED, *REQUEST, "SpecificCharacterSet"))
 _NOT_HELD = (*BINARY, "PN", "SQ")
 
 

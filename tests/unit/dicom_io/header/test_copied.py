@@ -171,6 +171,59 @@ def test_an_item_s_own_character_set_stays_with_it() -> None:
     assert request.RequestedProcedureDescription == "Tórax"
 
 
+def test_and_in_documents_too() -> None:
+    nested = item(element(0x00080005, "CS", b"ISO_IR 192"), element(DESCRIPTION, "LO", "Tórax €".encode()))
+    other = item(element(DESCRIPTION, "LO", b"T\xf3rax "))
+    for character_set in (b"ISO_IR 100", b"ISO_IR 6"):
+        made = answered(source(nested, other, SpecificCharacterSet=character_set), kinds=get_args(Kind))
+        assert made.left_out == {}
+        for result in made.results:
+            again = pydicom.dcmread(BytesIO(result.data))
+            requests = again.get("RequestAttributesSequence") or again.ReferencedRequestSequence
+            assert [bytes_of(each, DESCRIPTION) for each in requests] == ["Tórax €".encode(), b"T\xf3rax"]
+            assert [each.get("SpecificCharacterSet") for each in requests] == ["ISO_IR 192", None]
+
+
+@pytest.mark.parametrize("outer", [None, b"ISO_IR 6"])
+def test_what_an_item_declares_is_declared(outer: bytes | None) -> None:
+    def remarks(own: bytes) -> tuple[str, ...]:
+        nested = item(element(0x00080005, "CS", own), element(DESCRIPTION, "LO", b"T\xf3rax "))
+        return source_image(source(nested, SpecificCharacterSet=outer)).remarks
+
+    assert remarks(b"ISO_IR 100") == ()
+    assert remarks(b"ISO_IR 192") == (UNDECLARED,)
+
+
+@pytest.mark.parametrize(
+    "name", [b"iso_ir 100", b"UTF-8", b"ISO-8859-1", b"latin1", b"windows-1252", b"ISO_IR 100 (Latin)"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_character_set_that_is_no_code_keeps_no_result_back(name: bytes) -> None:
+    original = source(item(element(DESCRIPTION, "LO", b"T\xf3rax ")), SpecificCharacterSet=name)
+    made = answered(original, kinds=get_args(Kind))
+    assert made.left_out == {}
+    for result in made.results:
+        again = pydicom.dcmread(BytesIO(result.data))
+        assert again.SpecificCharacterSet == name.decode()
+    assert source_image(original).remarks == (UNDECLARED,)
+
+
+UNFIT = {
+    "PregnancyStatus": ("US", [b"\1\0\2\0", b"\1", b"\1\0\2"]),
+    "BodyPartExamined": ("CS", [b"CHEST\\LUNG", b"chest "]),
+    "PatientWeight": ("DS", [b"70\\71 ", b"70kg"]),
+    "PatientAge": ("AS", [b"003Y\\004Y ", b"3"]),
+}
+
+
+@pytest.mark.parametrize(("keyword", "value"), [(each, value) for each in UNFIT for value in UNFIT[each][1]])
+def test_a_single_value_that_is_none_stays_behind(keyword: str, value: bytes) -> None:
+    original = source()
+    tag = Tag(keyword)
+    original[tag] = RawDataElement(tag, UNFIT[keyword][0], len(value), value, 0, False, True)
+    assert keyword not in copied(original)
+
+
 UNDECLARED_TEXTS = [
     (None, b"T\xf3rax ", True),
     (None, b"Thorax", False),
@@ -215,6 +268,7 @@ FILLER: list[tuple[str, list[bytes]]] = [
     ("a hollow sequence", [item(element(0x00321064, "SQ", item()), RP)]),
     ("a code without meaning", [item(element(0x00321064, "SQ", item(element(0x00080100, "SH", b"X1"))), RP)]),
     ("no number", [item(element(0x00400400, "LT", b""), element(0x00080060, "CS", b"not a code"), RP)]),
+    ("two values of one", [item(element(0x00080060, "CS", b"CR\\DX "), RP)]),
     ("a sequence that is text", [item(element(0x00321064, "LO", b"text"), RP)]),
     ("items of undefined length", [item(RP, undefined=True), item(undefined=True)]),
 ]
