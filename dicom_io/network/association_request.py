@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+NO_UID = "0"
+"""Stands for a UID that is empty, absent or none: no object, no class and no syntax has it."""
 MOST_BYTES = 262_144
 """Bytes of an A-ASSOCIATE-RQ: 128 contexts of 50 transfer syntaxes have 200,000, a Kerberos ticket comes on top."""
 MOST_CONTEXTS = 128
@@ -27,6 +29,10 @@ _KNOWN_IN_CONTEXT = (0x30, 0x40)
 _MAXIMUM_LENGTH, _VERSION_NAME = 0x51, 0x55
 _KNOWN_OF_USER = range(0x51, 0x5A)
 _TITLE = 16
+_CALLED, _CALLING = slice(10, 26), slice(26, 42)
+_TRANSFER_SYNTAX, _USER_IDENTITY = 0x40, 0x58
+_IDENTITY_TYPES = (b"\1", b"\2", b"\3", b"\4", b"\5")
+"""User names, passwords, tickets and tokens (PS3.7 D.3.3.7.1); we ask for none of them."""
 
 
 class MalformedRequest(ValueError):
@@ -67,8 +73,7 @@ def read_request(pdu: bytes) -> AssociationRequest:
             contexts += 1
             subitems = list(_items(value[4:]))
             count += len(subitems)
-            kept = [_item(each, content) for each, content in subitems if each in _KNOWN_IN_CONTEXT]
-            items.append(_item(kind, value[:4] + b"".join(kept)))
+            items.append(_item(kind, value[:4] + _context(value[:1], subitems)))
         elif kind == _USER_INFORMATION:
             items.append(_item(kind, _user_information(value)))
         elif kind == _APPLICATION_CONTEXT:
@@ -77,9 +82,36 @@ def read_request(pdu: bytes) -> AssociationRequest:
             raise MalformedRequest(f"more than {MOST_CONTEXTS} presentation contexts in one A-ASSOCIATE-RQ")
         if count > MOST_ITEMS:
             raise MalformedRequest(f"more than {MOST_ITEMS} items in one A-ASSOCIATE-RQ")
-    called, calling = pdu[10:26], pdu[26:42]
+    called, calling = pdu[_CALLED], pdu[_CALLING]
     body = pdu[6:10] + _stand_in(called) + _stand_in(calling) + pdu[42:_HEADER] + b"".join(items)
-    return AssociationRequest(title(calling), title(called), pdu[:2] + struct.pack(">I", len(body)) + body)
+    return AssociationRequest(*titles(pdu), pdu[:2] + struct.pack(">I", len(body)) + body)
+
+
+def _context(number: bytes, subitems: list[tuple[int, bytes]]) -> bytes:
+    """Return the sub-items of a presentation context without what is unknown.
+
+    Transfer syntaxes that are no UIDs are nobody's: they are left out, and where none is left, a stand-in that is not
+    known either has the context refused, and not the association.
+    """
+    if not number:
+        raise MalformedRequest("a presentation context without a number")
+    if not number[0] & 1:
+        raise MalformedRequest(f"presentation context {number[0]} has no odd number")
+    kept = [(kind, value) for kind, value in subitems if kind in _KNOWN_IN_CONTEXT]
+    kept = [(kind, value) for kind, value in kept if kind != _TRANSFER_SYNTAX or _is_uid(value)]
+    if all(kind != _TRANSFER_SYNTAX for kind, _ in kept):
+        kept.append((_TRANSFER_SYNTAX, NO_UID.encode()))
+    return b"".join(_item(kind, value) for kind, value in kept)
+
+
+def _is_uid(value: bytes) -> bool:
+    stripped = value.strip(b" \0")
+    return 0 < len(stripped) <= 64 and stripped.isascii()
+
+
+def titles(pdu: bytes) -> tuple[str, str]:
+    """Return calling and called AE title of an A-ASSOCIATE-RQ PDU as `title` writes them, as far as they are there."""
+    return title(pdu[_CALLING]), title(pdu[_CALLED])
 
 
 def title(raw: bytes) -> str:
@@ -110,6 +142,8 @@ def _user_information(value: bytes) -> bytes:
     for kind, stated in _items(value):
         content = _version_name(stated) if kind == _VERSION_NAME else stated
         if kind not in _KNOWN_OF_USER or (kind == _VERSION_NAME and not content):
+            continue
+        if kind == _USER_IDENTITY and content[:1] not in _IDENTITY_TYPES:
             continue
         is_bounded = is_bounded or kind == _MAXIMUM_LENGTH
         items += _item(kind, content)

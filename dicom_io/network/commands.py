@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from pynetdicom import _config as pynetdicom_config
 
-NO_UID = "0"
-"""Stands for a UID that is empty, absent or not of ASCII: no object and no class has it."""
+from dicom_io.network.association_request import NO_UID
+
 MOST_UID = 1024
 """Characters of a UID in a command that is answered with a status; one of more than 64 is no UID (PS3.5 9.1)."""
 _GROUP_LENGTH, _CLASS, _FIELD, _INSTANCE, _ORIGINATOR = 0x0000, 0x0002, 0x0100, 0x1000, 0x1030

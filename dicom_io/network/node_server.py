@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -25,13 +26,17 @@ from dicom_io.network import spool
 from dicom_io.network.admission import Admission
 from dicom_io.network.commands import mended
 from dicom_io.network.ending import Cause, Ending
-from dicom_io.network.status import CLASS_NOT_SUPPORTED
+from dicom_io.network.status import CLASS_NOT_SUPPORTED, DATASET_MISMATCH
 from dicom_io.network.tls import HandshakeFailed, accepted, say_goodbye
 from dicom_io.network.upper_layer import RELEASED_IN_TRANSFER, PeerLimits, UpperLayer
+from dicom_io.uids import digest
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
 
+log = structlog.get_logger("cxrd.scp")
+MOST_UID = 64
+"""Characters of a UID (PS3.5 9.1)."""
 MOST_COMMAND = 65_536
 """Bytes of a command set; real ones have some hundreds."""
 MOST_MESSAGE = 4 * 1024 * 1024
@@ -221,14 +226,21 @@ class NodeAssociation(Association):
 
     def _refuse_class(self, message: Any, context_id: int) -> None:
         """Answer that there is no such class (PS3.7 9.1.1.1.9), and drop the object."""
-        spool.drop(self, message._dataset_file)  # noqa: SLF001 - pynetdicom offers the file under this name only
+        file = message._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
+        spool.drop(self, file)
+        is_uid = len(message.AffectedSOPClassUID) <= MOST_UID
+        status, reason = (CLASS_NOT_SUPPORTED, "its SOP class is none of storage")
+        if not is_uid:
+            status, reason = DATASET_MISMATCH, f"its SOP class UID is longer than {MOST_UID} characters"
+        facts = {"sop": digest(str(message.AffectedSOPInstanceUID)), "calling_ae": self.ending.calling}
+        log.warning("refused", status=f"0x{status:04X}", reason=reason, bytes=file.size, **facts)
         answer = C_STORE()
         answer.MessageIDBeingRespondedTo = message.MessageID
         answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = (
             message.AffectedSOPClassUID,
             message.AffectedSOPInstanceUID,
         )
-        answer.Status = CLASS_NOT_SUPPORTED
+        answer.Status = status
         self.dimse.send_msg(answer, context_id)
 
 

@@ -17,7 +17,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import A_P_ABORT
 
-from dicom_io.network.association_request import MOST_BYTES, MalformedRequest, read_request
+from dicom_io.network.association_request import MOST_BYTES, MalformedRequest, read_request, titles
 from dicom_io.network.ending import Cause, Ending
 from dicom_io.network.pace import Pace
 from dicom_io.network.tls import received, say_goodbye
@@ -143,7 +143,7 @@ class UpperLayer(DULServiceProvider):
         try:
             super().run_reactor()
         except Exception as error:  # noqa: BLE001 - the border of the thread: pynetdicom's states have gaps
-            self._ending.note(Cause.MALFORMED, f"a PDU at the wrong moment ({type(error).__name__})")
+            self._ending.note(Cause.MALFORMED, f"a PDU that nothing can be done about ({type(error).__name__})")
             self._tell_of_abort(_UNSPECIFIED)
         finally:
             self._close()
@@ -232,9 +232,9 @@ class UpperLayer(DULServiceProvider):
         self.touch()
         try:
             if raw[0] == _REQUEST:
+                if self.state_machine.current_state == _OPEN:  # what cannot be read for the rest has them too
+                    self._ending.calling, self._ending.called = titles(bytes(raw))
                 request = read_request(bytes(raw))
-                if self.state_machine.current_state == _OPEN:
-                    self._ending.calling, self._ending.called = request.calling, request.called
                 raw = bytearray(request.pdu)
             pdu, event = self._decode_pdu(raw)
         except MalformedRequest as error:

@@ -67,6 +67,16 @@ def test_before_an_association(watched: Start, sent: bytes, cause: str, reason: 
     assert node.causes == [Cause(cause)]
 
 
+def test_a_request_that_cannot_be_read_is_told_with_its_titles(watched: Start) -> None:
+    node = watched()
+    with RawPeer(node.port) as peer:
+        peer.send(request("M\xdcLLER".encode("latin-1"), further=b"\x20\0\0\x04\x04\0\0\0"))
+        assert peer.answer()[0] == ABORT
+    line = node.line()
+    assert line["reason"] == "presentation context 4 has no odd number"
+    assert (line["calling_ae"], line["called_ae"]) == (r"M\xdcLLER", "CXRD")
+
+
 @pytest.mark.parametrize(
     ("sent", "cause", "reason"),
     [

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.network.conftest import WatchedNode
 from tests.support.raw_peer import (
@@ -71,13 +72,20 @@ def test_an_impossible_uid_gets_a_status_and_the_association_goes_on(watched: St
         assert peer.answer()[0] == RELEASED
 
 
-@pytest.mark.parametrize("sop_class", ["1.2.3.4.5", "1.2." + "9" * 70, "1.2.840.10008.5.1.4.1.2.2.1", ""])
-def test_a_request_that_names_no_storage_class_gets_a_status_too(watched: Start, sop_class: str) -> None:
+@pytest.mark.parametrize(
+    ("sop_class", "status"),
+    [("1.2.3.4.5", 0x0122), ("1.2." + "9" * 62, 0xA900), ("1.2.840.10008.5.1.4.1.2.2.1", 0x0122), ("", 0x0122)],
+)
+def test_a_request_that_names_no_storage_class_gets_a_status_and_a_line_too(
+    watched: Start, sop_class: str, status: int
+) -> None:
     node = watched()
     with RawPeer(node.port) as peer:
         peer.associate()
         peer.send(fragment(3, store_command(b"1.2.3", sop_class=sop_class)) + fragment(2, b"an object"))
-        assert peer.status() == 0x0122
+        with capture_logs() as lines:
+            assert peer.status() == status
+        assert [line["status"] for line in lines if line["event"] == "refused"] == [f"0x{status:04X}"]
         peer.send(fragment(3, store_command(b"1.2.4")) + fragment(2, b"an object"))
         assert peer.status() == 0x0000
         assert len(node.arrivals) == 1

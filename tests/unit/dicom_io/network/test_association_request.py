@@ -82,14 +82,39 @@ def test_without_a_maximum_length_the_default_is_taken() -> None:
     [
         (pdu(1, bytes(20)), "an A-ASSOCIATE-RQ of 26 bytes"),
         (request()[:-3], "item 0x50 of the A-ASSOCIATE-RQ is cut short"),
+        (request(further=item(0x20, bytes([4, 0, 0, 0]))), "presentation context 4 has no odd number"),
+        (request(further=item(0x20, b"")), "a presentation context without a number"),
         (request(user=b"\x51\0"), "an item of the A-ASSOCIATE-RQ is cut short"),
-        (request(further=item(0x20, bytes(4)) * 128), "more than 128 presentation contexts in one A-ASSOCIATE-RQ"),
+        (
+            request(further=item(0x20, bytes([3, 0, 0, 0])) * 128),
+            "more than 128 presentation contexts in one A-ASSOCIATE-RQ",
+        ),
         (request(in_context=item(0x40, b"") * 16000, further=item(0x40, b"") * 400), "more than 16384 items"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_words(data: bytes, words: str) -> None:
     with pytest.raises(MalformedRequest, match=words):
         read_request(data)
+
+
+@pytest.mark.parametrize("syntax", ["1." + "2" * 64, "", " ", "1.2.\xe9", "1." + "2" * 500])
+def test_a_transfer_syntax_that_is_no_uid_is_left_out(syntax: str) -> None:
+    made = decoded(request(in_context=item(0x40, syntax.encode("latin-1"))))
+    assert made.presentation_context[0].transfer_syntax == ["1.2.840.10008.1.2.1"]
+
+
+@pytest.mark.parametrize("syntaxes", [b"", item(0x40, b""), item(0x40, b"1." + b"2" * 64)])
+def test_a_context_without_a_transfer_syntax_does_not_end_the_association(syntaxes: bytes) -> None:
+    context = item(0x20, bytes([3, 0, 0, 0]) + item(0x30, b"1.2.840.10008.5.1.4.1.1.1") + syntaxes)
+    made = decoded(request(further=context))
+    assert [each.transfer_syntax for each in made.presentation_context] == [["0"], ["1.2.840.10008.1.2.1"]]
+
+
+@pytest.mark.parametrize("kind", [0, 6, 9, 255])
+def test_a_user_identity_of_no_known_type_is_skipped(kind: int) -> None:
+    identity = item(0x58, bytes([kind, 0, 0, 1]) + b"a" + bytes(2))
+    user = item(0x51, struct.pack(">I", 4096)) + item(0x52, b"1.2.3") + identity
+    assert [each.item_type for each in decoded(request(user=user)).user_information.user_data] == [0x51, 0x52]
 
 
 def test_a_request_that_is_well_formed_stays_as_it_is() -> None:

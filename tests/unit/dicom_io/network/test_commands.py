@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from dicom_io.network.commands import NO_UID, is_answerable, mended
+from dicom_io.network.association_request import NO_UID
+from dicom_io.network.commands import is_answerable, mended
 from tests.support.raw_peer import element, store_command
 
 ECHO = element(0, struct.pack("<I", 10)) + element(0x100, struct.pack("<H", 0x30))
