@@ -80,7 +80,7 @@ class Queue:
         least_tried_first
             Those with the fewest attempts first, and only then by priority.
         """
-        conditions = [*self._conditions(kinds, now, target, subject), _among(among, now)]
+        conditions = [*self._conditions(kinds, now, target, subject), _among(among, now, self._own())]
         order: list[Any] = [TaskRow.attempts] if least_tried_first else []
         order += [TaskRow.priority, TaskRow.subject.desc() if newest_first else TaskRow.id]
         # Looked at without the right to write first: an idle process must not wait for its turn again and again.
@@ -115,7 +115,7 @@ class Queue:
 
     def has_suspects(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
         """Return whether a task, of this target where one is named, waits that was in hand when a process died."""
-        return self._is_any(*self._conditions(kinds, now, target), _among("suspect", now))
+        return self._is_any(*self._conditions(kinds, now, target), _among("suspect", now, self._own()))
 
     def _conditions(
         self, kinds: Collection[Kind], now: dt.datetime, target: str | None = None, subject: int | None = None
@@ -138,6 +138,10 @@ class Queue:
             ours = TaskRow.id.in_([task.id for task in tasks]), TaskRow.token.in_({task.token for task in tasks})
             with self._database.writing() as connection:
                 connection.execute(update(TaskRow).where(*ours).values(lease_until=now + self.lease))
+
+    def _own(self) -> list[int]:
+        """Return the numbers of what this process has in hand."""
+        return [task.id for task in self.in_hand()]
 
     def in_hand(self) -> list[Task]:
         """Return what this process has in hand."""
@@ -234,10 +238,14 @@ def _ours(task: Task) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return TaskRow.id == task.id, TaskRow.token == task.token
 
 
-def _among(among: Among, now: dt.datetime) -> ColumnElement[bool]:
-    """Return which tasks can be had: those that wait, and those whose lease has run out."""
+def _among(among: Among, now: dt.datetime, own: Collection[int] = ()) -> ColumnElement[bool]:
+    """Return which tasks can be had: those that wait, and those whose lease has run out, but for what we have in hand.
+
+    Where a clock jumps, a machine was asleep or the database was away, our own leases run out too: the next beat
+    prolongs them, and nobody did anything wrong meanwhile.
+    """
     waits = TaskRow.state == TaskState.WAITING
-    run_out = and_(TaskRow.state == TaskState.LEASED, TaskRow.lease_until <= now)
+    run_out = and_(TaskRow.state == TaskState.LEASED, TaskRow.lease_until <= now, TaskRow.id.not_in(list(own)))
     if among == "fresh":
         return and_(waits, TaskRow.crashes == 0)
     return or_(run_out, waits if among == "any" else and_(waits, TaskRow.crashes > 0))

@@ -305,17 +305,31 @@ def test_a_lease_that_ran_out_counts_until_somebody_else_has_it(ledger: Ledger) 
     filled(ledger, 1)
     queue = Queue(ledger)
     (task,) = queue.claim(NEW, NOON)
-    assert queue.has_suspects(NEW, OVER)
+    assert Queue(ledger).has_suspects(NEW, OVER)
     with ledger.writing() as connection:
         queue.finish(connection, task)
     assert task_row(ledger, 1) is None
 
 
+def test_what_we_have_in_hand_is_not_taken_a_second_time(ledger: Ledger) -> None:
+    """Leases also run out where a clock jumps, or where the database is away while a thread of ours goes on."""
+    filled(ledger, 1, 2)
+    queue = Queue(ledger)
+    (first, _) = queue.claim(NEW, NOON, limit=2)
+    assert not queue.has_suspects(NEW, OVER)
+    assert claimed(queue, OVER, among="any") == claimed(queue, OVER, among="suspect") == []
+    queue.renew(OVER)
+    assert claimed(Queue(ledger), OVER, among="any") == []
+    queue.forget(first)
+    assert claimed(queue, OVER + LEASE * SECOND, among="any") == [1]
+
+
 def test_who_lost_a_lease_to_another_thread_leaves_it_that_one_s(ledger: Ledger) -> None:
-    """A process may take a task again that it still has in hand, as after an outage of the database."""
+    """A thread that an error has met lets go of what it had, perhaps when another one has it already."""
     filled(ledger, 1)
     queue = Queue(ledger)
     (first,) = queue.claim(NEW, NOON)
+    queue.forget(first)
     (second,) = queue.claim(NEW, OVER, among="any")
     with pytest.raises(LeaseLost), ledger.writing() as connection:
         queue.finish(connection, first)
@@ -373,9 +387,10 @@ def test_what_lies_in_another_store_is_left_to_those_who_can_read_it(ledger: Led
     assert claimed(here) == [1, 3]
     assert here.has_due(NEW, NOON)
     assert claimed(anywhere) == [2]
-    assert claimed(here, OVER, among="suspect") == [1, 3]
-    assert not here.has_suspects(NEW, OVER)
-    assert anywhere.has_suspects(NEW, OVER)
+    after = Queue(ledger, store="here")  # started when that one had died
+    assert claimed(after, OVER, among="suspect") == [1, 3]
+    assert not after.has_suspects(NEW, OVER)
+    assert Queue(ledger).has_suspects(NEW, OVER)
     with ledger.writing() as connection:
         connection.execute(text("DELETE FROM task WHERE subject = 3"))
     # Nor is what it cannot read in the way of what it can.
