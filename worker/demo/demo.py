@@ -120,8 +120,7 @@ def drawn_radiographs() -> dict[str, Dataset]:
         name = f"phantom-{number}{'-opacity' if opacity else ''}"
         pixels = draw_child(seed, opacity=opacity)
         spacing = [round(240 / pixels.shape[0], 4)] * 2  # a child's chest and what is around it: some 24 cm
-        sizes = {"PixelSpacing": spacing, "ImagerPixelSpacing": spacing}
-        drawn[name] = radiograph(pixels, uid_seed=f"demo-{name}", **sizes)
+        drawn[name] = radiograph(pixels, uid_seed=f"demo-{name}", PixelSpacing=spacing, ImagerPixelSpacing=spacing)
     return drawn
 
 
