@@ -24,6 +24,8 @@ _LEAST = 4.0
 # white. At a frame's edge they lie a standard deviation off.
 _NOISE = 1.25 * 2 * 2 * 1.2
 _LEAST_NOISE = 1.5
+# In smaller images neighbours differ by what they show, and nobody can tell that from noise.
+_FEWEST_IN_FIELD = 16
 
 Numbers = NDArray[np.integer] | NDArray[np.floating]
 
@@ -57,7 +59,9 @@ def blank(shape: tuple[int, int], stored: Numbers, displayed: Numbers, padding: 
     own = _fields(stored, padding)
     top = float(np.abs(own.medians).max(initial=0.0))
     pixels = min(rows * columns / _FIELDS**2, _PIXELS**2)  # of a field
-    width = max(_LEAST, top * _WIDTH, own.noise * max(_NOISE / pixels**0.5, _LEAST_NOISE))
+    width = max(_LEAST, top * _WIDTH)
+    if pixels >= _FEWEST_IN_FIELD:
+        width = max(width, own.noise * max(_NOISE / pixels**0.5, _LEAST_NOISE))
     if not (_has_contrast(own.medians, width) and _has_contrast(_uneven(own), width)):
         return "there is nothing to read: the image has no contrast"
     shown = _fields(displayed, padding).medians
