@@ -20,6 +20,7 @@ a log, an audit row or onto a terminal as they are.
         ├── OutOfResources      disk full, ledger locked
         ├── PeerUnavailable     a destination that does not answer, or is busy
         │   ├── AssociationRejected   it answers, and rejects our association
+        │   ├── NotSecure             there is no TLS with it: a certificate does not hold, or is refused
         │   └── AssociationLost       it broke off, or did not answer, while it had one object in hand
         └── NotNow              a peer that does not take this one thing now; others may pass
 """
@@ -93,6 +94,10 @@ class PeerUnavailable(Retryable):
 
 class AssociationRejected(PeerUnavailable):
     """A peer answers, and rejects our association."""
+
+
+class NotSecure(PeerUnavailable):
+    """There is no TLS with a peer: its certificate does not hold, or it refuses ours."""
 
 
 class AssociationLost(PeerUnavailable):

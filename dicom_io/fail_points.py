@@ -23,6 +23,7 @@ POINTS = (
     "sending",
     "sent not entered",
     "marked not deleted",
+    "told not entered",
     "migrating",
 )
 _FOLDER = os.environ.get("CXRD_TEST_FAIL_POINTS")

@@ -20,6 +20,9 @@ from worker.destination_settings import AeTitle, Destination, Kind, Name, Part
 from worker.scp_settings import Scp as Scp  # noqa: PLC0414 - a part of the settings, and taken from here
 from worker.setting_messages import in_words, unknown
 
+SyslogUrl = Annotated[str, StringConstraints(pattern=r"^((udp|tls)://[^\s/@]+)?$")]
+"""``udp://host:port`` or ``tls://host:port``; empty for none."""
+
 
 class Storage(Part):
     """Where received and produced objects lie."""
@@ -156,17 +159,47 @@ class Anchor(Part):
     """Where the head of the audit's chain is kept beside the database."""
 
     file: Path | None = None
-    syslog: Annotated[str, StringConstraints(pattern=r"^((udp|tls)://[^\s/@]+)?$")] = ""
+    syslog: SyslogUrl = ""
     ca_file: Path | None = None
     every: float = Field(3600.0, ge=1)
     key_file: Path | None = None
 
 
+class AuditSyslog(Part):
+    """Where DICOM audit messages go."""
+
+    url: SyslogUrl = ""
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    site: str = Field("", max_length=64)
+
+    @model_validator(mode="after")
+    def _a_certificate_has_a_key(self) -> AuditSyslog:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
 class Audit(Part):
-    """What the audit database may hold of a patient, and how its chain is anchored."""
+    """What the audit database may hold of a patient, how its chain is anchored, and who else is told."""
 
     patient_id: Literal["hash", "plain", "none"] = "hash"
     anchor: Anchor = Anchor()
+    syslog: AuditSyslog = AuditSyslog()
+
+    def anchored(self, folder: Path) -> Audit:
+        """Return it with its files meant from a folder."""
+        parts: dict[str, tuple[Anchor | AuditSyslog, tuple[str, ...]]] = {
+            "anchor": (self.anchor, ("file", "ca_file", "key_file")),
+            "syslog": (self.syslog, ("ca_file", "certificate", "key")),
+        }
+        changes = {}
+        for part, (values, names) in parts.items():
+            files = {name: getattr(values, name) for name in names}
+            files = {name: folder / path for name, path in files.items() if path is not None}
+            changes[part] = values.model_copy(update=files)
+        return self.model_copy(update=changes)
 
 
 class WorkerSettings(Part):
@@ -270,7 +303,7 @@ def shipped_config() -> Path:
 def load(path: Path | None = None, text: str | None = None) -> Settings:
     """Read settings from `path`, or ``./config.yaml``, or the shipped file; then the environment.
 
-    A relative `storage.folder`, `model.folder`, `ca_file` or file of `audit.anchor` starts at the folder of that file.
+    A relative `storage.folder`, `model.folder`, `ca_file` or file of `audit` starts at the folder of that file.
     With the shipped file it starts at the current folder.
 
     Raises
@@ -298,9 +331,7 @@ def _anchored(settings: Settings, base: Path) -> Settings:
     if model.folder is not None:
         model = model.model_copy(update={"folder": base / model.folder})
     destinations = tuple(each.anchored(base) for each in settings.destinations)
-    files = {name: getattr(settings.audit.anchor, name) for name in ("file", "ca_file", "key_file")}
-    files = {name: base / path for name, path in files.items() if path is not None}
-    audit = settings.audit.model_copy(update={"anchor": settings.audit.anchor.model_copy(update=files)})
+    audit = settings.audit.anchored(base)
     parts = {"scp": scp, "storage": storage, "model": model, "audit": audit, "destinations": destinations}
     return settings.model_copy(update=parts)
 

@@ -305,6 +305,8 @@ class NodeRequestHandler(RequestHandler):
             cause = Cause.CROWDED if handshake.reason else Cause.INSECURE if reason else Cause.SILENT
             ending.note(cause, reason or "the peer closed the connection before a TLS handshake")
             server.over(ending.tell())
+            if cause is Cause.INSECURE:
+                server.rejected("", ending.peer, reason)
             return False
         finally:
             server.admission.leave(handshake)
@@ -346,7 +348,8 @@ class NodeServer(ThreadedAssociationServer):
     limits, admission, over
         What each association gets; `over` is called with the cause of its end. Set before it serves.
     rejected
-        Called with calling AE title, address and our reason, for each association that is rejected.
+        Called with calling AE title, address and our reason, for each association that is rejected, and for each
+        connection without a TLS handshake; the title is empty then.
     tls
         What it speaks TLS by; None for none. The handshake is done in the thread of its connection.
     """

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pynetdicom import build_role, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -187,6 +189,14 @@ def study_query(query: Query) -> Dataset:
     identifier.AccessionNumber = query.accession_number
     identifier.StudyInstanceUID, identifier.ModalitiesInStudy = query.study_instance_uid, ""
     return identifier
+
+
+def encoded(identifier: Dataset) -> bytes:
+    """Return an identifier in Implicit VR Little Endian."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    write_dataset(buffer, identifier)
+    return buffer.getvalue()
 
 
 def series_query(study_instance_uid: str) -> Dataset:

@@ -128,7 +128,8 @@ class StorageNode:
     over
         Called with the cause of each association's end, in its thread.
     rejected
-        Called with calling AE title, address and our reason, for each association that is rejected.
+        Called with calling AE title, address and our reason, for each association that is rejected; with an empty title
+        for each TLS handshake that fails.
     commitment
         What it does about storage commitment; by default nothing, and the presentation context is not accepted.
     """

@@ -14,7 +14,7 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import AssociationLost, AssociationRejected, Declined, PeerUnavailable, RefusedByPeer
+from dicom_io.errors import AssociationLost, AssociationRejected, Declined, NotSecure, PeerUnavailable, RefusedByPeer
 from dicom_io.header.reading import read_dataset
 from dicom_io.network.address import address
 from dicom_io.network.answering_peer import bound
@@ -237,7 +237,7 @@ def associate(
             *most, last = sorted({UID(str(context.abstract_syntax)).name for context in contexts})
             raise RefusedByPeer(f"the peer does not accept {', '.join(most)}{' or ' * bool(most)}{last}")
         if tls and tls.fault:
-            raise PeerUnavailable(f"{address(peer.host, peer.port)}: {words_to_server(tls.fault)}")
+            raise NotSecure(f"{address(peer.host, peer.port)}: {words_to_server(tls.fault)}")
         raise (AssociationRejected if association.is_rejected else PeerUnavailable)(_why(association))
     try:
         yield association

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dicom_io.errors import InvalidSettings, PeerUnavailable
+from dicom_io.errors import InvalidSettings, NotSecure
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 """Of TLS 1.2; those of 1.3 are all of this kind (RFC 9325 4.2)."""
@@ -280,14 +280,14 @@ def secured(connection: socket.socket, host: str, context: ssl.SSLContext, who: 
 
     Raises
     ------
-    PeerUnavailable
+    NotSecure
         There is no handshake, or the certificate does not hold; the message says what is wrong with it.
     """
     try:
         return context.wrap_socket(connection, server_hostname=host)
     except OSError as error:
         connection.close()
-        raise PeerUnavailable(f"{who}: {words_to_server(error)}") from error
+        raise NotSecure(f"{who}: {words_to_server(error)}") from error
 
 
 def words_to_server(error: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.uid import RLELossless
+from sqlalchemy import text
 
 from dicom_io.objects.common import encode
 from tests.support.models import variant
@@ -23,6 +25,7 @@ from worker.destination_settings import DicomDestination, DicomwebDestination
 from worker.engines.daemon import Daemon
 from worker.health import check
 from worker.ledger.queries import Filter, findings
+from worker.ledger.receipts import Ledger
 from worker.settings import Settings
 
 
@@ -117,6 +120,16 @@ def test_results_go_to_a_dicomweb_server(daemon: Callable[..., Daemon], tmp_path
         orthanc.stop()
 
 
+def require_searches(ledger: Ledger, count: int, how: str, patient_key: str) -> None:
+    """Hold the audit to what was searched for: each row of a table is a search."""
+    with ledger.reading() as connection:
+        details = connection.scalars(text("SELECT detail FROM event WHERE kind = 'queried'"))
+        searches = [json.loads(each) for each in details]
+    assert len(searches) == count
+    assert {each["how"] for each in searches} == {how}
+    assert {each["patient_key"] for each in searches} == {"", patient_key}, "the patient stands there as in receipts"
+
+
 @pytest.mark.parametrize("way", ["move", "get", "web"])
 def test_pull_fetches_what_the_archive_holds_once(
     way: str, daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -178,5 +191,6 @@ def test_pull_fetches_what_the_archive_holds_once(
                 source = sent[stored.AccessionNumber]
                 assert stored.file_meta.TransferSyntaxUID == source.file_meta.TransferSyntaxUID
                 assert stored.PixelData == source.PixelData
+        require_searches(worker.ledger, 12, "QIDO-RS" if way == "web" else "C-FIND", rows["P4"]["patient_key"])
     finally:
         orthanc.stop()

@@ -189,12 +189,12 @@ def verify(
         blobs = open_blobs(settings, ledger)
     verification = Verification(ledger.reading, begin)
     anchors = _anchors(settings, ledger, anchor)
-    problems = 0
+    problems, first = 0, ""
     with output.advancing("reading events") as (advance, end):
         for problem in chain(verification.problems(blobs, advance), anchors):
             end()
             output.line(problem)
-            problems += 1
+            problems, first = problems + 1, first or problem
     counts = verification.counts
     rows: list[tuple[str, object]] = [("Events checked", counts.events), ("Images checked", counts.images)]
     if files:
@@ -202,7 +202,20 @@ def verify(
     last, digest = counts.last
     output.counts([*rows, ("Last event", f"{last} {digest}"), ("Problems", problems)])
     if problems:
+        _alert(settings, f"cxrd audit verify: {first}; problems: {problems}")
         raise typer.Exit(2)
+
+
+def _alert(settings: Settings, description: str) -> None:
+    """Tell the collector of audit messages of what was found, where there is one."""
+    from worker.engines.reporter import tell_of_alteration
+    from worker.ledger.database import schema
+
+    if settings.audit.syslog.url:
+        try:
+            tell_of_alteration(settings, schema(settings).database, description)
+        except CxrdError as error:
+            output.line(f"No security alert was sent: {error}")
 
 
 def _anchors(settings: Settings, ledger: Ledger, file: Path | None) -> Iterator[str]:

@@ -9,12 +9,22 @@ from __future__ import annotations
 import datetime as dt
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
-from dicom_io.errors import AssociationLost, CxrdError, NotNow, PeerUnavailable, Permanent, RefusedByPeer, Retryable
+from dicom_io.errors import (
+    AssociationLost,
+    CxrdError,
+    NotNow,
+    NotSecure,
+    PeerUnavailable,
+    Permanent,
+    RefusedByPeer,
+    Retryable,
+)
 from dicom_io.fail_points import reached
 from dicom_io.network.status import SUCCESS, Verdict
 from dicom_io.uids import digest
@@ -164,7 +174,7 @@ class Courier(threading.Thread):
                 log.debug("no_further_session", destination=self.destination, reason=str(error))
                 self._rests_until = self._office.clock() + _REST
             else:
-                self._trip(str(error))
+                self._trip(str(error), type(error))
             return False
         finally:
             self._hand_back(in_hand)
@@ -340,30 +350,31 @@ class Courier(threading.Thread):
         may_be_one = is_lost or (error is None and not outcome.congested)
         is_down = is_probe or (not to_blame and (not may_be_one or in_a_row >= _IN_A_ROW))
         if is_down:
-            self._trip(outcome.reason)
+            self._trip(outcome.reason, error)
         elif error is not None:
             log.warning("session_lost", reason=outcome.reason, **self._log_fields(delivery))
         return is_down
 
     # ---- the breaker -------------------------------------------------------------------------------------------------
 
-    def _trip(self, reason: str) -> None:
+    def _trip(self, reason: str, error: type[CxrdError] | None) -> None:
         """Enter that the destination is down; the log and the audit hear of it once."""
         moment = self._office.clock()
         if self._office.breakers.trip(self.destination, reason, moment):
             log.warning("peer_unavailable", destination=self.destination, reason=reason)
-            self._record("destination_down", moment, reason)
+            facts = {"reason": reason} | ({"tls": False} if error is NotSecure else {})
+            self._record("destination_down", moment, facts)
 
     def _close(self) -> None:
         """Enter that the destination is there again."""
         moment = self._office.clock()
         if self._office.breakers.close(self.destination, moment):
             log.info("peer_available", destination=self.destination)
-            self._record("destination_up", moment)
+            self._record("destination_up", moment, {})
             self._office.enter(lambda: self._office.deliveries.let_go(self.destination, moment))
 
-    def _record(self, kind: str, moment: dt.datetime, reason: str = "") -> None:
-        self._office.enter(lambda: self._office.deliveries.destination_event(kind, self.destination, moment, reason))
+    def _record(self, kind: str, moment: dt.datetime, facts: Mapping[str, Any]) -> None:
+        self._office.enter(lambda: self._office.deliveries.destination_event(kind, self.destination, moment, facts))
 
     def _give_up(self, reason: str) -> None:
         """Fail what has waited too long for a destination that is down."""

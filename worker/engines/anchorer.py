@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import socket
-import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 
 from dicom_io.errors import CxrdError, OutOfResources
-from dicom_io.network.address import address
-from dicom_io.network.tls import client_context, secured
+from worker import syslog
 from worker.clock import now
 from worker.database.transactions import Database
 from worker.ledger import anchor
@@ -26,9 +22,6 @@ log = structlog.get_logger("cxrd.anchorer")
 
 _AGAIN = 60.0
 """Seconds until another attempt after one that failed."""
-_PRIORITY = 13 * 8 + 5
-"""Facility *log audit*, severity *notice* (RFC 5424, 6.2.1)."""
-_TIMEOUT = 10.0
 
 
 class Anchorer(threading.Thread):
@@ -91,7 +84,10 @@ class Anchorer(threading.Thread):
                 append(self._settings.file, words)
         finally:
             if self._settings.syslog:
-                send(self._settings.syslog, self._settings.ca_file, at, words)
+                collector = syslog.Collector(
+                    self._settings.syslog, "audit.anchor.syslog", ca_file=self._settings.ca_file
+                )
+                syslog.send(collector, [syslog.message(at, words, "anchor", syslog.AUDIT)])
         self._last = newest
         log.info("anchored", number=newest[0], digest=newest[1])
 
@@ -105,37 +101,3 @@ def append(path: Path, words: str) -> None:
             os.fsync(handle)
     except OSError as error:
         raise OutOfResources(f"audit.anchor.file {path}: {error.strerror}") from error
-
-
-def send(url: str, ca_file: Path | None, at: dt.datetime, words: str) -> None:
-    """Send a line to syslog (RFC 5424), by UDP (RFC 5426) or TLS (RFC 5425).
-
-    Parameters
-    ----------
-    url
-        ``udp://host:port`` or ``tls://host:port``.
-
-    Raises
-    ------
-    OutOfResources
-        It cannot be reached. That UDP arrives, nobody knows.
-    """
-    parts = urlsplit(url)
-    host, secure = parts.hostname or "", parts.scheme == "tls"
-    port = parts.port or (6514 if secure else 514)
-    stamp = at.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    message = f"<{_PRIORITY}>1 {stamp} {socket.gethostname() or '-'} cxrd {os.getpid()} anchor - {words}".encode()
-    where = address(host, port)
-    try:
-        if secure:
-            connection = socket.create_connection((host, port), timeout=_TIMEOUT)
-            with secured(connection, host, client_context(ca_file), where) as channel:
-                channel.sendall(f"{len(message)} ".encode() + message)
-            return
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as datagrams:
-            datagrams.sendto(message, place)
-    except ssl.SSLError as error:
-        raise OutOfResources(f"audit.anchor.syslog {where}: {error.reason}") from error
-    except OSError as error:
-        raise OutOfResources(f"audit.anchor.syslog {where}: {error.strerror or type(error).__name__}") from error

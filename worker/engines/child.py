@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
 from dicom_io.errors import CxrdError, Retryable
+from worker.engines import activity
 from worker.engines.reload import read_again, settings_file
 from worker.engines.watch import Watch, Watched
 from worker.ledger.receipts import Ledger
@@ -70,13 +71,15 @@ def run(make: Callable[[], Part], ready_fd: int | None = None, config: Path | No
     if ready_fd is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the supervisor leads
         threading.Thread(target=_follow_supervisor, args=(end,), name="supervisor", daemon=True).start()
+    is_alone = ready_fd is None
     try:
         part = make()
+        _record("started", part, is_alone=is_alone)
         watch = Watch(part, part.settings, part.ledger, part.check_store)
         watch.start()
         part.start()
     except Retryable as error:
-        if ready_fd is None:
+        if is_alone:
             raise
         log.error("start_failed", reason=str(error))
         sys.stdout.flush()
@@ -96,6 +99,7 @@ def run(make: Callable[[], Part], ready_fd: int | None = None, config: Path | No
         sys.stdout.flush()
         os._exit(STUCK)
     watch.ending()
+    _record("stopped", part, is_alone=is_alone)
     part.stop()
     # A thread that did not end in time must not hold up the exit; what it had in hand was handed back.
     sys.stdout.flush()
@@ -103,6 +107,12 @@ def run(make: Callable[[], Part], ready_fd: int | None = None, config: Path | No
     if starts_anew:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command, as it was given
     os._exit(0)
+
+
+def _record(kind: Literal["started", "stopped"], part: Part, *, is_alone: bool) -> None:
+    """Enter in the audit that a process which runs alone begins, or ends; else the supervisor does."""
+    if is_alone:
+        activity.record_event(kind, part.role, part.ledger, part.settings)
 
 
 def _take_up(part: Part, file: Path | None, *, is_supervised: bool) -> bool:

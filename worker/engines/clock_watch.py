@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from worker.clock import now
+from worker.ledger.audit_events import REPORT_MOST
 from worker.ledger.deliveries import LATER, RESENDS
 from worker.queue.breaker import Breakers
 from worker.queue.claim import Queue
@@ -51,6 +52,7 @@ class ClockWatch:
             Kind.REANALYSE: dt.timedelta(seconds=ANALYSIS_MOST),
             Kind.DELIVER: dt.timedelta(seconds=outbox.retry_max),
             Kind.COMMIT: dt.timedelta(seconds=commit),
+            Kind.REPORT: dt.timedelta(seconds=REPORT_MOST),
         }
         self._wall = wall
         self._steady = steady

@@ -23,6 +23,7 @@ from worker.engines.clock_watch import ClockWatch
 from worker.engines.heartbeat import Heartbeat
 from worker.engines.housekeeper import Housekeeper
 from worker.engines.outcome import Outcomes, hand_back
+from worker.engines.reporter import Reporter
 from worker.ledger.commitments import Commitments
 from worker.ledger.database import open_ledger
 from worker.ledger.deliveries import Deliveries
@@ -88,6 +89,7 @@ class Couriers:
         )
         self._housekeeper = Housekeeper(settings.storage, self.ledger, self._office.blobs, self.queue)
         self._anchorer = Anchorer(settings, self.ledger)
+        self._reporter = Reporter(settings, self.ledger, self.queue)
         watch = ClockWatch(self.queue, settings.outbox)
         self._heartbeat = Heartbeat(self.ledger, self.role, self.queue.owner, self.queue, self._detail, watch)
         self._bell = Bell(folder, self.role)
@@ -106,6 +108,7 @@ class Couriers:
         self._listener.start()
         self._housekeeper.start()
         self._anchorer.start()
+        self._reporter.start()
         log.info("delivering", destinations=self._served())
 
     def take_up(self, settings: Settings) -> bool:
@@ -126,6 +129,7 @@ class Couriers:
         for thread in (*threads, self._listener, self._housekeeper):
             if thread.ident is not None:
                 thread.join(max(0.1, until - time.monotonic()))
+        self._reporter.stop()  # of what the couriers did last, too
         hand_back(self.ledger, self.queue)
         self._heartbeat.stop()
         self._bell.close()
@@ -222,6 +226,9 @@ class Couriers:
         pauses = {"ledger": bool(self._outcomes.waits_for)}
         yield metrics.gauge("cxrd_paused", "1 while work waits for something that is out of order", pauses, "what")
         yield metrics.gauge("cxrd_tasks_in_hand", "Tasks in the hands of this process", len(self.queue.in_hand()))
+        if self._reporter.is_on:
+            words = "Events of the audit that no audit message was sent of yet"
+            yield metrics.gauge("cxrd_audit_messages_waiting", words, self._reporter.waiting)
         yield metrics.gauge("cxrd_destination_served", "0 where its settings cannot be followed", served, "destination")
 
     def _served(self) -> list[str]:

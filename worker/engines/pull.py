@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dicom_io.dicomweb.wado import web_archive
 from dicom_io.errors import InvalidSettings
 from dicom_io.network.query_retrieve import Get, Move, Query, archive
+from worker.clock import now
 from worker.defaults import MOST_WAITING
 from worker.deliver.dicom import node_of
 from worker.deliver.dicomweb import server_of
 from worker.destination_settings import DicomDestination, DicomwebDestination
 from worker.ledger.database import open_ledger
 from worker.receive.backfill import Step, are_dates, direct_receipt, fetch_series, find_series, read_queries
+from worker.storage.pseudonym import PatientKey
 
 if TYPE_CHECKING:
     from dicom_io.network.query_retrieve import Receipt
     from worker.destination_settings import Destination
+    from worker.ledger.receipts import Ledger
     from worker.receive.backfill import OpenArchive, SearchResult
     from worker.settings import Settings
 
@@ -93,7 +96,8 @@ def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch(
         open_archive = _way(
             destination, settings, request.get, lambda: stack.enter_context(direct_receipt(settings, ledger))
         )
-        series = _search(open_archive, searches, settings.rules.modalities, watch).series
+        asking = _entering(destination, settings, ledger)
+        series = _search(open_archive, searches, settings.rules.modalities, watch, asking).series
         if not request.dry_run:
             for step in fetch_series(open_archive, series, ledger, most_waiting=request.most_waiting):
                 watch.on_series(step)
@@ -129,11 +133,28 @@ def _way(destination: Destination, settings: Settings, get: bool, receipt: Calla
     return lambda: archive(node, by)
 
 
+def _entering(destination: Destination, settings: Settings, ledger: Ledger) -> Callable[[Query], None]:
+    """Return what enters in the audit that a search is sent; the patient stands there as in receipts."""
+    key = PatientKey(settings.storage.folder, settings.audit.patient_id, ledger.holds_patient_keys)
+    how = "QIDO-RS" if isinstance(destination, DicomwebDestination) else "C-FIND"
+
+    def enter(query: Query) -> None:
+        facts = asdict(query) | {"patient_key": key.of(query.patient_id), "destination": destination.name, "how": how}
+        del facts["patient_id"]
+        ledger.record_event("queried", now(), facts)
+
+    return enter
+
+
 def _search(
-    open_archive: OpenArchive, searches: list[tuple[str, Query]], modalities: tuple[str, ...], watch: PullWatch
+    open_archive: OpenArchive,
+    searches: list[tuple[str, Query]],
+    modalities: tuple[str, ...],
+    watch: PullWatch,
+    asking: Callable[[Query], None],
 ) -> SearchResult:
     queries = [each for _, each in searches]
-    result = find_series(open_archive, queries, modalities, lambda done: watch.on_search(done, len(searches)))
+    result = find_series(open_archive, queries, modalities, lambda done: watch.on_search(done, len(searches)), asking)
     # Of a search by options alone the number of series says enough.
     for place in result.without_match if len(searches) > 1 or searches[0][0] != _OPTIONS else ():
         watch.on_no_match(searches[place][0])

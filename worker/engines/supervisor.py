@@ -25,7 +25,7 @@ from dicom_io.errors import CxrdError
 from worker import metrics
 from worker.clock import now
 from worker.config_file import text_of
-from worker.engines import systemd
+from worker.engines import activity, systemd
 from worker.engines.heartbeat import remove_process
 from worker.engines.reload import open_text, read_again, settings_file
 from worker.engines.watch import Watch
@@ -116,6 +116,7 @@ class Supervisor:
             signal.signal(number, self._on_end)
         signal.signal(signal.SIGHUP, self._on_reload)
         log.info("starting", roles=list(ROLES), pid=os.getpid())
+        activity.record_event("started", self.role, self._ledger, self.settings)
         self._watch.start()
         self._watch.started()
         code = 0
@@ -131,6 +132,7 @@ class Supervisor:
             self._wait()
         systemd.notify("STOPPING=1")
         self._watch.ending()
+        activity.record_event("stopped", self.role, self._ledger, self.settings)  # while there is who tells of it
         self._end_all()
         self._watch.stop()
         self._lock.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -183,10 +183,9 @@ class Deliveries:
             numbers = list(connection.scalars(late.with_for_update(skip_locked=True)))
             connection.execute(update(TaskRow).where(TaskRow.id.in_(numbers)).values(due_at=now))
 
-    def destination_event(self, kind: str, destination: str, now: dt.datetime, reason: str = "") -> None:
+    def destination_event(self, kind: str, destination: str, now: dt.datetime, facts: Mapping[str, Any]) -> None:
         """Enter that a destination is down, or is there again."""
-        facts = {"destination": destination} | ({"reason": reason} if reason else {})
-        self._ledger.record_event(kind, now, facts)
+        self._ledger.record_event(kind, now, {"destination": destination, **facts})
 
     @staticmethod
     def _settle(

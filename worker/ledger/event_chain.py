@@ -91,9 +91,14 @@ def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int |
     at_end(connection, partial(_seal, kind=kind, at=at, receipt_id=receipt_id, body=body))
 
 
-def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int | None, body: str) -> None:
+def take_turn(connection: Connection) -> None:
+    """Have nobody else enter an event until the transaction ends."""
     if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyhow
         connection.execute(text("SELECT pg_advisory_xact_lock(7163547264)"))
+
+
+def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int | None, body: str) -> None:
+    take_turn(connection)
     previous = _last_digest(connection)
     # After the lock: who had it before us has written other rows about the same object.
     rows = None

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     DELIVER = "deliver"  # a delivery: to be sent to the destination that the target names
     COMMIT = "commit"  # a delivery: the destination is to commit to keeping it
     EXPIRE = "expire"  # nothing: what is kept no longer is to be deleted
+    REPORT = "report"  # an event: those after it are to be told of by syslog; the target is its digest
 
 
 class TaskState(StrEnum):

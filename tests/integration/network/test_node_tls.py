@@ -82,6 +82,7 @@ def test_who_is_not_let_in_is_told_in_a_line(watched: Start, ours: Pair, theirs:
         wait_for(lambda node=node: node.causes)  # type: ignore[misc]
         assert node.causes == [Cause.INSECURE]
         assert reason in node.reasons
+        assert node.rejected == [("", "127.0.0.1", reason)], "for the audit"
 
 
 def test_whom_we_do_not_call_is_told_in_a_line(watched: Start, ours: Pair, theirs: Pair, tmp_path: Path) -> None:

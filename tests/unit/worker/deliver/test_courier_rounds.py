@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from dicom_io.errors import AssociationLost, InvalidSettings, OutOfResources, PeerUnavailable, UnreadableObject
+from dicom_io.errors import (
+    AssociationLost,
+    InvalidSettings,
+    NotSecure,
+    OutOfResources,
+    PeerUnavailable,
+    UnreadableObject,
+)
 from dicom_io.network.status import Verdict
 from tests.support.ledgers import record_again, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
@@ -40,6 +48,7 @@ class Place:
 
     def __init__(self) -> None:
         self.down = ""
+        self.fault: type[PeerUnavailable] = PeerUnavailable
         self.sessions = 0
         self.got: list[str] = []
         self.answers: dict[str, list[Outcome | Exception]] = {}
@@ -52,7 +61,7 @@ class Place:
         assert due
         self.sessions += 1
         if self.down:
-            raise PeerUnavailable(self.down)
+            raise self.fault(self.down)
         yield self
 
     def carries(self, delivery: DueDelivery) -> bool:
@@ -226,6 +235,20 @@ def test_a_destination_that_is_down_is_asked_now_and_then_by_one(
     assert post.events() == ["destination_down", "destination_up"]
     said = capsys.readouterr().out
     assert (said.count("peer_unavailable"), said.count("peer_available")) == (1, 1)
+
+
+def test_the_audit_hears_that_a_destination_does_not_prove_itself(post: Post) -> None:
+    post.add(1)
+    for fault in (PeerUnavailable, NotSecure):
+        post.place.down, post.place.fault = "its certificate does not hold", fault
+        post.run(1)
+        post.place.down = ""
+        post.run(41)
+        post.add(2)
+    with post.ledger.reading() as connection:
+        query = text("SELECT detail FROM event WHERE kind = 'destination_down' ORDER BY id")
+        facts = [json.loads(detail) for detail in connection.scalars(query)]
+    assert [each.get("tls") for each in facts] == [None, False]
 
 
 def test_of_two_processes_one_asks(post: Post) -> None:

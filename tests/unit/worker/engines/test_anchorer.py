@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 import socket
 import stat
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +15,11 @@ from sqlalchemy import text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
 from tests.acceptance.program import invoke
-from tests.support.certificates import certificate, server_context
-from tests.support.peers import wait_for
+from tests.support.certificates import certificate
+from tests.support.syslog import tls_collector
 from tests.unit.worker.ledger.test_receipts import NEW
 from worker import logs
-from worker.engines.anchorer import Anchorer, append, send
+from worker.engines.anchorer import Anchorer, append
 from worker.ledger import anchor, event_chain
 from worker.ledger.database import open_ledger
 from worker.ledger.receipts import Ledger
@@ -31,10 +29,13 @@ NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 KEY = b"k" * 32
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
+@pytest.fixture(params=["sqlite", "postgres"])
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A settings file, for a ledger on SQLite and again on PostgreSQL."""
     file = tmp_path / "config.yaml"
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
     parts = {"storage": {"folder": "data"}, "audit": {"anchor": {"file": "anchors", "every": 1}}}
+    parts["ledger"] = {"url": url}
     file.write_text(yaml.safe_dump(parts))
     return file
 
@@ -50,7 +51,7 @@ def rewrite(ledger: Ledger) -> None:
         previous = event_chain.GENESIS
         for row in connection.execute(text("SELECT * FROM event ORDER BY id")).mappings().all():
             detail = row["detail"].replace("PACS", "MINE")
-            at = dt.datetime.fromisoformat(row["at"]).replace(tzinfo=dt.UTC)
+            at = dt.datetime.fromisoformat(str(row["at"])).replace(tzinfo=dt.UTC)
             own = event_chain.digest(previous, row["receipt_id"], at, row["kind"], detail, row["rows"])
             values = {"id": row["id"], "previous": previous, "digest": own, "detail": detail}
             query = "UPDATE event SET previous = :previous, digest = :digest, detail = :detail WHERE id = :id"
@@ -123,41 +124,18 @@ def test_a_key_that_is_missing_or_short_is_told(tmp_path: Path) -> None:
         anchor.anchor_key(tmp_path / "anchor.key", make=True)
 
 
-def test_syslog_by_udp_has_the_form_of_rfc_5424() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        server.settimeout(10)
-        send(f"udp://127.0.0.1:{server.getsockname()[1]}", None, NOON, "words")
-        message = server.recv(2048).decode()
-    assert re.fullmatch(r"<109>1 2026-01-31T12:00:00\.000Z \S+ cxrd \d+ anchor - words", message)
-
-
-def test_syslog_by_tls_is_framed_and_verified(tmp_path: Path) -> None:
+def test_syslog_by_tls_gets_the_line(tmp_path: Path) -> None:
     pair = certificate(tmp_path)
-    context = server_context(pair)
-    received: list[bytes] = []
-
-    def serve(listener: socket.socket) -> None:
-        for _ in range(2):
-            connection, _ = listener.accept()
-            try:
-                with context.wrap_socket(connection, server_side=True) as channel:
-                    received.append(channel.recv(4096))
-            except OSError:
-                connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, args=[listener], daemon=True)
-        thread.start()
-        url = f"tls://127.0.0.1:{listener.getsockname()[1]}"
-        send(url, pair[0], NOON, "words")
-        wait_for(lambda: received)
-        with pytest.raises(Exception, match="certificate"):
-            send(url, None, NOON, "words")
-        thread.join(10)
-    length, _, rest = received[0].partition(b" ")
-    assert len(rest) == int(length)
-    assert rest.endswith(b" anchor - words")
+    with tls_collector(pair) as collector:
+        place = {"syslog": collector.url, "ca_file": pair[0], "every": 1}
+        settings = Settings.model_validate({"storage": {"folder": tmp_path}, "audit": {"anchor": place}})
+        ledger = open_ledger(settings)
+        enter(ledger, "1.1")
+        Anchorer(settings, ledger, lambda: NOON).look()
+        (message,) = collector.messages
+    assert (message.priority, message.at, message.kind) == (109, "2026-01-31T12:00:00.000Z", "anchor")
+    assert message.words.startswith("2026-01-31T12:00:00+00:00 1 ")
+    ledger.engine.dispose()
 
 
 def test_what_cannot_be_written_is_told_and_the_other_place_gets_it(

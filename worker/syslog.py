@@ -1,0 +1,166 @@
+"""Messages to a syslog server (RFC 5424), by UDP (RFC 5426) or TLS (RFC 5425)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import os
+import socket
+import ssl
+import struct
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dicom_io.errors import OutOfResources
+from dicom_io.network.address import address
+from dicom_io.network.tls import client_context, secured, words_to_server
+
+SECURITY, AUDIT = 10, 13
+"""Facilities: *security/authorization* and *log audit* (RFC 5424 6.2.1)."""
+_NOTICE = 5
+_TIMEOUT = 10.0
+"""Seconds that connecting, one message, or the server's end of the connection may take."""
+_REFUSED = 0.05
+"""Seconds that a machine nearby has to say that nobody listens for datagrams there."""
+
+
+@dataclass(frozen=True)
+class Collector:
+    """A syslog server.
+
+    Attributes
+    ----------
+    url
+        ``udp://host:port`` or ``tls://host:port``.
+    setting
+        What named it, for errors.
+    ca_file, certificate, key
+        With TLS: as for `dicom_io.network.tls.client_context`.
+    """
+
+    url: str
+    setting: str
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def message(at: dt.datetime, words: str, kind: str, facility: int) -> bytes:
+    """Return one message.
+
+    Parameters
+    ----------
+    at
+        When what it tells of happened; aware.
+    words
+        In ASCII; else RFC 5424 6.4 demands a mark before it that many servers do not expect.
+    kind
+        MSGID.
+    """
+    stamp = at.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    host = socket.gethostname().encode("ascii", "replace").decode()[:255] or "-"
+    head = f"<{facility * 8 + _NOTICE}>1 {stamp} {host} cxrd {os.getpid()} {kind} -"
+    return f"{head} {words}".encode()
+
+
+def send(collector: Collector, messages: Sequence[bytes]) -> None:
+    """Send messages in their order.
+
+    With TLS the server has read all of them when this returns: it has closed the connection after us, and it would have
+    broken off if it had not read to the end. That datagrams arrive, nobody knows.
+
+    Raises
+    ------
+    OutOfResources
+        They could not be sent, or not all of them; some may have arrived.
+    InvalidSettings
+        A file cannot be used.
+    """
+    parts = urlsplit(collector.url)
+    host, secure = parts.hostname or "", parts.scheme == "tls"
+    port = parts.port or (6514 if secure else 514)
+    with _in_words(f"{collector.setting} {address(host, port)}"):
+        if secure:
+            _by_tls(collector, host, port, messages)
+        else:
+            _by_udp(host, port, messages)
+
+
+@contextmanager
+def _in_words(where: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise OutOfResources(f"{where}: {words_to_server(error)}") from error
+    except TimeoutError as error:
+        raise OutOfResources(f"{where}: no answer in time") from error
+    except OSError as error:
+        raise OutOfResources(f"{where}: {error.strerror or type(error).__name__}") from error
+
+
+def _by_tls(collector: Collector, host: str, port: int, messages: Sequence[bytes]) -> None:
+    context = client_context(collector.ca_file, collector.certificate, collector.key)
+    connection = socket.create_connection((host, port), timeout=_TIMEOUT)
+    where = f"{collector.setting} {address(host, port)}"
+    with secured(connection, host, context, where) as channel:
+        try:
+            for each in messages:
+                channel.sendall(f"{len(each)} ".encode() + each)
+            _end(channel)
+        except OSError as error:
+            raise _last_words(channel) or error from error
+
+
+def _end(channel: ssl.SSLSocket) -> None:
+    """Say that nothing follows, and wait until the server has read everything and closes too."""
+    channel.settimeout(0)
+    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLEOFError):  # many servers close without a word of TLS
+        channel.unwrap()
+    channel.settimeout(_TIMEOUT)
+    socket.socket.shutdown(channel, socket.SHUT_WR)  # of the socket under it: TLS goes on reading
+    while channel.recv(4096):
+        pass
+    # A server that closed before it had everything answers what comes later with a reset.
+    until = time.monotonic() + _TIMEOUT
+    while unacknowledged(channel):
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(0.005)
+    if error := channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """Return how many bytes the other machine has not acknowledged (SIOCOUTQ, tcp(7))."""
+    (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return int(count)
+
+
+def _last_words(channel: ssl.SSLSocket) -> ssl.SSLError | None:
+    """Return what a server said before it broke off: with TLS 1.3, that it refuses our certificate."""
+    try:
+        channel.settimeout(0.2)
+        while channel.recv(4096):
+            pass
+    except ssl.SSLError as error:
+        return error if "ALERT" in (error.reason or "") else None
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _by_udp(host: str, port: int, messages: Sequence[bytes]) -> None:
+    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as datagrams:
+        datagrams.connect(place)  # so that we hear of an answer that nobody listens there
+        for each in messages:
+            datagrams.send(each)
+        datagrams.settimeout(_REFUSED)
+        with contextlib.suppress(TimeoutError):
+            datagrams.recv(1)
