@@ -19,13 +19,14 @@ from urllib.parse import urlsplit
 
 from dicom_io.errors import OutOfResources
 from dicom_io.network.address import address
-from dicom_io.network.tls import client_context, secured, words_to_server
+from dicom_io.network.tls import client_context, words_to_server
 
 SECURITY, AUDIT = 10, 13
 """Facilities: *security/authorization* and *log audit* (RFC 5424 6.2.1)."""
 _NOTICE = 5
 _TIMEOUT = 10.0
 """Seconds that connecting, one message, or the server's end of the connection may take."""
+_CHUNK = 65536
 _REFUSED = 0.05
 """Seconds that a machine nearby has to say that nobody listens for datagrams there."""
 
@@ -106,53 +107,99 @@ def _in_words(where: str) -> Iterator[None]:
 
 def _by_tls(collector: Collector, host: str, port: int, messages: Sequence[bytes]) -> None:
     context = client_context(collector.ca_file, collector.certificate, collector.key)
-    connection = socket.create_connection((host, port), timeout=_TIMEOUT)
-    where = f"{collector.setting} {address(host, port)}"
-    with secured(connection, host, context, where) as channel:
+    with socket.create_connection((host, port), timeout=_TIMEOUT) as connection:
+        channel = _Channel(connection, context, host)
+        channel.shake()
         try:
             for each in messages:
-                channel.sendall(f"{len(each)} ".encode() + each)
-            _end(channel)
+                channel.send(f"{len(each)} ".encode() + each)
+            channel.end()
+        except (ssl.SSLError, TimeoutError):
+            raise
         except OSError as error:
-            raise _last_words(channel) or error from error
+            channel.hear_last_words()
+            raise OSError(error.errno, f"it broke off ({error.strerror})") from error
 
 
-def _end(channel: ssl.SSLSocket) -> None:
-    """Say that nothing follows, and wait until the server has read everything and closes too."""
-    channel.settimeout(0)
-    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLEOFError):  # many servers close without a word of TLS
-        channel.unwrap()
-    channel.settimeout(_TIMEOUT)
-    socket.socket.shutdown(channel, socket.SHUT_WR)  # of the socket under it: TLS goes on reading
-    while channel.recv(4096):
-        pass
-    # A server that closed before it had everything answers what comes later with a reset.
-    until = time.monotonic() + _TIMEOUT
-    while unacknowledged(channel):
-        if time.monotonic() > until:
-            raise TimeoutError
-        time.sleep(0.005)
-    if error := channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        raise OSError(error, os.strerror(error))
+class _Channel:
+    """TLS on a connection that we read and write ourselves.
+
+    `ssl.SSLSocket` reports a reset as the end of the stream at times, and what the server did not read would be lost.
+    """
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        self._connection = connection
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+
+    def shake(self) -> None:
+        """Do the handshake."""
+        until = time.monotonic() + _TIMEOUT
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self._connection.recv(_CHUNK) if time.monotonic() < until else None
+                if data is None:
+                    raise TimeoutError from None
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            except ssl.SSLError:
+                self._flush()  # tells the server why
+                raise
+            else:
+                self._flush()
+                return
+
+    def send(self, data: bytes) -> None:
+        """Send some bytes."""
+        self._tls.write(data)
+        self._flush()
+
+    def end(self) -> None:
+        """Say that nothing follows, and wait until the server has read everything and closes too."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._flush()
+        self._connection.shutdown(socket.SHUT_WR)
+        while data := self._connection.recv(_CHUNK):
+            self._hear(data)
+        # A server that closed before it had everything answers what comes later with a reset.
+        until = time.monotonic() + _TIMEOUT
+        while _unacknowledged(self._connection):
+            if time.monotonic() > until:
+                raise TimeoutError
+            time.sleep(0.005)
+        if error := self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error))
+
+    def hear_last_words(self) -> None:
+        """Raise what a server said before it broke off: with TLS 1.3, that it refuses our certificate."""
+        data = b""
+        with contextlib.suppress(OSError):
+            self._connection.settimeout(0)
+            data = self._connection.recv(_CHUNK)
+        if data:
+            self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
+        """Take in what came; a server has nothing to say but that it ends, and why."""
+        self._incoming.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            while self._tls.read(_CHUNK):
+                pass
+
+    def _flush(self) -> None:
+        self._connection.sendall(self._outgoing.read())
 
 
-def unacknowledged(connection: socket.socket) -> int:
+def _unacknowledged(connection: socket.socket) -> int:
     """Return how many bytes the other machine has not acknowledged (SIOCOUTQ, tcp(7))."""
     (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(count)
-
-
-def _last_words(channel: ssl.SSLSocket) -> ssl.SSLError | None:
-    """Return what a server said before it broke off: with TLS 1.3, that it refuses our certificate."""
-    try:
-        channel.settimeout(0.2)
-        while channel.recv(4096):
-            pass
-    except ssl.SSLError as error:
-        return error if "ALERT" in (error.reason or "") else None
-    except (OSError, ValueError):
-        return None
-    return None
 
 
 def _by_udp(host: str, port: int, messages: Sequence[bytes]) -> None:

@@ -64,7 +64,7 @@ def test_who_does_not_prove_itself_gets_nothing_and_is_named(tmp_path: Path) -> 
             send(Collector(collector.url, "audit.syslog", trusted), lines(1))
         assert collector.raw == []
     with tls_collector(pair, clients=ours[0]) as collector:
-        with pytest.raises(CxrdError, match=r"it refuses the TLS handshake .*CERTIFICATE_REQUIRED|reset by peer"):
+        with pytest.raises(CxrdError, match=r"it refuses the TLS handshake .*CERTIFICATE_REQUIRED|it broke off"):
             send(Collector(collector.url, "audit.syslog", pair[0]), lines(1))
         assert collector.raw == []
         send(Collector(collector.url, "audit.syslog", pair[0], *ours), lines(1))
@@ -73,7 +73,7 @@ def test_who_does_not_prove_itself_gets_nothing_and_is_named(tmp_path: Path) -> 
 
 def test_a_server_that_says_nothing_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syslog, "_TIMEOUT", 0.5)
-    with silent_listener() as url, pytest.raises(CxrdError, match="no TLS handshake in time"):
+    with silent_listener() as url, pytest.raises(CxrdError, match="no answer in time"):
         send(Collector(url, "audit.syslog"), lines(1))
     with pytest.raises(OutOfResources, match="Connection refused"):
         send(Collector(f"tls://127.0.0.1:{free_port()}", "audit.syslog"), lines(1))
