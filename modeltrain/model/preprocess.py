@@ -6,10 +6,11 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
+from PIL import ImageOps, JpegImagePlugin, PngImagePlugin
 
 from dicom_io.errors import UnreadableObject, UnsupportedPixels
 from dicom_io.pixels import radiograph
+from modeltrain.model.squash import squash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +46,7 @@ def to_input(values: NDArray[np.float32], size: int = INPUT_SIZE) -> NDArray[np.
         raise ValueError(f"expected a grey image [H, W], got shape {values.shape}")
     grey = np.ascontiguousarray(values, dtype=np.float32)
     if grey.shape != (size, size):
-        squashed = Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC)
-        grey = np.clip(np.asarray(squashed, dtype=np.float32), 0, 1)  # the filter overshoots a little at edges
+        grey = np.clip(squash(grey, size), 0, 1)  # the filter overshoots a little at edges
     return grey[np.newaxis]
 
 

@@ -123,7 +123,8 @@ def arrives(folder: Path, accepted: tuple[UID, ...], compression: str, quality: 
         (got,) = receiver.objects
     assert got.SOPInstanceUID == expected.SOPInstanceUID
     assert got.LossyImageCompression == expected.LossyImageCompression
-    assert np.array_equal(got.pixel_array, expected.pixel_array)
+    apart = np.abs(got.pixel_array.astype(int) - expected.pixel_array)
+    assert apart.max() <= (1 if quality else 0)  # decoders of JPEG may round a colour up or down
     return UID(got.file_meta.TransferSyntaxUID)
 
 
