@@ -36,6 +36,14 @@ def begins_compressed(data: bytes) -> bool:
     return 1 <= count <= 15 and first == _RLE_HEADER and not any(rest[count - 1 :])
 
 
+def has_long_representation(head: bytes) -> bool:
+    """Tell whether pixel data is explicit, with a length of four bytes, by its first eight bytes.
+
+    Some objects are explicit in an implicit transfer syntax. A length that begins like a representation would be odd.
+    """
+    return head[4:6] in _LONG and head[6:8] == b"\0\0"
+
+
 def require_end(file: BinaryIO, header: Dataset) -> None:
     """Raise ObjectCutShort where the pixel data of a file ends before its lengths say, and a part of it is missing.
 
@@ -49,12 +57,11 @@ def require_end(file: BinaryIO, header: Dataset) -> None:
     pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=["SOPInstanceUID"])
     place = file.tell()
     size = os.fstat(file.fileno()).st_size
-    implicit, little = header.original_encoding
-    order = "<" if little else ">"
+    order = "<" if header.original_encoding[1] else ">"
     head = file.read(12)
     if len(head) < 4 or struct.unpack(f"{order}2H", head[:4]) not in _PIXELS:
         return  # none, or nothing that could be told
-    begin = 12 if not implicit and head[4:6] in _LONG else 8
+    begin = 12 if has_long_representation(head) else 8
     if len(head) < begin:
         raise ObjectCutShort(f"the object is cut short at {size} bytes")
     (length,) = struct.unpack(f"{order}I", head[begin - 4 : begin])

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from dicom_io.errors import ObjectCutShort, OutOfResources, UnreadableObject
-from dicom_io.header.end import require_end
+from dicom_io.header.end import has_long_representation, require_end
 from dicom_io.header.inflation import inflate
 from dicom_io.header.limits import MeteredBytes, MeteredFile, require_few_items
 from dicom_io.header.reading_limits import DEFAULT, ReadingLimits
@@ -45,6 +45,8 @@ def read_header(path: Path, limits: ReadingLimits = DEFAULT) -> FileDataset:
         When the file cannot be opened.
     """
     header = _read(path, limits, stop_before_pixels=True)
+    if len(header) == 0:
+        raise UnreadableObject("the file holds no data set")
     require_few_items(header, path, limits)
     return header
 
@@ -154,8 +156,9 @@ def _require_last(dataset: FileDataset, path: Path) -> None:
     size = path.stat().st_size
     if len(dataset) == 0:
         begin = 132 + 12 + int(dataset.file_meta.get("FileMetaInformationGroupLength", 0))
-        if size > begin:
-            raise ObjectCutShort(f"the object is cut short at {size} bytes")
+        if size != begin:
+            of = f" of {begin}" if size < begin else ""
+            raise ObjectCutShort(f"the object is cut short at {size}{of} bytes")
         return
     last = dataset.get_item(max(dataset.keys()), keep_deferred=True)
     if not isinstance(last, RawDataElement) or last.tag >= _PIXEL_DATA or last.length == _UNDEFINED:
@@ -200,11 +203,10 @@ def _to_the_end(file: MeteredFile | MeteredBytes, *, force: bool) -> FileDataset
     dataset: FileDataset = pydicom.dcmread(file, stop_before_pixels=True, force=force)
     place = file.tell()
     rest = file.read()
-    implicit, little = dataset.original_encoding
-    order = "<" if little else ">"
+    order = "<" if dataset.original_encoding[1] else ">"
     if "SOPInstanceUID" not in dataset or rest[:4] != struct.pack(f"{order}2H", *_PIXEL_DATA):
         raise ObjectCutShort(f"the object is cut short at {place + len(rest)} bytes")
-    vr, begin = ("OW", 8) if implicit else (rest[4:6].decode("latin-1"), 12)
+    vr, begin = (rest[4:6].decode("latin-1"), 12) if has_long_representation(rest[:8]) else ("OW", 8)
     (length,) = struct.unpack(f"{order}I", rest[begin - 4 : begin].ljust(4, b"\0"))
     value = rest[begin:]
     if length == _UNDEFINED:

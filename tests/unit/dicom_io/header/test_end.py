@@ -15,7 +15,7 @@ from pydicom.encaps import get_frame
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicom_io.errors import CxrdError, ObjectCutShort, UnreadableObject
-from dicom_io.header.reading import read_arrived, read_dataset
+from dicom_io.header.reading import read_arrived, read_dataset, read_header
 from dicom_io.pixels.render import render
 from tests.support.peers import chest
 from tests.unit.dicom_io.header.test_reading_the_end import SYNTAXES, written
@@ -169,6 +169,32 @@ def test_a_length_beyond_the_end_where_no_pixel_is_missing(tmp_path: Path, synta
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(ObjectCutShort):
         read_arrived(path)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_object_in_the_other_form_than_its_syntax_says_is_whole(tmp_path: Path, syntax: str) -> None:
+    other = {ExplicitVRLittleEndian: ImplicitVRLittleEndian, ImplicitVRLittleEndian: ExplicitVRLittleEndian}[
+        UID(syntax)
+    ]
+    stated, body = written(tmp_path, syntax), written(tmp_path, other)
+    data = stated[: _end_of_meta(stated)] + body[_end_of_meta(body) :]
+    assert arrived(tmp_path, data).Modality == "DX"
+    with pytest.raises(ObjectCutShort):
+        arrived(tmp_path, data[:-2])
+
+
+def _end_of_meta(data: bytes) -> int:
+    return 144 + int(struct.unpack_from("<I", data, 140)[0])
+
+
+def test_a_file_that_ends_within_or_behind_its_meta_information(tmp_path: Path) -> None:
+    data = written(tmp_path, ExplicitVRLittleEndian)
+    end = _end_of_meta(data)
+    for length in (150, 200, end - 1):
+        with pytest.raises(ObjectCutShort, match=f"cut short at {length} of {end} bytes"):
+            read_header(_put(tmp_path, data[:length]))
+    with pytest.raises(UnreadableObject, match="holds no data set"):
+        read_header(_put(tmp_path, data[:end]))
 
 
 @pytest.mark.parametrize("defined", [False, True])
