@@ -107,6 +107,7 @@ def test_several_frames_are_refused(count: bytes) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_two_frames_that_nobody_counts_are_not_one(syntax: UID, count: bytes) -> None:
     dataset = grey()
+    expected = render(dataset).values
     dataset.compress(syntax, generate_instance_uid=False)
     frame = frame_of(dataset.PixelData)
     dataset[0x00280008] = RawDataElement(Tag(0x00280008), "IS", len(count), count, 0, False, True)
@@ -115,7 +116,7 @@ def test_two_frames_that_nobody_counts_are_not_one(syntax: UID, count: bytes) ->
         render(dataset)
     half = len(frame) // 4 * 2
     dataset.PixelData = item(b"") + item(frame[:half]) + item(frame[half:])
-    assert render(dataset).blank == ""
+    assert np.array_equal(render(dataset).values, expected)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
@@ -147,9 +148,10 @@ def test_a_bare_code_stream_is_named(syntax: UID) -> None:
 def test_data_of_a_further_frame_is_no_padding(rest: bytes, read: bool) -> None:
     """Eight bits are allocated and sixteen are there, say: what is read would be no picture."""
     dataset = grey(bits=8, allocated=8)
+    expected = render(dataset).values
     dataset.PixelData += rest
     if read:
-        assert render(dataset).blank == ""
+        assert np.array_equal(render(dataset).values, expected)
     else:
         with pytest.raises(UnsupportedPixels, match="bytes of pixel data, where one frame has 6144"):
             render(dataset)

@@ -89,7 +89,7 @@ def test_what_is_wrong_with_the_lungs_is_said_and_not_guessed(
     ("attributes", "caution"),
     [
         ({"PatientAge": "040Y"}, "the patient's age is not one that the model was made for"),
-        ({"PixelData": np.linspace(3000, 3700, 64 * 48).astype("<u2").tobytes()}, "no lungs found"),
+        ({"PixelData": (3350 + 350 * np.sin(np.linspace(0, 12, 64 * 48))).astype("<u2").tobytes()}, "no lungs found"),
     ],
 )
 def test_what_is_outside_gets_no_answer_by_default(
