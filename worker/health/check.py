@@ -218,7 +218,13 @@ def _commitments(ledger: Ledger, settings: Settings) -> Iterator[Check]:
     """Say of each destination what it has not committed to, though it was asked; a fault where it has to."""
     with ledger.reading() as connection:
         groups = overview.uncommitted(connection)
-    for name in sorted(groups.keys() & {each.name for each in settings.destinations}):
+    configured = {each.name for each in settings.destinations}
+    if forgotten := sorted(name for name in groups.keys() - configured if groups[name].waiting):
+        names = ", ".join(forgotten)
+        yield Check(
+            "commitment", False, f"results are to be committed to by {names}, not configured: they stay on disk"
+        )
+    for name in sorted(groups.keys() & configured):
         each, required = groups[name], getattr(settings.destination(name), "commitment", None) is True
         texts, silent = [], each.most_requests > 1
         if each.waiting and each.since is not None:

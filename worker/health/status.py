@@ -99,7 +99,7 @@ def look(settings: Settings, ledger: Ledger, now: dt.datetime) -> Status:
     failed = {group.destination: group for group in backlog.deliveries(ledger) if group.failed}
     running = processes(ledger)
     configured = {each.name for each in settings.destinations}
-    waited_for = {each.destination for each in queue if each.kind == Kind.DELIVER}
+    waited_for = {each.destination for each in queue if each.kind in (Kind.DELIVER, Kind.COMMIT)}
     names = sorted(configured | waited_for)
     not_served, not_committing = _reasons(running, now, "not_served"), _reasons(running, now, "not_committing")
     destinations = [

@@ -353,6 +353,14 @@ def test_a_commitment_that_is_missing_is_seen_and_is_a_fault_only_where_it_is_de
         assert line.ok is not bool(faults)
         report = status.look(settings, desk.ledger, desk.now)
         assert len([each for each in report.wrong if "no storage commitment for 3 results" in each]) == faults
+    # A node that was taken out of the settings keeps the images from being deleted: that is said.
+    without = Settings.model_validate({"storage": {"folder": tmp_path}})
+    (line,) = check._commitments(desk.ledger, without)
+    words = "results are to be committed to by pacs, not configured: they stay on disk"
+    assert (line.ok, line.text) == (False, words)
+    assert (
+        "results wait for pacs, which is not in the configuration" in status.look(without, desk.ledger, desk.now).wrong
+    )
 
 
 def test_two_nodes_of_cxrd_get_on_with_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
