@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from pydicom.dataset import Dataset
@@ -40,6 +40,7 @@ from dicom_io.network.commitment_messages import (
 from dicom_io.network.operations import Operations
 from dicom_io.network.storage_commitment import encoded, misplaced, proposed, take_report
 from dicom_io.network.storage_scu import PLAIN, Peer, associate
+from dicom_io.network.tls import ClientTls
 from dicom_io.uids import digest
 
 log = structlog.get_logger("cxrd.commitment")
@@ -61,6 +62,14 @@ ANSWER = 30.0
 _THREADS = 4
 
 
+class Address(NamedTuple):
+    """Where a requestor listens for reports."""
+
+    host: str
+    port: int
+    tls: ClientTls | None = None
+
+
 @dataclass(frozen=True)
 class Commitment:
     """What our node does about storage commitment.
@@ -74,12 +83,12 @@ class Commitment:
         Returns, for those of these SOP Instance UIDs whose instances are safely kept, the SOP class. It may raise a
         `Retryable`. None where nobody may ask us.
     addresses
-        Where requestors listen for reports: host and port by AE title.
+        Where requestors listen for reports, by AE title.
     """
 
     receive: Callable[[Report], int] | None = None
     held: Callable[[Sequence[str]], Mapping[str, str]] | None = None
-    addresses: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    addresses: Mapping[str, Address] = field(default_factory=dict)
 
     @property
     def contexts(self) -> list[PresentationContext]:
@@ -263,7 +272,8 @@ class CommitmentService:
                 reason = "the association was closed and no address is configured for this AE title"
                 log.error("commitment_report_lost", reason=reason, **job.about)
                 return ""
-            send_report(Peer(*where, job.requestor, job.called, ANSWER), job.report)
+            peer = Peer(where.host, where.port, job.requestor, job.called, ANSWER, tls=where.tls)
+            send_report(peer, job.report)
         except CxrdError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the border of a thread that must go on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,7 +140,7 @@ def committing(way: str, status: int = 0x0000) -> Iterator[CommittingPeer]:
 class Requestor:
     """A sender that asks our node, and listens for its reports."""
 
-    def __init__(self, status: int = 0x0000) -> None:
+    def __init__(self, status: int = 0x0000, context: ssl.SSLContext | None = None) -> None:
         self.status = status
         self.reports: list[Dataset] = []
         self.types: list[int] = []
@@ -148,7 +149,8 @@ class Requestor:
         entity = AE("SENDER")
         entity.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
         handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self.take), (evt.EVT_REQUESTED, self._note)]
-        server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        place = ("127.0.0.1", 0)
+        server: Any = entity.start_server(place, block=False, evt_handlers=handlers, ssl_context=context)
         self.server, self.port = server, int(server.server_address[1])
 
     def take(self, event: Any) -> tuple[int, None]:
@@ -164,9 +166,9 @@ class Requestor:
 
 
 @contextmanager
-def requestor(status: int = 0x0000) -> Iterator[Requestor]:
+def requestor(status: int = 0x0000, context: ssl.SSLContext | None = None) -> Iterator[Requestor]:
     """Run a `Requestor` for the length of a block."""
-    made = Requestor(status)
+    made = Requestor(status, context)
     try:
         yield made
     finally:

@@ -236,7 +236,10 @@ def _commitment(settings: Settings) -> Iterator[str]:
 
 
 def _requestors(settings: Settings) -> str:
-    places = [f"{title} at {address(*place)}" for title, place in sorted(addresses(settings).items())]
+    places = [
+        f"{title} at {address(place.host, place.port)}{' (TLS)' if place.tls else ''}"
+        for title, place in sorted(addresses(settings).items())
+    ]
     return ", ".join(places) or "nobody (commitment.report_to is empty)"
 
 

@@ -9,6 +9,8 @@ import structlog
 
 from dicom_io.network import status
 from dicom_io.network.commitment_messages import Report
+from dicom_io.network.commitment_scp import Address
+from dicom_io.network.tls import ClientTls
 from dicom_io.uids import digest
 from worker import metrics
 from worker.clock import now
@@ -92,8 +94,15 @@ class Keeper:
         }
 
 
-def addresses(settings: Settings) -> dict[str, tuple[str, int]]:
-    """Return where requestors listen for our reports, by AE title: those of the settings, then the destinations."""
+def addresses(settings: Settings) -> dict[str, Address]:
+    """Return where requestors listen for our reports, by AE title: those of the settings, then the destinations.
+
+    A destination that is reached by TLS is so for reports too.
+    """
     nodes = [each for each in settings.destinations if isinstance(each, DicomDestination)]
-    peers = {each.ae_title: (each.host, each.port) for each in nodes}
-    return peers | {each.ae_title: (each.host, each.port) for each in settings.commitment.report_to}
+    peers = {each.ae_title: Address(each.host, each.port, _tls(each)) for each in nodes}
+    return peers | {each.ae_title: Address(each.host, each.port) for each in settings.commitment.report_to}
+
+
+def _tls(destination: DicomDestination) -> ClientTls | None:
+    return ClientTls(**dict(destination.tls)) if destination.tls else None

@@ -12,7 +12,7 @@ import pytest
 
 from dicom_io.network import status
 from dicom_io.network.commitment_messages import Failed, Reference, Report, Request
-from dicom_io.network.commitment_scp import Commitment
+from dicom_io.network.commitment_scp import Address, Commitment
 from dicom_io.network.storage_commitment import request_commitment
 from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer
@@ -80,7 +80,7 @@ def test_orthanc_asks_and_gets_its_report(orthanc: tuple[Orthanc, int], tmp_path
         answer = there.get(f"/storage-commitment/{transaction}")
         return None if answer["Status"] == "Pending" else answer
 
-    with node(port, tmp_path, Commitment(held=held, addresses={"ORTHANC": ("127.0.0.1", there.dicom)})):
+    with node(port, tmp_path, Commitment(held=held, addresses={"ORTHANC": Address("127.0.0.1", there.dicom)})):
         body = json.dumps({"Resources": [instance]}).encode()
         transaction = json.loads(there.raw("/modalities/cxrd/storage-commitment", body))["ID"]
         wait_for(lambda: outcome(transaction))

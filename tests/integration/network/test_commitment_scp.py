@@ -28,9 +28,11 @@ from dicom_io.network.commitment_messages import (
     report_of,
     request_dataset,
 )
-from dicom_io.network.commitment_scp import Commitment
+from dicom_io.network.commitment_scp import Address, Commitment
 from dicom_io.network.node_server import MOST_MESSAGE
 from dicom_io.network.storage_scp import StorageNode
+from dicom_io.network.tls import ClientTls
+from tests.support.certificates import certificate, server_context
 from tests.support.commitment import (
     CR,
     action_bytes,
@@ -143,12 +145,22 @@ def test_who_keeps_the_association_open_gets_the_report_there(
 
 def test_who_releases_the_association_gets_the_report_on_a_new_one_in_the_role_of_the_scp(start: Start) -> None:
     with requestor() as there:
-        node = start(held=Store().held, addresses={"SENDER": ("127.0.0.1", there.port)})
+        node = start(held=Store().held, addresses={"SENDER": Address("127.0.0.1", there.port)})
         with associated(node.port, [PUSH]) as association:
             assert ask(association, KEPT) == status.SUCCESS
         assert there.arrived.wait(10)
     assert report_of(there.reports[0]) == Report("2.25.1", KEPT)
     assert (there.types, there.roles) == ([1], [(False, True)])
+
+
+def test_a_report_goes_by_tls_where_results_go_so(start: Start, tmp_path: Path) -> None:
+    pair = certificate(tmp_path / "there")
+    with requestor(context=server_context(pair)) as there:
+        node = start(held=Store().held, addresses={"SENDER": Address("127.0.0.1", there.port, ClientTls(pair[0]))})
+        with associated(node.port, [PUSH]) as association:
+            assert ask(association, KEPT) == status.SUCCESS
+        assert there.arrived.wait(10)
+    assert report_of(there.reports[0]) == Report("2.25.1", KEPT)
 
 
 def test_a_requestor_whose_address_is_unknown_is_said_to_get_none(start: Start) -> None:
@@ -164,7 +176,7 @@ def test_a_requestor_whose_address_is_unknown_is_said_to_get_none(start: Start) 
 
 def test_a_report_that_is_refused_on_the_same_association_goes_to_the_address(start: Start) -> None:
     with requestor() as there:
-        node = start(held=Store().held, addresses={"SENDER": ("127.0.0.1", there.port)})
+        node = start(held=Store().held, addresses={"SENDER": Address("127.0.0.1", there.port)})
         refused = threading.Event()
 
         def refuse(_event: Any) -> tuple[int, None]:
@@ -179,7 +191,7 @@ def test_a_report_that_is_refused_on_the_same_association_goes_to_the_address(st
 
 def test_a_report_is_sent_again_until_it_is_taken(start: Start) -> None:
     with requestor(status=status.PROCESSING_FAILURE) as there:
-        node = start(held=Store().held, addresses={"SENDER": ("127.0.0.1", there.port)})
+        node = start(held=Store().held, addresses={"SENDER": Address("127.0.0.1", there.port)})
         with capture_logs() as lines:
             with associated(node.port, [PUSH]) as association:
                 ask(association, KEPT)
@@ -197,7 +209,7 @@ def test_a_report_is_given_up_in_the_end(start: Start, monkeypatch: pytest.Monke
     monkeypatch.setattr(commitment_scp, "PATIENCE", 0.5)
     with requestor() as there:
         pass
-    node = start(held=Store().held, addresses={"SENDER": ("127.0.0.1", there.port)})
+    node = start(held=Store().held, addresses={"SENDER": Address("127.0.0.1", there.port)})
     with capture_logs() as lines:
         with associated(node.port, [PUSH]) as association:
             ask(association, KEPT)
@@ -284,7 +296,7 @@ def test_a_requestor_that_does_not_answer_holds_up_no_other(start: Start) -> Non
 def test_stopping_does_not_wait_for_reports(start: Start) -> None:
     with requestor() as there:
         pass
-    node = start(held=Store().held, addresses={"SENDER": ("127.0.0.1", there.port)})
+    node = start(held=Store().held, addresses={"SENDER": Address("127.0.0.1", there.port)})
     with associated(node.port, [PUSH]) as association:
         ask(association, KEPT)
     began = time.monotonic()
