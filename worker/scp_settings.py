@@ -22,8 +22,8 @@ def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-class AllowedPeer(Part):
-    """A calling AE title that may send, and from where."""
+class BoundTitle(Part):
+    """An AE title that holds for peers of some networks alone."""
 
     ae_title: AeTitle
     networks: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_networks)]
@@ -56,8 +56,9 @@ class Scp(Part):
     ae_title: AeTitle = "CXRD"
     host: str = "127.0.0.1"
     port: Port = 11112
-    allowed_calling: tuple[AeTitle | AllowedPeer, ...] = ()
+    allowed_calling: tuple[AeTitle | BoundTitle, ...] = ()
     require_called: bool = False
+    allowed_called: tuple[AeTitle | BoundTitle, ...] = ()
     maximum_associations: int = Field(20, ge=1, le=500)
     maximum_pdu: int = Field(131072, ge=4096, le=16777216)
     network_timeout: float = Field(60.0, gt=0)
@@ -72,11 +73,29 @@ class Scp(Part):
     @property
     def titles(self) -> tuple[str, ...]:
         """The calling AE titles that may send; none for all."""
-        return tuple(each if isinstance(each, str) else each.ae_title for each in self.allowed_calling)
+        return _titles(self.allowed_calling)
 
     @property
     def networks(self) -> dict[str, tuple[str, ...]]:
         """The networks that they may come from, of those that are bound to some."""
-        peers = [each for each in self.allowed_calling if isinstance(each, AllowedPeer)]
-        titles = {each.ae_title for each in peers}
-        return {title: sum((each.networks for each in peers if each.ae_title == title), ()) for title in titles}
+        return _bound(self.allowed_calling)
+
+    @property
+    def called_titles(self) -> tuple[str, ...]:
+        """The AE titles that we may be called by; none for all."""
+        others = _titles(self.allowed_called)
+        return tuple(dict.fromkeys((self.ae_title, *others))) if others or self.require_called else ()
+
+    @property
+    def called_networks(self) -> dict[str, tuple[str, ...]]:
+        """The networks that may call us so, of the titles that are bound to some."""
+        return _bound(self.allowed_called)
+
+
+def _titles(values: tuple[AeTitle | BoundTitle, ...]) -> tuple[str, ...]:
+    return tuple(each if isinstance(each, str) else each.ae_title for each in values)
+
+
+def _bound(values: tuple[AeTitle | BoundTitle, ...]) -> dict[str, tuple[str, ...]]:
+    bound = [each for each in values if isinstance(each, BoundTitle)]
+    return {each.ae_title: sum((one.networks for one in bound if one.ae_title == each.ae_title), ()) for each in bound}

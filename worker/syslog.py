@@ -15,11 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dicom_io.errors import OutOfResources
 from dicom_io.network.address import address
 from dicom_io.network.tls import client_context, words_to_server
+
+if TYPE_CHECKING:
+    from worker.settings import AuditSyslog
 
 SECURITY, AUDIT = 10, 13
 """Facilities: *security/authorization* and *log audit* (RFC 5424 6.2.1)."""
@@ -50,6 +54,11 @@ class Collector:
     ca_file: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+
+def audit_collector(settings: AuditSyslog) -> Collector:
+    """Return where audit messages go."""
+    return Collector(settings.url, "audit.syslog", settings.ca_file, settings.certificate, settings.key)
 
 
 def message(at: dt.datetime, words: str, kind: str, facility: int) -> bytes:

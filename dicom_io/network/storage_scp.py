@@ -12,7 +12,6 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_io.errors import ObjectCutShort, ObjectTooLarge
 from dicom_io.network import spool, status
 from dicom_io.network.admission import Admission, most_of_one_peer
+from dicom_io.network.callers import Titles, fault_of
+from dicom_io.network.certificates import days_left
 from dicom_io.network.commands import answer_long_uids
 from dicom_io.network.commitment_scp import Commitment, CommitmentService
 from dicom_io.network.ending import Cause
@@ -57,8 +58,8 @@ STORAGE_SERVICE = "1.2.840.10008.4.2"
 _NO_LIMIT = 1_000_000
 _LAST_WORDS = 3.0
 """Seconds that associations may take to end when the node stops."""
-# PS3.8 table 9-21: result, source and reason of a rejection.
-_UNKNOWN_CALLING, _UNKNOWN_CALLED, _LIMIT_EXCEEDED = (1, 1, 3), (1, 1, 7), (2, 3, 2)
+_LIMIT_EXCEEDED = (2, 3, 2)
+"""Result, source and reason of a rejection (PS3.8 table 9-21)."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,21 @@ class Arrival:
 class NodeOptions:
     """How the node shows itself on the network.
 
-    ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title. ``maximum_pdu`` is the
+    ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title, and ``allowed_called`` empty
+    every title that we are called by. ``maximum_pdu`` is the
     largest PDU in bytes that we accept; large ones save work on large images. ``max_object_mb`` is the size of an
     object at most, in units of 1,000,000 bytes. ``associations_per_peer`` None allows three quarters of
     ``maximum_associations`` to one address. ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate``
     (bytes a second) are those of `dicom_io.network.upper_layer.PeerLimits`. ``networks`` are those that a calling
     AE title may come from, as addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may
-    come from anywhere.
+    come from anywhere. ``called_networks`` are those that may call us by a title, in the same way.
     """
 
     ae_title: str
     host: str
     port: int
     allowed_calling: tuple[str, ...]
-    require_called: bool
+    allowed_called: tuple[str, ...]
     maximum_associations: int
     maximum_pdu: int
     network_timeout: float
@@ -104,6 +106,7 @@ class NodeOptions:
     least_rate: int = 5000
     tls: ServerTls | None = None
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    called_networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def limits(self) -> PeerLimits:
@@ -155,7 +158,8 @@ class StorageNode:
         self._servers: list[Any] = []
         self._entity = self._build()
         self._contexts = {str(each.abstract_syntax): each for each in self._entity.supported_contexts}
-        self._networks = {title.strip(): tuple(map(ip_network, each)) for title, each in options.networks.items()}
+        self._calling = Titles(options.allowed_calling, options.networks)
+        self._called = Titles(options.allowed_called, options.called_networks)
         self._turned_at = {0: time.monotonic()}
 
     @property
@@ -214,6 +218,27 @@ class StorageNode:
             return [(options.port, None)]
         secure = (options.tls.port, server_context(options.tls))
         return [secure] if options.tls.port == options.port != 0 else [(options.port, None), secure]
+
+    def renew_certificate(self) -> float | None:
+        """Take our certificate and its key from their files again, for connections from now on; others go on.
+
+        Returns
+        -------
+        float or None
+            For how many days it holds; None where no TLS is spoken.
+
+        Raises
+        ------
+        InvalidSettings
+            A file cannot be used; the certificate of before still serves.
+        """
+        if self.options.tls is None:
+            return None
+        context = server_context(self.options.tls)
+        for each in self._servers:
+            if each.tls is not None:
+                each.tls = context
+        return days_left(self.options.tls.certificate, dt.datetime.now(dt.UTC))
 
     def _listen_at(self, number: int, port: int, tls: ssl.SSLContext | None, handlers: Any, places: Admission) -> Any:
         """Return what listens at a port, and does not serve yet."""
@@ -291,28 +316,13 @@ class StorageNode:
     def _on_requested(self, event: Any) -> None:
         """Reject who does not belong here or finds no place; else look up what we accept of what is proposed."""
         association = event.assoc
-        options, ending = self.options, association.ending
-        allowed = {each.strip() for each in options.allowed_calling}
-        if not ending.calling or (allowed and ending.calling not in allowed):
-            reason = "its AE title is not among scp.allowed_calling" if ending.calling else "it states no AE title"
-            association.reject(*_UNKNOWN_CALLING, reason)
-        elif not self._may_come_from(ending.calling, ending.peer):
-            association.reject(*_UNKNOWN_CALLING, "its AE title may not call from this address (scp.allowed_calling)")
-        elif not ending.called or (options.require_called and ending.called != options.ae_title.strip()):
-            reason = "it calls us by another AE title (scp.require_called)" if ending.called else "it calls no AE title"
-            association.reject(*_UNKNOWN_CALLED, reason)
+        fault = fault_of(association.ending, self._calling, self._called)
+        if fault is not None:
+            association.reject(*fault)
         elif no_place := association.take_place():
             association.reject(*_LIMIT_EXCEEDED, no_place)
         else:
             self._look_up_contexts(association)
-
-    def _may_come_from(self, calling: str, peer: str) -> bool:
-        networks = self._networks.get(calling)
-        if not networks:
-            return True
-        address = ip_address(peer.partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in each for each in networks)
 
     def _look_up_contexts(self, association: Any) -> None:
         """Offer what is proposed and known; retired and private classes of storage too: rules send whole studies."""

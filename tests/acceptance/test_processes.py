@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ import pytest
 import yaml
 
 from tests.acceptance.program import Service, children
+from tests.support.certificates import certificate
+from tests.support.orthanc import free_port
 from tests.support.peers import chest, receiving, send, wait_for
 from tests.unit.worker.ledger.test_receipts import received
 from worker.engines.receiver import Receiver
@@ -151,3 +155,22 @@ def test_children_end_with_their_supervisor(serve: Callable[..., Service]) -> No
     assert len(pids) == 3
     service.kill()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60)
+
+
+def test_a_renewed_certificate_is_taken_up_on_sighup(tmp_path: Path, serve: Callable[..., Service]) -> None:
+    """Nothing has changed in the settings: the receiver hears of it all the same."""
+    (old, key), new, port = certificate(tmp_path / "ours"), certificate(tmp_path / "new"), free_port()
+    tls = {"port": port, "certificate": str(old), "key": str(key), "clients": "none"}
+    service = serve(scp={"tls": tls})
+    service.start()
+    first = ssl.get_server_certificate(("127.0.0.1", port))
+    for source, target in zip(new, (old, key), strict=True):
+        shutil.copyfile(source, target)
+    service.send(signal.SIGHUP)
+    wait_for(lambda: service.events("certificate_taken_up"), 120)
+    assert first != ssl.get_server_certificate(("127.0.0.1", port)) == new[0].read_text()
+    old.write_text("no certificate")
+    service.send(signal.SIGHUP)
+    wait_for(lambda: service.events("certificate_not_taken_up"), 60)
+    assert ssl.get_server_certificate(("127.0.0.1", port)) == new[0].read_text()
+    assert service.stop() == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydicom.uid import UID
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
@@ -118,10 +118,21 @@ def _tls(scp: Scp) -> str:
     return f"TLS at port {scp.tls.port}{alone}; {_CLIENTS[scp.tls.clients]}"
 
 
-def _callers(scp: Scp) -> str:
-    networks = scp.networks
-    titles = [f"{each} from {' or '.join(networks[each])}" if each in networks else each for each in scp.titles]
-    return ", ".join(titles) or "any"
+def _audit_trail(settings: Settings) -> str:
+    url = settings.audit.syslog.url
+    if not url:
+        return "No audit trail messages (PS3.15 A.5) are sent; `audit.syslog` names a collector."
+    way = "SYSLOG-TLS (PS3.15 A.6)" if url.startswith("tls:") else "SYSLOG-UDP (PS3.15 A.7)"
+    return (
+        f"Audit trail messages (PS3.15 A.5) by {way}: Application Activity, Begin Transferring DICOM Instances, DICOM"
+        " Instances Accessed (deletions), DICOM Instances Transferred, Export, Query, Security Alert. The Patient ID in"
+        " them is the audit database's; they name no patient."
+    )
+
+
+def _titles(titles: Iterable[str], networks: Mapping[str, tuple[str, ...]]) -> str:
+    words = [f"{each} from {' or '.join(networks[each])}" if each in networks else each for each in titles]
+    return ", ".join(words)
 
 
 def _networking(settings: Settings) -> Iterator[str]:
@@ -163,8 +174,8 @@ def _networking(settings: Settings) -> Iterator[str]:
             ("closed without a complete request after", f"{scp.association_timeout:g} s"),
             ("aborted in the middle of an object below", f"{scp.least_rate} bytes a second"),
             ("waits for a connection, as initiator", f"a destination's timeout, at most {CONNECT:g} s"),
-            ("called AE titles", scp.ae_title if scp.require_called else f"{scp.ae_title}, and any other"),
-            ("calling AE titles", _callers(scp)),
+            ("called AE titles", _titles(scp.called_titles, scp.called_networks) or f"{scp.ae_title}, and any other"),
+            ("calling AE titles", _titles(scp.titles, scp.networks) or "any"),
             ("asynchronous operations", "none: one operation at a time"),
         ],
     )
@@ -280,4 +291,5 @@ def _rest(settings: Settings) -> Iterator[str]:
     yield f"- Associations accepted: {_tls(settings.scp)}."
     yield from (f"- {words}" for words in initiator.security(settings))
     plain = {"hash": "as a keyed hash", "plain": "as it is", "none": "not at all"}[settings.audit.patient_id]
+    yield f"- {_audit_trail(settings)}"
     yield f"- Logs hold no patient data; the audit database holds the patient ID {plain}."

@@ -37,9 +37,15 @@ _SILENCE = 30.0
 
 def node_options(scp: Scp) -> NodeOptions:
     """Return how the node shows itself, as the settings say."""
-    values = scp.model_dump(exclude={"urgent_calling", "duplicates", "allowed_calling", "tls"})
-    tls = ServerTls(**dict(scp.tls)) if scp.tls else None
-    return NodeOptions(**values, allowed_calling=scp.titles, networks=scp.networks, tls=tls)
+    others = {"urgent_calling", "duplicates", "allowed_calling", "require_called", "allowed_called", "tls"}
+    return NodeOptions(
+        **scp.model_dump(exclude=others),
+        allowed_calling=scp.titles,
+        networks=scp.networks,
+        allowed_called=scp.called_titles,
+        called_networks=scp.called_networks,
+        tls=ServerTls(**dict(scp.tls)) if scp.tls else None,
+    )
 
 
 class Receiver:
@@ -136,7 +142,8 @@ class Receiver:
         log.info("stopped", role=self.role)
 
     def take_up(self, settings: Settings) -> bool:
-        """Take up where senders and destinations are; see `worker.engines.child.Part`."""
+        """Take up where senders and destinations are, and a renewed certificate; see `worker.engines.child.Part`."""
+        self._renew_certificate()
         for each in settings.destinations:
             expect_destination(each.name)
         after = addresses(settings)
@@ -144,6 +151,15 @@ class Receiver:
         for title in self._addresses.keys() - after.keys():
             del self._addresses[title]
         return True
+
+    def _renew_certificate(self) -> None:
+        try:
+            days = self._node.renew_certificate()
+        except InvalidSettings as error:
+            log.error("certificate_not_taken_up", reason=str(error))
+        else:
+            if days is not None:
+                log.info("certificate_taken_up", days_left=round(days))
 
     def stuck(self) -> list[str]:
         """Return why no connection is accepted; see `worker.engines.watch.Watched`."""

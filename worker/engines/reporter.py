@@ -22,7 +22,7 @@ from worker.logs import unexpected
 from worker.queue.claim import LeaseLost, Queue
 from worker.queue.retry import backoff
 from worker.queue.task import Task
-from worker.settings import AuditSyslog, Settings
+from worker.settings import Settings
 
 log = structlog.get_logger("cxrd.reporter")
 
@@ -32,11 +32,6 @@ _LOOK = 2.0
 """Seconds between two looks at whether there is something new."""
 _LAST = 5.0
 """Seconds that what is new at the end may take."""
-
-
-def collector_of(settings: AuditSyslog) -> syslog.Collector:
-    """Return where audit messages go."""
-    return syslog.Collector(settings.url, "audit.syslog", settings.ca_file, settings.certificate, settings.key)
 
 
 def tell_of_alteration(settings: Settings, database: str, description: str) -> None:
@@ -50,7 +45,7 @@ def tell_of_alteration(settings: Settings, database: str, description: str) -> N
     source, moment = socket.gethostname(), now()
     origin = Origin(source, settings.audit.syslog.site, moment)
     alert = xml(Messages(settings, source).altered(origin, database, description))
-    syslog.send(collector_of(settings.audit.syslog), [syslog.message(moment, alert, MSGID, syslog.SECURITY)])
+    syslog.send(syslog.audit_collector(settings.audit.syslog), [syslog.message(moment, alert, MSGID, syslog.SECURITY)])
 
 
 class Reporter(threading.Thread):
@@ -69,7 +64,7 @@ class Reporter(threading.Thread):
     ) -> None:
         super().__init__(name="reporter", daemon=True)
         self._settings = settings.audit.syslog
-        self._collector = collector_of(self._settings)
+        self._collector = syslog.audit_collector(self._settings)
         self._messages = Messages(settings, socket.gethostname())
         self._ledger = ledger
         self._queue = queue

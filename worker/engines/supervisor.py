@@ -289,7 +289,8 @@ class Supervisor:
             self.settings, self._text = change.settings, change.text
             log.info("settings_taken_up", changed=change.names, need_a_restart=change.fixed)
             for child in self._children:
-                if change.names and child.process is not None:
+                # The receiver hears of each: a certificate may have been renewed under the same name.
+                if child.process is not None and (change.names or child.role not in RELOADED):
                     self._pass_on(child, child.process)
         systemd.notify("READY=1")
 

@@ -26,6 +26,8 @@ def certificates(settings: Settings) -> Iterator[tuple[str, float | str]]:
         files.append(("scp", settings.scp.tls.certificate))
     nodes = [each for each in settings.destinations if isinstance(each, DicomDestination)]
     files += [(f"destination {each.name}", each.tls.certificate) for each in nodes if each.tls and each.tls.certificate]
+    if settings.audit.syslog.certificate is not None:
+        files.append(("audit.syslog", settings.audit.syslog.certificate))
     for name, file in files:
         try:
             yield name, days_left(file, now())

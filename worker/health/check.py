@@ -32,6 +32,7 @@ from worker.settings import Scp, Settings
 from worker.storage import lock
 from worker.storage.privacy import open_to_others
 from worker.storage.pseudonym import secret_fault
+from worker.syslog import audit_collector, send
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def run(settings: Settings, only: str | None = None, *, store: bool = False) -> 
         yield from _privacy(settings)
         yield from _secret(settings)
         yield from _certificates(settings)
+        yield from _collector(settings)
         yield from _ledger(settings)
     names = [each.name for each in settings.destinations]
     if only is not None and only not in names:
@@ -142,6 +144,19 @@ def _certificates(settings: Settings) -> Iterator[Check]:
             server_context(ServerTls(**dict(tls)))
         except CxrdError as error:
             yield Check("certificate", False, f"scp: {error}")
+
+
+def _collector(settings: Settings) -> Iterator[Check]:
+    """Connect with the collector of audit messages; nothing is sent."""
+    url = settings.audit.syslog.url
+    if url:
+        try:
+            send(audit_collector(settings.audit.syslog), [])
+        except CxrdError as error:
+            yield Check("audit messages", False, str(error))
+        else:
+            text = "takes TLS connections" if url.startswith("tls:") else "whether datagrams arrive there, nobody knows"
+            yield Check("audit messages", True, f"{url}: {text}")
 
 
 def _ledger(settings: Settings) -> Iterator[Check]:

@@ -36,7 +36,7 @@ def test_it_is_off_where_we_call() -> None:
 
 
 def test_it_is_off_where_we_are_called(tmp_path: Path) -> None:
-    options = NodeOptions("CXRD", "127.0.0.1", 0, (), False, 5, 131072, 10, 100)
+    options = NodeOptions("CXRD", "127.0.0.1", 0, (), (), 5, 131072, 10, 100)
     node = StorageNode(options, tmp_path, lambda _: 0)
     node.start()
     try:

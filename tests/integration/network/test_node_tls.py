@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import socket
 import ssl
 import subprocess
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from dicom_io.errors import AssociationRejected, InvalidSettings, PeerUnavailable
+from dicom_io.errors import AssociationRejected, InvalidSettings, NotSecure, PeerUnavailable
 from dicom_io.network.certificates import days_left
 from dicom_io.network.ending import Cause
-from dicom_io.network.storage_scu import Peer, echo
+from dicom_io.network.storage_scu import Peer, associate, echo
 from dicom_io.network.tls import ClientTls, ServerTls, client_context, server_context
 from tests.integration.network.conftest import WatchedNode
 from tests.support.certificates import certificate
@@ -226,3 +229,51 @@ def test_a_title_calls_from_its_networks_alone(watched: Start, networks: list[st
         echo(Peer("127.0.0.1", node.port, "CXRD", "TEST", timeout=5))
     assert node.ends(2)[-1] == ("rejected", "its AE title may not call from this address (scp.allowed_calling)")
     assert [about[:2] for about in node.rejected] == [("TEST", "127.0.0.1")]
+
+
+@pytest.mark.parametrize(
+    ("networks", "called", "admitted"),
+    [
+        (["127.0.0.0/8"], "STAT", True),
+        (["10.0.0.0/8"], "STAT", False),
+        (["10.0.0.0/8"], "CXRD", True),
+        (["10.0.0.0/8"], "OLD", True),
+        (["127.0.0.1"], "OTHER", False),
+    ],
+)
+def test_a_title_of_ours_is_called_from_its_networks_alone(
+    watched: Start, networks: list[str], called: str, admitted: bool
+) -> None:
+    node = watched(allowed_called=[{"ae_title": "STAT", "networks": networks}, "OLD"])
+    caller = Peer("127.0.0.1", node.port, called, "TEST", timeout=5)
+    if admitted:
+        echo(caller)
+        return
+    with pytest.raises(AssociationRejected, match=f"does not answer to the AE title {called}"):
+        echo(caller)
+    wait_for(lambda: node.rejected)
+    assert ("scp.require_called" if called == "OTHER" else "scp.allowed_called") in node.rejected[0][2]
+
+
+def test_a_renewed_certificate_is_taken_up_and_no_association_ends(
+    watched: Start, theirs: Pair, tmp_path: Path
+) -> None:
+    files = certificate(tmp_path / "files")
+    old = certificate(tmp_path / "old")
+    for source, target in zip(old, files, strict=True):
+        shutil.copyfile(source, target)
+    node = watched(tls=ServerTls(0, *files, theirs[0]))
+    port = node.node.tls_port or 0
+    with associate(peer(port, old, theirs), [build_context(Verification)]) as association:
+        new = certificate(tmp_path / "new")
+        shutil.copyfile(new[0], files[0])
+        with pytest.raises(InvalidSettings, match="the key is not that of the certificate"):
+            node.node.renew_certificate()  # half of it is there
+        echo(peer(port, old, theirs))
+        shutil.copyfile(new[1], files[1])
+        assert 0.9 < (node.node.renew_certificate() or 0) <= 1
+        echo(peer(port, new, theirs))
+        with pytest.raises(NotSecure):
+            echo(peer(port, old, theirs))
+        assert association.send_c_echo().Status == 0x0000
+    assert watched().node.renew_certificate() is None

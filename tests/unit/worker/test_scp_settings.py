@@ -8,8 +8,10 @@ import pytest
 
 from dicom_io.errors import InvalidSettings
 from tests.support.certificates import certificate
+from tests.support.syslog import tls_collector
 from worker.health import check
 from worker.health.certificates import certificates
+from worker.scp_settings import BoundTitle, Scp
 from worker.settings import load
 
 TLS = "scp:\n  tls: {certificate: ours.pem, key: ours.key, ca_file: theirs.pem}\n"
@@ -64,3 +66,30 @@ def test_check_says_how_long_a_certificate_holds(tmp_path: Path) -> None:
         text = f"scp: {{tls: {{certificate: {file}, key: {key}, ca_file: {file}}}}}\n"
         lines = list(check._certificates(load(settings_of(tmp_path, text))))
         assert [(line.ok, line.text) for line in lines] == [(ok, words)]
+
+
+def test_check_connects_with_the_collector_of_audit_messages(tmp_path: Path) -> None:
+    (trusted, _), (ours, key) = pair = certificate(tmp_path / "server"), certificate(tmp_path / "ours", days=20)
+    with tls_collector(pair[0]) as collector:
+        syslog = f"url: '{collector.url}', ca_file: {trusted}, certificate: {ours}, key: {key}"
+        settings = load(settings_of(tmp_path, f"audit: {{syslog: {{{syslog}}}}}\n"))
+        (line,) = check._collector(settings)
+        assert (line.ok, line.text) == (True, f"{collector.url}: takes TLS connections")
+        assert collector.raw == []
+    (line,) = check._collector(settings)
+    assert (line.ok, line.text.partition(": ")[2]) == (False, "Connection refused")
+    assert [(each.ok, each.text) for each in check._certificates(settings)] == [
+        (False, "audit.syslog: expires in 20 days")
+    ]
+    assert list(check._collector(load(settings_of(tmp_path, "{}\n")))) == []
+
+
+def test_the_titles_that_we_answer_to() -> None:
+    bound = BoundTitle(ae_title="STAT", networks=("10.0.0.0/8",))
+    for scp, titles in (
+        (Scp(), ()),
+        (Scp(require_called=True), ("CXRD",)),
+        (Scp(allowed_called=(bound, "OLD")), ("CXRD", "STAT", "OLD")),
+    ):
+        assert scp.called_titles == titles
+    assert Scp(allowed_called=(bound,)).called_networks == {"STAT": ("10.0.0.0/8",)}

@@ -68,3 +68,13 @@ def test_it_says_what_becomes_of_another_content(duplicates: str, refuses: bool)
     words = statement(Settings(scp=Scp.model_validate({"duplicates": duplicates})), load_card(shipped_model()))
     assert ("0x0111 | Duplicate SOP Instance" in words) is refuses
     assert ("analysed as a further version" in words) is not refuses
+
+
+def test_it_says_how_audit_messages_go() -> None:
+    for url, words in (
+        ("", "No audit trail messages (PS3.15 A.5) are sent"),
+        ("tls://loghost", "by SYSLOG-TLS (PS3.15 A.6)"),
+        ("udp://loghost", "by SYSLOG-UDP (PS3.15 A.7)"),
+    ):
+        settings = Settings.model_validate({"audit": {"syslog": {"url": url}}})
+        assert words in statement(settings, load_card(shipped_model()))
