@@ -10,6 +10,7 @@ import stat
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE
@@ -17,6 +18,7 @@ from pynetdicom import AE
 from tests.acceptance.program import Service, invoke
 from tests.support.orthanc import free_port
 from tests.support.peers import chest, send, wait_for
+from tests.support.syslog import Collector, udp_collector
 
 MARKS = ("Zimtstern", "PID-4711-Q", "19330417", "1933-04-17", "Kaminfeger", "Quittenweg")
 """Name, id, birth date in both forms, physician and address of the patient."""
@@ -109,9 +111,19 @@ def test_a_marked_patient_leaves_no_trace(serve: Callable[..., Service]) -> None
     gone = {"name": "gone", "host": "127.0.0.1", "port": free_port(), "ae_title": "GONE", "timeout": 1}
     hook = {"name": "hook", "webhook": f"http://u:{SECRET}@127.0.0.1:9/{SECRET}?{SECRET}", "secret": SECRET}
     web = {"name": "web", "url": f"http://127.0.0.1:9/{SECRET}", "username": "u", "password": SECRET, "timeout": 1}
+    with udp_collector() as collector:
+        _leave_no_trace(serve, health, [gone, hook, web], collector)
+    events = collector.events
+    assert {"Application Activity", "DICOM Instances Transferred", "Begin Transferring DICOM Instances"} <= set(events)
+    told = "".join(each.words for each in collector.messages)
+    assert not [mark for mark in (*MARKS, SECRET) if mark.casefold() in told.casefold()]
+
+
+def _leave_no_trace(serve: Callable[..., Service], health: int, destinations: list[Any], collector: Collector) -> None:
     service = serve(
         logging={"level": "debug"},
-        destinations=[gone, hook, web],
+        destinations=destinations,
+        audit={"syslog": {"url": collector.url}},
         health={"port": health},
         results={"report_not_analysed": True},
     )

@@ -11,7 +11,6 @@ from pydicom.uid import ImplicitVRLittleEndian
 from dicom_io import audit_message as message
 from dicom_io.audit_message import AuditMessage, Code, Instances, Origin, Outcome, Party
 from dicom_io.network.address import origin as url_origin
-from dicom_io.network.address import plain_url
 from dicom_io.network.query_retrieve import FIND, Query, encoded, study_query
 from worker.destination_settings import (
     NOTIFICATIONS,
@@ -154,9 +153,9 @@ class Messages:
         if isinstance(destination, DicomDestination):
             return Party(destination.ae_title, (destination.ae_title,), destination.host)
         if isinstance(destination, DicomwebDestination):
-            return Party(name, (), plain_url(destination.url))
+            return Party(name, (), url_origin(destination.url))  # a path may hold a token
         if isinstance(destination, WebhookDestination):
-            return Party(name, (), url_origin(destination.webhook))  # its path may hold a token
+            return Party(name, (), url_origin(destination.webhook))
         if isinstance(destination, Hl7Destination):
             return Party(name, (), destination.address[0])
         return Party(name)
