@@ -23,12 +23,13 @@ COPIED := $(if $(MADE_AT),$(shell [ "$$(cd '$(MADE_AT)' 2>/dev/null && pwd -P)" 
 OHIF := 3.12.0
 VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
 
-.PHONY: help install serve demo viewer test test-fast lint format torture bench clean
+.PHONY: help install serve demo viewer test test-fast lint format torture fuzz bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: CONFIG= (serve, demo), IMAGES=, OUT= and VIEWER=1 (demo), ARGS= (test, test-fast, bench),'
+	@echo 'Variables: CONFIG= (serve, demo), IMAGES=, OUT= and VIEWER=1 (demo), ARGS= (test, test-fast, torture, fuzz, bench),'
 	@echo '           WORKERS= (test, test-fast: how many tests run at once; 0 runs them in one process),'
+	@echo '           CASES= and SEED= (fuzz),'
 	@echo '           PIP_ARGS= (what pip needs, such as another index), PYTHON= (3.11 or newer)'
 
 install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command: what serving needs, no extras
@@ -64,6 +65,13 @@ format: $(VENV)/.stamp-test ## Put the code into the house's form
 
 torture: $(VENV)/.stamp-test ## Kill it 300 times at work, and see that every promise holds (ARGS='--kills 1000')
 	@$(BIN)/python -m tests.acceptance.torture $(ARGS)
+
+# A case follows from its seed, its harness and its number alone: ARGS='--harness node --seed 3 --number 17' repeats one.
+CASES ?= 30000
+SEED ?= 0
+
+fuzz: $(VENV)/.stamp-test ## Send 30,000 cases of damaged input to all that reads input (CASES=, SEED=, ARGS=)
+	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) $(ARGS)
 
 bench: $(VENV)/.stamp-test ## Measure cxrd beside a plain worker, ten minutes (see benchmarks/)
 	@$(BIN)/python -m benchmarks.side_by_side --out build/benchmark.json $(ARGS)

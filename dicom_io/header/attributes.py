@@ -17,14 +17,16 @@ from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.valuerep import validate_value
 
-# What pydicom raises, late, for a value that does not fit its value representation. Warning is among them because a
-# program may have turned pydicom's warnings into errors.
+# What pydicom raises, late, for a value that does not fit its value representation. RecursionError is among them
+# because sequences may lie in one another too deep, and Warning because a program may have turned pydicom's warnings
+# into errors.
 MALFORMED = (
     ArithmeticError,
     AttributeError,
     BytesLengthException,
     LookupError,
     NotImplementedError,
+    RecursionError,
     TypeError,
     ValueError,
     struct.error,

@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from dicom_io.errors import ObjectCutShort, OutOfResources, UnreadableObject
+from dicom_io.header.attributes import UNPARSED
 from dicom_io.header.end import has_long_representation, require_end
 from dicom_io.header.inflation import inflate
 from dicom_io.header.limits import MeteredBytes, MeteredFile, require_few_items
@@ -90,7 +91,7 @@ def syntax_of(path: Path) -> str:
     try:
         meta = pydicom.filereader.read_file_meta_info(str(path))
         return str(meta.TransferSyntaxUID)
-    except (OSError, InvalidDicomError, AttributeError):
+    except (InvalidDicomError, *UNPARSED):
         return str(ExplicitVRLittleEndian)
 
 

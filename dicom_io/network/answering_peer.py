@@ -1,6 +1,7 @@
-"""Limits on what a peer may send that we called: no PDU of any length, and none that trickles.
+"""Limits on what a peer may send that we called: nothing of any length, nothing that trickles, and nothing odd.
 
-pynetdicom makes the association itself and reads a PDU in one go, however long it says it is.
+pynetdicom makes the association itself, and reads a PDU in one go, however long it says it is. What it does not foresee
+ends its thread with a traceback, and whoever waits for the answer waits until his time is over.
 """
 
 from __future__ import annotations
@@ -9,24 +10,40 @@ import errno
 import time
 from typing import Any
 
+from pynetdicom.fsm import AA_4
+from pynetdicom.pdu_primitives import MaximumLengthNotification
+
+from dicom_io.network.association_request import DEFAULT_LENGTH, usable_length
+from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE
+
 MOST_PDU = 1 << 20
 """Bytes of a PDU: eight times what we state as our Maximum Length, as some nodes take no notice of it."""
 _CHUNK = 1 << 16
+_INVALID = "Evt19"
+"""An unrecognised or invalid PDU (PS3.8 table 9-10)."""
+_IDLE = "Sta1"
+_OVER = (_IDLE, "Sta13")
+"""States in which nothing more comes: the last one waits for the connection to close (PS3.8 table 9-10)."""
 
 
 def bound(event: Any) -> None:
     """Bound what comes on a connection that has opened.
 
+    A PDU that is too long, or not complete within the association's `network_timeout`, ends the association like a lost
+    connection. So does what comes at the wrong moment. A message that cannot be read, or is too long, aborts it.
+
     Parameters
     ----------
     event
-        Of pynetdicom's EVT_CONN_OPEN, which comes before the first byte of the association. A PDU that is too long, or
-        not complete within the association's `network_timeout`, ends the association like a lost connection.
+        Of pynetdicom's EVT_CONN_OPEN, which comes before the first byte of the association.
     """
-    wrapper: Any = event.assoc.dul.socket
+    association = event.assoc
+    wrapper: Any = association.dul.socket
     if wrapper is None or wrapper.socket is None:
         return  # it is closed by now
-    connection, seconds = wrapper.socket, event.assoc.network_timeout
+    connection, seconds = wrapper.socket, association.network_timeout
+    _guard_messages(association)
+    _guard_states(association.dul)
 
     def receive(count: int) -> bytearray:
         if count > MOST_PDU:
@@ -44,3 +61,74 @@ def bound(event: Any) -> None:
         return data
 
     wrapper.recv = receive
+
+
+def mend_acceptance(event: Any) -> None:
+    """Mend what a peer lacks in its A-ASSOCIATE-AC, and pynetdicom then fails for.
+
+    No Maximum Length, or a useless one, stands for what everybody takes. A presentation context counts as refused if it
+    is accepted in no transfer syntax, or in one that was not proposed.
+
+    Parameters
+    ----------
+    event
+        Of pynetdicom's EVT_ACCEPTED.
+    """
+    association = event.assoc
+    about = association.acceptor.primitive.user_information
+    stated = [each for each in about if isinstance(each, MaximumLengthNotification)]
+    if not stated:
+        stated = [MaximumLengthNotification()]
+        about += stated
+        stated[0].maximum_length_received = DEFAULT_LENGTH
+    for each in stated:
+        each.maximum_length_received = usable_length(each.maximum_length_received)
+    offered = {each.context_id: each.transfer_syntax for each in association.requestor.requested_contexts}
+    accepted = association._accepted_cx  # noqa: SLF001 - the public list is a copy
+    for number, context in list(accepted.items()):
+        if context.transfer_syntax[:1] not in [[each] for each in offered.get(number, [])]:
+            association._rejected_cx.append(accepted.pop(number))  # noqa: SLF001 - likewise
+
+
+def _guard_messages(association: Any) -> None:
+    """Have fragments that make no message, or too long a one, end the association by A-ABORT."""
+    dimse = association.dimse
+    take_in = dimse.receive_primitive
+
+    def receive(primitive: Any) -> None:
+        try:
+            take_in(primitive)
+            message = dimse.message
+            is_long = message is not None and (
+                message.encoded_command_set.tell() > MOST_COMMAND
+                or (message.data_set is not None and message.data_set.tell() > MOST_MESSAGE)
+            )
+        except Exception:  # noqa: BLE001 - what a hostile message can make pynetdicom raise has no end
+            is_long = True
+        if is_long:
+            dimse.message = None
+            association.dul.event_queue.put(_INVALID)
+
+    dimse.receive_primitive = receive
+
+
+def _guard_states(layer: Any) -> None:
+    """Have what pynetdicom's states do not foresee end the association like a lost connection.
+
+    Whoever waits for a message hears of each end at once: pynetdicom tells only of some.
+    """
+    machine = layer.state_machine
+    act = machine.do_action
+
+    def do(event: str) -> None:
+        before = machine.current_state
+        try:
+            act(event)
+        except Exception:  # noqa: BLE001 - the border of pynetdicom's thread
+            if before != _IDLE:
+                machine.current_state = AA_4(layer)
+            layer.kill_dul()
+        if machine.current_state in _OVER and before not in _OVER:
+            layer.assoc.dimse.msg_queue.put((None, None))
+
+    machine.do_action = do

@@ -21,16 +21,19 @@ MOST_ITEMS = 16_384
 """Items in one request: what reading them may cost."""
 DEFAULT_LENGTH = 16_384
 """Maximum Length of a peer that states none."""
+LEAST_LENGTH = 128
+"""Bytes of a PDU that each peer must take: in less there is hardly room for a fragment's own header (PS3.8 9.3.5)."""
 
 _HEADER = 74
 """Bytes of a request before its items, with the six of type and length."""
 _APPLICATION_CONTEXT, _CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
-_KNOWN_IN_CONTEXT = (0x30, 0x40)
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
+_KNOWN_IN_CONTEXT = (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX)
 _MAXIMUM_LENGTH, _VERSION_NAME = 0x51, 0x55
 _KNOWN_OF_USER = range(0x51, 0x5A)
 _TITLE = 16
 _CALLED, _CALLING = slice(10, 26), slice(26, 42)
-_TRANSFER_SYNTAX, _USER_IDENTITY = 0x40, 0x58
+_USER_IDENTITY = 0x58
 _IDENTITY_TYPES = (b"\1", b"\2", b"\3", b"\4", b"\5")
 """User names, passwords, tickets and tokens (PS3.7 D.3.3.7.1); we ask for none of them."""
 
@@ -62,17 +65,20 @@ def read_request(pdu: bytes) -> AssociationRequest:
     Raises
     ------
     MalformedRequest
-        An item is cut short, or there are too many.
+        An item is cut short, there are too many, or a presentation context is for nothing.
     """
     if len(pdu) < _HEADER:
         raise MalformedRequest(f"an A-ASSOCIATE-RQ of {len(pdu)} bytes")
-    items, contexts, count = [], 0, 0
+    items, contexts, count, is_named = [], 0, 0, True
     for kind, value in _items(pdu[_HEADER:]):
         count += 1
         if kind == _CONTEXT:
             contexts += 1
             subitems = list(_items(value[4:]))
             count += len(subitems)
+            is_named = is_named and any(
+                each == _ABSTRACT_SYNTAX and content.strip(b" \0") for each, content in subitems
+            )
             items.append(_item(kind, value[:4] + _context(value[:1], subitems)))
         elif kind == _USER_INFORMATION:
             items.append(_item(kind, _user_information(value)))
@@ -82,6 +88,8 @@ def read_request(pdu: bytes) -> AssociationRequest:
             raise MalformedRequest(f"more than {MOST_CONTEXTS} presentation contexts in one A-ASSOCIATE-RQ")
         if count > MOST_ITEMS:
             raise MalformedRequest(f"more than {MOST_ITEMS} items in one A-ASSOCIATE-RQ")
+    if not is_named:
+        raise MalformedRequest("a presentation context names no abstract syntax")
     called, calling = pdu[_CALLED], pdu[_CALLING]
     body = pdu[6:10] + _stand_in(called) + _stand_in(calling) + pdu[42:_HEADER] + b"".join(items)
     return AssociationRequest(*titles(pdu), pdu[:2] + struct.pack(">I", len(body)) + body)
@@ -145,9 +153,15 @@ def _user_information(value: bytes) -> bytes:
             continue
         if kind == _USER_IDENTITY and content[:1] not in _IDENTITY_TYPES:
             continue
-        is_bounded = is_bounded or kind == _MAXIMUM_LENGTH
+        if kind == _MAXIMUM_LENGTH and len(content) == 4:
+            is_bounded, content = True, struct.pack(">I", usable_length(struct.unpack(">I", content)[0]))
         items += _item(kind, content)
     return items if is_bounded else _item(_MAXIMUM_LENGTH, struct.pack(">I", DEFAULT_LENGTH)) + items
+
+
+def usable_length(stated: int | None) -> int:
+    """Return the length that PDUs for a peer may have, by the Maximum Length that it states; 0: any (PS3.8 D.1)."""
+    return DEFAULT_LENGTH if stated is None else stated and max(LEAST_LENGTH, stated)
 
 
 def _version_name(content: bytes) -> bytes:

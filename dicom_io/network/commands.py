@@ -13,6 +13,10 @@ from pynetdicom import _config as pynetdicom_config
 
 from dicom_io.network.association_request import NO_UID
 
+MOST_COMMAND = 65_536
+"""Bytes of a command set; real ones have some hundreds."""
+MOST_MESSAGE = 4 * 1024 * 1024
+"""Bytes of a data set that is not stored, such as a request for commitment: it is collected in memory."""
 MOST_UID = 1024
 """Characters of a UID in a command that is answered with a status; one of more than 64 is no UID (PS3.5 9.1)."""
 _GROUP_LENGTH, _CLASS, _FIELD, _INSTANCE, _ORIGINATOR = 0x0000, 0x0002, 0x0100, 0x1000, 0x1030

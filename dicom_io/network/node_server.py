@@ -24,7 +24,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 
 from dicom_io.network import spool
 from dicom_io.network.admission import Admission
-from dicom_io.network.commands import mended
+from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE, mended
 from dicom_io.network.ending import Cause, Ending
 from dicom_io.network.status import CLASS_NOT_SUPPORTED, DATASET_MISMATCH
 from dicom_io.network.tls import HandshakeFailed, accepted, say_goodbye
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("cxrd.scp")
 MOST_UID = 64
 """Characters of a UID (PS3.5 9.1)."""
-MOST_COMMAND = 65_536
-"""Bytes of a command set; real ones have some hundreds."""
-MOST_MESSAGE = 4 * 1024 * 1024
-"""Bytes of a data set that is not stored, such as a request for commitment: it is collected in memory."""
 _BACKLOG = 128
 _LAST_WORDS = 3.0
 """Seconds that the upper layer may take to end when its association has ended."""

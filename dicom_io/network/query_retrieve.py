@@ -115,7 +115,7 @@ class Archive:
         self._arrived = arrived
 
     def series(self, query: Query, modalities: tuple[str, ...]) -> Iterator[Series]:
-        """Yield the series of these modalities in all studies that match.
+        """Yield the series of these modalities in all studies that match; a match without its UID is none.
 
         Raises
         ------
@@ -123,16 +123,18 @@ class Archive:
             The PACS stopped answering, or answers with a failure.
         """
         for study in self._find(study_query(query)):
-            if not may_hold(study, modalities):
+            study_uid = text(study, "StudyInstanceUID")
+            if not study_uid or not may_hold(study, modalities):
                 continue
-            for each in self._find(series_query(study.StudyInstanceUID)):
-                modality = text(each, "Modality")
-                if modality in modalities or not modality:
-                    yield Series(str(study.StudyInstanceUID), str(each.SeriesInstanceUID), modality)
+            for each in self._find(series_query(study_uid)):
+                uid, modality = text(each, "SeriesInstanceUID"), text(each, "Modality")
+                if uid and (modality in modalities or not modality):
+                    yield Series(study_uid, uid, modality)
 
     def instances(self, series: Series) -> list[str]:
         """Return the SOP Instance UIDs of a series. Raises as `series` does."""
-        return [str(instance.SOPInstanceUID) for instance in self._find(instance_query(series))]
+        uids = (text(instance, "SOPInstanceUID") for instance in self._find(instance_query(series)))
+        return [uid for uid in uids if uid]
 
     def fetch(self, series: Series, missing: list[str]) -> str:  # noqa: ARG002 - as `dicom_io.dicomweb.wado.WebArchive`
         """Have a series sent, as a whole: what is known comes again, and changes nothing.

@@ -113,7 +113,7 @@ def drop_unfinished_of(association: Any) -> None:
 
 
 class OutOfTurn(ValueError):
-    """A command begins where it may not."""
+    """A command, or an object, begins where it may not."""
 
 
 def check_turn(message: Any, primitive: Any) -> None:
@@ -132,6 +132,8 @@ def _open(**options: Any) -> Any:
     reactor: Any = threading.current_thread()
     association = reactor.assoc
     spool = _spools.get(int(association.acceptor.port))
+    if spool is None and association.is_requestor:
+        raise OutOfTurn("an object that nobody asked for")
     if spool is None:
         return NamedTemporaryFile(**options)
     if getattr(association.dimse.message, "_data_set_file", None) is not None:  # both commands came in one PDU

@@ -17,7 +17,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_io.errors import AssociationLost, AssociationRejected, Declined, NotSecure, PeerUnavailable, RefusedByPeer
 from dicom_io.header.reading import read_dataset
 from dicom_io.network.address import address
-from dicom_io.network.answering_peer import bound
+from dicom_io.network.answering_peer import bound, mend_acceptance
 from dicom_io.network.nagle import send_at_once
 from dicom_io.network.status import Verdict, verdict_of
 from dicom_io.network.tls import ClientTls, client_context, words_to_server
@@ -230,7 +230,7 @@ def associate(
         max_pdu=MAXIMUM_PDU,
         ext_neg=list(roles),
         tls_args=(tls, peer.host) if tls else None,
-        evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_CONN_OPEN, bound), *handlers],
+        evt_handlers=[*_GUARDS, *handlers],
     )
     if not association.is_established:
         if association.rejected_contexts:  # pynetdicom aborts where there is nothing left to say
@@ -244,6 +244,9 @@ def associate(
     finally:
         if association.is_established:
             association.release()
+
+
+_GUARDS = [(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_CONN_OPEN, bound), (evt.EVT_ACCEPTED, mend_acceptance)]
 
 
 def echo(peer: Peer) -> None:

@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 from dicom_io.errors import Retryable, UnsupportedPixels
-from dicom_io.header.attributes import integer, numbers, text
+from dicom_io.header.attributes import UNPARSED, integer, numbers, text
 from dicom_io.header.end import begins_compressed
 from dicom_io.header.reading_limits import too_much
 from dicom_io.pixels.codestream import JPEG_SYNTAXES, Dimensions, dimensions
@@ -176,11 +176,22 @@ def _layout(dataset: Dataset, max_pixels: int) -> _Layout:
 
 def _require_room(dataset: Dataset, layout: _Layout, max_memory_mb: int) -> None:
     """Refuse an image whose data, cells and displayed values together would take too much memory."""
-    data = dataset["PixelData"].value
+    data = _pixel_data(dataset)
     pixels = layout.rows * layout.columns
-    size = pixels * (layout.allocated // 8 + np.dtype(np.float32).itemsize) + len(data or b"")
+    size = pixels * (layout.allocated // 8 + np.dtype(np.float32).itemsize) + len(data)
     if size > max_memory_mb * 1_000_000:
         raise UnsupportedPixels(too_much(size, max_memory_mb))
+
+
+def _pixel_data(dataset: Dataset) -> bytes:
+    """Return the pixel data as it is stored; another value representation than OB or OW makes it no bytes."""
+    try:
+        data = dataset["PixelData"].value
+    except UNPARSED as error:
+        raise UnsupportedPixels("the pixel data cannot be read") from error
+    if not isinstance(data, bytes | bytearray | None):
+        raise UnsupportedPixels("the pixel data has a value representation other than OB or OW")
+    return bytes(data) if data else b""  # of bytes, which it mostly is, this is no copy
 
 
 _COLOUR = frozenset(
@@ -196,13 +207,12 @@ def _cells(dataset: Dataset, layout: _Layout, decoders: Decoders) -> tuple[Cells
     order = np.arange(1 << layout.allocated, dtype=np.uint32).astype(kind)
     if syntax.is_encapsulated:
         return _decoded(dataset, layout, syntax, decoders).view(kind), order
-    data = dataset["PixelData"].value
+    data = _pixel_data(dataset)
     pixels = layout.rows * layout.columns
     size = pixels * kind.itemsize
-    if isinstance(data, bytes):
-        _require_native(data, size)
-    if not isinstance(data, bytes | bytearray) or len(data) < size:
-        raise cut_short(len(data or b""), size)
+    _require_native(data, size)
+    if len(data) < size:
+        raise cut_short(len(data), size)
     if "NumberOfFrames" in dataset and integer(dataset, "NumberOfFrames") != 1 and len(data) > size + 1:
         raise UnsupportedPixels(f"the number of frames is not stated, and {len(data)} bytes are not those of one")
     if len(data) >= 2 * size and bytes(data[size:]).strip(b"\0"):  # so much is no padding: a cell may have two bytes
@@ -239,7 +249,7 @@ def _decoded(dataset: Dataset, layout: _Layout, syntax: UID, decoders: Decoders)
     if syntax not in _DECODERS and syntax not in _APART:
         raise UnsupportedPixels(f"transfer syntax {syntax.name} is not read here")
     one = "NumberOfFrames" not in dataset or integer(dataset, "NumberOfFrames") == 1
-    frame = frame_of(dataset["PixelData"].value, one=one)
+    frame = frame_of(_pixel_data(dataset), one=one)
     stated = dimensions(frame, syntax)
     if stated is not None:
         _confirm(stated, layout)

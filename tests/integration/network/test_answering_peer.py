@@ -1,20 +1,29 @@
-"""A node that we call may not fill our memory, nor keep us waiting by trickling."""
+"""A node that we call may not fill our memory, keep us waiting by trickling, or end our threads by odd answers."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from pydicom.uid import JPEG2000Lossless
 
-from dicom_io.errors import PeerUnavailable
+from dicom_io.errors import CxrdError, PeerUnavailable
+from dicom_io.network import spool
 from dicom_io.network.answering_peer import MOST_PDU
+from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE
+from dicom_io.network.query_retrieve import Move, Query, Series, archive
 from dicom_io.network.storage_scu import Peer, echo
-from tests.support.raw_peer import pdu
+from tests.fuzz.peers import AnsweringNode
+from tests.fuzz.sessions import acceptance, command, message, number
+from tests.support.peers import wait_for
+from tests.support.raw_peer import fragment, item, pdu, store_command
 
 
 @contextlib.contextmanager
@@ -59,3 +68,125 @@ def test_an_answer_that_trickles_is_not_waited_for() -> None:
     with answering(trickle) as port, pytest.raises(PeerUnavailable):
         echo(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=1))
     assert time.monotonic() - start < 6
+
+
+VERIFICATION, FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
+IMPLICIT = "1.2.840.10008.1.2"
+ACCEPTANCE = acceptance([(1, 0, IMPLICIT)])
+SUCCESS = b"".join(message(command(0x8030, VERIFICATION, number(0x900, 0))))
+RELEASED = pdu(6, bytes(4))
+BIG = 1 << 16
+
+
+def unbounded(control: int, bytes_: int) -> bytes:
+    """Return fragments of a command, or of a data set, without a last one."""
+    return fragment(control, bytes(BIG)) * (bytes_ // BIG + 1)
+
+
+@pytest.fixture
+def node() -> Iterator[AnsweringNode]:
+    made = AnsweringNode()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the errors that end threads."""
+    made: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", made.append)
+    return made
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [pdu(3, b"\0\1\7\1")],  # a rejection by nobody
+        [pdu(2, bytes(80))],
+        [acceptance([(1, 0, "")])],
+        [acceptance([(1, 0, "1.2.3")])],
+        [acceptance([(1, 0, JPEG2000Lossless)])],
+        [SUCCESS],
+        [RELEASED],
+        [ACCEPTANCE, ACCEPTANCE],
+        [ACCEPTANCE, pdu(4, b"abc")],
+        [ACCEPTANCE, fragment(3, b"\0\0\0\1")],
+        [ACCEPTANCE, fragment(3, command(0x777, VERIFICATION))],  # no such command
+        [ACCEPTANCE, fragment(3, SUCCESS[12:30])],  # a command without its field
+        [ACCEPTANCE, unbounded(1, MOST_COMMAND)],
+        [ACCEPTANCE, fragment(3, command(0x8020, FIND, data=True)) + unbounded(0, MOST_MESSAGE)],
+        [ACCEPTANCE, pdu(9, b"")],
+    ],
+)
+def test_odd_answers_end_the_association_at_once(turns: list[bytes], node: AnsweringNode, deaths: list[object]) -> None:
+    """They ended pynetdicom's thread with a traceback, and whoever waited for the answer waited until his timeout."""
+    node.turns = turns
+    threads, start = threading.active_count(), time.monotonic()
+    with pytest.raises(CxrdError):
+        echo(Peer("127.0.0.1", node.port, "NODE", "CXRD", timeout=60))
+    assert time.monotonic() - start < 20
+    wait_for(lambda: threading.active_count() <= threads)
+    assert deaths == []
+
+
+def test_a_command_without_end_is_not_kept(node: AnsweringNode) -> None:
+    node.turns = [ACCEPTANCE, fragment(1, bytes(BIG)) * 3000]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PeerUnavailable):
+        echo(Peer("127.0.0.1", node.port, "NODE", "CXRD", timeout=30))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250_000  # what the node itself holds, 197 MB
+
+
+@pytest.mark.parametrize("stated", [None, 0, 1, 6, 7])
+def test_a_node_is_answered_whatever_maximum_length_it_states(
+    stated: int | None, node: AnsweringNode, deaths: list[object]
+) -> None:
+    user = ACCEPTANCE[ACCEPTANCE.index(b"\x51\0\0\4") :][:8]
+    other = b"" if stated is None else item(0x51, stated.to_bytes(4, "big"))
+    at = ACCEPTANCE.index(b"\x50\0", 74)
+    body = ACCEPTANCE[6:at] + item(0x50, ACCEPTANCE[at + 4 :].replace(user, other))
+    node.turns = [pdu(2, body), SUCCESS, RELEASED]
+    echo(Peer("127.0.0.1", node.port, "NODE", "CXRD", timeout=30))
+    assert deaths == []
+
+
+def test_an_object_that_nobody_asked_for_is_not_taken(
+    node: AnsweringNode, deaths: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process that also receives, it went to the system's temporary folder, and stayed there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    spool.use(0, tmp_path / "spool")
+    try:
+        node.turns = [ACCEPTANCE, *message(store_command(b"1.2.3"), bytes(9000))]
+        with pytest.raises(PeerUnavailable):
+            echo(Peer("127.0.0.1", node.port, "NODE", "CXRD", timeout=30))
+    finally:
+        spool.leave(0, tmp_path / "spool")
+    assert not list((tmp_path / "temporary").iterdir())
+    assert deaths == []
+
+
+def matches(*values: bytes) -> bytes:
+    """Return answers to a C-FIND: data sets, and that there are no more."""
+    pending = command(0x8020, FIND, number(0x900, 0xFF00), data=True)
+    parts = [part for value in values for part in message(pending, value)]
+    return b"".join([*parts, *message(command(0x8020, FIND, number(0x900, 0)))])
+
+
+def test_matches_without_their_uid_are_none(node: AnsweringNode) -> None:
+    study = b"\x20\0\x0d\0\4\0\0\x001.2\0"
+    series = b"\x20\0\x0e\0\4\0\0\x001.3\0"
+    instance = b"\x08\0\x18\0\4\0\0\x001.4\0"
+    nothing = b"\x08\0\x60\0\2\0\0\0DX"
+    node.turns = [
+        acceptance([(1, 0, IMPLICIT), (3, 0, IMPLICIT)]),
+        matches(nothing, study),
+        matches(nothing, nothing + series),
+        matches(nothing, instance),
+        RELEASED,
+    ]
+    with archive(Peer("127.0.0.1", node.port, "NODE", "CXRD", timeout=30), Move("CXRD")) as source:
+        (only,) = source.series(Query(), ("DX",))
+        assert only == Series("1.2", "1.3", "DX")
+        assert source.instances(only) == ["1.4"]

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from dicom_io.errors import OutOfResources
 from dicom_io.network import commitment_scp, status
+from dicom_io.network.commands import MOST_MESSAGE
 from dicom_io.network.commitment_messages import (
     PUSH_INSTANCE,
     PUSH_MODEL,
@@ -29,7 +30,6 @@ from dicom_io.network.commitment_messages import (
     request_dataset,
 )
 from dicom_io.network.commitment_scp import Address, Commitment
-from dicom_io.network.node_server import MOST_MESSAGE
 from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.tls import ClientTls
 from tests.support.certificates import certificate, server_context

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from dicom_io.network.association_request import MOST_BYTES
-from dicom_io.network.node_server import MOST_COMMAND
+from dicom_io.network.commands import MOST_COMMAND
 from dicom_io.network.upper_layer import MOST_QUEUED, SLACK
 from tests.integration.network.conftest import WatchedNode
 from tests.support.peers import chest, send, wait_for

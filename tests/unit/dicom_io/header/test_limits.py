@@ -9,8 +9,11 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from dicom_io.errors import UnreadableObject
+from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_arrived, read_dataset, read_header
 from dicom_io.header.reading_limits import ReadingLimits
+from dicom_io.header.rules import Rules
+from dicom_io.header.source_image import source_image
 from tests.support.bombs import begin, deflated, header_bytes, many_elements, measured, nested
 
 READ = """
@@ -86,6 +89,12 @@ def test_sequences_in_one_another(tmp_path: Path, reader: object) -> None:
     with pytest.raises(UnreadableObject, match="in one another too deep"):
         reader(nested(tmp_path / "deep.dcm", 2000, defined=False))
     assert reader(nested(tmp_path / "deep.dcm", 2000, defined=True)).Modality == "DX"
+
+
+def test_a_sequence_that_is_too_deep_counts_as_absent(tmp_path: Path) -> None:
+    header = read_header(nested(tmp_path / "deep.dcm", 2000, defined=True))
+    assert judge(header, Rules()).analyse
+    assert source_image(header).requests == ()
 
 
 def test_a_large_value_before_the_pixels_is_not_read(tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_without_a_maximum_length_the_default_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stated", "taken"), [(0, 0), (1, 128), (6, 128), (128, 128), (129, 129), (2**32 - 1, 2**32 - 1)]
+)
+def test_a_maximum_length_that_no_fragment_fits_in_is_not_taken(stated: int, taken: int) -> None:
+    user = item(0x51, struct.pack(">I", stated)) + item(0x52, b"1.2.3")
+    assert decoded(request(user=user)).user_information.maximum_length == taken
+
+
+@pytest.mark.parametrize(
     ("data", "words"),
     [
         (pdu(1, bytes(20)), "an A-ASSOCIATE-RQ of 26 bytes"),
@@ -89,6 +97,8 @@ def test_without_a_maximum_length_the_default_is_taken() -> None:
             request(further=item(0x20, bytes([3, 0, 0, 0])) * 128),
             "more than 128 presentation contexts in one A-ASSOCIATE-RQ",
         ),
+        (request(further=item(0x20, bytes([3, 0, 0, 0]))), "a presentation context names no abstract syntax"),
+        (request(further=item(0x20, bytes([3, 0, 0, 0]) + item(0x30, b""))), "names no abstract syntax"),
         (request(in_context=item(0x40, b"") * 16000, further=item(0x40, b"") * 400), "more than 16384 items"),
     ],
 )

@@ -7,7 +7,6 @@ import errno
 import os
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -17,24 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.encaps import get_frame
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from dicom_io.errors import OutOfResources, Permanent, Retryable, UnsupportedPixels
 from dicom_io.pixels.decoders import KEPT, DecoderFailed, Decoders, DecodingLimits
 from dicom_io.pixels.render import render
+from tests.support.bombs import rle
 from tests.support.peers import chest, wait_for
-
-
-def rle_bomb(megabytes: int) -> Dataset:
-    """Return a radiograph whose two RLE segments come to so many megabytes, whatever its size says."""
-    run = b"\x81\x00"  # 128 times the same byte
-    segment = run * (megabytes * 1_000_000 // 2 // 128)
-    frame = struct.pack("<16L", 2, 64, 64 + len(segment), *[0] * 13) + segment * 2
-    dataset = chest("a bomb")
-    dataset.compress(RLELossless)
-    dataset["PixelData"].value = encapsulate([frame])
-    return dataset
 
 
 def compressed(syntax: str = JPEG2000Lossless) -> Dataset:
@@ -58,7 +47,7 @@ def large(side: int) -> Dataset:
 
 
 def test_a_bomb_is_decoded_no_further_than_to_its_last_pixel() -> None:
-    dataset = rle_bomb(2000)
+    dataset = rle(2000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with contextlib.closing(Decoders(DecodingLimits(max_memory_mb=60))) as decoders:
         assert render(dataset, decoders=decoders).blank

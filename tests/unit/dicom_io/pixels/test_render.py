@@ -482,6 +482,16 @@ def test_float_pixel_data_is_named() -> None:
         render(dataset)
 
 
+@pytest.mark.parametrize(
+    ("vr", "words"), [("\x4f\x7f", "cannot be read"), ("UC", "value representation"), ("US", "value representation")]
+)
+def test_pixel_data_of_another_value_representation(vr: str, words: str) -> None:
+    dataset = grey()
+    dataset._dict[Tag("PixelData")] = RawDataElement(Tag("PixelData"), vr, 2, b"xx", 0, False, True)
+    with pytest.raises(UnsupportedPixels, match=words):
+        render(dataset)
+
+
 @pytest.mark.parametrize("syntax", [None, "", "1.2.840.10008.1.1", "1.2.3.4", "1.2.840.10008.1.2.4.100", "nonsense"])
 def test_transfer_syntaxes_that_are_not_read(syntax: str | None) -> None:
     dataset = grey()
