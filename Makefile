@@ -12,8 +12,28 @@ PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.1
 # Where the environment forbids Python to keep what it compiled, each start would compile all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
+# What is installed: exactly these releases, each file held to its hash. `make lock` chooses them anew. LOCK= takes the
+# newest that pyproject.toml allows instead, without hashes: for an index whose files are not those of PyPI.
+LOCK := requirements/serving.txt
 # What serves is compiled at the set-up: a service may run as a user who must not write here, and compiling takes 100 MB.
 COMPILE := $(BIN)/python -c 'import worker.engines.supervisor, worker.engines.receiver, worker.engines.workers, worker.engines.couriers'
+
+# Installs cxrd and what a list of releases holds, by its hash: also what builds cxrd, which goes into a folder of its own
+# for that time. Arguments: what pip is told besides, and the list; without a list pip chooses.
+define install
+$(if $(2),$(PIP) $(1) $(PIP_ARGS) --require-hashes --requirement $(2) && \
+	rm -rf $(VENV)/build && \
+	$(PIP) --quiet $(PIP_ARGS) --require-hashes --requirement requirements/build.txt --target $(VENV)/build && \
+	PYTHONPATH='$(CURDIR)/$(VENV)/build' $(PIP) $(1) --no-deps --no-build-isolation --editable . && \
+	rm -rf $(VENV)/build,\
+	$(PIP) $(1) $(PIP_ARGS) --editable .)
+endef
+
+# The programs that choose releases and look at them: in an environment of their own, which is not looked at.
+TOOLS := $(VENV)/tools
+LOCKED := requirements/extras.txt requirements/build.txt requirements/tools.txt
+COMPILE_LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(TOOLS)/bin/uv --no-config pip compile --quiet --upgrade \
+	--universal --python-version 3.11 --generate-hashes
 
 # A .venv that was copied with its folder still runs the program of the folder where it was made: it is made anew.
 MADE_AT := $(shell sed -n 's|^command = .* -m venv [^/]*/|/|p' $(VENV)/pyvenv.cfg 2>/dev/null)
@@ -23,14 +43,15 @@ COPIED := $(if $(MADE_AT),$(shell [ "$$(cd '$(MADE_AT)' 2>/dev/null && pwd -P)" 
 OHIF := 3.12.0
 VIEWER_FILES := .viewer/ohif-$(OHIF)/dist
 
-.PHONY: help install serve demo viewer test test-fast lint format torture fuzz bench clean
+.PHONY: help install serve demo viewer test test-fast lint format lock audit sbom licences torture fuzz bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Variables: CONFIG= (serve, demo), IMAGES=, OUT= and VIEWER=1 (demo), ARGS= (test, test-fast, torture, fuzz, bench),'
 	@echo '           WORKERS= (test, test-fast: how many tests run at once; 0 runs them in one process),'
 	@echo '           CASES= and SEED= (fuzz),'
-	@echo '           PIP_ARGS= (what pip needs, such as another index), PYTHON= (3.11 or newer)'
+	@echo '           LOCK= (install, test: another list of releases, or none), PYTHON= (3.11 or newer),'
+	@echo '           PIP_ARGS= (what pip needs, such as another index)'
 
 install: $(VENV)/.stamp-install ## Set up .venv with the cxrd command: what serving needs, no extras
 
@@ -52,16 +73,40 @@ test: $(VENV)/.stamp-test ## Set up what the tests need (torch too), then run al
 test-fast: $(VENV)/.stamp-test ## Run the unit tests that take less than ten seconds each
 	@$(PYTEST) tests/unit -m 'not slow' $(ARGS)
 
-lint: $(VENV)/.stamp-test ## Check style, types, YAML and, where hadolint is there, the Dockerfiles
+lint: $(VENV)/.stamp-test ## Check style, types, security, YAML and, where hadolint is there, the Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict .
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml dicom_io modeltrain worker benchmarks
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile.*; fi
 
 format: $(VENV)/.stamp-test ## Put the code into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(TOOLS)/.stamp ## Choose the releases anew, the newest of PyPI, and write them with their hashes to requirements/
+	@$(COMPILE_LOCK) $(patsubst %,--extra %,evaluate pdf dicomweb hl7 postgres) pyproject.toml -o requirements/extras.txt
+	@$(COMPILE_LOCK) --extra pdf --extra postgres --constraint requirements/extras.txt pyproject.toml -o requirements/container.txt
+	@$(COMPILE_LOCK) --constraint requirements/extras.txt pyproject.toml -o requirements/serving.txt
+	@$(COMPILE_LOCK) --group build -o requirements/build.txt
+	@$(COMPILE_LOCK) --group tools -o requirements/tools.txt
+
+audit: $(TOOLS)/.stamp ## Ask PyPI's advisory database whether a release in requirements/ has a known vulnerability
+	@mkdir -p build
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --progress-spinner off $(LOCKED:%=--requirement %) >build/audit 2>&1 || { \
+	if grep -q '^Found ' build/audit; then cat build/audit; else \
+	echo "make audit: the advisory database did not answer, and nothing is known: $$(tail -n 1 build/audit)"; fi >&2; exit 1; }
+	@cat build/audit
+
+sbom: install $(TOOLS)/.stamp ## Write what is installed in .venv as CycloneDX to build/sbom.json, licences and all
+	@mkdir -p build
+	@sed "s/^dynamic = .*/version = \"$$($(BIN)/cxrd --version | cut -d' ' -f2)\"/" pyproject.toml >build/pyproject.toml
+	@$(TOOLS)/bin/cyclonedx-py environment --pyproject build/pyproject.toml --output-file build/sbom.json $(BIN)/python
+	@echo 'build/sbom.json'
+
+licences: install $(TOOLS)/.stamp ## List the licences of what is installed in .venv
+	@$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from mixed --with-urls --order license
 
 torture: $(VENV)/.stamp-test ## Kill it 300 times at work, and see that every promise holds (ARGS='--kills 1000')
 	@$(BIN)/python -m tests.acceptance.torture $(ARGS)
@@ -100,15 +145,21 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(PYTHON) comes without the venv module: install it (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.stamp-install: pyproject.toml | $(BIN)/python
+$(VENV)/.stamp-install: pyproject.toml $(LOCK) requirements/build.txt | $(BIN)/python
 	@echo 'Setting up $(VENV): half a minute to some minutes, by the network'
-	@$(PIP) --quiet $(PIP_ARGS) --editable .
+	@$(call install,--quiet,$(LOCK))
 	@$(COMPILE)
 	@touch $@
 
+$(TOOLS)/.stamp: requirements/tools.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --require-hashes --requirement $<
+	@touch $@
+
 # What the tests need holds all that serving needs, so that `make install` has nothing left to do.
-$(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
+$(VENV)/.stamp-test: pyproject.toml $(LOCK) requirements/build.txt | $(BIN)/python
 	@echo 'Setting up $(VENV) for the tests, with torch: several gigabytes on Linux (CONTRIBUTING.md says how to take less)'
+	@$(call install,,$(LOCK:%/serving.txt=%/extras.txt))
 	@$(PIP) $(PIP_ARGS) --editable '.[dev]'
 	@$(COMPILE)
 	@touch $@ $(VENV)/.stamp-install

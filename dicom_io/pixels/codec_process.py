@@ -45,7 +45,7 @@ def encode_rgb(frame: bytes, *, syntax: str, rows: int, columns: int) -> bytes:
 
 def _run(data: bytes, *arguments: object) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-I", __file__, *map(str, arguments)]
-    return subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603
+    return subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT, check=False)  # noqa: S603 - us
 
 
 def _encode(syntax: str, rows: int, columns: int) -> None:

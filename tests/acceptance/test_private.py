@@ -74,7 +74,7 @@ def written(service: Service) -> dict[str, str]:
     with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for name in names:
-            rows = connection.execute(f"SELECT * FROM {name}")  # noqa: S608
+            rows = connection.execute(f"SELECT * FROM {name}")
             columns = [each[0] for each in rows.description]
             for row in rows:
                 for column, value in zip(columns, row, strict=True):

@@ -136,7 +136,7 @@ def test_a_long_backlog_does_not_delay_the_start(tmp_path: Path) -> None:
             names = [name for (_, name, *_) in columns if name != "id"]
             values = ", ".join("n" if name == key else name for name in names)
             connection.exec_driver_sql(
-                "WITH RECURSIVE c(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM c WHERE n < 100000)"  # noqa: S608
+                "WITH RECURSIVE c(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM c WHERE n < 100000)"
                 f" INSERT INTO {table} ({', '.join(names)}) SELECT {values} FROM {table}, c WHERE id = 1"
             )
     begin = time.process_time()

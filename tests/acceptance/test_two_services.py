@@ -60,7 +60,7 @@ def test_each_image_has_one_outcome_whoever_is_killed(tmp_path: Path, postgres_u
         assert codes == [0, 0]
         assert [service.events("child_died")[-1]["role"] for service in services] == ["work", "deliver"]
         columns = "sop_instance_uid, status, answers, delivered, result_uids"
-        rows = ask(f"SELECT {columns} FROM findings")  # noqa: S608 - our own words
+        rows = ask(f"SELECT {columns} FROM findings")
         assert Counter(row.sop_instance_uid for row in rows) == dict.fromkeys(uids, 1)
         assert {(row.status, row.answers, row.delivered) for row in rows} == {("analysed", 1, RESULTS)}
         objects = Counter(str(each.SOPInstanceUID) for each in receiver.objects)

@@ -62,6 +62,10 @@ def test_a_service_is_watched_from_its_start_to_its_end(
         for place in PORTS.values():
             assert get(base + place, "/healthz") == (200, "ok\n")
             assert get(base + place, "/readyz") == (200, "ok\n")
+        # By default everything listens on the loopback address alone, which is one of this machine's.
+        for port in (service.port, *(base + place for place in PORTS.values())):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.2", port), timeout=30)
         assert send(service.port, [chest("watched")], calling="MODALITY") == [0x0000]
         wait_for(lambda: scrape(base + PORTS["deliver"])["cxrd_deliveries_total", "pacs", "sent"] == 3, 120)
         assert scrape(base + PORTS["receive"])["cxrd_received_total", "MODALITY"] == 1

@@ -261,7 +261,7 @@ class Torture:
     def unsettled(self) -> int:
         """Return how many tasks there are that can be done: the dead destination takes nothing, and none commits."""
         waits = "target <> 'dead' AND kind NOT IN ('expire', 'commit')"
-        return int(self._ask(f"SELECT count(*) FROM task WHERE {waits}")[0][0])  # noqa: S608 - our own words
+        return int(self._ask(f"SELECT count(*) FROM task WHERE {waits}")[0][0])
 
     def problems(self, accepted: set[str]) -> list[str]:
         """Return a line for each promise that is broken."""

@@ -232,4 +232,4 @@ class _Rows:
             if name not in gone
         }
         names, places = ", ".join(plain), ", ".join(f":{name}" for name in plain)
-        self._connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), plain)  # noqa: S608
+        self._connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), plain)

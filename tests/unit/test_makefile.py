@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,10 +16,16 @@ from tests.support.tools import tool
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def copy_sources(folder: Path) -> None:
+    """Copy what make looks at, with its times."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy2(ROOT / name, folder)
+    shutil.copytree(ROOT / "requirements", folder / "requirements", dirs_exist_ok=True)
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make on a copy of the Makefile in a folder of its own."""
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder)
+    copy_sources(folder)
     return subprocess.run(
         [tool("make"), "-C", str(folder), *arguments], check=False, capture_output=True, text=True, timeout=60
     )
@@ -62,10 +69,9 @@ def test_an_environment_that_was_copied_from_elsewhere_is_made_anew(tmp_path: Pa
     first, copy, link = tmp_path / "first", tmp_path / "second folder", tmp_path / "link"
     first.mkdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(first / ".venv")], check=True, timeout=120)
+    copy_sources(first)
+    # The stamp is newer than all these, so that nothing is to be done where the environment was made.
     (first / ".venv" / ".stamp-install").touch()
-    # The stamp is newer than pyproject.toml, so that nothing is to be done where the environment was made.
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy2(ROOT / name, first)
     shutil.copytree(first, copy, symlinks=True)
     link.symlink_to(first)
 
@@ -79,3 +85,38 @@ def test_an_environment_that_was_copied_from_elsewhere_is_made_anew(tmp_path: Pa
     assert f".venv was copied from {first / '.venv'}" in said
     steps = [said.index(step) for step in ("rm -rf .venv\n", "-m venv .venv", "--editable .")]
     assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "lists"),
+    [
+        ("install", [], ["requirements/serving.txt", "requirements/build.txt"]),
+        ("install", ["LOCK=requirements/extras.txt"], ["requirements/extras.txt", "requirements/build.txt"]),
+        ("install", ["LOCK="], []),
+        (".venv/.stamp-test", [], ["requirements/extras.txt", "requirements/build.txt"]),
+        (".venv/.stamp-test", ["LOCK="], []),
+    ],
+)
+def test_what_is_installed_is_held_to_hashes(
+    target: str, arguments: list[str], lists: list[str], tmp_path: Path
+) -> None:
+    done = make(tmp_path, "--dry-run", target, *arguments)
+    assert done.returncode == 0
+    assert re.findall(r"--require-hashes --requirement (\S+)", done.stdout) == lists
+    # What builds cxrd comes by its hash too, or pip fetches it.
+    assert ("--no-deps --no-build-isolation --editable ." in done.stdout) == bool(lists)
+
+
+def test_a_changed_list_is_installed(tmp_path: Path) -> None:
+    copy_sources(tmp_path)
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").touch()
+    stamp, changed = tmp_path / ".venv" / ".stamp-install", tmp_path / "requirements" / "serving.txt"
+    stamp.touch()
+    newest = max(path.stat().st_mtime for path in tmp_path.rglob("*") if path.is_file())
+    command = [tool("make"), "-C", str(tmp_path), "--question", "install"]
+    os.utime(stamp, times=(newest + 1, newest + 1))
+    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
+    os.utime(changed, times=(newest + 2, newest + 2))
+    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 1

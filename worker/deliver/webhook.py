@@ -146,7 +146,7 @@ class WebhookSender:
         if self._secret:
             headers[SIGNATURE] = signature(self._secret, body)
         # The scheme is held to http and https by the settings.
-        request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310
+        request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310 - see above
         try:
             with deadline(self._timeout), _OPENER.open(request, timeout=self._timeout):
                 pass

@@ -107,7 +107,7 @@ class LocalOrthanc:
 
         def run() -> None:
             try:
-                self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)  # noqa: S603
+                self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)  # noqa: S603 - `Orthanc`
             finally:
                 self._starting = False
 

@@ -60,7 +60,7 @@ def findings(ledger: Ledger, criteria: Filter) -> list[dict[str, Any]]:
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
     clause = f"WHERE {' AND '.join(where)}" if where else ""
     view, order = ("answers", "finding_id") if criteria.history else ("findings", "receipt_id")
-    query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608
+    query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608 - see above
     if criteria.limit is not None:
         query += " LIMIT :limit"
         values["limit"] = criteria.limit
@@ -90,7 +90,7 @@ def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
     with ledger.reading() as connection:
         row = (
             connection.execute(
-                text(f"SELECT * FROM findings WHERE {by_number} ORDER BY receipt_id DESC"),  # noqa: S608
+                text(f"SELECT * FROM findings WHERE {by_number} ORDER BY receipt_id DESC"),  # noqa: S608 - one of two texts of ours
                 {"key": value},
             )
             .mappings()

@@ -73,7 +73,7 @@ def _query(source: _Source, count: int, mark: str) -> str:
     places = ", ".join([mark] * count)
     # Names of ours; the numbers go in as parameters.
     return (
-        f"SELECT {source.receipt}, {columns} FROM {source.table.__tablename__} t {source.joined}"  # noqa: S608
+        f"SELECT {source.receipt}, {columns} FROM {source.table.__tablename__} t {source.joined}"  # noqa: S608 - see above
         f" WHERE {source.receipt} IN ({places}) ORDER BY {source.receipt}, {source.order}"
     )
 

@@ -115,7 +115,7 @@ def _fill(file: Path, hostile: str) -> None:
     """Write a text into every column of the ledger that can hold one; where they must differ, with a number."""
     with open_ledger(load(file)).writing() as connection:
         for table, column in _text_columns():
-            connection.execute(text(f"UPDATE {table} SET {column} = :hostile || rowid"), {"hostile": hostile})  # noqa: S608
+            connection.execute(text(f"UPDATE {table} SET {column} = :hostile || rowid"), {"hostile": hostile})
         connection.execute(
             text("UPDATE event SET detail = :detail WHERE kind = 'refused'"),
             {"detail": json.dumps({"calling_ae": hostile, "reason": hostile, "status": hostile})},

@@ -362,4 +362,4 @@ INSERT INTO result (receipt_id, kind, sop_class_uid, sop_instance_uid, series_in
  created_at) VALUES (1, 'structured-report', '{SR}', '2.25.1', '2.25.2', 'b', 1, {_DATED});
 INSERT INTO delivery (result_id, destination, state, attempts, error, created_at, first_due_at, next_attempt_at)
  VALUES (1, 'pacs', 'sent', 1, '', {_DATED}, {_DATED}, {_DATED});
-INSERT INTO feedback (receipt_id, verdict, reader, source, at) VALUES (2, 'PNEUMONIA', 'jd', 'x', {_DATED})"""  # noqa: S608 - texts of this file
+INSERT INTO feedback (receipt_id, verdict, reader, source, at) VALUES (2, 'PNEUMONIA', 'jd', 'x', {_DATED})"""

@@ -110,7 +110,7 @@ def rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
 def tasks(ledger: Ledger) -> list[tuple[Any, ...]]:
     names = "kind, subject, target, priority, due_at, attempts, crashes, reason, created_at"
     with ledger.reading() as connection:
-        found = connection.execute(text(f"SELECT {names} FROM task WHERE state = 'waiting' ORDER BY kind, subject"))  # noqa: S608
+        found = connection.execute(text(f"SELECT {names} FROM task WHERE state = 'waiting' ORDER BY kind, subject"))
         return [tuple(dt.datetime.fromisoformat(each) if _is_time(each) else each for each in row) for row in found]
 
 
@@ -194,7 +194,7 @@ def test_it_can_be_taken_back(engine: Engine) -> None:
         (number, values["state"]) for number, values in DELIVERIES.items()
     ]
     for table in ("receipt", "reanalysis", "delivery"):
-        late = f"SELECT count(*) FROM {table} WHERE next_attempt_at > '2026-01-31 12:00:00'"  # noqa: S608
+        late = f"SELECT count(*) FROM {table} WHERE next_attempt_at > '2026-01-31 12:00:00'"
         assert rows(engine, late) == [(0,)]  # all that waits is due
     moved(engine, command.upgrade, "0007")
     assert [row[:3] for row in tasks(ledger)] == [row[:3] for row in TASKS]
