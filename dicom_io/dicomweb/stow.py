@@ -228,7 +228,7 @@ def in_words() -> Iterator[None]:
         if isinstance(error, ValueError):
             raise PeerUnavailable(_NO_SERVER) from error
         raise PeerUnavailable(f"the server cannot be reached ({type(error).__name__})") from error
-    except (requests.RequestException, ValueError) as error:
+    except (requests.RequestException, ValueError, RecursionError) as error:  # the last: JSON in itself, too deep
         raise PeerUnavailable(_NO_SERVER) from error
 
 

@@ -181,7 +181,7 @@ def test_a_server_that_goes_is_given_up_and_taken_up_again(site: Site, server: W
         site.pull()
 
 
-@pytest.mark.parametrize("body", [b"<html>", b'{"a": 1}', b'[1, "x"]', b'[{"0020000D": 5}]'])
+@pytest.mark.parametrize("body", [b"<html>", b'{"a": 1}', b'[1, "x"]', b'[{"0020000D": 5}]', b"[" * 100_000])
 def test_an_answer_that_is_no_dicom_json_is_one_error(body: bytes, site: Site, server: WebServer) -> None:
     with serving_bytes(body) as url:
         site.peer = WebPeer(url, timeout=5)
