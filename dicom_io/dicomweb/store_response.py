@@ -78,10 +78,12 @@ def _first(model: Any, tag: str) -> Any:
 
 
 def _number(value: Any) -> int:
+    """Return a reason, which has 16 bits (VR US); 0 where it is none."""
     try:
-        return int(value or 0)
+        number = int(value or 0)
     except (ValueError, TypeError, OverflowError):
         return 0
+    return number if 0 <= number <= 0xFFFF else 0
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

@@ -17,7 +17,7 @@ from dicom_io.network import status
 from dicom_io.network.query_retrieve import Query, Receipt, Series
 from dicom_io.network.spool_file import Limits
 from dicom_io.network.storage_scp import Arrival
-from tests.fuzz.harness import promised
+from tests.fuzz.harness import Fault, promised
 from tests.fuzz.mutation import WORDS, damaged
 from tests.fuzz.samples import data_set, file_of, names
 from tests.support.mllp import acknowledgement
@@ -225,7 +225,10 @@ class Stow(_Asked):
     def ask(self) -> str:
         """Store an object."""
         with stow_session(self._peer) as session:
-            return f"0x{session.store(self._path):04X}"
+            code = session.store(self._path)
+        if not 0 <= code <= 0xFFFF:
+            raise Fault(f"a status of {code}")
+        return f"0x{code:04X}"
 
     def close(self) -> None:
         """Stop the server."""

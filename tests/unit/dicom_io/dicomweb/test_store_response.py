@@ -66,3 +66,13 @@ def test_xml_may_have_a_namespace_or_none() -> None:
 def test_xml_with_a_document_type_is_refused(declared: str) -> None:
     with pytest.raises(ValueError, match="document type"):
         store_response(XML, f"<!DOCTYPE x [{declared}]><x/>".encode())
+
+
+@pytest.mark.parametrize(
+    ("stated", "read"),
+    [(0xA700, 0xA700), (0xFFFF, 0xFFFF), (0x10000, 0), (2**40, 0), (-1, 0), ("42752", 42752), ("x", 0), (1e999, 0)],
+)
+def test_a_reason_has_sixteen_bits(stated: object, read: int) -> None:
+    item = {"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [stated]}}
+    body = json.dumps({FAILED: {"vr": "SQ", "Value": [item]}}).encode()
+    assert store_response(JSON, body).failed == {"1.2": read}
