@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -32,7 +33,21 @@ Kind = Literal[
 ]
 """A kind of result, as `results.kinds` and a destination's `kinds` name it."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+
+
+def _with_host(value: str) -> str:
+    """Return an address whose host and port can be read; the error does not quote it."""
+    try:
+        parts = urlsplit(value)
+        is_readable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_readable = False
+    if not is_readable:
+        raise ValueError("must have a host, and a port of 1 to 65535 if any")
+    return value
+
+
+Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+$"), AfterValidator(_with_host)]
 
 
 class Part(BaseModel):
@@ -158,7 +173,7 @@ class Hl7Destination(BaseDestination):
     title: ClassVar[str] = "an HL7 receiver"
     notification: ClassVar[str | None] = "oru"
 
-    hl7: Annotated[str, StringConstraints(pattern=r"^\S+:\d{1,5}$"), AfterValidator(_port_in_range)]
+    hl7: Annotated[str, StringConstraints(pattern=r"^[^\s@/?#]+:\d{1,5}$"), AfterValidator(_port_in_range)]
     hl7_application: Annotated[str, StringConstraints(max_length=180)] = ""
     hl7_facility: Annotated[str, StringConstraints(max_length=180)] = ""
     tls: bool = False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+_BEGINS = re.compile(r'(;[\s"]*)(?=[=+\-@＝＋－＠])')
+"""Where a formula begins for a program that takes semicolons to divide cells, as Excel does in much of Europe."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What a cell begins with that spreadsheets compute (https://owasp.org/www-community/attacks/CSV_Injection)."""
 
@@ -32,9 +35,9 @@ def printable_all(value: Any) -> Any:
 def cell(value: Any) -> Any:
     """Return a value as it stands in a CSV file: a text that a spreadsheet would compute begins with an apostrophe.
 
-    Numbers stay as they are, also negative ones.
+    Numbers stay as they are, also negative ones. What follows a semicolon is guarded in the same way.
     """
     if not isinstance(value, str):
         return value
-    shown = printable(value)
+    shown = _BEGINS.sub(r"\1'", printable(value))
     return f"'{shown}" if value.lstrip(" ").startswith(_FORMULA) else shown

@@ -12,12 +12,12 @@ from pydicom.dataset import Dataset
 
 from dicom_io.dicomweb.multipart import boundary_of, first_part
 from dicom_io.dicomweb.stow import WebPeer, in_words, open_client
-from dicom_io.errors import Declined, OutOfResources, UnreadableObject
+from dicom_io.errors import Declined, OutOfResources, PeerUnavailable, UnreadableObject
 from dicom_io.header.attributes import MALFORMED, text
 from dicom_io.header.reading import read_header
 from dicom_io.network import status
 from dicom_io.network.deadline import deadline
-from dicom_io.network.query_retrieve import Query, Receipt, Series, may_hold
+from dicom_io.network.query_retrieve import MOST_MATCHES, MOST_UID, Query, Receipt, Series, may_hold
 from dicom_io.network.spool_file import SpoolFile
 from dicom_io.network.storage_scp import Arrival
 
@@ -81,6 +81,10 @@ class WebArchive:
         known_uids: set[str] = set()
         offset = 0
         while True:
+            if len(known_uids) > MOST_MATCHES:
+                raise PeerUnavailable(
+                    f"the server answers the search with more than {MOST_MATCHES} matches: search for less at once"
+                )
             with in_words(), deadline(self._peer.timeout):
                 page = search(limit=PAGE, offset=offset)
                 try:
@@ -89,7 +93,7 @@ class WebArchive:
                     raise ValueError("no DICOM JSON") from error
             offset += len(matches)
             new = {text(each, keyword): each for each in matches}
-            new = {uid: each for uid, each in new.items() if uid and uid not in known_uids}
+            new = {uid: each for uid, each in new.items() if 0 < len(uid) <= MOST_UID and uid not in known_uids}
             if not new:
                 return
             known_uids.update(new)

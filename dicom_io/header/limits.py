@@ -68,6 +68,12 @@ class MeteredBytes(_Metered, io.BytesIO):
         self._limits = limits
 
 
+def require_few_elements(data: bytes, limits: ReadingLimits, *, implicit: bool) -> None:
+    """Raise UnreadableObject where a data set in little endian that nobody has parsed holds too many elements."""
+    if _count(data, implicit, True, limits.max_elements) > limits.max_elements:
+        raise limits.too_many()
+
+
 def require_few_items(dataset: Dataset, path: Path, limits: ReadingLimits) -> None:
     """Raise UnreadableObject where sequences that are not parsed yet hold too many elements.
 

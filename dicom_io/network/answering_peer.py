@@ -15,13 +15,14 @@ from pynetdicom.pdu_primitives import MaximumLengthNotification
 
 from dicom_io.network.association_request import DEFAULT_LENGTH, usable_length
 from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE
+from dicom_io.network.upper_layer import MOST_QUEUED
 
 MOST_PDU = 1 << 20
 """Bytes of a PDU: eight times what we state as our Maximum Length, as some nodes take no notice of it."""
 _CHUNK = 1 << 16
 _INVALID = "Evt19"
 """An unrecognised or invalid PDU (PS3.8 table 9-10)."""
-_IDLE = "Sta1"
+_IDLE, _ESTABLISHED = "Sta1", "Sta6"
 _OVER = (_IDLE, "Sta13")
 """States in which nothing more comes: the last one waits for the connection to close (PS3.8 table 9-10)."""
 
@@ -43,6 +44,7 @@ def bound(event: Any) -> None:
         return  # it is closed by now
     connection, seconds = wrapper.socket, association.network_timeout
     _guard_messages(association)
+    _guard_queue(association)
     _guard_states(association.dul)
 
     def receive(count: int) -> bytearray:
@@ -110,6 +112,19 @@ def _guard_messages(association: Any) -> None:
             association.dul.event_queue.put(_INVALID)
 
     dimse.receive_primitive = receive
+
+
+def _guard_queue(association: Any) -> None:
+    """Have nothing more read while `MOST_QUEUED` messages wait for whoever asked: a peer may be faster than he is."""
+    layer = association.dul
+    look = layer._is_transport_event  # noqa: SLF001 - nothing public lies before the reading
+
+    def look_where_there_is_room() -> bool:
+        is_full = association.dimse.msg_queue.qsize() >= MOST_QUEUED
+        is_established = layer.state_machine.current_state == _ESTABLISHED
+        return not (is_full and is_established) and bool(look())
+
+    layer._is_transport_event = look_where_there_is_room  # noqa: SLF001 - likewise
 
 
 def _guard_states(layer: Any) -> None:

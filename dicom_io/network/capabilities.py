@@ -73,6 +73,9 @@ def negotiate(peer: Peer, sop_classes: Collection[str]) -> Offer:
     )
 
 
+_MOST_MATCHES = 1000
+
+
 def finds(peer: Peer, dataset: Dataset) -> bool:
     """Tell whether the peer finds the study of an object, and its patient, by Study Instance UID (PS3.4 C.6.2).
 
@@ -84,7 +87,7 @@ def finds(peer: Peer, dataset: Dataset) -> bool:
     query = Dataset()
     query.QueryRetrieveLevel, query.StudyInstanceUID, query.PatientID = "STUDY", dataset.StudyInstanceUID, ""
     with associate(peer, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
-        answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
+        answers = _answers(association, query, "study")
     for status, _ in answers:
         _status(status, "C-FIND")
     return any(match is not None and match.get("PatientID") == dataset.PatientID for _, match in answers)
@@ -92,8 +95,6 @@ def finds(peer: Peer, dataset: Dataset) -> bool:
 
 _NOT_OFFERED = (0x0122, 0x0124)
 """SOP class not supported, not authorised (PS3.7 C.5): whoever asks gets no answer to the question."""
-
-_MOST_MATCHES = 1000
 
 
 def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
@@ -114,11 +115,7 @@ def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
     query.StudyInstanceUID, query.SeriesInstanceUID = dataset.StudyInstanceUID, dataset.SeriesInstanceUID
     try:
         with associate(peer, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
-            matches = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
-            answers = list(islice(matches, _MOST_MATCHES))
-            if len(answers) == _MOST_MATCHES:
-                association.abort()
-                raise PeerUnavailable("the peer answers the C-FIND for one instance without end")
+            answers = _answers(association, query, "instance")
     except RefusedByPeer:
         return None
     last = _status(answers[-1][0], "C-FIND") if answers else 0
@@ -127,6 +124,16 @@ def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
     if last != SUCCESS:
         raise PeerUnavailable(f"the peer answers the C-FIND with 0x{last:04X}")
     return any(match is not None and match.get("SOPInstanceUID") == sop_instance_uid for _, match in answers)
+
+
+def _answers(association: Any, query: Dataset, what: str) -> list[tuple[Dataset, Dataset | None]]:
+    """Return the answers to a C-FIND for one study or instance. Raises PeerUnavailable where they do not end."""
+    matches = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+    answers = list(islice(matches, _MOST_MATCHES))
+    if len(answers) == _MOST_MATCHES:
+        association.abort()
+        raise PeerUnavailable(f"the peer answers the C-FIND for one {what} without end")
+    return answers
 
 
 def _status(answer: Any, service: str) -> int:

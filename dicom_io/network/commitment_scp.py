@@ -38,7 +38,7 @@ from dicom_io.network.commitment_messages import (
     request_of,
 )
 from dicom_io.network.operations import Operations
-from dicom_io.network.storage_commitment import encoded, misplaced, proposed, take_report
+from dicom_io.network.storage_commitment import encoded, misplaced, proposed, require_few, take_report
 from dicom_io.network.storage_scu import PLAIN, Peer, associate
 from dicom_io.network.tls import ClientTls
 from dicom_io.uids import digest
@@ -190,6 +190,7 @@ class CommitmentService:
         if event.action_type != REQUEST:
             raise _Refused(status.NO_SUCH_ACTION, "no such action")
         try:
+            require_few(event.request.ActionInformation, event)
             request = request_of(event.action_information, MOST_REFERENCES)
         except UnreadableObject as error:
             raise _Refused(status.INVALID_ARGUMENT, str(error)) from error

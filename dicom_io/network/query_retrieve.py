@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -34,12 +35,18 @@ if TYPE_CHECKING:
 
     from dicom_io.network.storage_scu import Peer
 
+_Match = TypeVar("_Match")
+
 FIND = StudyRootQueryRetrieveInformationModelFind
 MOVE = StudyRootQueryRetrieveInformationModelMove
 GET = StudyRootQueryRetrieveInformationModelGet
 PENDING = (0xFF00, 0xFF01)
 UNKNOWN_DESTINATION = 0xA801
+MOST_MATCHES = 100_000
+"""Answers to one search: whoever sends more is not listened to any longer, be they matches or not."""
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers in one byte
+MOST_UID = 64
+"""Characters of a UID (PS3.5 9.1)."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +127,15 @@ class Archive:
         Raises
         ------
         PeerUnavailable
-            The PACS stopped answering, or answers with a failure.
+            The PACS stopped answering, answers with a failure, or with more than `MOST_MATCHES`.
         """
-        for study in self._find(study_query(query)):
-            study_uid = text(study, "StudyInstanceUID")
-            if not study_uid or not may_hold(study, modalities):
-                continue
-            for each in self._find(series_query(study_uid)):
-                uid, modality = text(each, "SeriesInstanceUID"), text(each, "Modality")
-                if uid and (modality in modalities or not modality):
-                    yield Series(study_uid, uid, modality)
+        for study_uid in self._find(study_query(query), lambda study: _study_of(study, modalities)):
+            select = partial(_series_of, study_uid=study_uid, modalities=modalities)
+            yield from self._find(series_query(study_uid), select)
 
     def instances(self, series: Series) -> list[str]:
         """Return the SOP Instance UIDs of a series. Raises as `series` does."""
-        uids = (text(instance, "SOPInstanceUID") for instance in self._find(instance_query(series)))
-        return [uid for uid in uids if uid]
+        return self._find(instance_query(series), lambda instance: _uid(instance, "SOPInstanceUID"))
 
     def fetch(self, series: Series, missing: list[str]) -> str:  # noqa: ARG002 - as `dicom_io.dicomweb.wado.WebArchive`
         """Have a series sent, as a whole: what is known comes again, and changes nothing.
@@ -167,14 +168,20 @@ class Archive:
         failed = integer(last, "NumberOfFailedSuboperations") or 0
         return f"the PACS answers the {name} with 0x{last.Status:04X}, {failed} failed" if last.Status else ""
 
-    def _find(self, query: Dataset) -> list[Dataset]:
-        matches: list[Dataset] = []
+    def _find(self, query: Dataset, select: Callable[[Dataset], _Match | None]) -> list[_Match]:
+        """Return what `select` takes of each match, if anything: the data sets themselves are not kept."""
+        matches: list[_Match] = []
         code = None
         try:
-            for answer, identifier in self._association.send_c_find(query, FIND):
+            for number, (answer, identifier) in enumerate(self._association.send_c_find(query, FIND), start=1):
                 code = integer(answer, "Status")
-                if code in PENDING and identifier is not None:
-                    matches.append(identifier)
+                if code in PENDING and number > MOST_MATCHES:
+                    self._association.abort()  # a release would wait until everything has come
+                    raise PeerUnavailable(
+                        f"the PACS answers the C-FIND with more than {MOST_MATCHES} matches: search for less at once"
+                    )
+                if code in PENDING and identifier is not None and (match := select(identifier)):
+                    matches.append(match)
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
         if code != 0x0000:
@@ -228,6 +235,22 @@ def may_hold(study: Dataset, modalities: tuple[str, ...]) -> bool:
     """Tell whether a study as a search found it may hold series of these modalities; not every PACS says so."""
     stated = {str(each) for each in values(study, "ModalitiesInStudy")}
     return not stated or bool(stated & set(modalities))
+
+
+def _study_of(study: Dataset, modalities: tuple[str, ...]) -> str:
+    """Return the UID of a study that may hold series of these modalities, or nothing."""
+    return _uid(study, "StudyInstanceUID") if may_hold(study, modalities) else ""
+
+
+def _series_of(each: Dataset, study_uid: str, modalities: tuple[str, ...]) -> Series | None:
+    uid, modality = _uid(each, "SeriesInstanceUID"), text(each, "Modality")
+    return Series(study_uid, uid, modality) if uid and (modality in modalities or not modality) else None
+
+
+def _uid(match: Dataset, keyword: str) -> str:
+    """Return a UID of a match; nothing where there is none, or what stands there is too long to be one."""
+    uid = text(match, keyword)
+    return uid if len(uid) <= MOST_UID else ""
 
 
 def _last(ask: Callable[[], Iterable[tuple[Dataset, Any]]], name: str) -> Dataset:

@@ -18,6 +18,8 @@ from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_io.errors import Declined, NotNow, Retryable, UnreadableObject
+from dicom_io.header.limits import require_few_elements
+from dicom_io.header.reading_limits import ReadingLimits
 from dicom_io.network import status
 from dicom_io.network.commitment_messages import (
     COMPLETE,
@@ -36,6 +38,9 @@ from dicom_io.uids import digest
 
 log = structlog.get_logger("cxrd.commitment")
 
+MOST_ELEMENTS = 100_000
+"""Elements and items of a request or a report: 25,000 references have so many."""
+_LIMITS = ReadingLimits(max_elements=MOST_ELEMENTS)
 # PS3.7 C.5: what a node answers to a request that it will not take whenever it is made.
 _PERMANENT = {
     0x0112: "no such SOP instance",
@@ -153,6 +158,7 @@ def take_report(event: Any, receive: Callable[[Report], int]) -> tuple[int, Repo
         if code:
             log.warning("commitment_report_refused", status=f"0x{code:04X}", **about)
             return code, None
+        require_few(event.request.EventInformation, event)
         report = report_of(event.event_information, about["calling_ae"])
         about["transaction"] = digest(report.transaction_uid)
         code = receive(report)
@@ -166,6 +172,12 @@ def take_report(event: Any, receive: Callable[[Report], int]) -> tuple[int, Repo
         log.error("commitment_report_refused", reason=f"unexpected {type(error).__name__}", **about)
         return status.PROCESSING_FAILURE, None
     return code, report if code == status.SUCCESS else None
+
+
+def require_few(data: BytesIO | None, event: Any) -> None:
+    """Raise UnreadableObject where the data set of a message has more than `MOST_ELEMENTS`: parsing takes memory."""
+    if data is not None:
+        require_few_elements(data.getvalue(), _LIMITS, implicit=event.context.transfer_syntax.is_implicit_VR)
 
 
 def misplaced(event: Any, instance_uid: Any) -> int:

@@ -221,12 +221,13 @@ def _alert(settings: Settings, description: str) -> None:
 def _anchors(settings: Settings, ledger: Ledger, file: Path | None) -> Iterator[str]:
     """Yield what does not fit to the lines of a file of anchors."""
     from worker.ledger import anchor
+    from worker.ledger.verification import lenient
 
     if file is None:
         return
     key = anchor.anchor_key(settings.anchor_key_file)
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
-            yield from anchor.problems(ledger.reading, lines, key)
+            yield from anchor.problems(lambda: lenient(ledger.reading), lines, key)
     except OSError as error:
         raise CxrdError(f"{file}: {error.strerror}") from error

@@ -68,11 +68,13 @@ def problems(
 ) -> Iterator[str]:
     """Yield what does not fit between lines and the chain as it is now; empty lines are passed over.
 
-    That of syslog may stand before a line.
+    That of syslog may stand before a line. Where there is no line at all, that is a problem too: nothing was proved.
     """
+    is_empty = True
     for number, words in enumerate(lines, start=1):
         if not words.strip():
             continue
+        is_empty = False
         anchored = _LINE.search(words)
         if anchored is None:
             yield f"anchor, line {number}: is none"
@@ -85,6 +87,8 @@ def problems(
                 yield f"event {anchored['event']}: was removed after {anchored['at']}"
             elif digest != anchored["digest"]:
                 yield f"event {anchored['event']}: it, or one before it, was rewritten after {anchored['at']}"
+    if is_empty:
+        yield "anchor: the file holds no line, and so proves nothing"
 
 
 def _mac(signed: str, key: bytes) -> str:

@@ -73,6 +73,17 @@ def seal(previous: str, receipt_id: int | None, at: str, kind: str, detail: str,
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def seal_of_row(previous: Any, receipt_id: Any, at: Any, kind: Any, detail: Any, rows: Any) -> str:
+    """Return what `seal` does, of values as the database gives them; nothing where one is none that cxrd writes."""
+    if isinstance(at, dt.datetime):  # PostgreSQL, without a zone; SQLite gives text
+        at = at.isoformat()
+    at = f"{str(at).replace(' ', 'T', 1).removesuffix('.000000')}+00:00"
+    try:
+        return seal(previous, receipt_id, at, kind, detail, rows)
+    except TypeError:  # bytes, where SQLite took them for a text
+        return ""
+
+
 def append(connection: Connection, kind: str, at: dt.datetime, receipt_id: int | None = None, **detail: Any) -> None:
     """Add an event to the end of the chain, as the last step of the caller's transaction.
 

@@ -138,5 +138,6 @@ def _value(value: Any) -> Any:
 
 
 def _digest(rows: list[dict[str, Any]]) -> str:
-    content = json.dumps(rows, sort_keys=True, separators=(",", ":"))
+    # SQLite takes bytes for a text, where somebody else writes them; no value of ours looks like their stand-in.
+    content = json.dumps(rows, sort_keys=True, separators=(",", ":"), default=lambda value: {"bytes": repr(value)})
     return base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).decode().rstrip("=")

@@ -6,13 +6,14 @@ thousand, and nobody waits for us.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, exists, func, select, text
@@ -20,8 +21,8 @@ from sqlalchemy import Connection, Select, exists, func, select, text
 from dicom_io.durable import file_sha256
 from dicom_io.errors import InvalidSettings
 from dicom_io.finding import Finding
-from worker.ledger import row_digests
-from worker.ledger.event_chain import GENESIS, seal
+from worker.ledger import definitions, row_digests
+from worker.ledger.event_chain import GENESIS, seal_of_row
 from worker.ledger.tables import EventRow, FindingRow, OutsideRow, ReceiptRow, ResultRow
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Verification:
     """
 
     def __init__(self, opening: Opening, begin: int = 0) -> None:
-        self._opening = opening
+        self._opening: Opening = partial(lenient, opening)
         self._begin = begin
         self.counts = Counts()
 
@@ -101,9 +102,13 @@ class Verification:
             There is no event of the number `begin`.
         """
         yield from self._chain(advance or (lambda *_counts: None))
+        yield from self._numbers()
         yield from self._images()
         if self._begin == 0:
             yield from self._orphans()
+        with self._opening() as connection:
+            faults = list(definitions.faults(connection))
+        yield from faults
         if blobs is not None:
             yield from self._files(blobs)
 
@@ -123,7 +128,7 @@ class Verification:
             for number, receipt_id, at, kind, detail, before, own, rows in events:
                 if before != previous:
                     yield f"event {number}: an event before it was removed or altered"
-                if own != seal(before, receipt_id, _iso(at), kind, detail, rows):
+                if own != seal_of_row(before, receipt_id, at, kind, detail, rows):
                     yield f"event {number}: altered"
                 previous = own
             self.counts.events += len(events)
@@ -141,6 +146,14 @@ class Verification:
             query = select(EventRow.id, EventRow.digest).where(EventRow.id < self._begin).order_by(EventRow.id.desc())
             before = connection.execute(query.limit(1)).one_or_none()
         return (0, GENESIS, total) if before is None else (before.id, before.digest, total)
+
+    def _numbers(self) -> Iterator[str]:
+        """Find what was numbered so that nobody reads it: the database counts from 1."""
+        for table in ("event", "receipt"):
+            with self._opening() as connection:
+                query = f"SELECT id FROM {table} WHERE id < 1 ORDER BY id LIMIT 1000"  # noqa: S608 - our names
+                numbers = list(connection.scalars(text(query)))
+            yield from (f"{table} {number}: was not entered by cxrd, which numbers from 1" for number in numbers)
 
     # ---- rows --------------------------------------------------------------------------------------------------------
 
@@ -214,7 +227,7 @@ class Verification:
                 fault = _fault_of(blobs, sha256)
                 self.counts.files += 1
                 if fault and self._is_kept(table, number, sha256):
-                    yield f"receipt {receipt_id}: its {name} {sha256[:12]} {fault}"
+                    yield f"receipt {receipt_id}: its {name} {str(sha256)[:12]} {fault}"
 
     def _each(self, query: Select[Any], key: Any) -> Iterator[Any]:
         number = 0
@@ -240,15 +253,25 @@ def verify(connection: Connection) -> tuple[int, list[str]]:
     return verification.counts.events, problems
 
 
-def _iso(at: Any) -> str:
-    """Return a time of the database as the chain has it: SQLite gives text, PostgreSQL a time without a zone."""
-    if isinstance(at, dt.datetime):
-        return f"{at.isoformat()}+00:00"
-    return f"{str(at).replace(' ', 'T', 1).removesuffix('.000000')}+00:00"
+@contextmanager
+def lenient(opening: Opening) -> Iterator[Connection]:
+    """Open a connection that reads any text: SQLite also holds what is no UTF-8, which no digest of ours is of."""
+    with opening() as connection:
+        if connection.dialect.name != "sqlite":
+            yield connection
+            return
+        driver: Any = connection.connection.driver_connection
+        driver.text_factory = lambda data: data.decode(errors="surrogateescape")
+        try:
+            yield connection
+        finally:
+            driver.text_factory = str
 
 
 def _fault_of(blobs: Blobs, sha256: str) -> str:
     """Return what is wrong with the files of an object; empty where nothing is."""
+    if not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+        return "has no digest"
     paths = blobs.every(sha256)
     if not paths:
         return "is missing from the store"
@@ -282,13 +305,16 @@ def _by_details(connection: Connection, numbers: Sequence[int]) -> Iterator[tupl
         if kind in _DECISIVE:
             states[number] = kind
         if kind in ("analysed", "reanalysed"):
-            facts = json.loads(detail)
-            answers[number, facts["model_sha256"]] = _completed(facts)
             states[number] = "analysed"  # which one that had been left out becomes by a second reading
-        if kind in ("not_analysed", "reanalysis_left_out"):
+        try:
             facts = json.loads(detail)
-            if "outlier" in facts:  # the model looked at it; what the rules leave out has no score, not even none
+            if kind in ("analysed", "reanalysed"):
+                answers[number, facts["model_sha256"]] = _completed(facts)
+            # The model looked at it; what the rules leave out has no score, not even none.
+            elif kind in ("not_analysed", "reanalysis_left_out") and "outlier" in facts:
                 outside[number, facts["model_sha256"]] = facts
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # not as it was written: the chain tells of it
     yield from ((number, "receipt", words) for number, words in _state_faults(connection, numbers, states))
     answered = _row_faults(connection, FindingRow, _FINDING_COLUMNS, answers, "finding", numbers)
     yield from ((number, "finding", words) for number, words in answered)
@@ -310,7 +336,7 @@ def _by_digests(connection: Connection, numbers: Sequence[int]) -> Iterator[tupl
         event_id, stated = events.get(number, (0, None))
         if not event_id:
             yield number, "", f"receipt {number}: has no event"
-        elif stated is None:
+        elif not isinstance(stated, str):
             yield number, "", f"receipt {number}: its newest event, {event_id}, does not seal its rows"
         else:
             for table in row_digests.differences(stated, actual.get(number, "")):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dicom_io.dicomweb import wado
 from dicom_io.dicomweb.stow import WebPeer
 from dicom_io.dicomweb.wado import WebArchive, web_archive
 from dicom_io.errors import InvalidSettings, OutOfResources, PeerUnavailable
@@ -115,6 +117,24 @@ def test_matches_come_page_by_page(page: int, knows_offset: bool, site: Site, se
     assert len(site.pull()) == (
         4 if knows_offset else page
     )  # it ends, also where a server gives the same page for ever
+
+
+def test_matches_without_end_are_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wado, "MOST_MATCHES", 1000)
+    asked: list[int] = []
+
+    def page(offset: int, **_: object) -> list[dict[str, object]]:
+        asked.append(offset)
+        return [{"0020000D": {"vr": "UI", "Value": [f"1.2.{offset + number}"]}} for number in range(500)]
+
+    def none(_study: str, **_: object) -> list[dict[str, object]]:
+        return []
+
+    client = SimpleNamespace(search_for_studies=page, search_for_series=none)
+    archive = wado.WebArchive(client, None, site.peer, None, "")  # type: ignore[arg-type]
+    with pytest.raises(PeerUnavailable, match="more than 1000 matches"):
+        list(archive.series(Query(), ("DX",)))
+    assert asked == [0, 500, 1000]
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless
 
 from dicom_io.errors import CxrdError, PeerUnavailable
-from dicom_io.network import spool
+from dicom_io.network import query_retrieve, spool
 from dicom_io.network.answering_peer import MOST_PDU
+from dicom_io.network.capabilities import finds
 from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE
 from dicom_io.network.query_retrieve import Move, Query, Series, archive
 from dicom_io.network.storage_scu import Peer, echo
+from dicom_io.network.upper_layer import MOST_QUEUED
 from tests.fuzz.peers import AnsweringNode
 from tests.fuzz.sessions import acceptance, command, message, number
 from tests.support.peers import wait_for
@@ -190,3 +193,43 @@ def test_matches_without_their_uid_are_none(node: AnsweringNode) -> None:
         (only,) = source.series(Query(), ("DX",))
         assert only == Series("1.2", "1.3", "DX")
         assert source.instances(only) == ["1.4"]
+
+
+def endless(connection: socket.socket) -> None:
+    """Accept both contexts, and answer the C-FIND with matches until nobody listens any more."""
+    connection.sendall(acceptance([(1, 0, IMPLICIT), (3, 0, IMPLICIT)]))
+    connection.recv(1 << 16)
+    pending = command(0x8020, FIND, number(0x900, 0xFF00), data=True)
+    study = b"\x20\0\x0d\0\4\0\0\x001.2\0" + b"\x20\0\x10\0\x00\x40\0\0" + bytes(0x4000)
+    while True:
+        connection.sendall(b"".join(message(pending, study)) * 20)
+
+
+def test_matches_without_end_are_not_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their data sets were kept, as many as a PACS sent: 33 MB here, and 3.3 GB with the limit as it is."""
+    monkeypatch.setattr(query_retrieve, "MOST_MATCHES", 2000)
+    most = [0]
+
+    def wanted(study: Dataset, modalities: tuple[str, ...]) -> str:
+        most[0] = max(most[0], source._association.dimse.msg_queue.qsize())
+        return study_of(study, modalities)
+
+    study_of = query_retrieve._study_of
+    monkeypatch.setattr(query_retrieve, "_study_of", wanted)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with (
+        answering(endless) as port,
+        archive(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=30), Move("CXRD")) as source,
+    ):
+        with pytest.raises(PeerUnavailable, match="more than 2000 matches: search for less at once"):
+            list(source.series(Query(), ("DX",)))
+        assert not source._association.is_established
+    assert most[0] <= MOST_QUEUED + 20  # what one reading of the connection brings
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+def test_an_answer_about_one_study_must_end() -> None:
+    study = Dataset()
+    study.StudyInstanceUID, study.PatientID = "1.2", "x"
+    with answering(endless) as port, pytest.raises(PeerUnavailable, match="for one study without end"):
+        finds(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=30), study)

@@ -183,6 +183,15 @@ def test_a_cell_of_a_csv_file_is_no_formula(words: str) -> None:
     assert not shown.lstrip().startswith(("=", "+", "-", "@", "\t", "\r"))
     assert is_harmless(shown)
     assert cell(-1.5) == -1.5
+    # A spreadsheet that takes semicolons to divide cells, as in much of Europe, must not find a formula either.
+    for each in target.getvalue().split("\n")[1].split(";")[1:]:
+        assert not each.lstrip(' "').startswith(("=", "+", "-", "@"))
+
+
+def test_a_semicolon_does_not_begin_a_formula() -> None:
+    assert cell("A;=1+1;") == "A;'=1+1;"
+    assert cell('A; "@SUM(1)') == "A; \"'@SUM(1)"
+    assert cell("A; B-1; 2") == "A; B-1; 2"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -79,6 +79,8 @@ SPOILT = (
     ("url", [MARK]),
     ("webhook", f"http://u:{MARK}@host"),
     ("hl7", f"u:{MARK}@host:99999"),
+    ("webhook", f"http://[{MARK}/x"),
+    ("url", f"http://u:{MARK}@host:99999/x"),
     ("timeout", MARK),
     ("ca_file", MARK),
 )
@@ -89,6 +91,21 @@ def test_no_mistake_in_the_settings_quotes_one(tmp_path: Path, key: str, value: 
     for each in DESTINATIONS:
         file = write(tmp_path, destinations=[each | {key: value}])
         assert MARK not in said(file, "db", "current"), each
+
+
+@pytest.mark.parametrize("key", ["url", "webhook"])
+@pytest.mark.parametrize("address", ["http://[x/y", "http://h:99999/", "http://h:x/", "http://:1/", "http:///x"])
+def test_an_address_that_is_none_is_a_mistake_in_the_settings(tmp_path: Path, key: str, address: str) -> None:
+    """`cxrd check` and `cxrd conformance` ended in a traceback, or told of the first delivery that nobody can reach."""
+    file = write(tmp_path, destinations=[{"name": "a", key: address}])
+    assert f"{key}: must have a host, and a port of 1 to 65535 if any" in said(file, "conformance")
+
+
+def test_what_stands_before_the_host_of_an_hl7_receiver_is_not_shown(tmp_path: Path) -> None:
+    file = write(tmp_path, destinations=[{"name": "a", "hl7": f"u:{MARK}@host:2575"}])
+    shown = said(file, "conformance")
+    assert "hl7: must be host:port" in shown
+    assert MARK not in shown
 
 
 URLS = (

@@ -123,6 +123,17 @@ def test_a_line_that_was_altered_shows(config: Path, tmp_path: Path) -> None:
     ledger.engine.dispose()
 
 
+def test_a_file_without_a_line_proves_nothing_and_says_so(config: Path, tmp_path: Path) -> None:
+    key = load(config).anchor_key_file
+    key.parent.mkdir(parents=True, exist_ok=True)
+    anchor.anchor_key(key, make=True)
+    anchors = tmp_path / "anchors"
+    anchors.write_text("\n", encoding="utf-8")
+    code, said = verified(config, anchors)
+    assert code == 2
+    assert said == ["anchor: the file holds no line, and so proves nothing"]
+
+
 def test_a_key_that_is_missing_or_short_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="no such file"):
         anchor.anchor_key(tmp_path / "anchor.key")

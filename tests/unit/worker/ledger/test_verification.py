@@ -20,7 +20,7 @@ from worker.database.connection import connect
 from worker.ledger import event_chain, migrations, row_digests
 from worker.ledger.receipts import Ledger
 from worker.ledger.row_digests import _SOURCES
-from worker.ledger.tables import EventRow
+from worker.ledger.tables import EventRow, ReceiptRow
 from worker.ledger.verification import Verification
 from worker.storage.blobs import Blobs
 
@@ -110,6 +110,78 @@ def test_what_stayed_unseen_shows(ledger: Ledger, statement: str, said: str) -> 
     alter(ledger, statement)
     (line,) = problems(ledger)
     assert line.startswith(said)
+
+
+_EVENT = "INSERT INTO event (id, receipt_id, at, kind, detail, previous, digest) VALUES"
+_OF_RECEIPT = [column.name for column in ReceiptRow.__table__.columns]
+_LIKE = ", ".join({"id": "-7", "sop_instance_uid": "'9.9'"}.get(each, each) for each in _OF_RECEIPT)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (f"{_EVENT} (-5, 1, '2026-01-01 00:00:00', 'feedback', 'null', 'x', 'y')", "event -5: was not entered by cxrd"),
+        (f"{_EVENT} (0, 1, '2026-01-01 00:00:00', 'feedback', 'null', 'x', 'y')", "event 0: was not entered by cxrd"),
+        (
+            f"INSERT INTO receipt ({', '.join(_OF_RECEIPT)}) SELECT {_LIKE} FROM receipt WHERE id = 1",
+            "receipt -7: was not entered by cxrd",
+        ),
+    ],
+)
+def test_what_is_numbered_below_the_first_shows(ledger: Ledger, statement: str, said: str) -> None:
+    """It was in no range that was read, and yet `cxrd audit list` and `show` showed it."""
+    alter(ledger, statement)
+    (line,) = problems(ledger)
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE event SET detail = 'nonsense' WHERE kind = 'analysed'", ": altered"),
+        ("UPDATE event SET detail = '{}' WHERE kind = 'analysed'", ": altered"),
+        ("UPDATE event SET detail = printf('%.*c', 100000, '[') WHERE kind = 'analysed'", ": altered"),
+        ("UPDATE event SET detail = x'00ff' WHERE id = 2", "event 2: altered"),
+        ("UPDATE event SET rows = x'ff' WHERE id = (SELECT max(id) FROM event)", ": altered"),
+        ("UPDATE event SET kind = cast(x'ff' AS text) WHERE id = 2", "event 2: altered"),
+        ("UPDATE receipt SET accession_number = x'ff' WHERE id = 1", "receipt 1: its rows in receipt"),
+        ("UPDATE receipt SET accession_number = cast(x'ff' AS text) WHERE id = 1", "receipt 1: its rows in receipt"),
+        ("UPDATE result SET sha256 = x'ff' WHERE receipt_id = 1", "receipt 1: its rows in result"),
+    ],
+)
+def test_no_value_ends_the_verification(sqlite_url: str, tmp_path: Path, statement: str, said: str) -> None:
+    """One value that is no text, no UTF-8 or no JSON had `cxrd audit verify` end without a word of the rest."""
+    ledger = Ledger(connect(sqlite_url))
+    earlier_ledgers.make(ledger.engine, earlier_ledgers.REVISIONS[-1])
+    migrations.upgrade(ledger.engine)
+    alter(ledger, statement)
+    alter(ledger, "UPDATE receipt SET reason = 'z' WHERE id = 5")
+    found = problems(ledger, blobs=Blobs(tmp_path / "objects"))
+    assert any(said in each for each in found), found
+    assert any(each.startswith("receipt 5: its rows in receipt") for each in found)
+    ledger.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DROP VIEW findings", "view findings: was removed"),
+        ("DROP VIEW refusals; CREATE VIEW refusals AS SELECT 1", "view refusals: is not the one that cxrd made"),
+        (
+            "CREATE TRIGGER quiet AFTER INSERT ON event BEGIN UPDATE receipt SET reason = 'x'; END",
+            "trigger quiet on event: is none of cxrd's",
+        ),
+        ("CREATE VIEW of_the_site AS SELECT 1", None),
+    ],
+)
+def test_a_view_that_lies_and_a_trigger_show(sqlite_url: str, statement: str, said: str | None) -> None:
+    ledger = Ledger(connect(sqlite_url))
+    migrations.upgrade(ledger.engine)
+    raw = ledger.engine.raw_connection()
+    raw.executescript(statement)
+    raw.close()
+    assert [each[: len(said or "")] for each in problems(ledger)] == [said] * (said is not None)
+    ledger.engine.dispose()
 
 
 def test_an_accepted_image_without_an_answer_that_is_deleted_shows(sqlite_url: str) -> None:
