@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SECURITY, AUDIT = 10, 13
 """Facilities: *security/authorization* and *log audit* (RFC 5424 6.2.1)."""
+MOST_DATAGRAM = 65_000
+"""Bytes of a message that goes as a datagram; those of UDP hold 65,507 (RFC 5426 3.2)."""
 _NOTICE = 5
 _TIMEOUT = 10.0
 """Seconds that connecting, one message, or the server's end of the connection may take."""
@@ -54,6 +56,11 @@ class Collector:
     ca_file: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+
+def fits(collector: Collector, message: bytes) -> bool:
+    """Tell whether a message can be sent: one that no datagram holds would be tried for ever."""
+    return urlsplit(collector.url).scheme == "tls" or len(message) <= MOST_DATAGRAM
 
 
 def audit_collector(settings: AuditSyslog) -> Collector:

@@ -28,6 +28,8 @@ log = structlog.get_logger("cxrd.reporter")
 
 MSGID = "DICOM+RFC3881"
 """Of all messages (PS3.15 A.6)."""
+MOST_DESCRIPTION = 1000
+"""Characters of an alert's description."""
 _LOOK = 2.0
 """Seconds between two looks at whether there is something new."""
 _LAST = 5.0
@@ -44,7 +46,8 @@ def tell_of_alteration(settings: Settings, database: str, description: str) -> N
     """
     source, moment = socket.gethostname(), now()
     origin = Origin(source, settings.audit.syslog.site, moment)
-    alert = xml(Messages(settings, source).altered(origin, database, description))
+    # Who altered the audit may have chosen names that would make the alert too long to be sent.
+    alert = xml(Messages(settings, source).altered(origin, database, description[:MOST_DESCRIPTION]))
     syslog.send(syslog.audit_collector(settings.audit.syslog), [syslog.message(moment, alert, MSGID, syslog.SECURITY)])
 
 
@@ -148,7 +151,10 @@ class Reporter(threading.Thread):
         """Return what is sent of an event; one that cannot be told of must not hold up all that come after it."""
         try:
             messages = self._messages.of(event)
-            return [syslog.message(each.origin.at, xml(each), MSGID, syslog.SECURITY) for each in messages]
+            lines = [syslog.message(each.origin.at, xml(each), MSGID, syslog.SECURITY) for each in messages]
+            if not all(syslog.fits(self._collector, each) for each in lines):
+                log.error("audit_message_left_out", number=event.number, reason="no datagram holds it; use tls://")
+            return [each for each in lines if syslog.fits(self._collector, each)]
         except Exception as error:  # noqa: BLE001 - whatever an earlier version, or a peer, has put there
             log.error("audit_message_left_out", number=event.number, reason=unexpected(error))
             return []

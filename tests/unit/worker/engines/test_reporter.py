@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from sqlalchemy import delete, text
+from structlog.testing import capture_logs
 
 from dicom_io.errors import OutOfResources
 from tests.support.certificates import certificate
@@ -312,6 +313,19 @@ def test_datagrams_and_the_last_look_at_the_end(ledger: Ledger) -> None:
         wait_for(lambda: len(collector.raw) == 2)
         assert collector.events == ["DICOM Instances Transferred", "Application Activity"]
         assert not reporter.is_alive()
+
+
+def test_a_message_that_no_datagram_holds_is_left_out_and_holds_up_no_other(ledger: Ledger) -> None:
+    facts = {"destination": "x", "how": "QIDO-RS", "dates": "", "patient_key": "", "study_instance_uid": ""}
+    with udp_collector() as collector, capture_logs() as lines:
+        reporter = reporter_of(ledger, settings_for(collector.url))
+        begin(ledger, NOON)
+        ledger.record_event("queried", NOON, facts | {"accession_number": "x" * 70_000})
+        ledger.record_event("stopped", NOON, {"role": "serve", "host": "h", "pid": 1, "version": "1"})
+        reporter.look()
+        wait_for(lambda: collector.events == ["Application Activity"])
+    assert [line["event"] for line in lines] == ["audit_message_left_out"]
+    assert reporter.waiting == 0
 
 
 def test_off_by_default(ledger: Ledger) -> None:
