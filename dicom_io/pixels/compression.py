@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from pydicom.dataelem import DataElement
@@ -19,6 +20,8 @@ COMPRESSIONS = {"rle": RLELossless, "jpeg-2000": JPEG2000Lossless}
 """By the names that a destination's `compression` asks for them."""
 LOSSLESS: tuple[UID, ...] = (JPEG2000Lossless, JPEG2000, JPEGLSLossless, JPEGLosslessSV1, JPEGLossless, RLELossless)
 """What a picture can be compressed to, the most common and smallest first."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Of pylibjpeg-openjpeg's encoder: two at once end the process (2.6.0)."""
 _BY_GDCM = (JPEGLSLossless, JPEGLosslessSV1, JPEGLossless)
 
 
@@ -54,7 +57,8 @@ def compress(dataset: Dataset, syntax: str) -> None:
         if dataset.PhotometricInterpretation == "RGB":
             # So the encoder applies the reversible colour transformation, which colour must have (PS3.3 A.8.5.4).
             dataset.PhotometricInterpretation = "YBR_RCT"
-        dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+        with _ONE_AT_A_TIME:
+            dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
 
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,10 +26,13 @@ from dicom_io.pixels.render import render
 from tests.support.bombs import rle
 from tests.support.peers import chest, wait_for
 
+_ENCODER = threading.Lock()  # two images at once end the process (pylibjpeg-openjpeg 2.6.0)
+
 
 def compressed(syntax: str = JPEG2000Lossless) -> Dataset:
     dataset = chest("an image")
-    dataset.compress(syntax, generate_instance_uid=False)
+    with _ENCODER:
+        dataset.compress(syntax, generate_instance_uid=False)
     return dataset
 
 
