@@ -13,6 +13,7 @@ import datetime as dt
 import os
 import random
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -71,12 +72,15 @@ class Torture:
         self.points.mkdir()
         self.receiver = Rough()
         self.receiver.start()
+        self.collector = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # of audit messages; nobody reads them
+        self.collector.bind(("127.0.0.1", 0))
         pacs = {"name": "pacs", "host": "127.0.0.1", "port": self.receiver.port, "ae_title": "RECEIVER", "timeout": 5}
         parts = {
             # What is killed is tried first, and so may be killed again and again; an innocent image is not, so often.
             "destinations": [pacs, {"name": "dead", "host": "127.0.0.1", "port": free_port(), "ae_title": "DEAD"}],
             "worker": {"lease_seconds": 1.5, "max_crashes": 20, "threads": 2},
             "model": {"out_of_distribution": "warn"},
+            "audit": {"syslog": {"url": f"udp://127.0.0.1:{self.collector.getsockname()[1]}"}},
         }
         os.environ["CXRD_TEST_FAIL_POINTS"] = str(self.points)
         self.services = []
@@ -250,6 +254,7 @@ class Torture:
             for service in self.services:
                 service.stop()
             self.receiver.stop()
+            self.collector.close()
             os.environ.pop("CXRD_TEST_FAIL_POINTS", None)
         return self.problems(set().union(*(sender.accepted for sender in senders)))
 
@@ -259,8 +264,9 @@ class Torture:
             time.sleep(0.5)
 
     def unsettled(self) -> int:
-        """Return how many tasks there are that can be done: the dead destination takes nothing, and none commits."""
-        waits = "target <> 'dead' AND kind NOT IN ('expire', 'commit')"
+        """Return how many tasks there are that can be done: the dead destination takes nothing, none commits, and audit
+        messages never end."""
+        waits = "target <> 'dead' AND kind NOT IN ('expire', 'commit', 'report')"
         return int(self._ask(f"SELECT count(*) FROM task WHERE {waits}")[0][0])
 
     def problems(self, accepted: set[str]) -> list[str]:
