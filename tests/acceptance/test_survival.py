@@ -129,7 +129,7 @@ def test_the_log_knows_no_patient(tmp_path: Path, serve: Callable[..., Service])
     service.start()
     secret: dict[str, Any] = {
         "PatientName": "Geheimnis^Gerda",
-        "PatientID": "SECRET-4711",
+        "PatientID": "SECRET-471100815",
         "PatientBirthDate": "19330214",
         "ReferringPhysicianName": "Dr^Verborgen",
     }
@@ -144,11 +144,11 @@ def test_the_log_knows_no_patient(tmp_path: Path, serve: Callable[..., Service])
     wait_for(lambda: len(service.events("processed")) == 4, 30)
     service.stop()
     text = service.log.read_text() + invoke("audit", "list", "-c", service.config).stdout
-    for word in ("Geheimnis", "Gerda", "SECRET", "4711", "19330214", "Verborgen", str(good.SOPInstanceUID)):
+    for word in ("Geheimnis", "Gerda", "SECRET", "471100815", "19330214", "Verborgen", str(good.SOPInstanceUID)):
         assert word not in service.log.read_text()
     assert "Gerda" not in text
     database = (tmp_path / "data" / "ledger.sqlite").read_bytes()
-    for hidden in (b"Gerda", b"SECRET-4711", b"19330214", b"Verborgen"):
+    for hidden in (b"Gerda", b"SECRET-471100815", b"19330214", b"Verborgen"):
         assert hidden not in database
 
 

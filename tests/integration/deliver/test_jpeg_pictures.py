@@ -48,7 +48,8 @@ def test_a_jpeg_picture_is_never_refused_for_its_syntax(
     assert got.SOPInstanceUID == expected.SOPInstanceUID
     assert (got.LossyImageCompression, got.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
     assert got.PhotometricInterpretation == ("YBR_FULL_422" if arrives == JPEGBaseline8Bit else "RGB")
-    assert np.array_equal(got.pixel_array, expected.pixel_array)
+    apart = np.abs(got.pixel_array.astype(int) - expected.pixel_array)
+    assert apart.max() <= 1  # decoders of JPEG may round a colour up or down
 
 
 @pytest.mark.parametrize(("quality", "attempts"), [(90, 2), (None, 1)])

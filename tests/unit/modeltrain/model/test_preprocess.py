@@ -37,7 +37,7 @@ def test_a_thin_image_is_squashed_along_one_axis_and_stretched_along_the_other()
     columns = np.tile(np.repeat([0.0, 1.0], 224).astype(np.float32), (112, 1))  # 112×448: left black, right white
     result = to_input(columns)[0]
     np.testing.assert_allclose(result, np.tile(np.repeat([0.0, 1.0], 112), (224, 1)), atol=0.1)
-    np.testing.assert_array_equal(result, result[:1].repeat(224, axis=0))
+    np.testing.assert_allclose(result, result[:1].repeat(224, axis=0), rtol=0, atol=1e-6)
 
 
 def test_enlarging_stays_in_range() -> None:

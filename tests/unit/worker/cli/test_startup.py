@@ -48,7 +48,8 @@ def test_a_question_to_the_ledger_waits_for_the_ledger_only(arguments: list[str]
     open_ledger(load(config))
     packages = imported(*arguments, "--config", str(config))
     assert "sqlalchemy" in packages
-    assert packages & set(HEAVY) == set()
+    own_views = {"alembic"} if arguments[-1] == "verify" else set()  # to compare, it makes the views anew
+    assert packages & set(HEAVY) <= own_views
     # The log's library comes only with commands whose modules may log.
     assert ("structlog" in packages) is (arguments[0] != "audit")
 
