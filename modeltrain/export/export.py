@@ -34,7 +34,8 @@ from modeltrain.export.card_contents import (
 )
 from modeltrain.export.gate_limits import fit_out_of_distribution, out_of_distribution_images
 from modeltrain.export.int8_comparison import compare_int8
-from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
+from modeltrain.export.int8_file import write_int8
+from modeltrain.export.onnx_file import onnx_predictor, rounded, write_weights
 from modeltrain.model.card import (
     CARD,
     INT8,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from modeltrain.data.samples import Sample, Split
     from modeltrain.model.card import Card
 
-_RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges are taken
+_RANGE_IMAGES = 100  # training images at most from which the int8 file's ranges and mean errors are taken
 log = logging.getLogger(__name__)
 
 
@@ -222,7 +223,7 @@ def _write_network(
     )
     write_weights(state | {f"gate.{name}": value for name, value in tensors.items()}, folder, arch, lungs=lungs)
     chosen = split.train[:: max(1, len(split.train) // _RANGE_IMAGES)][:_RANGE_IMAGES]
-    quantize(folder / ONNX, folder / INT8, [read_sample(sample) for sample in chosen])
+    write_int8(folder, [read_sample(sample) for sample in chosen])
 
 
 def _card(folder: Path, progress: Progress, split: Split, new: NewVersion) -> dict[str, Any]:

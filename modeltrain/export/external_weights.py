@@ -15,8 +15,10 @@ _LEAST = 1024  # bytes: smaller tensors stay in the ONNX file, where the runtime
 _TYPES = {"F16": onnx.TensorProto.FLOAT16, "F32": onnx.TensorProto.FLOAT}  # by safetensors' names
 
 
-def refer(model: onnx.ModelProto, weights: Path) -> None:
+def refer(model: onnx.ModelProto, weights: Path, prefix: str = "") -> None:
     """Replace an ONNX model's tensors, in place, by references to the same tensors in a safetensors file.
+
+    Only tensors whose names begin with `prefix`.
 
     ONNX calls them external data (onnx/docs/ExternalData.md): a file beside the model, an offset and a length. Both
     formats store little-endian values in row-major order, so the bytes are the same.
@@ -31,7 +33,7 @@ def refer(model: onnx.ModelProto, weights: Path) -> None:
     header = json.loads(content[8:header_end])
     for tensor in model.graph.initializer:
         entry = header.get(tensor.name.removesuffix(HALF).removeprefix("net."))
-        if entry is None or len(tensor.raw_data) < _LEAST:
+        if entry is None or not tensor.name.startswith(prefix) or len(tensor.raw_data) < _LEAST:
             continue
         start, end = (header_end + offset for offset in entry["data_offsets"])
         same_form = (_TYPES.get(entry["dtype"]), entry["shape"]) == (tensor.data_type, list(tensor.dims))

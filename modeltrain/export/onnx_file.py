@@ -1,20 +1,13 @@
-"""The model's weight files: safetensors at half precision, ONNX that reads them, and int8 for the CPU."""
+"""The model's weight files: safetensors at half precision, and ONNX that reads them."""
 
 from __future__ import annotations
 
-import io
-import logging
-import tempfile
-from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnx_ir
 import torch
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxscript import optimizer
 from safetensors.torch import save_file
 
@@ -26,7 +19,7 @@ from modeltrain.model.preprocess import INPUT_SIZE
 from modeltrain.network.architectures import ChestNet, bare_names, load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -34,8 +27,6 @@ if TYPE_CHECKING:
     from modeltrain.evaluation.evaluate import Predict
 
 OPSET = 18
-_PERCENTILE = 99.999  # of an activation's values: a range that one outlying value decides wastes steps on the others
-_AT_ONCE = 10  # images whose activations the calibration holds in memory
 _WHOLE = "gate."  # kept at single precision: small differences of large sums
 
 
@@ -133,104 +124,3 @@ def _halved(model: onnx.ModelProto, matrices: set[str]) -> onnx.ModelProto:
     del model.graph.value_info[:]
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime carries no types
-    """Hands images to the calibration, one at a time, of the range that it asks for."""
-
-    def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
-        self._images = images
-        self._waiting: Iterator[NDArray[np.float32]] = iter(images)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Go on with the images of a range."""
-        self._waiting = iter(self._images[start_index:end_index])
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """Return the next input, or None at the end."""
-        image = next(self._waiting, None)
-        return None if image is None else {"image": image[np.newaxis]}
-
-
-_MAPS = {"Conv", "Relu", "Clip", "Mul", "Add", "MaxPool"}  # what a feature map comes from
-
-
-_GREY_CHANNELS = (1, 3)  # of an image; a classifier gets it three times
-
-
-def _kept_whole(path: Path) -> list[str]:
-    """Name the nodes that stay in floating point: few operations, through which every later error passes.
-
-    These are the convolutions that see grey values (the first of the classifier, and of the search for lungs) and the
-    one that says where lungs are, the shortcuts of residual blocks that halve the side (1×1, in steps of two), and
-    every addition that does not join two feature maps: the sums of the out-of-distribution score, which must tell
-    how far an image lies beyond what the ranges were taken from.
-    """
-    graph = onnx.load(path).graph
-    made_by = {name: node.op_type for node in graph.node for name in node.output}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    attributes = [{item.name: list(item.ints) for item in node.attribute} for node in convolutions]
-    shortcuts = [
-        node.name
-        for node, how in zip(convolutions, attributes, strict=True)
-        if how.get("kernel_shape") == [1, 1] and how.get("strides") == [2, 2]
-    ]
-    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    weights = [sizes.get(node.input[1], [0, 0]) for node in convolutions]
-    groups = [next((item.i for item in node.attribute if item.name == "group"), 1) for node in convolutions]
-    ends = [
-        node.name
-        for node, group, size in zip(convolutions, groups, weights, strict=True)
-        if group == 1 and (size[1] in _GREY_CHANNELS or size[0] == 1)
-    ]
-    sums = [
-        node.name
-        for node in graph.node
-        if node.op_type == "Add" and not all(made_by.get(name) in _MAPS for name in node.input)
-    ]
-    return [*ends, *shortcuts, *sums]
-
-
-def quantize(source: Path, target: Path, images: Sequence[NDArray[np.float32]]) -> None:
-    """Write an int8 copy of a model's ONNX file: its convolutions, by static quantization.
-
-    Weights are per channel and of seven bits, since CPUs without VNNI add pairs of eight-bit products in sixteen bits,
-    which would overflow: so the answers are the same on every CPU. Ranges leave out the farthest 0.001 % of an
-    activation's values.
-
-    Parameters
-    ----------
-    images
-        Training images, float32 [1, size, size] in [0, 1], from which the range of each activation is taken. The
-        activations of ten of them at most are held in memory: some 30 MB an image for a ResNet-18, and 160 MB for a
-        DenseNet-121.
-    """
-    # The calibration wants parts of the same size.
-    at_once = next(size for size in range(_AT_ONCE, 0, -1) if len(images) % size == 0)
-    logging.getLogger().manager.disable, before = logging.WARNING, logging.getLogger().manager.disable
-    try:
-        # The calibration prints its progress; standard output is for the command's own answer.
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-            whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
-            onnx.save_model(onnx.load_model(source), whole)  # with its weights in it
-            # Folds norms into convolutions and casts into weights, which the quantizer wants as plain numbers.
-            quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
-            quantization.quantize_static(
-                str(prepared),
-                str(target),
-                _Images(images),
-                quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=["Conv", "Add", "MaxPool", "Relu"],
-                per_channel=True,
-                reduce_range=True,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                calibrate_method=quantization.CalibrationMethod.Percentile,
-                nodes_to_exclude=_kept_whole(prepared),
-                extra_options={"CalibPercentile": _PERCENTILE, "CalibStridedMinMax": at_once},
-            )
-    finally:
-        logging.getLogger().manager.disable = before

@@ -5,7 +5,7 @@ A folder holds
     model.json         the card
     model.safetensors  the weights; torch reads them
     model.onnx         the network; ONNX Runtime reads its weights from model.safetensors (ONNX external data)
-    model.int8.onnx    network and weights as integers, where export found that it decides like the other
+    model.int8.onnx    the network with convolutions in integers, where export found that it decides like the other
     seen_images.npy    which images it has learnt from (modeltrain/data/seen_images.py)
 """
 

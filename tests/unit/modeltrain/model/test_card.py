@@ -10,6 +10,7 @@ import pytest
 
 from dicom_io.errors import InvalidModel
 from modeltrain.model.card import (
+    INT8,
     ONNX,
     current_model,
     file_digest,
@@ -121,6 +122,18 @@ def test_the_shipped_model_is_whole() -> None:
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name], "one version is shipped"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 40_000_000, "a repository must stay light"
     assert (folder / ONNX).stat().st_size < 150_000, "the weights are in the safetensors file alone"
+    assert (folder / INT8).stat().st_size < 14_000_000
+
+
+def test_the_shipped_card_says_which_file_its_figures_are_of() -> None:
+    """The int8 file came after the one look at the test split: those figures are the other file's."""
+    card = load_card(shipped_model())
+    metrics = card.raw["metrics"]
+    assert card.raw["int8"]["kept"]
+    assert (metrics["of"], metrics["test"]["of"]) == (INT8, ONNX)
+    assert metrics["validation"]["threshold"] == card.threshold
+    own = {name: point["threshold"] for name, point in metrics["validation"]["operating_points"].items()}
+    assert card.operating_points.items() <= own.items()
 
 
 def test_a_model_of_an_earlier_version_cannot_serve_but_its_weights_can_be_begun_with(folder: Path) -> None:

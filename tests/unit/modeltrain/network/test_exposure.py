@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from modeltrain.data.samples import Images
 from modeltrain.data.sources import sources_of
 from modeltrain.export.export import NewVersion, export_model
-from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
+from modeltrain.export.int8_file import quantize
+from modeltrain.export.onnx_file import onnx_predictor, rounded, write_weights
 from modeltrain.model.card import load_card
 from modeltrain.network.architectures import load_network
 from modeltrain.network.exposure import KEY, LANDMARKS, Exposure, landmarks_of

@@ -23,7 +23,8 @@ from modeltrain.data.samples import Images
 from modeltrain.data.seen_images import keys_of, seen_by, seen_images_of
 from modeltrain.data.sources import Sources, folder_source, sources_of
 from modeltrain.export.export import NewVersion, export_model
-from modeltrain.export.onnx_file import onnx_predictor, quantize, rounded, write_weights
+from modeltrain.export.int8_file import quantize
+from modeltrain.export.onnx_file import onnx_predictor, rounded, write_weights
 from modeltrain.model.card import load_card, shipped_model
 from modeltrain.model.outputs import Outputs
 from modeltrain.model.registry import version_name

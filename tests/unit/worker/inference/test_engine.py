@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from dicom_io.errors import InvalidModel, InvalidSettings
-from modeltrain.model.card import load_card, shipped_model
+from modeltrain.model.card import INT8, load_card, shipped_model
 from modeltrain.model.outputs import Outputs
+from modeltrain.model.preprocess import to_input
+from worker.demo.child_phantom import draw_child
 from worker.inference import engine
 from worker.inference.engine import Batcher, EngineFault, Image, OnnxEngine, TorchEngine, open_engine
 from worker.settings import ModelSettings
@@ -97,6 +99,22 @@ def test_both_engines_give_the_same_numbers() -> None:
         np.testing.assert_allclose(mine, other, atol=1e-3, rtol=1e-3, err_msg=name)
     single = OnnxEngine(card.folder / "model.onnx", 1).predict(images[:1])
     np.testing.assert_allclose(single.logits, ours.logits[:1], atol=1e-4)
+
+
+def test_the_shipped_int8_file_serves_and_answers_as_the_other_one() -> None:
+    """Drawn children, since noise has no lungs. One thread or two, once or again: the same answers."""
+    card = load_card(shipped_model())
+    served, other = (open_engine(card, ModelSettings(device="cpu", precision=each)) for each in ("auto", "fp32"))
+    assert (served.name.endswith(", int8"), other.name.endswith(", int8")) == (True, False)
+    single = OnnxEngine(card.folder / INT8, 1)
+    for seed in range(3):
+        shown = to_input(draw_child(seed, 448, 448).astype(np.float32) / np.float32(255), card.input_size)[np.newaxis]
+        ours, theirs = served.predict(shown), other.predict(shown)
+        np.testing.assert_allclose(ours.logits, theirs.logits, atol=0.1)
+        np.testing.assert_allclose(ours.lungs, theirs.lungs, atol=1e-3)
+        np.testing.assert_allclose(ours.box, theirs.box, atol=1e-6)
+        np.testing.assert_allclose(ours.outlier, theirs.outlier, rtol=0.1)
+        np.testing.assert_array_equal(single.predict(shown).logits, ours.logits)
 
 
 def test_auto_takes_onnx_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
