@@ -84,6 +84,8 @@ class Way:
     def __init__(self, name: str, precision: str, network: Network, device: torch.device) -> None:
         self.name, self.precision, self.device = name, precision, device
         self._network = network
+        # A graph has one set of buffers: its batches follow each other.
+        self.in_flight = 1 if isinstance(network, Graph) else _IN_FLIGHT
 
     def __call__(self, images: torch.Tensor) -> Tensors:
         """Run the network on float32 [N, 1, 224, 224] on the device; the outputs stay there."""
@@ -181,10 +183,8 @@ class Pipe:
         self._way = way
         self._is_cuda = way.device.type == "cuda"
         self._source = source.pin_memory() if self._is_cuda else source
-        # A graph has one set of buffers: its batches follow each other.
-        lanes = 1 if isinstance(way._network, Graph) else _IN_FLIGHT  # noqa: SLF001
         lane: Any = torch.cuda.Stream
-        self._streams = [lane() for _ in range(lanes)] if self._is_cuda else []
+        self._streams = [lane() for _ in range(way.in_flight)] if self._is_cuda else []
 
     def run(self, rounds: int) -> list[Tensors]:
         """Send so many batches through; the outputs are in host memory when it returns."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 
+MOST_CHARACTERS = 64
+"""Of a UID (PS3.5 9.1)."""
 # The name space of every UID that cxrd derives. Fixed for ever: changing it would make a second set of results for
 # images that were answered already.
 _NAMESPACE = uuid.UUID("6f0c2b5e-6d0e-5c39-9d53-1f2d8a8f0a61")

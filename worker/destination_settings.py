@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -20,6 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from dicom_io.network.tls import ClientTls
+
+_Model = TypeVar("_Model", bound=BaseModel)
 AeTitle = Annotated[str, StringConstraints(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 """Application entity title: 1–16 characters of the default repertoire without backslash (PS3.5 6.2, VR AE)."""
 Kind = Literal[
@@ -56,6 +59,23 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def anchored(settings: _Model, folder: Path) -> _Model:
+    """Return settings with all their files and folders, and those of their parts, meant from a folder."""
+    changes = {name: place for name, value in settings if (place := _anchored(value, folder)) is not value}
+    return settings.model_copy(update=changes) if changes else settings
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, BaseModel):
+        return anchored(value, folder)
+    if isinstance(value, tuple):
+        places = tuple(_anchored(each, folder) for each in value)
+        return places if any(new is not old for new, old in zip(places, value, strict=True)) else value
+    return value
+
+
 class BaseDestination(Part):
     """What every destination has."""
 
@@ -76,11 +96,6 @@ class BaseDestination(Part):
         """Return those of these kinds of result that go there."""
         return [kind for kind in kinds if self.takes(kind)]
 
-    def anchored(self, folder: Path) -> Self:
-        """Return it with its files meant from a folder."""
-        del folder
-        return self
-
     @model_validator(mode="before")
     @classmethod
     def _leave_out_what_means_nothing(cls, values: Any) -> Any:
@@ -100,8 +115,8 @@ class _ResultDestination(BaseDestination):
         return kind not in NOTIFICATIONS and (not self.kinds or kind in self.kinds)
 
 
-class NodeTls(Part):
-    """How TLS is spoken with a DICOM node."""
+class TlsFiles(Part):
+    """What TLS with a peer that we call needs: whose certificates are trusted (none: the system's), and ours."""
 
     ca_file: Path | None = None
     certificate: Path | None = None
@@ -112,6 +127,11 @@ class NodeTls(Part):
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key go together")
         return self
+
+    @property
+    def client(self) -> ClientTls:
+        """The same as the network takes it."""
+        return ClientTls(self.ca_file, self.certificate, self.key)
 
 
 def _as_tls(value: Any) -> Any:
@@ -131,14 +151,7 @@ class DicomDestination(_ResultDestination):
     compression: Literal["auto", "lossless", "none", "rle", "jpeg-2000"] = "auto"
     commitment: Literal["auto", True, False] = "auto"
     associations: Annotated[int, Field(ge=1, le=16)] = 2
-    tls: Annotated[NodeTls | None, BeforeValidator(_as_tls)] = None
-
-    def anchored(self, folder: Path) -> Self:
-        """Return it with the files of `tls` meant from a folder."""
-        if self.tls is None:
-            return self
-        files = {name: folder / file for name, file in self.tls if file is not None}
-        return self.model_copy(update={"tls": self.tls.model_copy(update=files)})
+    tls: Annotated[TlsFiles | None, BeforeValidator(_as_tls)] = None
 
 
 class DicomwebDestination(_ResultDestination):
@@ -190,10 +203,6 @@ class Hl7Destination(BaseDestination):
         """Host and port of `hl7`; an IPv6 address stands in brackets there."""
         host, _, port = self.hl7.rpartition(":")
         return host.strip("[]"), int(port)
-
-    def anchored(self, folder: Path) -> Self:
-        """Return it with `ca_file` meant from a folder."""
-        return self if self.ca_file is None else self.model_copy(update={"ca_file": folder / self.ca_file})
 
 
 KINDS: dict[str, type[BaseDestination]] = {

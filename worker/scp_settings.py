@@ -44,11 +44,6 @@ class ScpTls(Part):
             raise ValueError(f"clients: {self.clients} needs ca_file, which says whose certificates are trusted")
         return self
 
-    def anchored(self, folder: Path) -> ScpTls:
-        """Return it with its files meant from a folder."""
-        files = {name: getattr(self, name) for name in ("certificate", "key", "ca_file")}
-        return self.model_copy(update={name: folder / file for name, file in files.items() if file is not None})
-
 
 class Scp(Part):
     """The node that images are sent to."""

@@ -16,7 +16,7 @@ from dicom_io.header.rules import Rules
 from dicom_io.pixels.decoders import DecodingLimits
 from worker import destination_settings
 from worker.config_file import ConfigFile, read_config
-from worker.destination_settings import AeTitle, Destination, Kind, Name, Part
+from worker.destination_settings import AeTitle, Destination, Kind, Name, Part, TlsFiles, anchored
 from worker.scp_settings import Scp as Scp  # noqa: PLC0414 - a part of the settings, and taken from here
 from worker.setting_messages import in_words, unknown
 
@@ -165,20 +165,11 @@ class Anchor(Part):
     key_file: Path | None = None
 
 
-class AuditSyslog(Part):
+class AuditSyslog(TlsFiles):
     """Where DICOM audit messages go."""
 
     url: SyslogUrl = ""
-    ca_file: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
     site: str = Field("", max_length=64)
-
-    @model_validator(mode="after")
-    def _a_certificate_has_a_key(self) -> AuditSyslog:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key go together")
-        return self
 
 
 class Audit(Part):
@@ -187,19 +178,6 @@ class Audit(Part):
     patient_id: Literal["hash", "plain", "none"] = "hash"
     anchor: Anchor = Anchor()
     syslog: AuditSyslog = AuditSyslog()
-
-    def anchored(self, folder: Path) -> Audit:
-        """Return it with its files meant from a folder."""
-        parts: dict[str, tuple[Anchor | AuditSyslog, tuple[str, ...]]] = {
-            "anchor": (self.anchor, ("file", "ca_file", "key_file")),
-            "syslog": (self.syslog, ("ca_file", "certificate", "key")),
-        }
-        changes = {}
-        for part, (values, names) in parts.items():
-            files = {name: getattr(values, name) for name in names}
-            files = {name: folder / path for name, path in files.items() if path is not None}
-            changes[part] = values.model_copy(update=files)
-        return self.model_copy(update=changes)
 
 
 class WorkerSettings(Part):
@@ -320,20 +298,7 @@ def load(path: Path | None = None, text: str | None = None) -> Settings:
         raise InvalidSettings("\n".join(_explain(error, file))) from error
     except SettingsError as error:
         raise InvalidSettings(f"environment: {error}") from error
-    return _anchored(settings, named.resolve().parent if named else Path.cwd())
-
-
-def _anchored(settings: Settings, base: Path) -> Settings:
-    storage = settings.storage.model_copy(update={"folder": base / settings.storage.folder})
-    scp, model = settings.scp, settings.model
-    if scp.tls is not None:
-        scp = scp.model_copy(update={"tls": scp.tls.anchored(base)})
-    if model.folder is not None:
-        model = model.model_copy(update={"folder": base / model.folder})
-    destinations = tuple(each.anchored(base) for each in settings.destinations)
-    audit = settings.audit.anchored(base)
-    parts = {"scp": scp, "storage": storage, "model": model, "audit": audit, "destinations": destinations}
-    return settings.model_copy(update=parts)
+    return anchored(settings, named.resolve().parent if named else Path.cwd())
 
 
 def _explain(error: ValidationError, file: ConfigFile) -> Iterator[str]:

@@ -17,9 +17,10 @@ from dicom_io.header.attributes import MALFORMED, text
 from dicom_io.header.reading import read_header
 from dicom_io.network import status
 from dicom_io.network.deadline import deadline
-from dicom_io.network.query_retrieve import MOST_MATCHES, MOST_UID, Query, Receipt, Series, may_hold
+from dicom_io.network.query_retrieve import MOST_MATCHES, Query, Receipt, Series, may_hold
 from dicom_io.network.spool_file import SpoolFile
 from dicom_io.network.storage_scp import Arrival
+from dicom_io.uids import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +94,7 @@ class WebArchive:
                     raise ValueError("no DICOM JSON") from error
             offset += len(matches)
             new = {text(each, keyword): each for each in matches}
-            new = {uid: each for uid, each in new.items() if 0 < len(uid) <= MOST_UID and uid not in known_uids}
+            new = {uid: each for uid, each in new.items() if 0 < len(uid) <= MOST_CHARACTERS and uid not in known_uids}
             if not new:
                 return
             known_uids.update(new)

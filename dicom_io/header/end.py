@@ -16,11 +16,12 @@ from dicom_io.header.attributes import integer, text
 # Float, Double Float and plain Pixel Data, with which the part of a file that is not read as header begins.
 _PIXELS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009), (0x7FE0, 0x0010))
 _LONG = (b"OB", b"OD", b"OF", b"OV", b"OW", b"UN")
-_ITEM = b"\xfe\xff\x00\xe0"
+ITEM = b"\xfe\xff\x00\xe0"
+ITEM_BIG_ENDIAN = b"\xff\xfe\xe0\x00"  # which is never right: encapsulated data is little endian
 _UNDEFINED = 0xFFFFFFFF
 _STARTS = (
-    _ITEM,
-    b"\xff\xfe\xe0\x00",  # an item in big endian, which is never right: encapsulated data is little endian
+    ITEM,
+    ITEM_BIG_ENDIAN,
     b"\xff\xd8\xff",  # JPEG and JPEG-LS
     b"\xff\x4f\xff\x51",  # JPEG 2000
     b"\x00\x00\x00\x0cjP  \r\n\x87\n",  # and as a file
@@ -85,7 +86,7 @@ def _require_fragments(file: BinaryIO, begin: int, size: int) -> None:
     while place + 8 <= size:
         file.seek(place)
         tag, length = struct.unpack("<4sI", file.read(8))
-        if tag != _ITEM or length == _UNDEFINED:
+        if tag != ITEM or length == _UNDEFINED:
             return
         place += 8 + length
         if place > size:

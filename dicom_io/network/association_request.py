@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dicom_io.uids import MOST_CHARACTERS
+
 NO_UID = "0"
 """Stands for a UID that is empty, absent or none: no object, no class and no syntax has it."""
 MOST_BYTES = 262_144
@@ -114,7 +116,7 @@ def _context(number: bytes, subitems: list[tuple[int, bytes]]) -> bytes:
 
 def _is_uid(value: bytes) -> bool:
     stripped = value.strip(b" \0")
-    return 0 < len(stripped) <= 64 and stripped.isascii()
+    return 0 < len(stripped) <= MOST_CHARACTERS and stripped.isascii()
 
 
 def titles(pdu: bytes) -> tuple[str, str]:

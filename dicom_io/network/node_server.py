@@ -29,14 +29,12 @@ from dicom_io.network.ending import Cause, Ending
 from dicom_io.network.status import CLASS_NOT_SUPPORTED, DATASET_MISMATCH
 from dicom_io.network.tls import HandshakeFailed, accepted, say_goodbye
 from dicom_io.network.upper_layer import RELEASED_IN_TRANSFER, PeerLimits, UpperLayer
-from dicom_io.uids import digest
+from dicom_io.uids import MOST_CHARACTERS, digest
 
 if TYPE_CHECKING:
     from pynetdicom.ae import ApplicationEntity
 
 log = structlog.get_logger("cxrd.scp")
-MOST_UID = 64
-"""Characters of a UID (PS3.5 9.1)."""
 _BACKLOG = 128
 _LAST_WORDS = 3.0
 """Seconds that the upper layer may take to end when its association has ended."""
@@ -224,10 +222,10 @@ class NodeAssociation(Association):
         """Answer that there is no such class (PS3.7 9.1.1.1.9), and drop the object."""
         file = message._dataset_file  # noqa: SLF001 - pynetdicom offers the file under this name only
         spool.drop(self, file)
-        is_uid = len(message.AffectedSOPClassUID) <= MOST_UID
+        is_uid = len(message.AffectedSOPClassUID) <= MOST_CHARACTERS
         status, reason = (CLASS_NOT_SUPPORTED, "its SOP class is none of storage")
         if not is_uid:
-            status, reason = DATASET_MISMATCH, f"its SOP class UID is longer than {MOST_UID} characters"
+            status, reason = DATASET_MISMATCH, f"its SOP class UID is longer than {MOST_CHARACTERS} characters"
         facts = {"sop": digest(str(message.AffectedSOPInstanceUID)), "calling_ae": self.ending.calling}
         log.warning("refused", status=f"0x{status:04X}", reason=reason, bytes=file.size, **facts)
         answer = C_STORE()

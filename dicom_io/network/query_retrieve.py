@@ -9,8 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pynetdicom import build_role, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -25,6 +23,7 @@ from dicom_io.network import spool, status
 from dicom_io.network.spool_file import UNLIMITED, Limits
 from dicom_io.network.storage_scp import READABLE_SYNTAXES, Arrival
 from dicom_io.network.storage_scu import associate
+from dicom_io.uids import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,8 +44,6 @@ UNKNOWN_DESTINATION = 0xA801
 MOST_MATCHES = 100_000
 """Answers to one search: whoever sends more is not listened to any longer, be they matches or not."""
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers in one byte
-MOST_UID = 64
-"""Characters of a UID (PS3.5 9.1)."""
 
 
 @dataclass(frozen=True)
@@ -200,14 +197,6 @@ def study_query(query: Query) -> Dataset:
     return identifier
 
 
-def encoded(identifier: Dataset) -> bytes:
-    """Return an identifier in Implicit VR Little Endian."""
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, True
-    write_dataset(buffer, identifier)
-    return buffer.getvalue()
-
-
 def series_query(study_instance_uid: str) -> Dataset:
     """Return what a C-FIND asks of the series of a study."""
     query = Dataset()
@@ -250,7 +239,7 @@ def _series_of(each: Dataset, study_uid: str, modalities: tuple[str, ...]) -> Se
 def _uid(match: Dataset, keyword: str) -> str:
     """Return a UID of a match; nothing where there is none, or what stands there is too long to be one."""
     uid = text(match, keyword)
-    return uid if len(uid) <= MOST_UID else ""
+    return uid if len(uid) <= MOST_CHARACTERS else ""
 
 
 def _last(ask: Callable[[], Iterable[tuple[Dataset, Any]]], name: str) -> Dataset:

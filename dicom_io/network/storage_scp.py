@@ -83,13 +83,13 @@ class NodeOptions:
     """How the node shows itself on the network.
 
     ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title, and ``allowed_called`` empty
-    every title that we are called by. ``maximum_pdu`` is the
-    largest PDU in bytes that we accept; large ones save work on large images. ``max_object_mb`` is the size of an
-    object at most, in units of 1,000,000 bytes. ``associations_per_peer`` None allows three quarters of
-    ``maximum_associations`` to one address. ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate``
-    (bytes a second) are those of `dicom_io.network.upper_layer.PeerLimits`. ``networks`` are those that a calling
-    AE title may come from, as addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may
-    come from anywhere. ``called_networks`` are those that may call us by a title, in the same way.
+    every title that we are called by. ``maximum_pdu`` is the largest PDU in bytes that we accept; large ones save work
+    on large images. ``max_object_mb`` is the size of an object at most, in units of 1,000,000 bytes.
+    ``associations_per_peer`` None allows three quarters of ``maximum_associations`` to one address.
+    ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate`` (bytes a second) are those of
+    `dicom_io.network.upper_layer.PeerLimits`. ``networks`` are those that a calling AE title may come from, as
+    addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may come from anywhere.
+    ``called_networks`` are those that may call us by a title, in the same way.
     """
 
     ae_title: str

@@ -17,7 +17,7 @@ from dicom_io.header.attributes import is_valid, number, numbers, text
 from dicom_io.objects.common import begin, plain_text, reference, require_place
 from dicom_io.objects.kinds import PRESENTATION_STATE
 from dicom_io.objects.structured_report import tracking_identifier, tracking_uid
-from dicom_io.pixels.grayscale import Table, lut_item, lut_words, read_table, window_of
+from dicom_io.pixels.grayscale import Table, first_table, lut_words, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,8 +175,7 @@ def _table(grayscale: Dataset, keyword: str) -> Dataset | None:
     written as it was shown: whole, with 16 bits, and a VOI LUT scaled by its highest entry. What only explains it is
     copied where it is valid, and otherwise left behind.
     """
-    item = lut_item(grayscale, keyword)
-    table = None if item is None else read_table(item, signed=False)
+    item, table = first_table(grayscale, keyword, signed=False)
     if item is None or table is None:
         return None
     copy = Dataset()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import struct
 
 from dicom_io.errors import UnsupportedPixels
-from dicom_io.header.end import begins_compressed
+from dicom_io.header.end import ITEM, ITEM_BIG_ENDIAN, begins_compressed
 
-ITEM = b"\xfe\xff\x00\xe0"
-_ITEM_BIG_ENDIAN = b"\xff\xfe\xe0\x00"  # which is never right: encapsulated data is little endian
 _DELIMITER = b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
 MOST_FRAGMENTS = 65_536
@@ -17,7 +15,7 @@ MOST_FRAGMENTS = 65_536
 
 def is_encapsulated(data: bytes) -> bool:
     """Tell whether pixel data begins as encapsulated data does: with the item of an offset table, in either order."""
-    return data[:4] in (ITEM, _ITEM_BIG_ENDIAN)
+    return data[:4] in (ITEM, ITEM_BIG_ENDIAN)
 
 
 def is_full_of_items(data: bytes) -> bool:

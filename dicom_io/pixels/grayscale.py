@@ -46,8 +46,7 @@ class Window:
 
 def modality(dataset: Dataset, stored: NDArray[np.int32], *, signed: bool) -> Floats:
     """Apply the Modality LUT, or Rescale Slope and Intercept (PS3.3 C.11.1)."""
-    item = lut_item(dataset, "ModalityLUTSequence")
-    table = None if item is None else read_table(item, signed=signed)
+    _, table = first_table(dataset, "ModalityLUTSequence", signed=signed)
     if table is not None:
         return table.entries[np.clip(stored - table.first, 0, table.entries.size - 1)]
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
@@ -62,9 +61,8 @@ def voi(dataset: Dataset, modality: Floats, counts: NDArray[np.float32]) -> tupl
     Each stands in for those before it where these are absent or show almost nothing. Where that range was used, or the
     window instead of a table, centre and width (VOI LUT Function LINEAR) come with it.
     """
-    item = lut_item(dataset, "VOILUTSequence")
     # The VOI LUT's input is signed where the modality LUT's output is (PS3.3 C.11.2.1.1).
-    table = None if item is None else read_table(item, signed=bool(modality.min() < 0))
+    _, table = first_table(dataset, "VOILUTSequence", signed=bool(modality.min() < 0))
     if table is not None:
         index = np.clip(np.rint(modality) - table.first, 0, table.entries.size - 1).astype(np.intp)
         # By the highest entry that occurs: some tables state 16 bits and use 12, and would be shown nearly black.
@@ -153,9 +151,13 @@ def _robust(modality: Floats, counts: NDArray[np.float32]) -> tuple[Floats, tupl
     return spread, ((low + high) / 2 + 0.5, (high - low) + 1)
 
 
-def lut_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """Return the first item of a LUT Sequence that is a table: some converters write empty shells."""
-    return next((item for item in items(dataset, keyword) if read_table(item, signed=False) is not None), None)
+def first_table(dataset: Dataset, keyword: str, *, signed: bool) -> tuple[Dataset, Table] | tuple[None, None]:
+    """Return the first item of a LUT Sequence that is a table, and the table: some converters write empty shells."""
+    for item in items(dataset, keyword):
+        table = read_table(item, signed=signed)
+        if table is not None:
+            return item, table
+    return None, None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import tempfile
-import threading
 from pathlib import Path
 from random import Random
 
@@ -18,6 +16,7 @@ from dicom_io.network.query_retrieve import Query, Receipt, Series
 from dicom_io.network.spool_file import Limits
 from dicom_io.network.storage_scp import Arrival
 from tests.fuzz.harness import Fault, promised
+from tests.fuzz.listener import Listener
 from tests.fuzz.mutation import WORDS, damaged
 from tests.fuzz.samples import data_set, file_of, names
 from tests.support.mllp import acknowledgement
@@ -33,36 +32,21 @@ _MESSAGE = f"MSH|^~\\&|CXRD||RIS||20260101||ORU^R01^ORU_R01|{CONTROL}|P|2.5.1\rP
 _STATUSES = (100, 101, 200, 200, 200, 202, 204, 206, 301, 304, 307, 400, 401, 406, 409, 413, 500, 503, 599, 999)
 
 
-class Server:
+class Server(Listener):
     """Answers each connection with the same bytes, whatever comes, when a request seems to be complete."""
 
     def __init__(self) -> None:
         self.answer = b""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
-        self._thread.start()
+        super().__init__()
 
-    def close(self) -> None:
-        """Stop listening."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(SECONDS)
-                self._read(connection)
-                connection.sendall(self.answer)
-                connection.shutdown(socket.SHUT_WR)
-                connection.settimeout(0.05)
-                connection.recv(1 << 16)  # the client's end, or its next request, for which there is a next connection
+    def serve(self, connection: socket.socket) -> None:
+        """Answer once."""
+        connection.settimeout(SECONDS)
+        self._read(connection)
+        connection.sendall(self.answer)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(0.05)
+        connection.recv(1 << 16)  # the client's end, or its next request, for which there is a next connection
 
     @staticmethod
     def _read(connection: socket.socket) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import tempfile
@@ -19,6 +18,7 @@ from dicom_io.network.query_retrieve import Move, Query, archive
 from dicom_io.network.storage_commitment import request_commitment
 from dicom_io.network.storage_scu import Peer, echo, storage_association
 from tests.fuzz.harness import Fault, promised
+from tests.fuzz.listener import Listener
 from tests.fuzz.samples import data_set, file_of, names
 from tests.fuzz.sessions import (
     acceptance,
@@ -46,37 +46,22 @@ _HEARS = 0.2
 _KINDS = ("echo", "store", "find", "commitment")
 
 
-class AnsweringNode:
+class AnsweringNode(Listener):
     """A node that says the next of its turns when it has got a whole message, and hangs up after the last."""
 
     def __init__(self) -> None:
         self.turns: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve, name="node", daemon=True)
-        self._thread.start()
+        super().__init__()
 
-    def close(self) -> None:
-        """Stop listening."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError, EOFError):
-                connection.settimeout(_HEARS)
-                for turn in self.turns:
-                    self._hear(connection)
-                    connection.sendall(turn)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(1 << 16):
-                    pass
+    def serve(self, connection: socket.socket) -> None:
+        """Say the turns."""
+        connection.settimeout(_HEARS)
+        for turn in self.turns:
+            self._hear(connection)
+            connection.sendall(turn)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            pass
 
     @staticmethod
     def _hear(connection: socket.socket) -> None:

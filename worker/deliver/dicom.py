@@ -15,7 +15,7 @@ from dicom_io.network import capabilities
 from dicom_io.network.address import address
 from dicom_io.network.status import DUPLICATE_INSTANCE, Verdict, verdict_of
 from dicom_io.network.storage_scu import PLAIN, Peer, StorageAssociation, echo, storage_association, ways
-from dicom_io.network.tls import ClientTls, client_context
+from dicom_io.network.tls import client_context
 from dicom_io.objects.jpeg import LOSSY, PICTURES
 from dicom_io.objects.kinds import BY_NAME
 from dicom_io.pixels.compression import COMPRESSIONS, LOSSLESS, is_available
@@ -49,7 +49,7 @@ def node_of(destination: DicomDestination, settings: Settings) -> Peer:
         compression=compression,
         fallbacks=fallbacks,
         lossy=destination.compression not in ("none", "lossless"),
-        tls=ClientTls(**dict(destination.tls)) if destination.tls else None,
+        tls=destination.tls.client if destination.tls else None,
     )
 
 

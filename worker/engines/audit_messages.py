@@ -11,7 +11,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 from dicom_io import audit_message as message
 from dicom_io.audit_message import AuditMessage, Code, Instances, Origin, Outcome, Party
 from dicom_io.network.address import origin as url_origin
-from dicom_io.network.query_retrieve import FIND, Query, encoded, study_query
+from dicom_io.network.query_retrieve import FIND, Query, study_query
+from dicom_io.network.storage_commitment import encoded
 from worker.destination_settings import (
     NOTIFICATIONS,
     DicomDestination,
@@ -125,7 +126,7 @@ class Messages:
             facts["study_instance_uid"],
         )
         if facts["how"] == "C-FIND":
-            what = encoded(study_query(search))
+            what = encoded(study_query(search), ImplicitVRLittleEndian).getvalue()
             return message.query(origin, self._us, where, what, str(FIND), str(ImplicitVRLittleEndian))
         keys = {
             "StudyDate": search.dates,

@@ -96,8 +96,8 @@ def pull(settings: Settings, request: PullRequest, watch: PullWatch = PullWatch(
         open_archive = _way(
             destination, settings, request.get, lambda: stack.enter_context(direct_receipt(settings, ledger))
         )
-        asking = _entering(destination, settings, ledger)
-        series = _search(open_archive, searches, settings.rules.modalities, watch, asking).series
+        before_query = _entering(destination, settings, ledger)
+        series = _search(open_archive, searches, settings.rules.modalities, watch, before_query).series
         if not request.dry_run:
             for step in fetch_series(open_archive, series, ledger, most_waiting=request.most_waiting):
                 watch.on_series(step)
@@ -151,10 +151,12 @@ def _search(
     searches: list[tuple[str, Query]],
     modalities: tuple[str, ...],
     watch: PullWatch,
-    asking: Callable[[Query], None],
+    before_query: Callable[[Query], None],
 ) -> SearchResult:
     queries = [each for _, each in searches]
-    result = find_series(open_archive, queries, modalities, lambda done: watch.on_search(done, len(searches)), asking)
+    result = find_series(
+        open_archive, queries, modalities, lambda done: watch.on_search(done, len(searches)), before_query
+    )
     # Of a search by options alone the number of series says enough.
     for place in result.without_match if len(searches) > 1 or searches[0][0] != _OPTIONS else ():
         watch.on_no_match(searches[place][0])

@@ -164,17 +164,17 @@ def find_series(
     queries: list[Query],
     modalities: tuple[str, ...],
     on_query: Callable[[int], None] = lambda _: None,
-    asking: Callable[[Query], None] = lambda _: None,
+    before_query: Callable[[Query], None] = lambda _: None,
 ) -> SearchResult:
     """Return all matching series, each once. Raises as the archive does.
 
-    `asking` is called with each query before it is sent, and `on_query` after it with the number of queries done.
+    `before_query` is called with each query before it is sent, and `on_query` after it with the number of queries done.
     """
     series: dict[str, Series] = {}
     without_match: list[int] = []
     with open_archive() as archive:
         for place, query in enumerate(queries):
-            asking(query)
+            before_query(query)
             matches = list(archive.series(query, modalities))
             if not matches:
                 without_match.append(place)

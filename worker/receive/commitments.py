@@ -10,7 +10,6 @@ import structlog
 from dicom_io.network import status
 from dicom_io.network.commitment_messages import Report
 from dicom_io.network.commitment_scp import Address
-from dicom_io.network.tls import ClientTls
 from dicom_io.uids import digest
 from worker import metrics
 from worker.clock import now
@@ -100,9 +99,5 @@ def addresses(settings: Settings) -> dict[str, Address]:
     A destination that is reached by TLS is so for reports too.
     """
     nodes = [each for each in settings.destinations if isinstance(each, DicomDestination)]
-    peers = {each.ae_title: Address(each.host, each.port, _tls(each)) for each in nodes}
+    peers = {each.ae_title: Address(each.host, each.port, each.tls.client if each.tls else None) for each in nodes}
     return peers | {each.ae_title: Address(each.host, each.port) for each in settings.commitment.report_to}
-
-
-def _tls(destination: DicomDestination) -> ClientTls | None:
-    return ClientTls(**dict(destination.tls)) if destination.tls else None

@@ -20,7 +20,7 @@ from tests.support.peers import chest, send, wait_for
 from worker.deliver.destinations import sender_of
 from worker.deliver.hl7 import receiver_of
 from worker.deliver.mllp import Hl7Peer, connect
-from worker.destination_settings import DicomDestination, Hl7Destination, NodeTls, WebhookDestination
+from worker.destination_settings import DicomDestination, Hl7Destination, TlsFiles, WebhookDestination
 from worker.engines.daemon import Daemon
 from worker.health import check
 from worker.settings import Settings, load
@@ -182,7 +182,7 @@ def test_a_file_that_is_of_no_use_is_told_at_the_start(tmp_path: Path) -> None:
         place = Hl7Destination(name="ris", hl7="h:1", tls=True, ca_file=path)
         with pytest.raises(InvalidSettings, match=f"^destination ris: ca_file {path}: {words}"):
             receiver_of(place)
-        node = DicomDestination(name="pacs", host="h", port=1, ae_title="PACS", tls=NodeTls(ca_file=path))
+        node = DicomDestination(name="pacs", host="h", port=1, ae_title="PACS", tls=TlsFiles(ca_file=path))
         with pytest.raises(InvalidSettings, match=f"^destination pacs: ca_file {path}: {words}"):
             sender_of(node, Settings())
     context = client_context(None)

@@ -16,23 +16,14 @@ from dicom_io.errors import NotSecure
 from dicom_io.network.storage_scu import Peer, echo
 from dicom_io.network.tls import ClientTls
 from dicom_io.objects.common import encode
+from tests.integration.network.test_node_tls import Pair, ours, theirs
 from tests.support.certificates import certificate
 from tests.support.models import variant
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, wait_for
 from worker.engines.daemon import Daemon
 
-Pair = tuple[Path, Path]
-
-
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return certificate(tmp_path_factory.mktemp("ours"))
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return certificate(tmp_path_factory.mktemp("theirs"))
+__all__ = ["ours", "theirs"]  # fixtures
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from pydicom.uid import (
 )
 
 from dicom_io.errors import UnsupportedPixels
-from dicom_io.pixels.fragments import ITEM, frame_of
+from dicom_io.header.end import ITEM
+from dicom_io.pixels.fragments import frame_of
 from dicom_io.pixels.render import render
 from tests.unit.dicom_io.pixels.test_render import grey
 
