@@ -6,8 +6,10 @@ whoever reaches this machine can store objects there.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import random
 import shutil
 import socket
 import subprocess
@@ -22,6 +24,7 @@ from dicom_io.errors import InvalidSettings, OutOfResources
 PLUGINS = ("libOrthancDicomWeb.so",)
 _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/local/share/orthanc/plugins"))
 _PATIENCE = 60.0
+_PORTS = random.SystemRandom()
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens addresses of this machine without the proxy that the environment may name."""
 
@@ -32,10 +35,17 @@ def program() -> str | None:
 
 
 def free_port() -> int:
-    """Return a port on the loopback address that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port on the loopback address that nobody listens on at the moment.
+
+    It lies below those that systems hand out for outgoing connections (RFC 6335: from 49152, Linux: from 32768), so
+    that none of these takes it before it is listened on; and it is drawn, so that neither does another program that
+    looks for one in the same way.
+    """
+    while True:
+        port = _PORTS.randrange(15000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 _running: list[LocalOrthanc] = []
