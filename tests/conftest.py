@@ -8,22 +8,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test modules share the cores; librari
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError
 
+from tests.support import databases
+from tests.support.restored import RestoredDatabase
 from worker.database.connection import connect
 from worker.inference.analyzer import Reader
-from worker.ledger import migrations
 from worker.ledger.receipts import Ledger
 from worker.settings import Settings
-
-POSTGRES = os.environ.get("CXRD_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1:5432/postgres")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,27 +49,36 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url() -> Iterator[str]:
-    """A database of this test's own on a real PostgreSQL server."""
-    admin = create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
-    name = f"cxrd_{uuid.uuid4().hex}"
-    try:
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-    except OperationalError:
-        reason = f"no PostgreSQL at {POSTGRES} (set CXRD_TEST_POSTGRES)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    """A database of this test's own on a real PostgreSQL server; it is empty."""
+    with databases.postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _new_ledger_on_postgres() -> Iterator[RestoredDatabase]:
+    """A database with the newest schema and no rows."""
+    database = RestoredDatabase(lambda url: databases.opened(url).dispose())
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def sqlite_ledger_url(sqlite_url: str) -> str:
+    """A database with the newest schema and no rows."""
+    databases.opened(sqlite_url).dispose()
+    return sqlite_url
+
+
+@pytest.fixture
+def postgres_ledger_url(_new_ledger_on_postgres: RestoredDatabase) -> Iterator[str]:
+    """The same on PostgreSQL."""
+    with _new_ledger_on_postgres.lend() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """A ledger on SQLite, and again on PostgreSQL."""
-    engine = connect(request.getfixturevalue(f"{request.param}_url"), busy_timeout=0.5)
-    migrations.upgrade(engine)
+    engine = connect(request.getfixturevalue(f"{request.param}_ledger_url"), busy_timeout=0.5)
     yield Ledger(engine)
     engine.dispose()

@@ -23,11 +23,10 @@ import typer
 import yaml
 
 from dicom_io.finding import Finding, ModelIdentity
+from tests.support import databases
 from tests.support.ledgers import record_finding
 from worker.cli.app import app
-from worker.database.connection import connect
 from worker.destination_settings import KINDS, DicomDestination
-from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.event_chain import RECORDED
 from worker.ledger.receipts import Ledger
@@ -228,8 +227,7 @@ def test_every_extra_is_documented() -> None:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger that has received, analysed and delivered one image, and refused one."""
     path = tmp_path_factory.mktemp("docs") / "ledger.sqlite"
-    engine = connect(f"sqlite:///{path}")
-    migrations.upgrade(engine)
+    engine = databases.opened(f"sqlite:///{path}")
     ledger, uid = Ledger(engine), "1.2.3"
     texts = dict.fromkeys(NewReceipt.__dataclass_fields__, "1") | {"sop_instance_uid": uid, "accession_number": "A1"}
     new = NewReceipt(**texts | {"size_bytes": 1, "received_at": NOW, "priority": 2})  # type: ignore[arg-type]

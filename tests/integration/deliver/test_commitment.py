@@ -20,6 +20,7 @@ from dicom_io.network.commitment_scp import Commitment, send_report
 from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer
 from dicom_io.objects.common import encode
+from tests.support import databases
 from tests.support.commitment import committing
 from tests.support.orthanc import Orthanc, free_port
 from tests.support.peers import chest, send, wait_for
@@ -30,7 +31,6 @@ from worker.engines.daemon import Daemon
 from worker.engines.outcome import Outcomes
 from worker.engines.receiver import node_options
 from worker.health import check, status
-from worker.ledger import migrations
 from worker.ledger.commitments import Commitments
 from worker.ledger.queries import Filter, findings
 from worker.ledger.receipts import Ledger
@@ -46,8 +46,7 @@ class Desk:
     """A ledger with results that were sent to `pacs`, and its committer, which runs only when it is told to."""
 
     def __init__(self, folder: Path, peer: Peer, count: int = 3, *, required: bool = False, **settings: float) -> None:
-        self.engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
-        migrations.upgrade(self.engine)
+        self.engine = databases.opened(f"sqlite:///{folder / 'ledger.sqlite'}")
         self.ledger, self.now, self.woken = Ledger(self.engine), LATE, 0
         self.number = sent(self.ledger, count)
         self.settings = OutboxSettings(**{"retry_first": 0.01, "retry_max": 0.02} | settings)

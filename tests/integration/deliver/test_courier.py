@@ -19,19 +19,18 @@ from sqlalchemy import text
 from dicom_io.errors import PeerUnavailable
 from dicom_io.network.storage_scu import Peer, StorageAssociation, echo, storage_association
 from dicom_io.objects.common import encode
+from tests.support import databases
 from tests.support.dcmtk import storescp
 from tests.support.ledgers import record_finding
 from tests.support.peers import Receiver, chest, receiving, wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW
 from worker.clock import now
-from worker.database.connection import connect
 from worker.deliver.courier import Courier, Office
 from worker.deliver.dicom import DicomSender, node_of
 from worker.deliver.routing import destinations_for
 from worker.destination_settings import DicomDestination
 from worker.engines.couriers import Couriers
 from worker.engines.outcome import Outcomes
-from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import story
 from worker.ledger.receipts import Ledger
@@ -49,8 +48,7 @@ class Outbox:
     """A ledger with results that are due at the destination `pacs`."""
 
     def __init__(self, folder: Path) -> None:
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
-        migrations.upgrade(engine)
+        engine = databases.opened(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
         self.ledger, self.blobs = Ledger(engine), Blobs(folder / "objects")
         self.couriers: list[Courier] = []
         self.receipt = self.ledger.receive(replace(NEW, received_at=now())) or 0

@@ -269,7 +269,7 @@ def test_we_commit_to_an_image_only_if_no_version_of_it_is_lost(station: Station
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Station]:
-    made = Station(tmp_path, request.getfixturevalue(f"{request.param}_url"), busy_timeout=60)
+    made = Station(tmp_path, request.getfixturevalue(f"{request.param}_ledger_url"), busy_timeout=60)
     yield made
     made.node.stop(grace=1)
     made.ledger.engine.dispose()

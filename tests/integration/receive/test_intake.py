@@ -24,11 +24,10 @@ from pynetdicom.presentation import build_context
 from dicom_io.network import spool
 from dicom_io.network.spool_file import Limits, SpoolFile
 from dicom_io.network.storage_scp import ANY_SYNTAX, READABLE_SYNTAXES, StorageNode
+from tests.support import databases
 from tests.support.peers import Receiver, chest, send, store_bytes, store_request, wait_for
 from worker.clock import now
-from worker.database.connection import connect
 from worker.engines.receiver import node_options
-from worker.ledger import migrations
 from worker.ledger.queries import Filter, findings, refusals
 from worker.ledger.receipts import Ledger
 from worker.queue.claim import Queue
@@ -45,8 +44,7 @@ class Station:
     def __init__(self, folder: Path, url: str = "", busy_timeout: float = 0.1, **options: object) -> None:
         self.folder = folder
         self.submitted: list[int] = []
-        engine = connect(url or f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=busy_timeout)
-        migrations.upgrade(engine)
+        engine = databases.opened(url or f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=busy_timeout)
         self.ledger = Ledger(engine)
         self.blobs = Blobs(folder / "objects")
         scp = Scp.model_validate({"port": 0} | options)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, create_engine, text
 
 from dicom_io.errors import OutOfResources
-from tests.conftest import POSTGRES
+from tests.support import databases
 from tests.support.ledgers import record_finding
 from tests.support.peers import wait_for
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON, RESULT, SECOND, received
@@ -34,22 +34,21 @@ LONG = Patience(busy=120, connect=120, statement=240, pool=16)
 
 
 def opened(url: str, patience: Patience = LONG) -> Iterator[Ledger]:
-    engine = connect(url, patience=patience)
-    migrations.upgrade(engine)
+    engine = databases.opened(url, patience=patience)
     yield Ledger(engine, patience.busy)
     engine.dispose()
 
 
 @pytest.fixture
-def server(postgres_url: str) -> Iterator[Ledger]:
+def server(postgres_ledger_url: str) -> Iterator[Ledger]:
     """A ledger on PostgreSQL."""
-    yield from opened(postgres_url)
+    yield from opened(postgres_ledger_url)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def patient(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     """A ledger on each database, for many at once."""
-    yield from opened(request.getfixturevalue(f"{request.param}_url"))
+    yield from opened(request.getfixturevalue(f"{request.param}_ledger_url"))
 
 
 def kinds(ledger: Ledger) -> list[str]:
@@ -174,10 +173,12 @@ def test_many_couriers_enter_at_once_what_was_sent(server: Ledger) -> None:
     assert kinds(server).count("delivered") == 63
 
 
-def test_what_is_given_up_and_sent_again_at_once_does_not_wait_in_a_circle(server: Ledger, postgres_url: str) -> None:
+def test_what_is_given_up_and_sent_again_at_once_does_not_wait_in_a_circle(
+    server: Ledger, postgres_ledger_url: str
+) -> None:
     with_results(server, 3)
-    holder = create_engine(postgres_url)
-    watch = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    holder = create_engine(postgres_ledger_url)
+    watch = create_engine(postgres_ledger_url, isolation_level="AUTOCOMMIT")
     blocked = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
@@ -270,13 +271,13 @@ def test_a_database_that_takes_no_changes_is_said_to(server: Ledger) -> None:
         change()
 
 
-def test_the_chain_does_not_fork_whatever_the_servers_default_is(postgres_url: str) -> None:
-    name = postgres_url.rsplit("/", 1)[1]
-    admin = create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
+def test_the_chain_does_not_fork_whatever_the_servers_default_is(postgres_ledger_url: str) -> None:
+    name = postgres_ledger_url.rsplit("/", 1)[1]
+    admin = create_engine(databases.POSTGRES, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"))
     admin.dispose()
-    for ledger in opened(postgres_url):
+    for ledger in opened(postgres_ledger_url):
         with ledger.reading() as connection:
             assert connection.scalar(text("SHOW default_transaction_isolation")) == "repeatable read"
 
@@ -288,8 +289,8 @@ def test_the_chain_does_not_fork_whatever_the_servers_default_is(postgres_url: s
         assert kinds(ledger) == ["refused"] * 90
 
 
-def test_a_server_s_connections_are_not_waited_for_for_ever(postgres_url: str) -> None:
-    for ledger in opened(postgres_url, Patience(busy=0.1, connect=0.1, pool=1)):
+def test_a_server_s_connections_are_not_waited_for_for_ever(postgres_ledger_url: str) -> None:
+    for ledger in opened(postgres_ledger_url, Patience(busy=0.1, connect=0.1, pool=1)):
         with ledger.reading() as first, ledger.reading() as second:
             first.execute(text("SELECT 1"))
             second.execute(text("SELECT 1"))
@@ -343,8 +344,7 @@ def test_of_many_contents_that_come_at_once_each_is_a_version(patient: Ledger) -
 
 def test_many_threads_write_to_a_file_and_none_is_refused(sqlite_url: str) -> None:
     # SQLite itself would refuse whoever does not find it free within a moment.
-    engine = connect(sqlite_url, busy_timeout=0.05)
-    migrations.upgrade(engine)
+    engine = databases.opened(sqlite_url, busy_timeout=0.05)
     ledger = Ledger(engine, LONG.busy)
 
     def enter() -> None:

@@ -23,13 +23,13 @@ from dicom_io.errors import (
     UnreadableObject,
 )
 from dicom_io.network.status import Verdict
+from tests.support import databases
 from tests.support.ledgers import record_again, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, RESULT, SECOND, kinds, received
-from worker.database.connection import connect
 from worker.deliver.courier import Courier, Office
 from worker.deliver.port import Observation, Outcome, outcome_of, refusal, retry
 from worker.engines.outcome import Outcomes
-from worker.ledger import migrations, verification
+from worker.ledger import verification
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
@@ -88,8 +88,7 @@ class Post:
     """A ledger with an image whose results go to the place, and its courier, which runs only when it is told to."""
 
     def __init__(self, folder: Path, **settings: float) -> None:
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
-        migrations.upgrade(engine)
+        engine = databases.opened(f"sqlite:///{folder / 'ledger.sqlite'}")
         self.ledger, self.place, self.now = Ledger(engine), Place(), NOON
         self.blobs = Blobs(folder / "objects")
         self.receipt = received(self.ledger)

@@ -34,7 +34,7 @@ KEY = b"k" * 32
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A settings file, for a ledger on SQLite and again on PostgreSQL."""
     file = tmp_path / "config.yaml"
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    url = request.getfixturevalue("postgres_ledger_url") if request.param == "postgres" else ""
     parts = {"storage": {"folder": "data"}, "audit": {"anchor": {"file": "anchors", "every": 1}}}
     parts["ledger"] = {"url": url}
     file.write_text(yaml.safe_dump(parts))

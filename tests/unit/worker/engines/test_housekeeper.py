@@ -14,13 +14,12 @@ import pytest
 
 from dicom_io.errors import OutOfResources
 from dicom_io.network.spool_file import SpoolFile
+from tests.support import databases
 from tests.support.disk import fill, small_disk
 from tests.support.ledgers import record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, RESULT, received
-from worker.database.connection import connect
 from worker.engines import housekeeper as module
 from worker.engines.housekeeper import Housekeeper
-from worker.ledger import migrations
 from worker.ledger.deliveries import Deliveries
 from worker.ledger.receipts import Ledger
 from worker.ledger.tables import ReceiptRow
@@ -37,8 +36,7 @@ class House:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}")
-        migrations.upgrade(engine)
+        engine = databases.opened(f"sqlite:///{folder / 'ledger.sqlite'}")
         self.ledger, self.blobs = Ledger(engine), Blobs(folder / "objects")
         self.now = NOW
         self.settings = Storage(folder=folder, min_free_mb=0, **settings)

@@ -21,20 +21,20 @@ from pydicom import Dataset
 
 from dicom_io.errors import OutOfResources, UnsupportedPixels
 from dicom_io.objects.common import encode
+from tests.support import databases
 from tests.support.ledgers import task_row
 from tests.support.models import tiny
 from tests.support.peers import chest
 from tests.support.tools import tool
 from tests.unit.worker.ledger.test_receipts import NEW, kinds
 from worker.clock import now
-from worker.database.connection import connect
 from worker.destination_settings import DicomDestination, WebhookDestination
 from worker.engines.desk import Desk
 from worker.engines.outcome import Outcomes
 from worker.engines.pipeline import Pipeline, SystemicFault
 from worker.inference.analyzer import Reader
 from worker.inference.engine import EngineFault
-from worker.ledger import migrations, verification
+from worker.ledger import verification
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger, Receipts
@@ -58,8 +58,7 @@ class Bench:
 
     def __init__(self, folder: Path, reader: Reader) -> None:
         self.folder = folder
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
-        migrations.upgrade(engine)
+        engine = databases.opened(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.1)
         self.ledger, self.blobs, self.reader = Ledger(engine), Blobs(folder / "objects"), reader
         self.queue = Queue(self.ledger)
         self.ending = threading.Event()

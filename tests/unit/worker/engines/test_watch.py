@@ -13,13 +13,12 @@ import structlog
 from prometheus_client.core import Metric
 
 from dicom_io.errors import OutOfResources
+from tests.support import databases
 from tests.support.orthanc import free_port
 from tests.support.scrapes import get, scrape
 from worker import metrics
-from worker.database.connection import connect
 from worker.engines import watch as module
 from worker.engines.watch import PORTS, Watch
-from worker.ledger import migrations
 from worker.ledger.receipts import Ledger
 from worker.settings import Settings
 
@@ -59,8 +58,7 @@ def watching(part: Part, *, started: bool = True, settings: Settings | None = No
 
 @pytest.fixture
 def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    engine = connect(sqlite_url)
-    migrations.upgrade(engine)
+    engine = databases.opened(sqlite_url)
     yield Ledger(engine)
     engine.dispose()
 

@@ -15,12 +15,11 @@ from sqlalchemy import func, select
 
 from dicom_io.errors import InvalidSettings
 from modeltrain.model.card import load_card
+from tests.support import databases
 from tests.support.ledgers import record_finding
 from tests.support.models import tiny
 from tests.unit.worker.ledger.test_receipts import FINDING, NEW, NOON
-from worker.database.connection import connect
 from worker.inference.shadow import Shadow, open_shadow
-from worker.ledger import migrations
 from worker.ledger.receipts import Ledger
 from worker.ledger.shadow_queries import differences, summary
 from worker.ledger.tables import ShadowRow
@@ -31,8 +30,7 @@ IMAGE = np.full((1, 224, 224), 0.5, np.float32)
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    engine = connect(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    migrations.upgrade(engine)
+    engine = databases.opened(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     made = Ledger(engine)
     number = made.receive(NEW)
     assert number == 1

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Engine, text
 
 from dicom_io.finding import Answer, Finding, Lungs
+from tests.support import databases
 from tests.support.answers import REGIONS, SETS, findings
 from tests.support.ledgers import leave_out, record_finding
 from tests.unit.worker.ledger.test_receipts import FINDING, NOON, SECOND, received
@@ -33,8 +34,7 @@ def intact(ledger: Ledger) -> list[str]:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('answers') / 'ledger.sqlite'}")
-    migrations.upgrade(engine)
+    engine = databases.opened(f"sqlite:///{tmp_path_factory.mktemp('answers') / 'ledger.sqlite'}")
     return Ledger(engine)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_io.errors import InvalidSettings, OutOfResources
 from dicom_io.finding import Finding, ModelIdentity
+from tests.support import databases
 from tests.support.disk import fill, small_disk
 from tests.support.ledgers import claim_of, due, fail, record_finding, task_of, task_row, waiting
 from worker.database.columns import Table
@@ -321,8 +322,7 @@ def test_the_revisions_are_those_of_the_migrations(ledger: Ledger) -> None:
 
 
 def test_a_newer_schema_is_refused(ledger: Ledger, sqlite_url: str) -> None:
-    engine = connect(sqlite_url)
-    migrations.upgrade(engine)
+    engine = databases.opened(sqlite_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(InvalidSettings, match="9999"):
@@ -330,8 +330,7 @@ def test_a_newer_schema_is_refused(ledger: Ledger, sqlite_url: str) -> None:
 
 
 def test_a_locked_ledger_is_out_of_resources(sqlite_url: str, tmp_path: Path) -> None:
-    engine = connect(sqlite_url, busy_timeout=0.05)
-    migrations.upgrade(engine)
+    engine = databases.opened(sqlite_url, busy_timeout=0.05)
     other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(OutOfResources):
@@ -428,8 +427,7 @@ def test_deliveries_that_were_not_tried_are_as_they_were(ledger: Ledger) -> None
 
 def test_a_full_disk_is_called_by_its_name(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2_000_000) as folder:
-        engine = connect(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.05)
-        migrations.upgrade(engine)
+        engine = databases.opened(f"sqlite:///{folder / 'ledger.sqlite'}", busy_timeout=0.05)
         filling = fill(folder)
 
         def until_full(ledger: Ledger) -> None:

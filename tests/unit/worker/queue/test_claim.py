@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tests.support import databases
 from tests.support.ledgers import task_row, waiting
 from tests.unit.worker.ledger.test_receipts import NOON, SECOND
-from worker.database.connection import connect
-from worker.ledger import event_chain, migrations, verification
+from worker.ledger import event_chain, verification
 from worker.ledger.receipts import Ledger
 from worker.queue.claim import LEASE, LeaseLost, Queue, make_due, put, withdraw
 from worker.queue.task import Kind, Priority, Task
@@ -180,8 +180,7 @@ def test_many_at_once_have_none_in_common(ledger: Ledger) -> None:
 
 
 def test_who_looks_in_vain_waits_for_no_writer(sqlite_url: str, tmp_path: Path) -> None:
-    engine = connect(sqlite_url, busy_timeout=0.01)
-    migrations.upgrade(engine)
+    engine = databases.opened(sqlite_url, busy_timeout=0.01)
     other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert Queue(Ledger(engine)).claim(NEW, NOON) == []
