@@ -11,9 +11,9 @@ from alembic import command
 from sqlalchemy import Connection, Engine, text
 
 from worker.ledger import migrations
-from worker.ledger.event_chain import GENESIS, digest
+from worker.ledger.event_chain import GENESIS, digest, record_unsealed
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
 """The revisions whose rows are known here. A new one is added to `_fill` together with its migration."""
 AT = dt.datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=dt.UTC)
 
@@ -95,6 +95,8 @@ class _Rows:
             self._deletion()
         if self._revision >= "0010":
             self._connection.execute(text("UPDATE receipt SET content_sha256 = sha256 WHERE id = 4"))
+        if self._revision >= "0011":
+            record_unsealed(self._connection, AT)
 
     def _tasks(self) -> None:
         """Put in the tasks of what is not done: 5, 6 (in hand), the second reading of 2, and the delivery of 2."""

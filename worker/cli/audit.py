@@ -30,6 +30,17 @@ Calling = Annotated[str | None, typer.Option("--from", help="Calling AE title")]
 Undelivered = Annotated[bool, typer.Option("--undelivered", help="Only images with a result that is not delivered")]
 History = Annotated[bool, typer.Option("--history", help="The answers of all models, not only the current answer")]
 
+Below = Annotated[
+    int | None,
+    typer.Option(
+        "--below",
+        min=1,
+        max=options.LARGEST,
+        metavar="NUMBER",
+        help="Only lower receipt numbers, with --history lower finding_id: the next page after the last line",
+    ),
+]
+
 _SHOWN = (
     "receipt_id",
     "version",
@@ -57,6 +68,7 @@ def list_(
     calling: Calling = None,
     undelivered: Undelivered = False,
     history: History = False,
+    below: Below = None,
     limit: Annotated[int | None, typer.Option(min=0, max=options.LARGEST, help="Only so many images, the newest")] = 50,
     form: options.Format = "table",
     config: options.Config = None,
@@ -75,6 +87,7 @@ def list_(
         calling_ae=calling,
         undelivered=undelivered,
         history=history,
+        below=below,
         limit=limit,
     )
     rows = findings(options.ledger_of(config), criteria)

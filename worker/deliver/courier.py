@@ -49,7 +49,7 @@ LINGER = 0.5
 _IN_HAND = 10
 """Deliveries taken in hand at once, at most: as many wait for a lease to run out when the process is killed."""
 _REST = dt.timedelta(minutes=1)
-"""How long a destination is not asked again for a further session, after it gave none."""
+"""Until one that gave no further session is asked again; at most, between two looks at what has waited too long."""
 _IN_A_ROW = 3
 """Different deliveries that fail, and none passes between, until the destination counts as down."""
 
@@ -100,6 +100,7 @@ class Courier(threading.Thread):
         super().__init__(name=f"courier-{name}", daemon=True)
         self._is_helper = first is not None
         self._rests_until: dt.datetime | None = None
+        self._looks_again_at: dt.datetime | None = None
         self.destination = name
         self._sender = sender
         self._office = office
@@ -377,13 +378,17 @@ class Courier(threading.Thread):
         self._office.enter(lambda: self._office.deliveries.destination_event(kind, self.destination, moment, facts))
 
     def _give_up(self, reason: str) -> None:
-        """Fail what has waited too long for a destination that is down."""
+        """Fail what has waited too long for a destination that is down; all that waits is looked at now and then."""
         moment, settings = self._office.clock(), self._office.settings
-        before = moment - dt.timedelta(hours=settings.give_up_after_hours)
-        count = self._office.deliveries.give_up(self.destination, before, _given_up(settings, reason), moment)
+        longest, next_look = dt.timedelta(hours=settings.give_up_after_hours), self._looks_again_at
+        if next_look and next_look - _REST < moment < next_look:  # else the clock has gone back
+            return
+        self._looks_again_at = moment + min(longest / 100, _REST)
+        words = _given_up(settings, reason)
+        count = self._office.deliveries.give_up(self.destination, moment - longest, words, moment)
         if count:
             metrics.delivery(self.destination, "failed", count)
-            log.error("delivery_failed", destination=self.destination, count=count, reason=_given_up(settings, reason))
+            log.error("delivery_failed", destination=self.destination, count=count, reason=words)
 
     def _log_fields(self, delivery: DueDelivery) -> dict[str, object]:
         sop = digest(delivery.sop_instance_uid)

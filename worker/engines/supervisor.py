@@ -339,6 +339,6 @@ class Supervisor:
 
     def _counts(self) -> dict[str, int]:
         try:
-            return self._ledger.counts()
+            return self._ledger.unfinished()
         except CxrdError:
             return {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, func, select
 
-from worker.ledger.tables import DeliveryRow, DeliveryState, EventRow, ReceiptRow, ResultRow, State
+from worker.ledger.tables import UNFINISHED, DeliveryRow, DeliveryState, EventRow, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _waiting(connection: Connection) -> list[Group]:
     query = (
         select(DeliveryRow.destination, func.count(), since)
         .outerjoin(TaskRow, task)
-        .where(DeliveryRow.state == DeliveryState.PENDING)
+        .where(UNFINISHED, DeliveryRow.state == DeliveryState.PENDING)
         .group_by(DeliveryRow.destination)
     )
     return [Group(name, False, count, oldest) for name, count, oldest in connection.execute(query)]
@@ -90,7 +90,7 @@ def _failed(connection: Connection) -> list[Group]:
         select(DeliveryRow.destination, number, func.min(DeliveryRow.created_at), failed_at)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
         .outerjoin(EventRow, (EventRow.receipt_id == ResultRow.receipt_id) & (EventRow.kind == "delivery_failed"))
-        .where(DeliveryRow.state == DeliveryState.FAILED)
+        .where(UNFINISHED, DeliveryRow.state == DeliveryState.FAILED)
         .group_by(DeliveryRow.destination)
     )
     return [Group(name, True, count, oldest, latest) for name, count, oldest, latest in connection.execute(query)]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, delete, func, or_, select, update
 from worker.ledger import event_chain, versions
 from worker.ledger.receipts import Ledger, in_batches, lock_receipts
 from worker.ledger.records import DueDelivery
-from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
+from worker.ledger.tables import UNFINISHED, CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
 from worker.queue.claim import Queue, make_due, put
 from worker.queue.task import Kind, TaskRow, TaskState
 
@@ -261,7 +261,9 @@ class Deliveries:
     def pending_counts(self) -> dict[str, int]:
         """Return how many results wait for each destination."""
         pending = DeliveryRow.state == DeliveryState.PENDING
-        query = select(DeliveryRow.destination, func.count()).where(pending).group_by(DeliveryRow.destination)
+        query = (
+            select(DeliveryRow.destination, func.count()).where(UNFINISHED, pending).group_by(DeliveryRow.destination)
+        )
         with self._ledger.reading() as connection:
             return {str(name): int(count) for name, count in connection.execute(query)}
 
@@ -280,6 +282,7 @@ def _states(*, include_sent: bool) -> list[str]:
 def _to_send_again(states: Collection[str], destination: str | None, receipt_ids: Collection[int]) -> Any:
     """Return the deliveries that are meant, and the receipt of each."""
     query: Any = select(DeliveryRow.id, ResultRow.receipt_id)
+    query = query.where(UNFINISHED) if set(states) == set(_states(include_sent=False)) else query
     query = query.join(ResultRow, ResultRow.id == DeliveryRow.result_id).where(DeliveryRow.state.in_(states))
     query = query.join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
     # Not what was sent before a later version was answered: it would come after that one's.

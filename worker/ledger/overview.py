@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, case, func, select, text
 
-from worker.ledger.tables import DeliveryRow, DeliveryState, FindingRow, ReceiptRow, ResultRow, State
+from worker.database.columns import unindexed
+from worker.ledger.tables import UNFINISHED, DeliveryRow, DeliveryState, FindingRow, ReceiptRow, ResultRow, State
 from worker.queue.task import Kind, TaskRow, TaskState
 
 
@@ -106,7 +107,7 @@ def failed_images(connection: Connection) -> int:
 def failed_deliveries(connection: Connection, names: Collection[str]) -> dict[str, int]:
     """Return how many deliveries to each of these destinations have failed."""
     query = select(DeliveryRow.destination, func.count()).where(
-        DeliveryRow.destination.in_(names), DeliveryRow.state == DeliveryState.FAILED
+        UNFINISHED, DeliveryRow.destination.in_(names), DeliveryRow.state == DeliveryState.FAILED
     )
     counts = {str(name): int(count) for name, count in connection.execute(query.group_by(DeliveryRow.destination))}
     return {name: counts.get(name, 0) for name in names}
@@ -114,18 +115,20 @@ def failed_deliveries(connection: Connection, names: Collection[str]) -> dict[st
 
 def images_since(connection: Connection, since: dt.datetime) -> dict[str, int]:
     """Return how many images were received since a time, by state."""
-    query = select(ReceiptRow.state, func.count()).where(ReceiptRow.received_at >= since).group_by(ReceiptRow.state)
+    state = unindexed(ReceiptRow.state)
+    query = select(state, func.count()).where(ReceiptRow.received_at >= since).group_by(state)
     return {str(state): int(count) for state, count in connection.execute(query)}
 
 
 def deliveries_since(connection: Connection, since: dt.datetime) -> dict[str, dict[str, int]]:
     """Return how many results of the images received since a time go to each destination, by state."""
+    key = unindexed(DeliveryRow.destination), unindexed(DeliveryRow.state)
     query = (
-        select(DeliveryRow.destination, DeliveryRow.state, func.count())
-        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-        .join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
+        select(*key, func.count())
+        .join(ResultRow, unindexed(ResultRow.id) == DeliveryRow.result_id)  # from the image to its deliveries
+        .join(ReceiptRow, unindexed(ReceiptRow.id) == ResultRow.receipt_id)
         .where(ReceiptRow.received_at >= since)
-        .group_by(DeliveryRow.destination, DeliveryRow.state)
+        .group_by(*key)
     )
     counts: dict[str, dict[str, int]] = {}
     for name, state, count in connection.execute(query):
@@ -147,6 +150,6 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 def bytes_since(connection: Connection, since: dt.datetime) -> int:
     """Return the bytes of the images received, and of the results made, since a time."""
     images = select(func.sum(ReceiptRow.size_bytes)).where(ReceiptRow.received_at >= since)
-    results = select(func.sum(ResultRow.size_bytes)).join(ReceiptRow, ReceiptRow.id == ResultRow.receipt_id)
+    results = select(func.sum(ResultRow.size_bytes)).join(ReceiptRow, unindexed(ReceiptRow.id) == ResultRow.receipt_id)
     results = results.where(ReceiptRow.received_at >= since)
     return int(connection.scalar(images) or 0) + int(connection.scalar(results) or 0)

@@ -6,8 +6,11 @@ import csv
 import datetime as dt
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from textwrap import indent
 from typing import IO, Any
 
 from sqlalchemy import RowMapping, text
@@ -22,7 +25,12 @@ from worker.printable import cell
 class Filter:
     """Which findings are asked for; what is None does not restrict.
 
-    `history`: the answers of all models, instead of each image with the one that stands.
+    Attributes
+    ----------
+    history
+        The answers of all models, instead of each image with the one that stands.
+    below
+        Only receipts, or with `history` only answers, whose number is lower: the page after the one that ends there.
     """
 
     since: dt.datetime | None = None
@@ -35,6 +43,7 @@ class Filter:
     calling_ae: str | None = None
     undelivered: bool = False
     history: bool = False
+    below: int | None = None
     limit: int | None = None
 
 
@@ -48,6 +57,8 @@ _CONDITIONS = {
     "accession": "accession_number = :accession",
     "calling_ae": "calling_ae = :calling_ae",
 }
+_PAGE = 1000
+"""Rows that are in memory together where there may be millions."""
 # What was withdrawn is not delivered, and never will be.
 _UNDELIVERED = """delivered < deliveries AND receipt_id IN
     (SELECT d.receipt_id FROM deliveries d WHERE d.state IN ('pending', 'failed'))"""
@@ -57,9 +68,12 @@ def findings(ledger: Ledger, criteria: Filter) -> list[dict[str, Any]]:
     """Return the rows of the view ``findings`` (or ``answers``) that fit, newest first."""
     values = {name: getattr(criteria, name) for name in _CONDITIONS if getattr(criteria, name) is not None}
     where = [_CONDITIONS[name] for name in values] + [_UNDELIVERED] * criteria.undelivered
+    view, order = ("answers", "finding_id") if criteria.history else ("findings", "receipt_id")
+    if criteria.below is not None:
+        where.append(f"{order} < :below")
+        values["below"] = criteria.below
     # Only the fixed texts above enter the query; what a person asked for goes in as parameters.
     clause = f"WHERE {' AND '.join(where)}" if where else ""
-    view, order = ("answers", "finding_id") if criteria.history else ("findings", "receipt_id")
     query = f"SELECT * FROM {view} {clause} ORDER BY {order} DESC"  # noqa: S608 - see above
     if criteria.limit is not None:
         query += " LIMIT :limit"
@@ -69,6 +83,14 @@ def findings(ledger: Ledger, criteria: Filter) -> list[dict[str, Any]]:
             values[name] = values[name].astimezone(dt.UTC).replace(tzinfo=None).isoformat(sep=" ")
     with ledger.reading() as connection:
         return [_plain(row) for row in connection.execute(text(query), values).mappings()]
+
+
+def pages(ledger: Ledger, criteria: Filter) -> Iterator[list[dict[str, Any]]]:
+    """Yield all rows that fit, some at a time, each page in a transaction of its own; no `limit` holds."""
+    number = "finding_id" if criteria.history else "receipt_id"
+    while rows := findings(ledger, replace(criteria, limit=_PAGE)):
+        yield rows
+        criteria = replace(criteria, below=rows[-1][number])
 
 
 def story(ledger: Ledger, key: str) -> dict[str, Any] | None:
@@ -139,15 +161,23 @@ def deliveries_to(ledger: Ledger, destination: str) -> int:
         return int(connection.scalar(query, {"name": destination}) or 0)
 
 
-def write(rows: list[dict[str, Any]], style: str, target: IO[str]) -> None:
-    """Write rows as ``csv`` (with a header, its texts as `worker.printable.cell` has them) or ``json`` (a list)."""
+def write(rows: Iterable[dict[str, Any]], style: str, target: IO[str]) -> int:
+    """Write rows as ``csv`` (with a header, its texts as `worker.printable.cell` has them) or ``json`` (a list).
+
+    Return how many there were.
+    """
+    count = 0
     if style == "json":
-        json.dump(rows, target, indent=2)
-        target.write("\n")
-    elif rows:
-        writer = csv.DictWriter(target, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+        for count, row in enumerate(rows, start=1):
+            target.write(f"{',' if count > 1 else '['}\n{indent(json.dumps(row, indent=2), '  ')}")
+        target.write("\n]\n" if count else "[]\n")
+        return count
+    for count, row in enumerate(rows, start=1):
+        if count == 1:
+            writer = csv.DictWriter(target, fieldnames=list(row))
+            writer.writeheader()
+        writer.writerow({name: cell(value) for name, value in row.items()})
+    return count
 
 
 def export(ledger: Ledger, criteria: Filter, path: Path) -> int:
@@ -162,13 +192,12 @@ def export(ledger: Ledger, criteria: Filter, path: Path) -> int:
     """
     if path.suffix not in (".csv", ".json"):
         raise InvalidSettings(f"{path}: name a file that ends in .csv or .json")
-    rows = findings(ledger, criteria)
+    rows = chain.from_iterable(pages(ledger, criteria))
     try:
         with path.open("w", newline="", encoding="utf-8") as target:
-            write(rows, path.suffix[1:], target)
+            return write(rows, path.suffix[1:], target)
     except OSError as error:
         raise OutOfResources(f"{path}: {error.strerror}") from error
-    return len(rows)
 
 
 _OF_ANSWERS = ("probability", "threshold", "operating_point", "prediction_set")

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, true, update
 
 from worker.clock import now as clock
 from worker.database.transactions import Database
 from worker.ledger import event_chain, findings, versions
 from worker.ledger.records import Claim, NewFinding, NewNotification, NewReceipt, NewResult, PreviousFinding
-from worker.ledger.tables import DeliveryRow, ReceiptRow, ResultRow, State
+from worker.ledger.tables import UNFINISHED, DeliveryRow, ReceiptRow, ResultRow, State
 from worker.queue.claim import Queue, put
 from worker.queue.task import Kind, Task
 
@@ -185,11 +185,19 @@ class Ledger(Database):
             return {int(number): at for number, at in rows if at is not None}
 
     def counts(self) -> dict[str, int]:
-        """Return how many objects stand in each state, and how many deliveries are pending or failed."""
+        """Return how many objects, and how many deliveries, stand in each state: all there ever were are counted."""
+        return self._counts(true(), true())
+
+    def unfinished(self) -> dict[str, int]:
+        """Return how many objects and deliveries wait or have failed, by state; of those that did not, nothing."""
+        return self._counts(ReceiptRow.state.in_([State.RECEIVED, State.FAILED]), UNFINISHED)
+
+    def _counts(self, images: Any, deliveries: Any) -> dict[str, int]:
+        states = select(ReceiptRow.state, func.count()).where(images).group_by(ReceiptRow.state)
+        sent = select(DeliveryRow.state, func.count()).where(deliveries).group_by(DeliveryRow.state)
         with self.reading() as connection:
-            states = connection.execute(select(ReceiptRow.state, func.count()).group_by(ReceiptRow.state)).all()
-            sent = connection.execute(select(DeliveryRow.state, func.count()).group_by(DeliveryRow.state)).all()
-        return {str(state): int(n) for state, n in states} | {f"delivery_{state}": int(n) for state, n in sent}
+            counts = {str(state): int(n) for state, n in connection.execute(states)}
+            return counts | {f"delivery_{state}": int(n) for state, n in connection.execute(sent)}
 
 
 def _facts(new: NewReceipt) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select, tuple_, update
+from sqlalchemy.orm import aliased
 
+from worker.database.columns import unindexed
 from worker.ledger import event_chain
 from worker.ledger.deliveries import forget_commitments
 from worker.ledger.receipts import Ledger, lock_receipts
@@ -25,6 +27,8 @@ Files = Literal["received", "results"]
 """Which files of an image: the one that was sent to us, or what we made of it."""
 _TABLES: dict[Files, Any] = {"received": ReceiptRow, "results": ResultRow}
 _OF_IT = ResultRow.receipt_id == ReceiptRow.id
+_RESULTS_AT_ONCE = 4
+"""Results that are read for each image that is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +95,27 @@ class Retention:
         before
             When they were finished, or their results were made, at the latest.
         """
-        if files == "received":
+        with self._ledger.reading() as connection:
+            if files == "results":
+                return self._due_results(connection, before, limit)
             query = select(ReceiptRow.id).where(*self._kept(ReceiptRow), ReceiptRow.finished_at <= before)
             # What was deleted and sent once more is as young as that.
             query = query.where(or_(ReceiptRow.restored_at.is_(None), ReceiptRow.restored_at <= before))
-            query = query.order_by(ReceiptRow.finished_at)
-        else:
-            query = select(ResultRow.receipt_id).join(ReceiptRow, _OF_IT)
-            query = query.where(*self._kept(ResultRow), ResultRow.created_at <= before)
-            query = query.group_by(ResultRow.receipt_id).order_by(func.min(ResultRow.created_at))
-        with self._ledger.reading() as connection:
-            return list(connection.scalars(query.where(*_done()).limit(limit)))
+            return list(connection.scalars(query.where(*_done()).order_by(ReceiptRow.finished_at).limit(limit)))
+
+    def _due_results(self, connection: Connection, before: dt.datetime, limit: int) -> list[int]:
+        """Return the images of the oldest results; the results are read some at a time, for an image has several."""
+        place = ResultRow.created_at, ResultRow.id
+        query = select(ResultRow.receipt_id, *place).join(ReceiptRow, _OF_IT)
+        query = query.where(*self._kept(ResultRow), ResultRow.created_at <= before, *_done())
+        query = query.order_by(*place).limit(_RESULTS_AT_ONCE * limit)
+        numbers: dict[int, None] = {}
+        rows = connection.execute(query).all()
+        while rows and len(numbers) < limit:
+            numbers |= dict.fromkeys(row.receipt_id for row in rows)
+            last = rows[-1].created_at, rows[-1].id
+            rows = connection.execute(query.where(place[0] >= last[0], tuple_(*place) > tuple_(*last))).all()
+        return list(numbers)[:limit]
 
     def mark(
         self, receipt_ids: Sequence[int], files: Sequence[Files], now: dt.datetime, why: str, *, ordered: bool = False
@@ -206,8 +220,17 @@ def _done(*, ordered: bool = False) -> tuple[ColumnElement[bool], ...]:
     if not ordered:  # it was asked to commit to it, and never did
         no_answer = (CommitmentRow.delivery_id == DeliveryRow.id, CommitmentRow.answered_at.is_(None))
         on_its_way = or_(on_its_way, and_(DeliveryRow.state == DeliveryState.SENT, exists().where(*no_answer)))
+    own = aliased(ResultRow)  # any result of the image, also where the query is about one of them
     return (
-        ReceiptRow.state.in_(states),
-        ~exists().where(*reading),
-        ~exists().where(_OF_IT, DeliveryRow.result_id == ResultRow.id, on_its_way),
+        unindexed(ReceiptRow.state).in_(states),  # most images are in these states
+        ~_asked_of_each(*reading),
+        ~_asked_of_each(own.receipt_id == ReceiptRow.id, DeliveryRow.result_id == own.id, on_its_way),
     )
+
+
+def _asked_of_each(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether there is a row, as a question about one image after the other.
+
+    PostgreSQL would else answer it for all images beforehand. OFFSET, which changes nothing, keeps it from that.
+    """
+    return select(literal(1)).where(*conditions).offset(0).correlate(ReceiptRow).exists()

@@ -168,6 +168,11 @@ class ResultRow(Table):
 
 
 _UNCOMMITTED = text("state = 'sent' AND error <> ''")
+_UNFINISHED = text("state IN ('pending', 'failed')")
+
+
+UNFINISHED = text("delivery.state IN ('pending', 'failed')")
+"""What waits or has failed, in the words of ix_delivery_unfinished: a query needs them beside its own condition."""
 
 
 class DeliveryRow(Table):
@@ -178,6 +183,7 @@ class DeliveryRow(Table):
         UniqueConstraint("result_id", "destination"),
         Index("ix_delivery_state", "destination", "state"),
         Index("ix_delivery_uncommitted", "destination", sqlite_where=_UNCOMMITTED, postgresql_where=_UNCOMMITTED),
+        Index("ix_delivery_unfinished", "state", "destination", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -193,6 +199,9 @@ class DeliveryRow(Table):
     sent_as: Mapped[str] = mapped_column(String(64), default="")  # UID of the lossy copy that went in its place
 
 
+_UNANSWERED = text("answered_at IS NULL")
+
+
 class CommitmentRow(Table):
     """One delivery that its destination was asked to commit to keeping, under a transaction's UID (PS3.4 J)."""
 
@@ -200,6 +209,7 @@ class CommitmentRow(Table):
     __table_args__ = (
         UniqueConstraint("transaction_uid", "delivery_id"),
         Index("ix_commitment_delivery", "delivery_id"),
+        Index("ix_commitment_unanswered", "destination", sqlite_where=_UNANSWERED, postgresql_where=_UNANSWERED),
     )
 
     id: Mapped[int] = mapped_column(BigNumber, primary_key=True)
@@ -285,11 +295,17 @@ class FeedbackRow(Table):
     at: Mapped[dt.datetime]
 
 
+_REFUSED = text("kind = 'refused'")
+
+
 class EventRow(Table):
     """One step that was taken, chained by hash to the one before it, so that an alteration shows."""
 
     __tablename__ = "event"
-    __table_args__ = (Index("uq_event_previous", "previous", unique=True),)
+    __table_args__ = (
+        Index("uq_event_previous", "previous", unique=True),
+        Index("ix_event_refused", "kind", "id", sqlite_where=_REFUSED, postgresql_where=_REFUSED),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     receipt_id: Mapped[int | None] = mapped_column(ForeignKey("receipt.id"), index=True)

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, insert, or_, select, update
 
 from dicom_io.errors import CxrdError
+from worker.database.columns import unindexed
 from worker.database.transactions import Database
-from worker.queue.task import Kind, Priority, Task, TaskRow, TaskState
+from worker.queue.task import AGAIN, CRASHED, UNTARGETED, Kind, Priority, Task, TaskRow, TaskState
 
 LEASE = 20.0
 """Seconds that a lease lasts by default; it is renewed three times as often."""
@@ -80,7 +81,8 @@ class Queue:
         least_tried_first
             Those with the fewest attempts first, and only then by priority.
         """
-        conditions = [*self._conditions(kinds, now, target, subject), _among(among, now, self._own())]
+        conditions: list[Any] = [*self._conditions(kinds, now, target, subject), _among(among, now, self._own())]
+        conditions += [AGAIN] if set(kinds) == {Kind.REANALYSE} else []
         order: list[Any] = [TaskRow.attempts] if least_tried_first else []
         order += [TaskRow.priority, TaskRow.subject.desc() if newest_first else TaskRow.id]
         # Looked at without the right to write first: an idle process must not wait for its turn again and again.
@@ -115,18 +117,36 @@ class Queue:
 
     def has_suspects(self, kinds: Collection[Kind], now: dt.datetime, *, target: str | None = None) -> bool:
         """Return whether a task, of this target where one is named, waits that was in hand when a process died."""
-        return self._is_any(*self._conditions(kinds, now, target), _among("suspect", now, self._own()))
+        conditions = self._conditions(kinds, now, target, by_kind=False)
+        # One after the other: each has an index of its own, and few rows in it however many tasks wait.
+        waits = unindexed(TaskRow.state) == TaskState.WAITING
+        return self._is_any(*conditions, _run_out(now, self._own())) or self._is_any(*conditions, CRASHED, waits)
 
     def _conditions(
-        self, kinds: Collection[Kind], now: dt.datetime, target: str | None = None, subject: int | None = None
+        self,
+        kinds: Collection[Kind],
+        now: dt.datetime,
+        target: str | None = None,
+        subject: int | None = None,
+        *,
+        by_kind: bool = True,
     ) -> list[ColumnElement[bool]]:
-        """Return the conditions of a task that is due, and that this process can do."""
-        conditions = [TaskRow.kind.in_(list(kinds)), TaskRow.due_at <= now]
-        conditions += [TaskRow.target == target] if target is not None else []
+        """Return the conditions of a task that is due, and that this process can do.
+
+        Parameters
+        ----------
+        by_kind
+            Whether it is to be looked up by its kind and target; else another condition leads to fewer rows.
+        """
+        if target is None and UNTARGETED.issuperset(kinds):
+            target = ""  # said, the index has the tasks in the order in which they are taken
+        of_kind, of_target = (each if by_kind else unindexed(each) for each in (TaskRow.kind, TaskRow.target))
+        conditions = [of_kind.in_(list(kinds)), TaskRow.due_at <= now]
+        conditions += [of_target == target] if target is not None else []
         conditions += [TaskRow.subject == subject] if subject is not None else []
         return conditions + ([TaskRow.store.in_(["", self.store])] if self.store is not None else [])
 
-    def _is_any(self, *conditions: ColumnElement[bool], beyond: int = 0) -> bool:
+    def _is_any(self, *conditions: Any, beyond: int = 0) -> bool:
         with self._database.reading() as connection:
             return connection.scalar(select(TaskRow.id).where(*conditions).limit(1).offset(beyond)) is not None
 
@@ -238,17 +258,23 @@ def _ours(task: Task) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return TaskRow.id == task.id, TaskRow.token == task.token
 
 
-def _among(among: Among, now: dt.datetime, own: Collection[int] = ()) -> ColumnElement[bool]:
-    """Return which tasks can be had: those that wait, and those whose lease has run out, but for what we have in hand.
+_WAITS = TaskRow.state == TaskState.WAITING
+
+
+def _run_out(now: dt.datetime, own: Collection[int] = ()) -> ColumnElement[bool]:
+    """Return which leases have run out, but for those of what we have in hand.
 
     Where a clock jumps, a machine was asleep or the database was away, our own leases run out too: the next beat
     prolongs them, and nobody did anything wrong meanwhile.
     """
-    waits = TaskRow.state == TaskState.WAITING
-    run_out = and_(TaskRow.state == TaskState.LEASED, TaskRow.lease_until <= now, TaskRow.id.not_in(list(own)))
+    return and_(TaskRow.state == TaskState.LEASED, TaskRow.lease_until <= now, TaskRow.id.not_in(list(own)))
+
+
+def _among(among: Among, now: dt.datetime, own: Collection[int] = ()) -> ColumnElement[bool]:
+    """Return which tasks can be had: those that wait, and those whose lease has run out."""
     if among == "fresh":
-        return and_(waits, TaskRow.crashes == 0)
-    return or_(run_out, waits if among == "any" else and_(waits, TaskRow.crashes > 0))
+        return and_(_WAITS, TaskRow.crashes == 0)
+    return or_(_run_out(now, own), _WAITS if among == "any" else and_(_WAITS, TaskRow.crashes > 0))
 
 
 def put(

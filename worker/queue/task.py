@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from sqlalchemy import Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.database.columns import BigNumber, Table
@@ -21,6 +21,10 @@ class Kind(StrEnum):
     COMMIT = "commit"  # a delivery: the destination is to commit to keeping it
     EXPIRE = "expire"  # nothing: what is kept no longer is to be deleted
     REPORT = "report"  # an event: those after it are to be told of by syslog; the target is its digest
+
+
+UNTARGETED = frozenset({Kind.ANALYSE})
+"""The kinds whose tasks have no target."""
 
 
 class TaskState(StrEnum):
@@ -40,6 +44,11 @@ class Priority(IntEnum):
     AGAIN = 5  # second readings, and what they make
 
 
+AGAIN = text(f"kind = '{Kind.REANALYSE}'")
+CRASHED = text("crashes > 0")
+"""The conditions of two indexes; a query that is to use one has to say it in the same words."""
+
+
 class TaskRow(Table):
     """One task."""
 
@@ -48,6 +57,8 @@ class TaskRow(Table):
         UniqueConstraint("kind", "subject", "target"),
         Index("ix_task_due", "kind", "target", "priority", "id"),
         Index("ix_task_lease", "state", "lease_until"),
+        Index("ix_task_again", "target", "priority", text("subject DESC"), sqlite_where=AGAIN, postgresql_where=AGAIN),
+        Index("ix_task_crashed", "crashes", sqlite_where=CRASHED, postgresql_where=CRASHED),
     )
 
     id: Mapped[int] = mapped_column(BigNumber, primary_key=True)
