@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from worker.database.columns import Table
 from worker.ledger.event_chain import GENESIS
 from worker.ledger.tables import CommitmentRow, DeliveryRow, EventRow, FindingRow, ReceiptRow, ResultRow
-from worker.queue.task import TaskRow
+from worker.queue.task_row import TaskRow
 
 DESTINATION = "pacs"
 MODEL, MODEL_SHA256 = "pneumonia-resnet18-1.0.0", "a" * 64

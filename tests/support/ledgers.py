@@ -13,7 +13,8 @@ from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Ledger, Receipts
 from worker.ledger.records import Claim, NewFinding, NewResult
 from worker.queue.claim import Queue, put
-from worker.queue.task import Kind, Task, TaskRow
+from worker.queue.task import Kind, Task
+from worker.queue.task_row import TaskRow
 
 
 def task_of(

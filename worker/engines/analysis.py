@@ -22,8 +22,7 @@ from dicom_io.header.source_image import SourceImage, source_image
 from dicom_io.header.version import FIRST, ImageVersion
 from dicom_io.pixels.render import Rendered
 from worker.inference.analyzer import Reader, Reading
-from worker.ledger.records import Claim
-from worker.ledger.tables import OUTSIDE
+from worker.ledger.records import OUTSIDE, Claim
 from worker.results.pictures import Pictures
 from worker.results.result_set import Predecessors, ResultSet, make, not_analysed
 from worker.settings import Settings

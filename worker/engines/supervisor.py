@@ -49,6 +49,8 @@ _SILENT = 60.0
 """Seconds without a sign of life after which a child is killed."""
 _STARTING = 300.0
 """Seconds after which a child is killed that has not become ready."""
+_AHEAD = 2.0
+"""Seconds, at most, that the others wait at first until the receiver listens: all at once they share few cores."""
 _WATCHDOG = 5.0
 """Seconds between two signs of life to systemd, which waits for 90."""
 _SILENCE = 30.0
@@ -119,6 +121,8 @@ class Supervisor:
         activity.record_event("started", self.role, self._ledger, self.settings)
         self._watch.start()
         self._watch.started()
+        for child in self._children:
+            child.start_at = 0.0 if child.role == "receive" else time.monotonic() + _AHEAD
         code = 0
         while not self._ending:
             self._pulse.beat()
@@ -156,6 +160,8 @@ class Supervisor:
     def _listen(self, child: Child, pipe: int) -> None:
         """Take a child's sign of life; the first one says that it is ready. The pipe closes with its end."""
         if os.read(pipe, 64):
+            if not child.was_ready and child.role == "receive":
+                self._let_start()
             child.ready = child.was_ready = True
             child.heard_at = time.monotonic()
         else:
@@ -163,6 +169,12 @@ class Supervisor:
             child.pipe = None
 
     # ---- children ----------------------------------------------------------------------------------------------------
+
+    def _let_start(self) -> None:
+        """Let those start that waited for the receiver; what has died since has a wait of its own."""
+        for each in self._children:
+            if not each.failures and each.process is None:
+                each.start_at = 0.0
 
     def _tend(self, child: Child) -> int:
         """Start a child that does not run, and see whether one has died; return a code where all must end."""

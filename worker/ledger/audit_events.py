@@ -19,7 +19,8 @@ from worker.database.transactions import Database
 from worker.ledger import anchor, event_chain
 from worker.ledger.tables import DeliveryRow, EventRow, ReceiptRow, ResultRow
 from worker.queue.claim import Queue, put
-from worker.queue.task import Kind, Task, TaskRow
+from worker.queue.task import Kind, Task
+from worker.queue.task_row import TaskRow
 
 REPORT_MOST = 60.0
 """Seconds between two attempts at most."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, func, select
 
 from worker.ledger.tables import UNFINISHED, DeliveryRow, DeliveryState, EventRow, ReceiptRow, ResultRow, State
-from worker.queue.task import Kind, TaskRow
+from worker.queue.task import Kind
+from worker.queue.task_row import TaskRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

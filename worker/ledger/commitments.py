@@ -19,7 +19,8 @@ from worker.ledger.receipts import Ledger, in_batches
 from worker.ledger.records import DueCommitment
 from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
 from worker.queue.claim import LeaseLost, Queue, put
-from worker.queue.task import Kind, TaskRow
+from worker.queue.task import Kind
+from worker.queue.task_row import TaskRow
 
 NO_REPORT = "asked to commit; no report yet"
 """Why the task of a delivery waits that its destination was asked about."""

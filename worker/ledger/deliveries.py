@@ -9,12 +9,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, or_, select, update
 
+from worker.database.columns import unindexed
 from worker.ledger import event_chain, versions
 from worker.ledger.receipts import Ledger, in_batches, lock_receipts
 from worker.ledger.records import DueDelivery
 from worker.ledger.tables import UNFINISHED, CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow
 from worker.queue.claim import Queue, make_due, put
-from worker.queue.task import Kind, TaskRow, TaskState
+from worker.queue.task import Kind, TaskState
+from worker.queue.task_row import TaskRow
 
 LOST = 0x0112
 """The Failure Reason of a destination that does not have an instance (PS3.3 C.14.1.1)."""
@@ -154,7 +156,7 @@ class Deliveries:
         waiting = (
             TaskRow.kind == Kind.DELIVER,
             TaskRow.target == destination,
-            TaskRow.state == TaskState.WAITING,
+            unindexed(TaskRow.state) == TaskState.WAITING,  # by its destination: of all tasks most may wait
             TaskRow.created_at < before,
         )
         with self._ledger.reading() as connection:
@@ -176,7 +178,8 @@ class Deliveries:
 
     def let_go(self, destination: str, now: dt.datetime) -> None:
         """Make all that waits for a destination due now: it is there again."""
-        waiting = (TaskRow.kind == Kind.DELIVER, TaskRow.target == destination, TaskRow.state == TaskState.WAITING)
+        is_waiting = unindexed(TaskRow.state) == TaskState.WAITING
+        waiting = (TaskRow.kind == Kind.DELIVER, TaskRow.target == destination, is_waiting)
         late = select(TaskRow.id).where(*waiting, TaskRow.due_at > now)
         with self._ledger.writing() as connection:
             # What somebody else is about to change is left to them: nobody waits here for a row, and nobody for us.

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Connection, case, func, select, text
 
 from worker.database.columns import unindexed
 from worker.ledger.tables import UNFINISHED, DeliveryRow, DeliveryState, FindingRow, ReceiptRow, ResultRow, State
-from worker.queue.task import Kind, TaskRow, TaskState
+from worker.queue.task import Kind, TaskState
+from worker.queue.task_row import TaskRow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sqlalchemy import RowMapping, text
 
 from dicom_io.errors import InvalidSettings, OutOfResources
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import OUTSIDE
+from worker.ledger.records import OUTSIDE
 from worker.printable import cell
 
 

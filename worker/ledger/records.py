@@ -11,6 +11,9 @@ from dicom_io.finding import Answer, Finding, ModelIdentity
 from dicom_io.header.version import FIRST, ImageVersion
 from worker.queue.task import Priority, Task
 
+OUTSIDE = "outside"
+"""The first word of the reason why an image was not analysed that is not one the model was made for."""
+
 
 @dataclass(frozen=True)
 class NewReceipt:

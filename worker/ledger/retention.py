@@ -20,7 +20,8 @@ from worker.ledger import event_chain
 from worker.ledger.deliveries import forget_commitments
 from worker.ledger.receipts import Ledger, lock_receipts
 from worker.ledger.tables import CommitmentRow, DeliveryRow, DeliveryState, ReceiptRow, ResultRow, State
-from worker.queue.task import Kind, TaskRow
+from worker.queue.task import Kind
+from worker.queue.task_row import TaskRow
 from worker.storage.orphans import Owner
 
 Files = Literal["received", "results"]

@@ -28,9 +28,6 @@ from sqlalchemy.orm import Mapped, aliased, mapped_column
 from worker.database.columns import BigNumber, Table
 from worker.queue.task import Priority
 
-OUTSIDE = "outside"
-"""The first word of the reason why an image was not analysed that is not one the model was made for."""
-
 
 class State(StrEnum):
     """Where a received object stands."""

@@ -17,7 +17,8 @@ from dicom_io.errors import CxrdError
 from dicom_io.header.version import FIRST, ImageVersion
 from worker.ledger.records import Replaced
 from worker.ledger.tables import FindingRow, ReceiptRow, ResultRow, State
-from worker.queue.task import Kind, TaskRow, TaskState
+from worker.queue.task import Kind, TaskState
+from worker.queue.task_row import TaskRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from worker.clock import now
 from worker.inference.serving import model_folder
 from worker.ledger.database import open_ledger
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
-from worker.ledger.tables import OUTSIDE
+from worker.ledger.records import OUTSIDE
 
 if TYPE_CHECKING:
     from worker.settings import Settings

@@ -18,7 +18,8 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, delete, inser
 from dicom_io.errors import CxrdError
 from worker.database.columns import unindexed
 from worker.database.transactions import Database
-from worker.queue.task import AGAIN, CRASHED, UNTARGETED, Kind, Priority, Task, TaskRow, TaskState
+from worker.queue.task import UNTARGETED, Kind, Priority, Task, TaskState
+from worker.queue.task_row import AGAIN, CRASHED, TaskRow
 
 LEASE = 20.0
 """Seconds that a lease lasts by default; it is renewed three times as often."""

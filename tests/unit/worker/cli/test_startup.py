@@ -54,6 +54,35 @@ def test_a_question_to_the_ledger_waits_for_the_ledger_only(arguments: list[str]
     assert ("structlog" in packages) is (arguments[0] != "audit")
 
 
+# What a process does not need, it does not wait for when it starts: counted here, for a clock says something else each
+# time. Which codecs pydicom brings along depends on what is installed.
+NEVER = {"alembic", "dicomweb_client", "hl7apy", "jinja2", "matplotlib", "psycopg", "reportlab", "sklearn", "torch"}
+_IMAGES = {"cv2", "highdicom", "onnxruntime", "scipy"}
+_DATABASE = {"sqlalchemy"}
+_NODE = {"pynetdicom"}
+_MODULES = {
+    "worker.cli.app": (
+        210,
+        NEVER | _IMAGES | _DATABASE | _NODE | {"rich", "numpy", "pydantic", "pydicom", "structlog"},
+    ),
+    "worker.engines.supervisor": (780, NEVER | _IMAGES | _NODE | {"numpy", "pydicom"}),
+    "worker.engines.receiver": (1200, NEVER | _IMAGES),
+    "worker.engines.couriers": (1250, NEVER | _IMAGES),
+    "worker.engines.offline": (1150, NEVER | _DATABASE | _NODE),
+}
+"""For each program's first module: how many modules it may bring along, and the packages that it may not."""
+
+
+@pytest.mark.parametrize("module", _MODULES)
+def test_a_process_imports_only_what_it_needs_to_start(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    names = done.stdout.split()
+    most, never = _MODULES[module]
+    assert {name.split(".")[0] for name in names} & never == set()
+    assert len(names) <= most
+
+
 def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each command of the tree that has none under it, with its words."""
     if not hasattr(command, "commands"):

@@ -32,7 +32,8 @@ from worker.ledger.receipts import Ledger
 from worker.ledger.records import NewNotification
 from worker.ledger.retention import Retention
 from worker.queue.claim import Queue
-from worker.queue.task import Kind, TaskRow
+from worker.queue.task import Kind
+from worker.queue.task_row import TaskRow
 from worker.settings import Settings
 
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)

@@ -29,7 +29,7 @@ from worker.ledger.database import open_ledger
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses, Selection
 from worker.ledger.receipts import Ledger
-from worker.ledger.tables import OUTSIDE
+from worker.ledger.records import OUTSIDE
 from worker.queue.task import Kind
 from worker.settings import ModelSettings, Results, Settings, load
 

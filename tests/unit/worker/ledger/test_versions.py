@@ -21,9 +21,8 @@ from worker.ledger.feedback import Verdict, enter, verdicts
 from worker.ledger.queries import Filter, findings, story
 from worker.ledger.reanalyses import Criteria, Reanalyses
 from worker.ledger.receipts import Ledger
-from worker.ledger.records import Replaced
+from worker.ledger.records import OUTSIDE, Replaced
 from worker.ledger.retention import Retention
-from worker.ledger.tables import OUTSIDE
 from worker.ledger.versions import OtherContent
 
 REPORT = "1.2.840.10008.5.1.4.1.1.88.34"
