@@ -118,8 +118,8 @@ SEED ?= 0
 fuzz: $(VENV)/.stamp-test ## Send 30,000 cases of damaged input to all that reads input (CASES=, SEED=, ARGS=)
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) $(ARGS)
 
-bench: $(VENV)/.stamp-test ## Measure cxrd beside a plain worker, ten minutes (see benchmarks/)
-	@$(BIN)/python -m benchmarks.side_by_side --out build/benchmark.json $(ARGS)
+bench: $(VENV)/.stamp-test ## Run all benchmarks, fifteen minutes; numbers and pictures into build/bench
+	@$(BIN)/python -m benchmarks.suite --out build/bench $(ARGS)
 
 $(VIEWER_FILES)/index.html:
 	@command -v npm >/dev/null || { echo 'fetching the viewer needs npm (Debian: apt install npm)' >&2; exit 1; }
