@@ -61,6 +61,8 @@ class Scp(Part):
     associations_per_peer: int | None = Field(None, ge=1, le=500)
     association_timeout: float = Field(15.0, gt=0)
     least_rate: int = Field(5000, ge=0)
+    max_objects: int = Field(10_000, ge=0)
+    max_memory_mb: int = Field(256, ge=16)
     urgent_calling: tuple[AeTitle, ...] = ()
     duplicates: Literal["version", "refuse"] = "version"
     tls: ScpTls | None = None

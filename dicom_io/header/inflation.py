@@ -6,6 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 from dicom_io.errors import ObjectCutShort, UnreadableObject
+from dicom_io.header.reading_limits import FREE
 
 if TYPE_CHECKING:
     from dicom_io.header.reading_limits import ReadingLimits
@@ -14,6 +15,8 @@ MOST_HEADER = 32_000_000
 """Bytes of an inflated header that are looked at; what comes behind them is pixels."""
 _PIECE = 1 << 18
 _INFLATED_PIECE = 1 << 20
+_COPIES = 3
+"""What is kept lies in memory so often while it is put before the parser."""
 
 
 def inflate(file: BinaryIO, limits: ReadingLimits, *, header_only: bool) -> bytearray:
@@ -32,6 +35,8 @@ def inflate(file: BinaryIO, limits: ReadingLimits, *, header_only: bool) -> byte
     ------
     UnreadableObject
         It is too large, damaged, or ends early.
+    OutOfResources
+        `limits.share` has no memory for it.
     """
     engine = zlib.decompressobj(-zlib.MAX_WBITS)
     most = limits.max_memory_mb * 1_000_000
@@ -48,6 +53,8 @@ def inflate(file: BinaryIO, limits: ReadingLimits, *, header_only: bool) -> byte
                 f"the object would need more than {limits.max_memory_mb} MB of memory when it is inflated"
             )
         if not header_only or len(kept) < MOST_HEADER:
+            if len(kept) + len(piece) > FREE:
+                limits.share.add(_COPIES * len(piece))
             kept += piece
         data = engine.unconsumed_tail or file.read(_PIECE)
     while not engine.eof:  # all is read, and some may not have come out yet

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
-from dicom_io.header.reading_limits import ReadingLimits
+from dicom_io.header.reading_limits import ELEMENT, FREE, ITEM, ReadingLimits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,17 +22,29 @@ if TYPE_CHECKING:
 
 _HEADER = 8
 """Bytes that pydicom reads at once at the begin of each element and each item, and rarely else."""
+_STEP = 1_000_000
+"""Bytes of memory that are asked for at once."""
 _UNDEFINED = 0xFFFFFFFF
 _ITEM_GROUP = 0xFFFE
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""The tag of an item, in both byte orders."""
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 """Value representations whose length has four bytes, behind two that are reserved (PS3.5 7.1.2)."""
 
 
 class _Metered(io.BufferedIOBase):
-    """Counts the elements that are read; `read` raises UnreadableObject where there are too many."""
+    """Counts the elements that are read, and the memory that they take.
+
+    `read` raises UnreadableObject where there are too many, or their values have more bytes than an object may take. It
+    raises OutOfResources where `limits.share` has no memory for them.
+    """
 
     _limits: ReadingLimits
+    _size: int
     _count = 0
+    _items = 0
+    _bytes = 0
+    _covered = FREE
     ran_out = False
     """Whether more bytes were asked for than there were."""
 
@@ -42,14 +54,27 @@ class _Metered(io.BufferedIOBase):
             self._count += 1
             if self._count > self._limits.max_elements:
                 raise self._limits.too_many()
+        self._bytes += self._size if size is None or size < 0 else min(size, self._size)
+        if self._bytes + ELEMENT * self._count + ITEM * self._items > self._covered:
+            self._cover()
         data = super().read(size)
+        if size == _HEADER and data.startswith(_ITEMS):
+            self._items += 1
         self.ran_out = self.ran_out or (size is not None and len(data) < size)
         return data
 
     def rewind(self) -> None:
-        """Go back to the begin, and begin to count."""
-        self._count = 0
+        """Go back to the begin, and begin to count; the memory of what was read before is not given back yet."""
+        self._count = self._items = self._bytes = 0
         self.seek(0)
+
+    def _cover(self) -> None:
+        """Ask for the memory that what is read now takes."""
+        self._limits.require(self._bytes)
+        missing = self._bytes + ELEMENT * self._count + ITEM * self._items - self._covered
+        count = -(-missing // _STEP) * _STEP
+        self._limits.share.add(count)
+        self._covered += count
 
 
 class MeteredFile(_Metered, io.BufferedReader):
@@ -58,6 +83,7 @@ class MeteredFile(_Metered, io.BufferedReader):
     def __init__(self, path: Path, limits: ReadingLimits) -> None:
         super().__init__(io.FileIO(str(path)))
         self._limits = limits
+        self._size = path.stat().st_size
 
 
 class MeteredBytes(_Metered, io.BytesIO):
@@ -66,12 +92,21 @@ class MeteredBytes(_Metered, io.BytesIO):
     def __init__(self, data: bytes | bytearray, limits: ReadingLimits) -> None:
         super().__init__(data)
         self._limits = limits
+        self._size = len(data)
 
 
 def require_few_elements(data: bytes, limits: ReadingLimits, *, implicit: bool) -> None:
-    """Raise UnreadableObject where a data set in little endian that nobody has parsed holds too many elements."""
-    if _count(data, implicit, True, limits.max_elements) > limits.max_elements:
+    """Raise UnreadableObject where a data set in little endian that nobody has parsed holds too many elements.
+
+    Raises
+    ------
+    OutOfResources
+        `limits.share` has no memory to parse it.
+    """
+    count = _count(data, implicit, True, limits.max_elements)
+    if count > limits.max_elements:
         raise limits.too_many()
+    limits.share.add(max(0, len(data) + ELEMENT * count - FREE))
 
 
 def require_few_items(dataset: Dataset, path: Path, limits: ReadingLimits) -> None:

@@ -43,7 +43,7 @@ def read_header(path: Path, limits: ReadingLimits = DEFAULT) -> FileDataset:
     UnreadableObject
         When the file is not DICOM, cannot be parsed, or holds more than the limits allow.
     OutOfResources
-        When the file cannot be opened.
+        When the file cannot be opened, or `limits.share` has no memory for it.
     """
     header = _read(path, limits, stop_before_pixels=True)
     if len(header) == 0:
@@ -113,7 +113,7 @@ def _read(path: Path, limits: ReadingLimits, *, stop_before_pixels: bool) -> Fil
         if bare and not dataset.get("SOPClassUID"):
             raise UnreadableObject("not a DICOM file")
         _require_last(dataset, path)
-    except UnreadableObject:
+    except (UnreadableObject, OutOfResources):
         raise
     except OSError as error:
         _raise(error)
@@ -133,12 +133,12 @@ def _raise(error: OSError) -> NoReturn:
     raise _unreadable(error) from error
 
 
-def _unreadable(error: Exception) -> UnreadableObject:
+def _unreadable(error: Exception) -> UnreadableObject | OutOfResources:
     """Return what keeps an object from being read; pydicom raises errors of its own in the place of some of ours."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, UnreadableObject):
-            return UnreadableObject(str(cause))
+        if isinstance(cause, UnreadableObject | OutOfResources):
+            return type(cause)(str(cause))
         if isinstance(cause, RecursionError):
             return UnreadableObject("not a readable DICOM object: sequences lie in one another too deep")
         cause = cause.__context__

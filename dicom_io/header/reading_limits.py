@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dicom_io.errors import UnreadableObject
+from dicom_io.memory import Share, unbounded
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,13 @@ class ReadingLimits:
         Elements and items of a data set, those within sequences too. One whose value has eight bytes may count twice.
     max_memory_mb
         Memory for an object, in units of 1,000,000 bytes.
+    share
+        Where the memory comes from that reading takes beyond `FREE`.
     """
 
     max_elements: int = 200_000
     max_memory_mb: int = 1000
+    share: Share = field(default_factory=unbounded, compare=False, repr=False)
 
     def require(self, size: int) -> None:
         """Raise UnreadableObject where so many bytes are too many."""
@@ -32,6 +36,10 @@ class ReadingLimits:
         return UnreadableObject(f"the data set has more than {self.max_elements} elements")
 
 
+FREE = 2_000_000
+"""Bytes that reading a header may take without asking: a radiograph's takes some hundred thousand."""
+ELEMENT, ITEM = 400, 1200
+"""Bytes of memory that an element, and an item of a sequence, take beside what they hold, once they are parsed."""
 DEFAULT = ReadingLimits()
 
 

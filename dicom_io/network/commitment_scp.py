@@ -21,7 +21,7 @@ from pynetdicom import build_role, evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicom_io.errors import CxrdError, NotNow, PeerUnavailable, UnreadableObject
+from dicom_io.errors import CxrdError, NotNow, OutOfResources, PeerUnavailable, UnreadableObject
 from dicom_io.network import status
 from dicom_io.network.commitment_messages import (
     COMPLETE,
@@ -194,7 +194,7 @@ class CommitmentService:
             request = request_of(event.action_information, MOST_REFERENCES)
         except UnreadableObject as error:
             raise _Refused(status.INVALID_ARGUMENT, str(error)) from error
-        except NotNow as error:
+        except (NotNow, OutOfResources) as error:
             raise _Refused(status.RESOURCE_LIMITATION, str(error)) from error
         except Exception as error:  # what a hostile data set can make the parser raise has no end
             raise _Refused(status.INVALID_ARGUMENT, f"cannot be parsed ({type(error).__name__})") from error

@@ -25,6 +25,8 @@ class Cause(StrEnum):
     CROWDED = "crowded"  # it gave way to another one
     OVERSIZED = "oversized"  # a PDU or a message states, or has, more bytes than we take
     MALFORMED = "malformed"  # what came is not what DICOM says, or came at the wrong moment
+    TOO_MANY = "too many"  # more objects than scp.max_objects
+    FULL = "full"  # all peers together make us hold as much memory as they may
     UNSERVED = "unserved"  # a message that we have no service for
     STOPPED = "stopped"  # our node ended
     FAULT = "fault"  # an error of ours that nobody foresaw

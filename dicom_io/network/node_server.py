@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import socket
 import ssl
@@ -15,17 +14,16 @@ import structlog
 from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from dicom_io.memory import MemoryBudget, Share
 from dicom_io.network import spool
 from dicom_io.network.admission import Admission
-from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE, mended
 from dicom_io.network.ending import Cause, Ending
+from dicom_io.network.messages import Messages
 from dicom_io.network.status import CLASS_NOT_SUPPORTED, DATASET_MISMATCH
 from dicom_io.network.tls import HandshakeFailed, accepted, say_goodbye
 from dicom_io.network.upper_layer import RELEASED_IN_TRANSFER, PeerLimits, UpperLayer
@@ -53,58 +51,6 @@ _RECEIPTS = {
 """Which PDU an event tells of (PS3.8 table 9-10)."""
 
 
-class Messages(DIMSEServiceProvider):
-    """Puts messages together from their fragments; what is no message ends the association, with its cause."""
-
-    def receive_primitive(self, primitive: Any) -> None:
-        """Take in the fragments of one PDU."""
-        association: Any = self.assoc
-        try:
-            spool.check_turn(self.message, primitive)
-            for context_id, _ in primitive.presentation_data_value_list:
-                if context_id not in association._accepted_cx:  # noqa: SLF001 - the public list is made anew at each look
-                    words = f"a message on presentation context {context_id}, which is not accepted"
-                    self._give_up(Cause.MALFORMED, words)
-                    return
-            self._mend(primitive)
-            super().receive_primitive(primitive)
-            message = self.message
-            if message is not None and message.encoded_command_set.tell() > MOST_COMMAND:
-                self._give_up(Cause.OVERSIZED, f"a command of more than {MOST_COMMAND} bytes")
-            elif message is not None and message.data_set is not None and message.data_set.tell() > MOST_MESSAGE:
-                words = f"a data set of more than {MOST_MESSAGE} bytes that is not to be stored"
-                self._give_up(Cause.OVERSIZED, words)
-        except Exception as error:  # noqa: BLE001 - whatever a hostile command does, the association ends cleanly
-            words = f"a command that cannot be read ({type(error).__name__})"
-            self._give_up(Cause.MALFORMED, str(error) if isinstance(error, spool.OutOfTurn) else words)
-        if not association.dul.event_queue.empty():  # pynetdicom found it to be no message, and has put the event there
-            association.ending.note(Cause.MALFORMED, "a command that cannot be read")
-
-    def _mend(self, primitive: Any) -> None:
-        """Mend the command set that is complete with these fragments."""
-        values = primitive.presentation_data_value_list
-        for number, (context_id, data) in enumerate(values):
-            if data[0] & 3 == 3:
-                if self.message is None:
-                    self.message = DIMSEMessage()
-                earlier = self.message.encoded_command_set.getvalue()
-                fragments = [each[1:] for _, each in values[: number + 1] if each[0] & 1]
-                command = earlier + b"".join(fragments)
-                better = mended(command)
-                if better != command:
-                    self.message.encoded_command_set = io.BytesIO()
-                    rest = values[number + 1 :]
-                    primitive.presentation_data_value_list = [[context_id, data[:1] + better], *rest]
-                return
-
-    def _give_up(self, cause: Cause, reason: str) -> None:
-        association: Any = self.assoc
-        association.ending.note(cause, reason)
-        self.message = None
-        spool.drop_unfinished_of(association)
-        association.dul.event_queue.put("Evt19")  # PS3.8 9.2: unrecognised or invalid PDU, so abort
-
-
 class NodeAssociation(Association):
     """One association that a peer opened, or a connection that is not one yet.
 
@@ -114,9 +60,12 @@ class NodeAssociation(Association):
         The cause of its end.
     extra_classes
         Proposed SOP classes that pynetdicom does not know and we take for storage.
+    share
+        Memory for what is kept of the message that is being served.
     """
 
     dul: UpperLayer
+    dimse: Messages
 
     def __init__(
         self,
@@ -125,12 +74,14 @@ class NodeAssociation(Association):
         limits: PeerLimits,
         admission: Admission,
         over: Callable[[Cause], None],
+        memory: MemoryBudget,
     ) -> None:
         super().__init__(entity, MODE_ACCEPTOR)
         self.peer = peer
         self.ending = Ending(peer)
         self.dul = UpperLayer(self, limits, self.ending)
-        self.dimse = Messages(self)
+        self.dimse = Messages(self, memory.share())
+        self.share: Share = memory.share()
         # A complete request must come in time; the upper layer sees to that, and pynetdicom's own clock only follows.
         self.acse_timeout = limits.association_timeout + 5
         self.network_timeout = limits.network_timeout
@@ -180,6 +131,7 @@ class NodeAssociation(Association):
         finally:
             self._end_upper_layer()
             spool.drop_unfinished_of(self)
+            self.dimse.let_go()
             self.leave()
             self._over(self.ending.tell())
 
@@ -197,10 +149,11 @@ class NodeAssociation(Association):
         kind = str(getattr(msg, "msg_type", type(msg).__name__)).replace("_", "-")
         self._is_serving = True
         try:
-            if self._is_foreign(msg):
-                self._refuse_class(msg, context_id)
-            else:
-                super()._serve_request(msg, context_id)
+            with self.share, self.dimse.serving(msg):
+                if self._is_foreign(msg):
+                    self._refuse_class(msg, context_id)
+                else:
+                    super()._serve_request(msg, context_id)
         finally:
             self._is_serving = False
             self.dul.touch()
@@ -309,7 +262,9 @@ class NodeRequestHandler(RequestHandler):
     def _create_association(self) -> NodeAssociation:
         """Do as pynetdicom does, with classes of ours; presentation contexts are looked up when they are proposed."""
         server = self.server
-        association = NodeAssociation(self.ae, self.remote.address, server.limits, server.admission, server.over)
+        association = NodeAssociation(
+            self.ae, self.remote.address, server.limits, server.admission, server.over, server.memory
+        )
         association._server = server  # noqa: SLF001 - as pynetdicom's own does
         association.name = f"AcceptorThread@{self.remote.address}"  # pynetdicom tells its own by this name
         self.request.settimeout(server.limits.network_timeout)
@@ -339,7 +294,7 @@ class NodeServer(ThreadedAssociationServer):
 
     Attributes
     ----------
-    limits, admission, over
+    limits, admission, memory, over
         What each association gets; `over` is called with the cause of its end. Set before it serves.
     rejected
         Called with calling AE title, address and our reason, for each association that is rejected, and for each
@@ -352,6 +307,7 @@ class NodeServer(ThreadedAssociationServer):
     request_queue_size = _BACKLOG
     limits: PeerLimits
     admission: Admission
+    memory: MemoryBudget
     over: Callable[[Cause], None]
     tls: ssl.SSLContext | None = None
     rejected: Callable[[str, str, str], None]

@@ -38,6 +38,8 @@ class _Spool:
 _spools: dict[int, _Spool] = {}
 _arriving: WeakKeyDictionary[Any, set[SpoolFile]] = WeakKeyDictionary()
 """By association: the files that no handler has taken yet."""
+_begun: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""By association: the objects that have begun to arrive on it."""
 _lock = threading.Lock()
 
 
@@ -116,6 +118,10 @@ class OutOfTurn(ValueError):
     """A command, or an object, begins where it may not."""
 
 
+class TooManyObjects(ValueError):
+    """One more object begins than there may be on one association."""
+
+
 def check_turn(message: Any, primitive: Any) -> None:
     """Raise OutOfTurn where a command begins while the data set of a C-STORE is still arriving.
 
@@ -138,7 +144,16 @@ def _open(**options: Any) -> Any:
         return NamedTemporaryFile(**options)
     if getattr(association.dimse.message, "_data_set_file", None) is not None:  # both commands came in one PDU
         raise OutOfTurn("a command inside an object")
+    _count_object(association, spool.limits.most_objects)
     file = SpoolFile(spool.folder, spool.limits)
     with _lock:
         _arriving.setdefault(association, set()).add(file)
     return file
+
+
+def _count_object(association: Any, most: int | None) -> None:
+    """Count an object that begins. Raises TooManyObjects."""
+    with _lock:
+        count = _begun[association] = _begun.get(association, 0) + 1
+    if most is not None and count > most:
+        raise TooManyObjects(f"more than {most} objects on one association (scp.max_objects): open another one")

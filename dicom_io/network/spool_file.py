@@ -18,6 +18,8 @@ from dicom_io.durable import sync_file
 from dicom_io.errors import CxrdError, ObjectTooLarge
 from dicom_io.network.content import ContentHash
 
+_BUFFER = 1 << 16
+"""Bytes that a file keeps in memory: as long as its object waits for its turn, too."""
 LOOK_EVERY = 8 << 20
 """Bytes of an object between two looks at the free space."""
 
@@ -32,10 +34,13 @@ class Limits:
         Its size at most, in units of 1,000,000 bytes; None: any.
     check_space
         Raises OutOfResources where too little space is free.
+    most_objects
+        Objects on one association at most; None: any number.
     """
 
     max_mb: int | None = None
     check_space: Callable[[], None] = lambda: None
+    most_objects: int | None = None
 
 
 UNLIMITED = Limits()
@@ -59,7 +64,7 @@ class SpoolFile:
         self._content = ContentHash()
         self._handle: IO[bytes] | None = None
         try:
-            self._handle = self.path.open("wb", buffering=1 << 20)
+            self._handle = self.path.open("wb", buffering=_BUFFER)
         except OSError as error:
             self.error = error
         else:

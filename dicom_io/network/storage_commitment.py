@@ -6,6 +6,7 @@ The request is an N-ACTION, the answer an N-EVENT-REPORT: on the same associatio
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -175,9 +176,19 @@ def take_report(event: Any, receive: Callable[[Report], int]) -> tuple[int, Repo
 
 
 def require_few(data: BytesIO | None, event: Any) -> None:
-    """Raise UnreadableObject where the data set of a message has more than `MOST_ELEMENTS`: parsing takes memory."""
+    """Raise an error where parsing the data set of a message takes too much memory.
+
+    Raises
+    ------
+    UnreadableObject
+        It has more than `MOST_ELEMENTS`.
+    OutOfResources
+        Our node's peers make it hold too much by now.
+    """
     if data is not None:
-        require_few_elements(data.getvalue(), _LIMITS, implicit=event.context.transfer_syntax.is_implicit_VR)
+        share = getattr(event.assoc, "share", None)  # of a `NodeAssociation`
+        limits = _LIMITS if share is None else replace(_LIMITS, share=share)
+        require_few_elements(data.getvalue(), limits, implicit=event.context.transfer_syntax.is_implicit_VR)
 
 
 def misplaced(event: Any, instance_uid: Any) -> int:

@@ -10,7 +10,7 @@ import datetime as dt
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts, Presentation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_io.errors import ObjectCutShort, ObjectTooLarge
+from dicom_io.memory import MemoryBudget, Share, unbounded
 from dicom_io.network import spool, status
 from dicom_io.network.admission import Admission, most_of_one_peer
 from dicom_io.network.callers import Titles, fault_of
@@ -33,11 +34,11 @@ from dicom_io.network.commands import answer_long_uids
 from dicom_io.network.commitment_scp import Commitment, CommitmentService
 from dicom_io.network.ending import Cause
 from dicom_io.network.nagle import send_at_once
+from dicom_io.network.node_options import NodeOptions
 from dicom_io.network.node_server import NodeAssociation, NodeRequestHandler, NodeServer
 from dicom_io.network.operations import serve_in_turn
 from dicom_io.network.spool_file import Limits, SpoolFile, remove_leftovers
-from dicom_io.network.tls import ServerTls, server_context
-from dicom_io.network.upper_layer import PeerLimits
+from dicom_io.network.tls import server_context
 
 # pynetdicom's own log handlers can print data sets; the node tells its own story.
 pynetdicom_config.LOG_HANDLER_LEVEL = "none"
@@ -76,42 +77,8 @@ class Arrival:
     received_at: dt.datetime
     priority: int = 0
     """(0000,0700) Priority of the request: 0 medium, 1 high, 2 low (PS3.7 E.1)."""
-
-
-@dataclass(frozen=True)
-class NodeOptions:
-    """How the node shows itself on the network.
-
-    ``port`` 0 takes a free port. ``allowed_calling`` empty admits every calling AE title, and ``allowed_called`` empty
-    every title that we are called by. ``maximum_pdu`` is the largest PDU in bytes that we accept; large ones save work
-    on large images. ``max_object_mb`` is the size of an object at most, in units of 1,000,000 bytes.
-    ``associations_per_peer`` None allows three quarters of ``maximum_associations`` to one address.
-    ``association_timeout``, ``network_timeout`` (seconds) and ``least_rate`` (bytes a second) are those of
-    `dicom_io.network.upper_layer.PeerLimits`. ``networks`` are those that a calling AE title may come from, as
-    addresses with their prefix, such as ``10.1.0.0/16``; one that is not named there may come from anywhere.
-    ``called_networks`` are those that may call us by a title, in the same way.
-    """
-
-    ae_title: str
-    host: str
-    port: int
-    allowed_calling: tuple[str, ...]
-    allowed_called: tuple[str, ...]
-    maximum_associations: int
-    maximum_pdu: int
-    network_timeout: float
-    max_object_mb: int
-    associations_per_peer: int | None = None
-    association_timeout: float = 15.0
-    least_rate: int = 5000
-    tls: ServerTls | None = None
-    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    called_networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def limits(self) -> PeerLimits:
-        """What a peer may cost us."""
-        return PeerLimits(self.maximum_pdu, self.association_timeout, self.network_timeout, self.least_rate)
+    share: Share = field(default_factory=unbounded, compare=False)
+    """Memory for what is read of it; given back when it was answered."""
 
 
 class StorageNode:
@@ -152,7 +119,8 @@ class StorageNode:
         self._over, self._rejected = over, rejected
         self._folder = folder
         self._receive = receive
-        self._limits = Limits(options.max_object_mb, check_space)
+        self._limits = Limits(options.max_object_mb, check_space, options.max_objects or None)
+        self._memory = MemoryBudget(options.max_memory_mb * 1_000_000)
         self._commitment = commitment or Commitment()
         self._service = CommitmentService(self._commitment)
         self._servers: list[Any] = []
@@ -251,7 +219,7 @@ class StorageNode:
         )
         spool.use(int(server.server_address[1]), self._folder, self._limits)  # another one where port 0 took a free one
         server.limits, server.admission, server.over, server.tls = self.options.limits, places, self._over, tls
-        server.rejected = self._rejected
+        server.rejected, server.memory = self._rejected, self._memory
         server.service_actions = self._noting(number, server.service_actions)
         return server
 
@@ -357,6 +325,7 @@ class StorageNode:
             peer_address=ending.peer,
             received_at=dt.datetime.now(dt.UTC),
             priority=int(request.Priority or 0),
+            share=event.assoc.share,
         )
 
 

@@ -14,7 +14,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
-from dicom_io.network.status import CANNOT_UNDERSTAND
+from dicom_io.network.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from dicom_io.objects.common import encode
 from tests.acceptance.program import Service
 from tests.support.bombs import deflated, enlarged, many_elements, nested, rle
@@ -138,4 +138,23 @@ def test_bombs_cost_nobody_else_anything(tmp_path: Path, serve: Callable[..., Se
     over = {role: peak for role, peak in watch.peaks.items() if peak > BOUNDS_MB[role]}
     assert (over, watch.peaks.keys()) == ({}, BOUNDS_MB.keys())
     assert not service.events("child_died")
+    assert service.stop() == 0
+
+
+@pytest.mark.slow
+def test_many_senders_together_have_the_receiver_hold_no_more_than_it_may(
+    tmp_path: Path, serve: Callable[..., Service]
+) -> None:
+    """Headers that are large in memory came to 1.3 GB with 20 associations; each alone is within its limits."""
+    service = serve(scp={"max_memory_mb": 30})
+    service.start("receive")
+    data = many_elements(tmp_path / "many", 60_000, "undefined").read_bytes()
+    with Watch(service.pid) as watch, ThreadPoolExecutor(12) as pool:
+        thrown = [pool.submit(send_file, service.port, data) for _ in range(12)]
+        assert send(service.port, [chest("innocent")]) == [0x0000]
+        codes = [each.result() for each in thrown]
+    assert set(codes) == {OUT_OF_RESOURCES}
+    reasons = {each["reason"] for each in service.events("refused")}
+    assert reasons == {"peers make us hold as much memory as they may (scp.max_memory_mb)"}
+    assert watch.peaks["receive"] < BOUNDS_MB["receive"]
     assert service.stop() == 0

@@ -12,7 +12,8 @@ from prometheus_client.core import Metric
 from dicom_io.errors import InvalidSettings
 from dicom_io.network.address import address
 from dicom_io.network.commitment_scp import Commitment
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.node_options import NodeOptions
+from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.tls import ServerTls
 from worker.engines.heartbeat import Heartbeat
 from worker.health.certificates import certificates

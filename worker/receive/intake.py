@@ -83,7 +83,7 @@ class Intake:
         try:
             self._blobs.check_space()
             arrival.file.flush_to_disk()
-            header = read_arrived(arrival.file.path, self._limits)
+            header = read_arrived(arrival.file.path, replace(self._limits, share=arrival.share))
             mismatch = _mismatch(header, arrival)
             if mismatch:
                 return self._refuse(status.DATASET_MISMATCH, mismatch, about)

@@ -9,7 +9,8 @@ from typing import Any
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
-from dicom_io.network.storage_scp import NodeOptions, StorageNode
+from dicom_io.network.node_options import NodeOptions
+from dicom_io.network.storage_scp import StorageNode
 from dicom_io.network.storage_scu import Peer, associate
 
 ECHO = "1.2.840.10008.1.1"

@@ -14,14 +14,17 @@ from structlog.testing import capture_logs
 
 from dicom_io.network.association_request import MOST_BYTES
 from dicom_io.network.commands import MOST_COMMAND
+from dicom_io.network.messages import FREE
 from dicom_io.network.upper_layer import MOST_QUEUED, SLACK
+from tests.fuzz.sessions import command
 from tests.integration.network.conftest import WatchedNode
 from tests.support.peers import chest, send, wait_for
-from tests.support.raw_peer import ABORT, ACCEPT, CLOSED, REJECT, RawPeer, fragment, pdu, request, store_command
+from tests.support.raw_peer import ABORT, ACCEPT, CLOSED, CR, REJECT, RawPeer, fragment, pdu, request, store_command
 
 Start = Callable[..., WatchedNode]
 OTHER = "127.0.0.2"
 """Another address of this machine: an attacker that is not the honest sender's host."""
+PUSH_MODEL = "1.2.840.10008.1.20.1"
 BEGUN = fragment(3, store_command(b"1.2.3")) + fragment(0, b"the first half")
 
 
@@ -271,3 +274,46 @@ def test_a_tls_client_and_a_flood_of_junk_leave_one_line_each(watched: Start) ->
         served_within(node, 3)
         wait_for(lambda: len(node.causes) == 4)
     assert [line["cause"] for line in lines if line["event"] == "association_ended"] == ["malformed"] * 3
+
+
+def test_an_association_with_too_many_objects_ends_and_another_one_may_follow(watched: Start) -> None:
+    node = watched(max_objects=3)
+    one = fragment(3, store_command(b"1.2.3")) + fragment(2, b"an object")
+    for _ in range(2):
+        with RawPeer(node.port) as peer:
+            peer.associate()
+            for _ in range(3):
+                peer.send(one)
+                assert peer.status() == 0x0000
+            peer.send(one)
+            assert peer.answer()[0] == ABORT
+    words = "more than 3 objects on one association (scp.max_objects): open another one"
+    assert node.ends(2) == [("too many", words)] * 2
+    assert len(node.arrivals) == 6
+    assert list(node.node._folder.iterdir()) == []
+
+
+def test_any_number_of_objects_where_there_is_no_limit(watched: Start) -> None:
+    node = watched(max_objects=0)
+    with RawPeer(node.port) as peer:
+        peer.associate()
+        peer.send((fragment(3, store_command(b"1.2.3")) + fragment(2, b"an object")) * 30)
+        assert [peer.status() for _ in range(30)] == [0x0000] * 30
+
+
+def test_data_sets_in_memory_are_bounded_for_all_peers_together(watched: Start) -> None:
+    """17 requests for commitment on each of 20 associations took 750 MB."""
+    node = watched(max_memory_mb=16)
+    asked = fragment(3, command(0x130, PUSH_MODEL, data=True)) + fragment(0, bytes(400_000)) * 10  # never complete
+    with crowd(node.port, 8) as peers:
+        for peer in peers:
+            assert peer.associate(request(sop_class=CR)) == ACCEPT
+            with contextlib.suppress(OSError):
+                peer.send(asked)
+        ends = node.ends(4)
+        assert node.node._memory.held <= 16_000_000
+        served_within(node, 3)
+    assert set(ends) == {("full", "peers make us hold as much memory as they may (scp.max_memory_mb)")}
+    assert FREE * 8 + 16_000_000 < 4_000_000 * 8
+    wait_for(lambda: len(node.causes) == 9)
+    assert node.node._memory.held == 0

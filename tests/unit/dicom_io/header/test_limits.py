@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from dicom_io.errors import UnreadableObject
+from dicom_io.errors import OutOfResources, UnreadableObject
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_arrived, read_dataset, read_header
 from dicom_io.header.reading_limits import ReadingLimits
 from dicom_io.header.rules import Rules
 from dicom_io.header.source_image import source_image
+from dicom_io.memory import MemoryBudget
 from tests.support.bombs import begin, deflated, header_bytes, many_elements, measured, nested
 
 READ = """
@@ -108,6 +110,48 @@ def test_a_large_value_before_the_pixels_is_not_read(tmp_path: Path) -> None:
         assert (words, megabytes < 20, seconds < 1) == ("done", True, True)
     with pytest.raises(UnreadableObject, match="would need 601 MB of memory, at most 500 are allowed"):
         read_dataset(path, ReadingLimits(max_memory_mb=500))
+
+
+def many_values(path: Path) -> Path:
+    """Write a file whose header has 20 values of a megabyte: each of them small enough to be read at once."""
+    with path.open("wb") as file:
+        file.write(begin(ExplicitVRLittleEndian) + header_bytes())
+        for number in range(20):
+            file.write(struct.pack("<2H2sHI", 0x6001, 0x1000 + number, b"OB", 0, 990_000))
+            file.truncate(file.seek(990_000, 1))
+    return path
+
+
+@pytest.mark.parametrize("form", ["flat", "implicit", "undefined", "values", "deflated"])
+def test_a_header_takes_its_memory_from_the_budget(tmp_path: Path, form: str) -> None:
+    """20 associations with such headers took 1.3 GB."""
+    path = tmp_path / "large.dcm"
+    if form == "values":
+        many_values(path)
+    elif form == "deflated":
+        deflated(path, 20, where="header")
+    else:
+        many_elements(path, 50_000, form)
+    budget = MemoryBudget(200_000_000)
+    with budget.share() as share:
+        assert read_arrived(path, ReadingLimits(share=share))
+        held = budget.held
+    assert held > 15_000_000
+    assert budget.held == 0
+    for reader in (read_arrived, read_header):
+        with pytest.raises(OutOfResources, match=r"scp\.max_memory_mb"):
+            reader(path, ReadingLimits(share=MemoryBudget(held // 2).share()))
+
+
+def test_an_ordinary_header_needs_nothing_of_the_budget(tmp_path: Path) -> None:
+    path = tmp_path / "some.dcm"
+    many_elements(path, 1000, "undefined")
+    assert read_arrived(path, ReadingLimits(share=MemoryBudget(0).share())).Modality == "DX"
+
+
+def test_values_that_are_read_at_once_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableObject, match=r"would need 1\d MB of memory, at most 10 are allowed"):
+        read_arrived(many_values(tmp_path / "large.dcm"), ReadingLimits(max_memory_mb=10))
 
 
 def test_a_damaged_deflated_object(tmp_path: Path) -> None:
