@@ -45,7 +45,7 @@ class MemoryBudget:
         """
         with self._lock:
             if count > 0 and self._most is not None and self._held + count > self._most:
-                raise OutOfResources("peers make us hold as much memory as they may (scp.max_memory_mb)")
+                raise OutOfResources("peers take as much memory as they may (scp.max_memory_mb)")
             self._held += count
 
 

@@ -155,6 +155,6 @@ def test_many_senders_together_have_the_receiver_hold_no_more_than_it_may(
         codes = [each.result() for each in thrown]
     assert set(codes) == {OUT_OF_RESOURCES}
     reasons = {each["reason"] for each in service.events("refused")}
-    assert reasons == {"peers make us hold as much memory as they may (scp.max_memory_mb)"}
+    assert reasons == {"peers take as much memory as they may (scp.max_memory_mb)"}
     assert watch.peaks["receive"] < BOUNDS_MB["receive"]
     assert service.stop() == 0

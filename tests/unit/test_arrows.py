@@ -18,7 +18,7 @@ PACKAGES = ("dicom_io", "modeltrain", "worker")
 # `conformance` and `demo` stand late, since they show what all the others do; `cli` is the last.
 ORDER = {
     "dicom_io": [
-        *("errors", "fail_points", "durable", "uids", "finding", "audit_message"),
+        *("errors", "fail_points", "durable", "memory", "uids", "finding", "audit_message"),
         *("header", "pixels", "objects", "network", "dicomweb"),
     ],
     "modeltrain": ["model", "data", "network", "training", "evaluation", "export"],

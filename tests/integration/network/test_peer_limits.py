@@ -313,7 +313,7 @@ def test_data_sets_in_memory_are_bounded_for_all_peers_together(watched: Start) 
         ends = node.ends(4)
         assert node.node._memory.held <= 16_000_000
         served_within(node, 3)
-    assert set(ends) == {("full", "peers make us hold as much memory as they may (scp.max_memory_mb)")}
+    assert set(ends) == {("full", "peers take as much memory as they may (scp.max_memory_mb)")}
     assert FREE * 8 + 16_000_000 < 4_000_000 * 8
     wait_for(lambda: len(node.causes) == 9)
     assert node.node._memory.held == 0
