@@ -7,8 +7,9 @@ ends its thread with a traceback, and whoever waits for the answer waits until h
 from __future__ import annotations
 
 import errno
+import math
 import time
-from typing import Any
+from typing import Any, Self
 
 from pynetdicom.fsm import AA_4
 from pynetdicom.pdu_primitives import MaximumLengthNotification
@@ -27,11 +28,41 @@ _OVER = (_IDLE, "Sta13")
 """States in which nothing more comes: the last one waits for the connection to close (PS3.8 table 9-10)."""
 
 
+class TimeLimit:
+    """The time that one exchange on an association of ours may take, whatever its peer sends meanwhile.
+
+    As a context manager it holds for its block. What comes later ends the association like a lost connection.
+
+    Parameters
+    ----------
+    seconds
+        As long, or twice as long as one message may take, where that is more.
+    """
+
+    def __init__(self, association: Any, seconds: float) -> None:
+        self._association = association
+        self.seconds = max(seconds, 2 * (association.dimse_timeout or 0.0))
+        self._until = math.inf
+
+    def __enter__(self) -> Self:
+        self._until = self._association.cxrd_until = time.monotonic() + self.seconds
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._association.cxrd_until = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._until
+
+
 def bound(event: Any) -> None:
     """Bound what comes on a connection that has opened.
 
     A PDU that is too long, or not complete within the association's `network_timeout`, ends the association like a lost
-    connection. So does what comes at the wrong moment. A message that cannot be read, or is too long, aborts it.
+    connection. So does what comes at the wrong moment, or when a `TimeLimit` is over. A message that cannot be read, or
+    is too long, aborts it. What comes while we release is not kept.
 
     Parameters
     ----------
@@ -43,6 +74,7 @@ def bound(event: Any) -> None:
     if wrapper is None or wrapper.socket is None:
         return  # it is closed by now
     connection, seconds = wrapper.socket, association.network_timeout
+    association.cxrd_until = math.inf
     _guard_messages(association)
     _guard_queue(association)
     _guard_states(association.dul)
@@ -50,7 +82,9 @@ def bound(event: Any) -> None:
     def receive(count: int) -> bytearray:
         if count > MOST_PDU:
             raise OSError(errno.EMSGSIZE, f"a PDU of {count} bytes")
-        data, deadline = bytearray(), time.monotonic() + seconds
+        data, deadline = bytearray(), min(time.monotonic() + seconds, association.cxrd_until)
+        if deadline <= time.monotonic():
+            raise OSError(errno.ETIMEDOUT, "the exchange has taken too long")
         try:
             while len(data) < count:
                 connection.settimeout(max(0.001, deadline - time.monotonic()))
@@ -98,6 +132,8 @@ def _guard_messages(association: Any) -> None:
     take_in = dimse.receive_primitive
 
     def receive(primitive: Any) -> None:
+        if association.dul.state_machine.current_state != _ESTABLISHED:
+            return  # we have released: nobody asks for it any more (PS3.8 7.2.2)
         try:
             take_in(primitive)
             message = dimse.message

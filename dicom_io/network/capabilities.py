@@ -16,6 +16,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from dicom_io.errors import PeerUnavailable, RefusedByPeer
+from dicom_io.network.answering_peer import TimeLimit
 from dicom_io.network.status import SUCCESS
 from dicom_io.network.storage_scu import PLAIN, associate
 from dicom_io.objects.jpeg import LOSSY
@@ -74,6 +75,8 @@ def negotiate(peer: Peer, sop_classes: Collection[str]) -> Offer:
 
 
 _MOST_MATCHES = 1000
+_ONE = 60.0
+"""Seconds that the answer about one study, or one instance, may take."""
 
 
 def finds(peer: Peer, dataset: Dataset) -> bool:
@@ -128,8 +131,9 @@ def holds(peer: Peer, dataset: Dataset, sop_instance_uid: str) -> bool | None:
 
 def _answers(association: Any, query: Dataset, what: str) -> list[tuple[Dataset, Dataset | None]]:
     """Return the answers to a C-FIND for one study or instance. Raises PeerUnavailable where they do not end."""
-    matches = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
-    answers = list(islice(matches, _MOST_MATCHES))
+    with TimeLimit(association, _ONE):  # then the last answer has no status
+        matches = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+        answers = list(islice(matches, _MOST_MATCHES))
     if len(answers) == _MOST_MATCHES:
         association.abort()
         raise PeerUnavailable(f"the peer answers the C-FIND for one {what} without end")

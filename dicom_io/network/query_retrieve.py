@@ -20,6 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from dicom_io.errors import OutOfResources, PeerUnavailable, RefusedByPeer
 from dicom_io.header.attributes import integer, text, values
 from dicom_io.network import spool, status
+from dicom_io.network.answering_peer import TimeLimit
 from dicom_io.network.spool_file import UNLIMITED, Limits
 from dicom_io.network.storage_scp import READABLE_SYNTAXES, Arrival
 from dicom_io.network.storage_scu import associate
@@ -42,7 +43,9 @@ GET = StudyRootQueryRetrieveInformationModelGet
 PENDING = (0xFF00, 0xFF01)
 UNKNOWN_DESTINATION = 0xA801
 MOST_MATCHES = 100_000
-"""Answers to one search: whoever sends more is not listened to any longer, be they matches or not."""
+"""Answers to one search or retrieval: whoever sends more is not listened to any longer, be they matches or not."""
+SEARCH, RETRIEVAL = 900.0, 3600.0
+"""Seconds that the answer to one search, and the retrieval of one series, may take."""
 _MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers in one byte
 
 
@@ -124,7 +127,8 @@ class Archive:
         Raises
         ------
         PeerUnavailable
-            The PACS stopped answering, answers with a failure, or with more than `MOST_MATCHES`.
+            The PACS stopped answering, answers with a failure or with more than `MOST_MATCHES`, or takes longer than
+            `SEARCH`.
         """
         for study_uid in self._find(study_query(query), lambda study: _study_of(study, modalities)):
             select = partial(_series_of, study_uid=study_uid, modalities=modalities)
@@ -147,19 +151,19 @@ class Archive:
         RefusedByPeer
             The PACS does not know the AE title that it is to send to.
         PeerUnavailable
-            It stopped answering.
+            It stopped answering, answers more than `MOST_MATCHES` times, or takes longer than `RETRIEVAL`.
         OutOfResources
             What it sent could not be stored here.
         """
         query, send = retrieval(series), self._association
         if isinstance(self._by, Move):
             model, name, title = MOVE, "C-MOVE", self._by.destination
-            last = _last(lambda: send.send_c_move(query, title, model), name)
+            last = _last(send, lambda: send.send_c_move(query, title, model), name)
             if last.Status == UNKNOWN_DESTINATION:
                 raise RefusedByPeer(f"the PACS does not know our AE title {title}: add it there, with host and port")
         else:
             model, name = GET, "C-GET"
-            last = _last(lambda: send.send_c_get(query, model), name)
+            last = _last(send, lambda: send.send_c_get(query, model), name)
             if self._arrived is not None and self._arrived.full:
                 raise OutOfResources("what came could not be stored: disk full or ledger locked")
         failed = integer(last, "NumberOfFailedSuboperations") or 0
@@ -168,20 +172,21 @@ class Archive:
     def _find(self, query: Dataset, select: Callable[[Dataset], _Match | None]) -> list[_Match]:
         """Return what `select` takes of each match, if anything: the data sets themselves are not kept."""
         matches: list[_Match] = []
-        code = None
+        code, limit = None, TimeLimit(self._association, SEARCH)
         try:
-            for number, (answer, identifier) in enumerate(self._association.send_c_find(query, FIND), start=1):
-                code = integer(answer, "Status")
-                if code in PENDING and number > MOST_MATCHES:
-                    self._association.abort()  # a release would wait until everything has come
-                    raise PeerUnavailable(
-                        f"the PACS answers the C-FIND with more than {MOST_MATCHES} matches: search for less at once"
-                    )
-                if code in PENDING and identifier is not None and (match := select(identifier)):
-                    matches.append(match)
+            with limit:
+                for number, (answer, identifier) in enumerate(self._association.send_c_find(query, FIND), start=1):
+                    code = integer(answer, "Status")
+                    if code in PENDING and number > MOST_MATCHES:
+                        self._association.abort()  # a release would wait until everything has come
+                        words = f"with more than {MOST_MATCHES} matches: search for less at once"
+                        raise PeerUnavailable(f"the PACS answers the C-FIND {words}")
+                    if code in PENDING and identifier is not None and (match := select(identifier)):
+                        matches.append(match)
         except RuntimeError as error:
             raise PeerUnavailable("the association was lost") from error
         if code != 0x0000:
+            _require_in_time(limit, "C-FIND")
             ending = "not" if code is None else f"with 0x{code:04X}"
             raise PeerUnavailable(f"the PACS answers the C-FIND {ending}")
         return matches
@@ -242,17 +247,30 @@ def _uid(match: Dataset, keyword: str) -> str:
     return uid if len(uid) <= MOST_CHARACTERS else ""
 
 
-def _last(ask: Callable[[], Iterable[tuple[Dataset, Any]]], name: str) -> Dataset:
+def _last(association: Any, ask: Callable[[], Iterable[tuple[Dataset, Any]]], name: str) -> Dataset:
     """Return the last answer to a retrieval: the one with a status of its own."""
-    last = Dataset()
+    last, limit = Dataset(), TimeLimit(association, RETRIEVAL)
     try:
-        for answer, _ in ask():
-            last = answer
+        with limit:
+            for number, (answer, _) in enumerate(ask(), start=1):
+                last = answer
+                if number > MOST_MATCHES:
+                    association.abort()
+                    raise PeerUnavailable(
+                        f"the PACS answers the {name} more than {MOST_MATCHES} times, and not at last"
+                    )
     except RuntimeError as error:
         raise PeerUnavailable("the association was lost") from error
     if "Status" not in last:
+        _require_in_time(limit, name)
         raise PeerUnavailable(f"the PACS does not answer the {name}")
     return last
+
+
+def _require_in_time(limit: TimeLimit, name: str) -> None:
+    """Raise PeerUnavailable where an exchange has failed because its time is over."""
+    if limit.is_over:
+        raise PeerUnavailable(f"the PACS has not ended its answer to the {name} within {limit.seconds:g} s")
 
 
 class _Arrived:

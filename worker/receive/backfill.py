@@ -155,7 +155,7 @@ def direct_receipt(settings: Settings, ledger: Ledger) -> Iterator[Receipt]:
             one_version=settings.scp.duplicates == "refuse",
             limits=settings.pixels.reading,
         )
-        limits = Limits(settings.scp.max_object_mb, blobs.check_space)
+        limits = Limits(settings.scp.max_object_mb, blobs.check_space, settings.scp.max_objects or None)
         yield Receipt(intake.receive, spool, settings.scp.ae_title, limits)
 
 

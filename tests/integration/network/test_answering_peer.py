@@ -14,19 +14,22 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless
+from pynetdicom.dimse import DIMSEServiceProvider
 
 from dicom_io.errors import CxrdError, PeerUnavailable
 from dicom_io.network import query_retrieve, spool
 from dicom_io.network.answering_peer import MOST_PDU
 from dicom_io.network.capabilities import finds
 from dicom_io.network.commands import MOST_COMMAND, MOST_MESSAGE
-from dicom_io.network.query_retrieve import Move, Query, Series, archive
+from dicom_io.network.query_retrieve import Get, Move, Query, Receipt, Series, archive
+from dicom_io.network.spool_file import Limits
+from dicom_io.network.storage_scp import Arrival
 from dicom_io.network.storage_scu import Peer, echo
 from dicom_io.network.upper_layer import MOST_QUEUED
 from tests.fuzz.peers import AnsweringNode
 from tests.fuzz.sessions import acceptance, command, message, number
 from tests.support.peers import wait_for
-from tests.support.raw_peer import fragment, item, pdu, store_command
+from tests.support.raw_peer import CR, EXPLICIT, fragment, item, pdu, store_command
 
 
 @contextlib.contextmanager
@@ -73,7 +76,7 @@ def test_an_answer_that_trickles_is_not_waited_for() -> None:
     assert time.monotonic() - start < 6
 
 
-VERIFICATION, FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
+VERIFICATION, FIND, MOVE = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.2"
 IMPLICIT = "1.2.840.10008.1.2"
 ACCEPTANCE = acceptance([(1, 0, IMPLICIT)])
 SUCCESS = b"".join(message(command(0x8030, VERIFICATION, number(0x900, 0))))
@@ -233,3 +236,116 @@ def test_an_answer_about_one_study_must_end() -> None:
     study.StudyInstanceUID, study.PatientID = "1.2", "x"
     with answering(endless) as port, pytest.raises(PeerUnavailable, match="for one study without end"):
         finds(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=4), study)
+
+
+def pending(kind: int, model: str, count: int, seconds: float) -> Callable[[socket.socket], None]:
+    """Accept, and answer a request with *pending* so many times, and so many seconds apart; for ever where it is 0."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(acceptance([(1, 0, IMPLICIT), (3, 0, IMPLICIT)]))
+        connection.recv(1 << 16)
+        one = b"".join(message(command(kind, model, number(0x900, 0xFF00)), context=3))
+        for _ in range(count or 1_000_000):
+            connection.sendall(one * (1 if seconds else 100))
+            time.sleep(seconds)
+
+    return answer
+
+
+def retrieved(port: int) -> None:
+    with archive(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=1), Move("CXRD")) as source:
+        source.fetch(Series("1.2", "1.3", "DX"), [])
+
+
+def test_pending_answers_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_retrieve, "MOST_MATCHES", 500)
+    start = time.monotonic()
+    with (
+        answering(pending(0x8021, MOVE, 0, 0)) as port,
+        pytest.raises(PeerUnavailable, match="answers the C-MOVE more than 500 times, and not at last"),
+    ):
+        retrieved(port)
+    assert time.monotonic() - start < 10
+
+
+def test_pending_answers_that_trickle_are_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comes within `timeout`: 100,000 of them took a month."""
+    monkeypatch.setattr(query_retrieve, "RETRIEVAL", 2.5)
+    start = time.monotonic()
+    with (
+        answering(pending(0x8021, MOVE, 30, 0.4)) as port,
+        pytest.raises(PeerUnavailable, match=r"not ended its answer to the C-MOVE within 2\.5 s"),
+    ):
+        retrieved(port)
+    assert 2 < time.monotonic() - start < 8
+
+
+def test_matches_that_trickle_are_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_retrieve, "SEARCH", 2.5)
+
+    def trickling(connection: socket.socket) -> None:
+        connection.sendall(acceptance([(1, 0, IMPLICIT), (3, 0, IMPLICIT)]))
+        connection.recv(1 << 16)
+        one = command(0x8020, FIND, number(0x900, 0xFF00), data=True)
+        for _ in range(30):
+            connection.sendall(b"".join(message(one, b"\x20\0\x0d\0\4\0\0\x001.2\0")))
+            time.sleep(0.4)
+
+    with (
+        answering(trickling) as port,
+        archive(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=1), Move("CXRD")) as source,
+        pytest.raises(PeerUnavailable, match=r"not ended its answer to the C-FIND within 2\.5 s"),
+    ):
+        list(source.series(Query(), ("DX",)))
+
+
+def test_objects_without_end_are_given_up(tmp_path: Path) -> None:
+    """A C-GET whose peer sends one object after the other, and never an answer."""
+    got: list[Arrival] = []
+
+    def receive(arrival: Arrival) -> int:
+        got.append(arrival)
+        return 0x0000
+
+    def endless_objects(connection: socket.socket) -> None:
+        role = item(0x54, len(CR).to_bytes(2, "big") + CR.encode() + b"\0\1")
+        connection.sendall(acceptance([(1, 0, IMPLICIT), (3, 0, IMPLICIT), (5, 0, EXPLICIT)], user=role))
+        connection.recv(1 << 16)
+        while True:
+            connection.sendall(b"".join(message(store_command(b"1.2.3"), bytes(100), context=5)))
+
+    limits = Limits(max_mb=1, most_objects=20)
+    by = Get(Receipt(receive, tmp_path / "spool", "CXRD", limits), (CR,))
+    (tmp_path / "spool").mkdir()
+    with (
+        answering(endless_objects) as port,
+        archive(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=4), by) as source,
+        pytest.raises(PeerUnavailable),
+    ):
+        source.fetch(Series("1.2", "1.3", "DX"), [])
+    assert 0 < len(got) <= 20
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_what_comes_while_we_release_is_not_kept() -> None:
+    """It was collected as long as the release was waited for."""
+    most = [0]
+
+    def flooding(connection: socket.socket) -> None:
+        connection.sendall(ACCEPTANCE)
+        connection.recv(1 << 16)
+        connection.sendall(SUCCESS)
+        connection.recv(1 << 16)
+        for _ in range(400):
+            connection.sendall(SUCCESS * 20)
+
+    seen = DIMSEServiceProvider.receive_primitive
+
+    def watching(self: DIMSEServiceProvider, primitive: object) -> None:
+        seen(self, primitive)  # type: ignore[arg-type]
+        most[0] = max(most[0], self.msg_queue.qsize())
+
+    with pytest.MonkeyPatch.context() as patch, answering(flooding) as port:
+        patch.setattr(DIMSEServiceProvider, "receive_primitive", watching)
+        echo(Peer("127.0.0.1", port, "NODE", "CXRD", timeout=1))
+    assert most[0] <= 1
