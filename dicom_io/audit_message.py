@@ -165,6 +165,7 @@ def instances_transferred(
     action: str,
     outcome: Outcome = Outcome.SUCCESS,
     description: str = "",
+    details: Sequence[tuple[str, str]] = (),
 ) -> AuditMessage:
     """Return the message that instances were sent, or could not be (A.5.3.7).
 
@@ -173,10 +174,12 @@ def instances_transferred(
     action
         ``C`` if the receiver had none of them, ``R`` if it had them or the reporter cannot know, ``U`` if it had others
         that these replace.
+    details
+        Names and values, which are about the study as a whole.
     """
-    parties = _between(source, destination)
+    about, parties = _about(instances, details), _between(source, destination)
     return AuditMessage(
-        origin, _INSTANCES_TRANSFERRED, action, parties, _about(instances), outcome=outcome, description=description
+        origin, _INSTANCES_TRANSFERRED, action, parties, about, outcome=outcome, description=description
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from dicom_io.errors import InvalidSettings
+from worker.setting_messages import shown
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ def _reject_duplicates(node: yaml.Node | None, path: Path) -> None:
         names: set[str] = set()
         for key, value in node.value:
             if key.value in names:
-                raise InvalidSettings(f"{path}:{key.start_mark.line + 1}: {key.value}: stated twice; remove one")
+                raise InvalidSettings(
+                    f"{path}:{key.start_mark.line + 1}: {shown(str(key.value))}: stated twice; remove one"
+                )
             names.add(key.value)
             _reject_duplicates(value, path)
     elif isinstance(node, yaml.SequenceNode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,6 +30,14 @@ _MESSAGES = {
     "too_short": "must name at least {min_length}",
     "tuple_type": "must be a list, such as [A, B]",
 }
+
+_NAME = re.compile(r"(?:hl7|[A-Za-z])[a-z_-]{0,23}|[A-Z_]{1,24}")
+NOT_SHOWN = "<not shown>"
+
+
+def shown(key: str) -> str:
+    """Return a key of the settings, or a stand-in where it looks like no name: a slip can make a password a key."""
+    return key if _NAME.fullmatch(key) else NOT_SHOWN
 
 
 def in_words(error: str, context: Mapping[str, Any], message: str) -> str:

@@ -26,8 +26,8 @@ ORDER = {
         *(
             "defaults",
             "clock",
-            "config_file",
             "setting_messages",
+            "config_file",
             "destination_settings",
             "scp_settings",
             "settings",

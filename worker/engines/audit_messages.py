@@ -71,6 +71,8 @@ class Messages:
             yield self._queried(origin, event)
         elif event.kind == "association_rejected":
             yield self._rejected(origin, event)
+        elif event.kind == "refused":
+            yield self._refused(origin, event)
         elif event.kind == "destination_down" and facts.get("tls") is False:
             yield self._alert(origin, self._party(str(facts["destination"])), str(facts["reason"]))
 
@@ -142,6 +144,19 @@ class Messages:
         calling, where = str(facts["calling_ae"]), str(facts["peer_address"])
         peer = Party(calling or where, (calling,) if calling else (), where)
         return self._alert(origin, peer, f"{facts['reason']}; times: {facts['count']}")
+
+    def _refused(self, origin: Origin, event: AuditEvent) -> AuditMessage:
+        """Return that an object was not taken. The event names neither study nor patient: they were not to be trusted.
+
+        The object is named as in the log, by a digest of its SOP Instance UID.
+        """
+        facts = event.facts
+        calling = str(facts.get("calling_ae", ""))
+        peer = Party(calling or message.NOBODY, (calling,) if calling else ())
+        details = [(name, str(facts[name])) for name in ("sop", "status", "bytes") if name in facts]
+        what, reason = Instances("", "", "", []), str(facts.get("reason", ""))
+        failed = Outcome.SERIOUS_FAILURE
+        return message.instances_transferred(origin, peer, self._us, what, "R", failed, reason, details)
 
     def _alert(self, origin: Origin, peer: Party, description: str) -> AuditMessage:
         """Return the alert that a node is not who it should be, which was prevented."""

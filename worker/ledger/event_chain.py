@@ -55,7 +55,13 @@ _AT_ONCE = 500
 
 
 def digest(
-    previous: str, receipt_id: int | None, at: dt.datetime, kind: str, detail: str, rows: str | None = None
+    previous: str,
+    receipt_id: int | None,
+    at: dt.datetime,
+    kind: str,
+    detail: str,
+    rows: str | None = None,
+    number: int | None = None,
 ) -> str:
     """Return the SHA-256 that seals an event to the one before it, as 64 hexadecimal digits.
 
@@ -63,23 +69,31 @@ def digest(
     ----------
     rows
         Of `row_digests.of_receipts`; None for an event about no object, or of before revision 0011.
+    number
+        The event's own; None as earlier versions sealed events.
     """
-    return seal(previous, receipt_id, at.astimezone(dt.UTC).isoformat(), kind, detail, rows)
+    return seal(previous, receipt_id, at.astimezone(dt.UTC).isoformat(), kind, detail, rows, number)
 
 
-def seal(previous: str, receipt_id: int | None, at: str, kind: str, detail: str, rows: str | None) -> str:
+def seal(
+    previous: str, receipt_id: int | None, at: str, kind: str, detail: str, rows: str | None, number: int | None = None
+) -> str:
     """Return what `digest` does, of a time as ISO text in UTC."""
-    content = json.dumps([previous, receipt_id, at, kind, detail, *([] if rows is None else [rows])])
-    return hashlib.sha256(content.encode()).hexdigest()
+    values = [previous, receipt_id, at, kind, detail]
+    # A text stands for rows, and a number for a number: neither passes for the other.
+    values += [each for each in (rows, number) if each is not None]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def seal_of_row(previous: Any, receipt_id: Any, at: Any, kind: Any, detail: Any, rows: Any) -> str:
+def seal_of_row(
+    previous: Any, receipt_id: Any, at: Any, kind: Any, detail: Any, rows: Any, number: int | None = None
+) -> str:
     """Return what `seal` does, of values as the database gives them; nothing where one is none that cxrd writes."""
     if isinstance(at, dt.datetime):  # PostgreSQL, without a zone; SQLite gives text
         at = at.isoformat()
     at = f"{str(at).replace(' ', 'T', 1).removesuffix('.000000')}+00:00"
     try:
-        return seal(previous, receipt_id, at, kind, detail, rows)
+        return seal(previous, receipt_id, at, kind, detail, rows, number)
     except TypeError:  # bytes, where SQLite took them for a text
         return ""
 
@@ -110,26 +124,39 @@ def take_turn(connection: Connection) -> None:
 
 def _seal(connection: Connection, *, kind: str, at: dt.datetime, receipt_id: int | None, body: str) -> None:
     take_turn(connection)
-    previous = _last_digest(connection)
+    last, previous = _last(connection)
+    number = last + 1
     # After the lock: who had it before us has written other rows about the same object.
     rows = None
     if receipt_id is not None:
         rows = _rows(connection, kind, receipt_id)
     connection.execute(
         insert(EventRow).values(
+            id=number,
             receipt_id=receipt_id,
             at=at,
             kind=kind,
             detail=body,
             previous=previous,
-            digest=digest(previous, receipt_id, at, kind, body, rows),
+            digest=digest(previous, receipt_id, at, kind, body, rows, number),
             rows=rows,
         )
     )
+    _keep_sequence(connection, number)
 
 
-def _last_digest(connection: Connection) -> str:
-    return connection.scalar(select(EventRow.digest).order_by(EventRow.id.desc()).limit(1)) or GENESIS
+def _last(connection: Connection) -> tuple[int, str]:
+    """Return number and digest of the newest event; 0 and `GENESIS` where there is none."""
+    query = select(EventRow.id, EventRow.digest).order_by(EventRow.id.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return (0, GENESIS) if row is None else (max(0, row.id), row.digest)
+
+
+def _keep_sequence(connection: Connection, number: int) -> None:
+    """Have PostgreSQL's own count follow ours: an earlier version of cxrd numbers by it, and leaves gaps."""
+    if connection.dialect.name == "postgresql":
+        query = text("SELECT setval(pg_get_serial_sequence('event', 'id'), :number)")
+        connection.execute(query, {"number": number})
 
 
 def _rows(connection: Connection, kind: str, receipt_id: int) -> str:
@@ -157,7 +184,7 @@ def record_unsealed(connection: Connection, at: dt.datetime) -> int:
     int
         How many there were.
     """
-    last = _last_digest(connection)
+    event, last = _last(connection)
     count, number = 0, 0
     unsealed = ~exists().where(EventRow.receipt_id == ReceiptRow.id, EventRow.rows.is_not(None))
     while True:
@@ -167,9 +194,13 @@ def record_unsealed(connection: Connection, at: dt.datetime) -> int:
             return count
         digests, values = row_digests.of_receipts(connection, numbers), []
         for number in numbers:
-            own = digest(last, number, at, RECORDED, "{}", digests[number])
-            values.append({"receipt_id": number, "at": at, "kind": RECORDED, "detail": "{}", "previous": last})
+            event += 1
+            own = digest(last, number, at, RECORDED, "{}", digests[number], event)
+            values.append(
+                {"id": event, "receipt_id": number, "at": at, "kind": RECORDED, "detail": "{}", "previous": last}
+            )
             values[-1] |= {"digest": own, "rows": digests[number]}
             last = own
         connection.execute(insert(EventRow), values)
+        _keep_sequence(connection, event)
         count += len(numbers)

@@ -115,7 +115,8 @@ class Verification:
     # ---- the chain ---------------------------------------------------------------------------------------------------
 
     def _chain(self, advance: Advance) -> Iterator[str]:
-        number, previous, total = self._start()
+        last, previous, total = self._start()
+        number = last
         query = text(
             "SELECT id, receipt_id, at, kind, detail, previous, digest, rows FROM event"
             " WHERE id > :number ORDER BY id LIMIT :most"
@@ -128,9 +129,13 @@ class Verification:
             for number, receipt_id, at, kind, detail, before, own, rows in events:
                 if before != previous:
                     yield f"event {number}: an event before it was removed or altered"
-                if own != seal_of_row(before, receipt_id, at, kind, detail, rows):
+                if own == seal_of_row(before, receipt_id, at, kind, detail, rows, number):
+                    if number != last + 1:
+                        yield f"event {number}: the number before it is missing; cxrd leaves none out"
+                # Earlier versions did not seal the number, and PostgreSQL left some out.
+                elif own != seal_of_row(before, receipt_id, at, kind, detail, rows):
                     yield f"event {number}: altered"
-                previous = own
+                previous, last = own, number
             self.counts.events += len(events)
             self.counts.last = (number, previous)
             advance(self.counts.events, max(total, self.counts.events))

@@ -93,6 +93,39 @@ def test_no_mistake_in_the_settings_quotes_one(tmp_path: Path, key: str, value: 
         assert MARK not in said(file, "db", "current"), each
 
 
+KEYS = (
+    MARK,
+    f"http://u:{MARK}@host",
+    f"u:{MARK}",
+    f"Bearer {MARK}",
+    f"{MARK}@host",
+    f"my-{MARK}",
+    "0123456789abcdef" + MARK,
+)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_secret_that_stands_as_a_key_is_not_shown(tmp_path: Path, key: str) -> None:
+    """The line says where it stands."""
+    for parts in (
+        {key: 1},
+        {"scp": {key: 1}},
+        {"destinations": [LOGIN | {key: {key: 1}}]},
+        {"rules": {"views": {key: 1}}},
+    ):
+        words = said(write(tmp_path, **parts), "db", "current")
+        assert MARK not in words
+        assert "config.yaml:" in words
+    file = tmp_path / "config.yaml"
+    file.write_text(f"scp:\n  '{key}': 1\n  '{key}': 2\n")
+    assert "config.yaml:3: <not shown>: stated twice" in said(file, "db", "current")
+
+
+@pytest.mark.parametrize("key", ["my-password", "passwort", "Port", "AETITLES", "hl7_facilities"])
+def test_a_key_that_is_a_name_is_shown(tmp_path: Path, key: str) -> None:
+    assert f"scp.{key}: unknown setting" in said(write(tmp_path, scp={key: MARK}), "db", "current")
+
+
 @pytest.mark.parametrize("key", ["url", "webhook"])
 @pytest.mark.parametrize("address", ["http://[x/y", "http://h:99999/", "http://h:x/", "http://:1/", "http:///x"])
 def test_an_address_that_is_none_is_a_mistake_in_the_settings(tmp_path: Path, key: str, address: str) -> None:

@@ -113,6 +113,8 @@ def test_each_event_makes_its_messages(ledger: Ledger, pair: tuple[Path, Path], 
     assert Retention(ledger, "").mark([number], ["received"], NOON, "ordered", ordered=True)
     rejected = {"calling_ae": "WHO", "peer_address": "10.9.9.9", "reason": "not among scp.allowed_calling", "count": 3}
     ledger.record_event("association_rejected", NOON, rejected)
+    refused = {"sop": "0123456789ab", "calling_ae": "CT1", "bytes": 77, "status": "0xC000", "reason": "is cut short"}
+    ledger.record_event("refused", NOON, refused)
     ledger.record_event("destination_down", NOON, {"destination": "pacs", "reason": "cannot be reached"})
     ledger.record_event("destination_down", NOON, {"destination": "pacs", "reason": "has expired", "tls": False})
     ledger.record_event("stopped", NOON, {"role": "serve", "host": "reading-room", "pid": 1, "version": "1"})
@@ -133,10 +135,11 @@ def test_each_event_makes_its_messages(ledger: Ledger, pair: tuple[Path, Path], 
         "Export",
         "DICOM Instances Accessed",
         "Security Alert",
+        "DICOM Instances Transferred",
         "Security Alert",
         "Application Activity",
     ]
-    came, again, to_pacs, to_web = by_name["DICOM Instances Transferred"]
+    came, again, to_pacs, to_web, not_taken = by_name["DICOM Instances Transferred"]
     assert (action(came), action(again)) == ("C", "R")
     assert parties(came) == [("PACS", "127.0.0.1"), ("CXRD", None)]
     assert instances(came) == instances(again) == ["1.2.3"]
@@ -146,6 +149,13 @@ def test_each_event_makes_its_messages(ledger: Ledger, pair: tuple[Path, Path], 
     ]
     assert (outcome(to_pacs), instances(to_pacs)) == ("0", [RESULT.uid])
     assert (outcome(to_web), to_web.audit.findtext(".//EventOutcomeDescription")) == ("8", "it takes no such class")
+    assert (outcome(not_taken), not_taken.audit.findtext(".//EventOutcomeDescription")) == ("8", "is cut short")
+    assert (parties(not_taken), instances(not_taken)) == ([("CT1", None), ("CXRD", None)], [])
+    kept = {
+        each.get("type"): base64.b64decode(each.get("value")).decode()
+        for each in not_taken.audit.iter("ParticipantObjectDetail")
+    }
+    assert kept == {"sop": "0123456789ab", "status": "0xC000", "bytes": "77"}
     assert [parties(each)[1] for each in by_name["Export"]] == [("hook", "https://10.0.0.7"), ("ris", "10.0.0.8")]
     assert [outcome(each) for each in by_name["Export"]] == ["0", "8"]
     whole = "".join(each.words for each in collector.messages)
@@ -155,7 +165,7 @@ def test_each_event_makes_its_messages(ledger: Ledger, pair: tuple[Path, Path], 
         for message in collector.messages
         for each in message.audit.findall("ParticipantObjectIdentification[@ParticipantObjectTypeCode='1']")
     }
-    assert patients == {"k"}
+    assert patients == {"k", "<none>"}  # of what is refused, nothing is told
     assert parties(by_name["Security Alert"][0]) == [("CXRD", None), ("WHO", "10.9.9.9")]
     assert parties(by_name["Security Alert"][1]) == [("CXRD", None), ("PACS1", "10.0.0.5")]
     assert parties(by_name["Application Activity"][0]) == [("CXRD", "reading-room")]

@@ -220,6 +220,49 @@ def test_a_view_that_lies_and_a_trigger_show(sqlite_url: str, statement: str, sa
     ledger.engine.dispose()
 
 
+_FUNCTION = "CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+_SHADOWED = "ALTER TABLE feedback RENAME TO real; CREATE VIEW feedback AS SELECT * FROM real"
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DROP VIEW refusals", "view refusals: was removed"),
+        (
+            "CREATE OR REPLACE VIEW refusals AS SELECT id AS event_id, at, detail FROM event WHERE kind = 'nothing'",
+            "view refusals: is not the one that cxrd made",
+        ),
+        (
+            f"{_FUNCTION}; CREATE TRIGGER quiet BEFORE UPDATE ON delivery EXECUTE FUNCTION quiet()",
+            "trigger quiet on delivery: is none of cxrd's",
+        ),
+        ("CREATE RULE quiet AS ON DELETE TO feedback DO INSTEAD NOTHING", "rule quiet on feedback: is none of cxrd's"),
+        ("ALTER TABLE event ENABLE ROW LEVEL SECURITY", "table event: row security is none of cxrd's"),
+        (_SHADOWED, "table feedback: is no table any more"),
+        ("CREATE VIEW of_the_site AS SELECT 1; CREATE TABLE of_theirs (id int)", None),
+    ],
+)
+def test_what_postgresql_computes_by_itself_shows(postgres_url: str, statement: str, said: str | None) -> None:
+    ledger = Ledger(connect(postgres_url))
+    migrations.upgrade(ledger.engine)
+    with ledger.writing() as connection:
+        connection.execute(text(statement))
+    found = problems(ledger)
+    assert [each[: len(said or "")] for each in found[:1]] == [said] * (said is not None)
+    assert found == problems(ledger)  # what was made to compare is gone
+    ledger.engine.dispose()
+
+
+def test_a_table_that_became_a_view_shows(sqlite_url: str) -> None:
+    ledger = Ledger(connect(sqlite_url))
+    migrations.upgrade(ledger.engine)
+    raw = ledger.engine.raw_connection()
+    raw.executescript(_SHADOWED)
+    raw.close()
+    assert "table feedback: is no table any more; what it shows may stand in no row" in problems(ledger)
+    ledger.engine.dispose()
+
+
 def test_an_accepted_image_without_an_answer_that_is_deleted_shows(sqlite_url: str) -> None:
     ledger = Ledger(databases.opened(sqlite_url))
     assert ledger.receive(NEW) == 1
@@ -275,6 +318,38 @@ def test_a_later_event_does_not_seal_what_was_altered(ledger: Ledger, kind: str)
         event_chain.append(connection, kind, NOON, 1)
     (line,) = problems(ledger)
     assert line.startswith("receipt 1: its rows in receipt are not those that event ")
+
+
+def test_an_event_that_is_numbered_anew_shows(ledger: Ledger) -> None:
+    """Its digest fitted with any number between those of its neighbours, and what names it named another one."""
+    for minute in range(3):
+        ledger.record_event("started", NOON + dt.timedelta(minutes=minute), {"role": "work"})
+    with ledger.reading() as connection:
+        last = connection.scalar(text("SELECT max(id) FROM event"))
+    assert last is not None
+    assert problems(ledger) == []
+    alter(ledger, f"UPDATE event SET id = {last + 5} WHERE id = {last}")
+    assert problems(ledger) == [f"event {last + 5}: altered"]
+    alter(ledger, f"UPDATE event SET id = {last} WHERE id = {last + 5}")
+    ledger.record_event("started", NOON, {"role": "work"})
+    alter(ledger, f"DELETE FROM event WHERE id = {last}")
+    assert problems(ledger) == [
+        f"event {last + 1}: an event before it was removed or altered",
+        f"event {last + 1}: the number before it is missing; cxrd leaves none out",
+    ]
+
+
+def test_events_of_earlier_versions_need_no_number_in_their_digest(ledger: Ledger) -> None:
+    with ledger.reading() as connection:
+        last, previous = event_chain._last(connection)
+    own = event_chain.digest(previous, None, NOON, "started", "{}")
+    with ledger.writing() as connection:  # as PostgreSQL counts on after a transaction that was undone
+        values = {"id": last + 3, "at": NOON, "kind": "started", "detail": "{}", "previous": previous, "digest": own}
+        connection.execute(insert(EventRow).values(**values))
+    ledger.record_event("started", NOON, {"role": "work"})
+    assert problems(ledger) == []
+    with ledger.reading() as connection:
+        assert connection.scalar(text("SELECT max(id) FROM event")) == last + 4
 
 
 def test_no_two_events_follow_the_same_one(ledger: Ledger) -> None:
