@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test modules share the cores; librari
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import socketserver
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def _no_log_of_another_test() -> Iterator[None]:
     """Undo what a command that ran in this process made of the log."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_end_soon() -> Iterator[None]:
+    """A server of socketserver, also one of pynetdicom's, looks only twice a second whether it is to end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ from pydicom.uid import (
 from dicom_io.objects.common import encode
 from dicom_io.objects.radiograph import radiograph
 from tests.support.bombs import header_bytes
+from tests.support.peers import picture
 from tests.support.shared import ROOT
-from worker.demo.phantom import draw
 
 LARGEST = 300_000
 """Bytes of a shared file that cases begin with: larger ones take their time at each step."""
@@ -39,7 +39,7 @@ _BY_DCMTK = {"sv1": "+e1", "process 14": "+el", "extended": "+ee", "baseline": "
 
 def chest(rows: int = 64, cols: int = 80, *, eight: bool = False) -> Dataset:
     """Return a small drawn radiograph with most of what headers have."""
-    pixels = draw(seed=1, rows=rows, cols=cols)
+    pixels = picture(1, rows, cols)
     dataset = radiograph(pixels, uid_seed="fuzz", modality="CR" if eight else "DX")
     if eight:
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
