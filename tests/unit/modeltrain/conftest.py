@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from modeltrain.export import export
 from tests.unit.modeltrain.toys import kaggle_folder
 
 if TYPE_CHECKING:
@@ -27,3 +28,9 @@ def one_thread() -> Iterator[None]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the Kaggle layout."""
     return kaggle_folder(tmp_path_factory.mktemp("data"), patients=6)
+
+
+@pytest.fixture
+def few_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an export take the ranges of its int8 file from four images: for tests that are about something else."""
+    monkeypatch.setattr(export, "_RANGE_IMAGES", 4)

@@ -176,6 +176,7 @@ def test_weights_without_landmarks_have_none(best: Path, data: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_ranges")
 def test_a_model_shows_its_network_one_exposure(best: Path, data: Path, tmp_path: Path, images: Tensor) -> None:
     card = load_card(export_model(best, data, tmp_path, NewVersion("toy", "0.1.0")))
     assert card.raw["preprocessing"]["exposure"].startswith("inside the network: 11 percentiles")

@@ -127,6 +127,7 @@ def test_a_recipe_and_its_lungs_must_fit(best: Path, weights: Path, data: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_ranges")
 def test_the_model_looks_at_lungs_on_every_engine_and_its_card_says_so(
     best: Path, weights: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_ranges")
 def test_a_pupil_goes_on_to_the_same_weights_and_its_card_names_its_teacher(
     teacher: Path, data: Path, tmp_path: Path
 ) -> None:

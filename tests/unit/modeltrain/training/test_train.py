@@ -352,6 +352,7 @@ def test_the_card_says_what_was_done(folder: Path) -> None:
     assert json.loads(json.dumps(card)) == card
 
 
+@pytest.mark.usefixtures("few_ranges")
 def test_the_folder_tells_which_images_were_learnt_from(folder: Path, best: Path, data: Path, tmp_path: Path) -> None:
     card = load_card(folder)
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "readable for whom the site's umask says"
