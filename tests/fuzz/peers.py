@@ -1,4 +1,4 @@
-"""The harness on what DICOM nodes answer us: to C-ECHO, C-STORE, C-FIND and requests for storage commitment."""
+"""The harness on what DICOM nodes answer us: to C-ECHO, C-STORE, C-FIND, C-GET and requests for storage commitment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 from random import Random
 
 from dicom_io.errors import CxrdError
+from dicom_io.header.reading import read_arrived
 from dicom_io.network import spool, status
 from dicom_io.network.commitment_messages import PUSH_MODEL, Request
-from dicom_io.network.query_retrieve import Move, Query, archive
+from dicom_io.network.query_retrieve import Get, Move, Query, Receipt, Series, archive
+from dicom_io.network.spool_file import Limits
 from dicom_io.network.storage_commitment import request_commitment
+from dicom_io.network.storage_scp import Arrival
 from dicom_io.network.storage_scu import Peer, echo, storage_association
 from tests.fuzz.harness import Fault, promised
 from tests.fuzz.listener import Listener
@@ -33,17 +36,18 @@ from tests.fuzz.sessions import (
     unpacked,
 )
 from tests.support.commitment import references
-from tests.support.raw_peer import pdu, store_command
+from tests.support.raw_peer import item, pdu, store_command
 
 _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
-_VERIFICATION, _FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
+_VERIFICATION = "1.2.840.10008.1.1"
+_FIND, _GET = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3"
 _DATA = 4
 _NO_DATA = number(0x800, 0x0101)
 _RELEASED = pdu(6, bytes(4))
 _SECONDS = 5.0
 _HEARS = 0.2
 """Seconds that the node waits for what its turn comes after; then it hangs up."""
-_KINDS = ("echo", "store", "find", "commitment")
+_KINDS = ("echo", "store", "find", "get", "commitment")
 
 
 class AnsweringNode(Listener):
@@ -145,6 +149,21 @@ class AnsweringNodes:
         with archive(self._peer, Move("CXRD")) as source:
             return f"{min(2, len(list(source.series(Query(), ('DX',)))))} series"
 
+    def _get(self) -> str:
+        receipt = Receipt(self._take, Path(self._folder.name), "CXRD", Limits(max_mb=1, most_objects=20))
+        with archive(self._peer, Get(receipt, (names()[0],))) as source:
+            return "failed" if source.fetch(Series("1.2.1", "1.2.2", "DX"), []) else "all was sent"
+
+    @staticmethod
+    def _take(arrival: Arrival) -> int:
+        """Do with an object what the intake does first."""
+        try:
+            arrival.file.flush_to_disk()
+            read_arrived(arrival.file.path)
+        except CxrdError:
+            return status.CANNOT_UNDERSTAND
+        return status.SUCCESS
+
     def _commitment(self) -> str:
         request = Request("1.2.826.9.1", references(1))
         report = request_commitment(self._peer, request, wait=0.2, receive=lambda _: status.SUCCESS)
@@ -169,6 +188,15 @@ def _answers(kind: str, chance: Random) -> Iterator[bytes]:
         for _ in range(2):
             match = b"".join(message(command(0x8020, _FIND, number(0x900, 0xFF00), data=True), _match(chance)))
             yield match + b"".join(message(command(0x8020, _FIND, number(0x900, 0))))
+    elif kind == "get":  # an object on the association that asked for it; then it hears our answer
+        sop_class, instance = names()
+        role = item(0x54, len(sop_class).to_bytes(2, "big") + sop_class.encode() + b"\0\1")
+        yield acceptance([(1, 0, _IMPLICIT), (3, 0, _IMPLICIT), (5, 0, _EXPLICIT)], user=role)
+        for _ in range(chance.choice((1, 1, 3))):
+            pending = message(command(0x8010, _GET, number(0x900, 0xFF00), number(0x1020, 1)), context=3)
+            store = message(store_command(instance.encode(), sop_class=sop_class), data_set(16, 16), context=5)
+            yield b"".join([*pending, *store])
+        yield b"".join(message(command(0x8010, _GET, state, number(0x1020, 0), number(0x1021, 1)), context=3))
     else:
         yield acceptance([(1, 0, _EXPLICIT)])
         about = number(0x900, 0), uid(0x1000, "1.2.840.10008.1.20.1.1"), number(0x1008, 1)

@@ -117,6 +117,42 @@ _ITEMS = (
 )
 
 
+def client_hello(chance: Random) -> bytes:
+    """Return the record that a TLS client begins with: 1.3 or 1.2, X25519, and no name (RFC 8446, 4.1.2)."""
+
+    def sized(value: bytes, count: int = 2) -> bytes:
+        return len(value).to_bytes(count, "big") + value
+
+    extensions = {
+        0x2B: sized(b"\3\4\3\3", 1),  # versions
+        0x0A: sized(b"\0\x1d\0\x17"),  # groups
+        0x0D: sized(b"\4\3\x08\4\4\1"),  # signatures
+        0x33: sized(b"\0\x1d" + sized(chance.randbytes(32))),  # a share of a key
+    }
+    body = b"\3\3" + chance.randbytes(32) + sized(chance.randbytes(32), 1)
+    body += sized(b"\x13\1\x13\2\xc0\x2b\xc0\x2f") + b"\1\0"
+    body += sized(b"".join(kind.to_bytes(2, "big") + sized(value) for kind, value in extensions.items()))
+    return b"\x16\3\1" + sized(b"\1" + sized(body, 3))
+
+
+def damaged_handshake(chance: Random) -> list[bytes]:
+    """Return what a TLS client may send that is none, or one that goes wrong: a hello and records behind it."""
+    records = [client_hello(chance)]
+    for _ in range(chance.randrange(3)):
+        kind = chance.choice((0x14, 0x15, 0x16, 0x17, chance.randrange(256)))
+        records.append(bytes([kind, 3, 3]) + struct.pack(">H", chance.choice((32, 32, 0, 0x4000, 0xFFFF))))
+        records[-1] += chance.randbytes(32)
+    at = chance.randrange(len(records))
+    match chance.randrange(4):
+        case 0:
+            records[at] = damaged(records[at], chance)
+        case 1:
+            records[at] = records[at][: chance.randrange(len(records[at]))]
+        case 2:
+            records.insert(at, chance.randbytes(chance.choice((1, 5, 600))))
+    return [b"".join(records)]
+
+
 def damaged_object(pdus: list[bytes], data: bytes, chance: Random) -> list[bytes]:
     """Return a session that stores a data set, with damage to that alone: what is sent is well formed."""
     worse = damaged_set(data, chance)
