@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks import common
-from benchmarks.processes import Sender
+from benchmarks.processes import Process, Sender
 from dicom_io.header.eligibility import judge
 from dicom_io.header.reading import read_dataset, read_header
 from dicom_io.header.source_image import source_image
@@ -247,18 +246,16 @@ def time_delivery(results: Sequence[Path], folder: Path, watch: Stopwatch) -> No
     """Send the results to DCMTK's storescp, which drops them."""
     port = free_port()
     command = [common.program("storescp", "dcmtk"), "--ignore", str(port)]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        try:
-            time.sleep(1.0)
-            with storage_association(
-                Peer("127.0.0.1", port, "ANY", calling_ae="CXRD", timeout=30), [_CAPTURE]
-            ) as delivery:
-                delivery.store(results[0])
-                for result in results:
-                    with watch.stage("pynetdicom: deliver a result"):
-                        delivery.store(result)
-        finally:
-            child.terminate()
+    receiver = Process("storescp", command, folder)
+    try:
+        receiver.wait_until_it_answers(port)
+        with storage_association(Peer("127.0.0.1", port, "ANY", calling_ae="CXRD", timeout=30), [_CAPTURE]) as delivery:
+            delivery.store(results[0])
+            for result in results:
+                with watch.stage("pynetdicom: deliver a result"):
+                    delivery.store(result)
+    finally:
+        receiver.stop()
 
 
 def _print_table(
