@@ -73,12 +73,12 @@ def _start(numbers: Any) -> Bars:
 
 BENCHMARKS = (
     Benchmark("start", ["--rounds", "5", "--out", "{out}"], _start, "seconds"),
-    Benchmark("side_by_side", ["--images", "20", "--rounds", "3", "--out", "{out}"], _side_by_side, "images a second"),
+    Benchmark("side_by_side", ["--images", "20", "--rounds", "2", "--out", "{out}"], _side_by_side, "images a second"),
     Benchmark("stages", ["--images", "20", "--json"], _stages, "milliseconds"),
     Benchmark("results", ["--rounds", "40", "--json"], _results, "CPU milliseconds"),
-    Benchmark("heatmap", ["--images", "60", "--json"]),
-    Benchmark("gpu", ["--batches", "1,8,32", "--seconds", "0.5", "--json", "{out}"]),
-    Benchmark("growth", ["--images", "10000", "--images", "100000", "--in-a-row", "2000", "--out", "{out}"]),
+    Benchmark("heatmap", ["--images", "30", "--json"]),
+    Benchmark("gpu", ["--batches", "1,8", "--seconds", "0.5", "--json", "{out}"]),
+    Benchmark("growth", ["--images", "10000", "--images", "100000", "--in-a-row", "1000", "--out", "{out}"]),
     Benchmark("backlog", ["--images", "200", "--steps", "4"]),
 )
 
