@@ -64,7 +64,7 @@ def blank(shape: tuple[int, int], stored: Numbers, displayed: Numbers, padding: 
         width = max(width, own.noise * max(_NOISE / pixels**0.5, _LEAST_NOISE))
     if not (_has_contrast(own.medians, width) and _has_contrast(_uneven(own), width)):
         return "there is nothing to read: the image has no contrast"
-    shown = _fields(displayed, padding).medians
+    shown = own.medians if np.array_equal(stored, displayed) else _fields(displayed, padding).medians
     if not _has_contrast(shown, float(np.ptp(shown)) * _WIDTH if shown.size else 0.0):
         return "there is nothing to read: its Modality LUT or rescaling leaves no contrast"
     return ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import options
-from worker.memory import give_back
+from worker.memory import give_back, keep_for_the_next
 from worker.storage.privacy import tighten
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def work(
 ) -> None:
     """Only answer images that were received, until stopped by SIGTERM or Ctrl-C."""
     settings = _settings(config, config_fd)
-    give_back()
+    keep_for_the_next()
     from worker.engines import child
     from worker.engines.workers import Workers
 

@@ -30,6 +30,7 @@ from worker.ledger.reanalyses import Reanalyses
 from worker.ledger.receipts import Receipts
 from worker.ledger.stores import open_blobs
 from worker.logs import unexpected
+from worker.memory import give_back_all
 from worker.pulse import Pulse
 from worker.queue.breaker import Pause
 from worker.queue.claim import Among, LeaseLost, Queue
@@ -188,11 +189,17 @@ class Workers:
             self._news.notify_all()
 
     def _run(self) -> None:
+        worked = False
         while not self._ending.is_set():
             self._pulse.beat()
             with self._news:
                 before = self._rings
-            if not self._careful(self._round):
+            if self._careful(self._round):
+                worked = True
+            else:
+                if worked:
+                    give_back_all()
+                worked = False
                 with self._news:
                     self._news.wait_for(lambda rings=before: self._rings != rings, POLL)  # type: ignore[misc]
 
