@@ -18,18 +18,17 @@ from worker.ledger import migrations
 _IN_SQLITE = text("SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view')")
 _SQLITE_TRIGGERS = text("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' ORDER BY name")
 _NAMED = "c.relname IN :names AND pg_table_is_visible(c.oid)"
-# Names of ours; no value of anybody's goes into these texts.
 _IN_POSTGRES = text(
-    "SELECT c.relname, c.relkind::text, CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END,"  # noqa: S608
+    "SELECT c.relname, c.relkind::text, CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END,"  # noqa: S608 - names of ours alone
     " c.relrowsecurity OR EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid)"
     f" FROM pg_class c WHERE {_NAMED} ORDER BY 1"
 ).bindparams(bindparam("names", expanding=True))
 _POSTGRES_TRIGGERS = text(
-    "SELECT t.tgname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"  # noqa: S608
+    "SELECT t.tgname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"  # noqa: S608 - names of ours alone
     f" WHERE NOT t.tgisinternal AND {_NAMED} ORDER BY 1"
 ).bindparams(bindparam("names", expanding=True))
 _RULES = text(
-    "SELECT r.rulename, c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class"  # noqa: S608
+    "SELECT r.rulename, c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class"  # noqa: S608 - names of ours alone
     f" WHERE NOT (r.rulename = '_RETURN' AND c.relkind = 'v') AND {_NAMED} ORDER BY 1"
 ).bindparams(bindparam("names", expanding=True))
 _ALTERS = "is none of cxrd's; it may alter rows before they are sealed"

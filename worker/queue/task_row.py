@@ -23,7 +23,6 @@ class TaskRow(Table):
         UniqueConstraint("kind", "subject", "target"),
         Index("ix_task_due", "kind", "target", "priority", "id"),
         Index("ix_task_lease", "state", "lease_until"),
-        Index("ix_task_again", "target", "priority", text("subject DESC"), sqlite_where=AGAIN, postgresql_where=AGAIN),
         Index("ix_task_crashed", "crashes", sqlite_where=CRASHED, postgresql_where=CRASHED),
     )
 
@@ -42,3 +41,13 @@ class TaskRow(Table):
     store: Mapped[str] = mapped_column(String(32), default="")  # where its files lie; empty: not said
     reason: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[dt.datetime]
+
+
+Index(
+    "ix_task_again",
+    TaskRow.target,
+    TaskRow.priority,
+    TaskRow.subject.desc(),
+    sqlite_where=AGAIN,
+    postgresql_where=AGAIN,
+)
