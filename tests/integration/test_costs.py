@@ -19,6 +19,7 @@ from sqlalchemy import Engine, event
 
 from dicom_io.objects.common import encode
 from tests.support.peers import chest, receiving, send, wait_for
+from worker.engines import heartbeat
 from worker.engines.daemon import Daemon
 
 IMAGES = 10
@@ -71,7 +72,9 @@ def test_an_image_costs_no_more_than_it_has_to(
     images = [chest(f"cost-{number}", rows=1024, cols=1024) for number in range(IMAGES + 1)]
     size = len(encode(images[0]))
     with receiving() as receiver:
-        worker = daemon([("pacs", receiver.port, "RECEIVER")], worker={"threads": 1})
+        # Leases that are long enough are prolonged by no heartbeat meanwhile, however slow the machine is.
+        monkeypatch.setattr(heartbeat, "SEEN", 600)
+        worker = daemon([("pacs", receiver.port, "RECEIVER")], worker={"threads": 1, "lease_seconds": 1800})
 
         def delivered(number: int) -> bool:
             with closing(sqlite3.connect(tmp_path / "data" / "ledger.sqlite")) as beside:  # it is not counted
