@@ -94,6 +94,7 @@ class Workers:
         self._rings = 0
         self._suspects_seen_at = 0.0
         self._suspects_lock = threading.Lock()
+        self._holds_memory = False
         count = settings.worker.threads or os.cpu_count() or 1
         self._threads = [threading.Thread(target=self._run, name=f"worker-{n}", daemon=True) for n in range(count)]
         self._threads.append(threading.Thread(target=self._read_again, name="second-readings", daemon=True))
@@ -182,6 +183,9 @@ class Workers:
         while not self._ending.is_set():
             if self._bell.wait(POLL):
                 self._wake()
+            elif self._holds_memory and not self.queue.in_hand():
+                self._holds_memory = False
+                give_back_all()
 
     def _wake(self) -> None:
         with self._news:
@@ -189,17 +193,11 @@ class Workers:
             self._news.notify_all()
 
     def _run(self) -> None:
-        worked = False
         while not self._ending.is_set():
             self._pulse.beat()
             with self._news:
                 before = self._rings
-            if self._careful(self._round):
-                worked = True
-            else:
-                if worked:
-                    give_back_all()
-                worked = False
+            if not self._careful(self._round):
                 with self._news:
                     self._news.wait_for(lambda rings=before: self._rings != rings, POLL)  # type: ignore[misc]
 
@@ -244,6 +242,7 @@ class Workers:
 
     def _process_all(self, tasks: list[Task]) -> None:
         for task in tasks:
+            self._holds_memory = True
             try:
                 self._pipeline.process(task)
             except OutOfResources as error:  # nothing was looked up yet
