@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import shutil
@@ -43,6 +44,14 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         raise Missing(f"{path} is not here: it is not part of the repository; set CXRD_SHARED to its folder")
     return path
+
+
+def at_least_one(text: str) -> int:
+    """Return a number of rounds, images or threads from the command line; a type for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("begins at 1")
+    return number
 
 
 def is_shared(*parts: str) -> bool:

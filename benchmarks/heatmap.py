@@ -134,14 +134,14 @@ def _images(count: int) -> list[Image]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=60, help="pairs for each number of threads")
-    parser.add_argument("--threads", type=int, action="append", help="of one forward pass (may be repeated); 1 and 2")
+    parser.add_argument("--images", type=common.at_least_one, default=60, help="pairs for each number of threads")
+    parser.add_argument(
+        "--threads", type=common.at_least_one, action="append", help="of one forward pass (may be repeated); 1 and 2"
+    )
     parser.add_argument("--model", type=Path, help="folder of the model; default: the shipped one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     options.threads = options.threads or [1, 2]
-    if min(options.images, *options.threads) < 1:
-        parser.error("--images and --threads begin at 1")
     return options
 
 

@@ -175,13 +175,10 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="rounds to take the medians of")
+    parser.add_argument("--rounds", type=common.at_least_one, default=40, help="rounds to take the medians of")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--profile", type=int, default=0, metavar="LINES", help="print so many functions by time")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds begins at 1")
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

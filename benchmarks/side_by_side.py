@@ -231,15 +231,13 @@ def _note(text: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=30, help="radiographs in one run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each worker under each load")
+    parser.add_argument("--images", type=common.at_least_one, default=30, help="radiographs in one run")
+    parser.add_argument("--rounds", type=common.at_least_one, default=3, help="runs of each worker under each load")
     parser.add_argument("--load", action="append", choices=[*ASSOCIATIONS], help="only this load (may be repeated)")
     parser.add_argument("--model", type=Path, help="folder of the model; default: the shipped one")
     parser.add_argument("--tmp", type=Path, help="where the temporary folder is made; default: the system's")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write every run and the medians as JSON")
     options = parser.parse_args()
-    if min(options.images, options.rounds) < 1:
-        parser.error("--images and --rounds begin at 1")
     options.load = options.load or [*ASSOCIATIONS]
     return options
 

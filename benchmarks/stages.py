@@ -274,14 +274,11 @@ def _print_table(
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20, help="images to take the medians of")
-    parser.add_argument("--threads", type=int, default=1, help="of one forward pass, and of OpenCV")
+    parser.add_argument("--images", type=common.at_least_one, default=20, help="images to take the medians of")
+    parser.add_argument("--threads", type=common.at_least_one, default=1, help="of one forward pass, and of OpenCV")
     parser.add_argument("--model", type=Path, help="folder of the model; default: the shipped one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args()
-    if min(options.images, options.threads) < 1:
-        parser.error("--images and --threads begin at 1")
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

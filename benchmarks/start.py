@@ -125,13 +125,10 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds to take the medians of")
+    parser.add_argument("--rounds", type=common.at_least_one, default=5, help="rounds to take the medians of")
     parser.add_argument("--ledger", metavar="URL", help="of a database that holds rows; default: an empty one")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the numbers as JSON")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds begins at 1")
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All benchmarks of speed and size, one after the other, with fixed rounds: `make bench`, about fifteen minutes.
+"""All benchmarks of speed and size, one after the other, with fixed rounds: `make bench`.
 
     .venv/bin/python -m benchmarks.suite [--only NAME] [--out build/bench]
 

@@ -40,6 +40,11 @@ def shown(key: str) -> str:
     return key if _NAME.fullmatch(key) else NOT_SHOWN
 
 
+def dotted(at: Iterable[str | int]) -> str:
+    """Return where a setting stands, as it is written in errors: keys as they are `shown`, and places in lists."""
+    return ".".join(shown(part) if isinstance(part, str) else str(part) for part in at)
+
+
 def in_words(error: str, context: Mapping[str, Any], message: str) -> str:
     """Return what is wrong with a setting.
 

@@ -18,7 +18,7 @@ from worker import destination_settings
 from worker.config_file import ConfigFile, read_config
 from worker.destination_settings import AeTitle, Destination, Kind, Name, Part, TlsFiles, anchored
 from worker.scp_settings import Scp as Scp  # noqa: PLC0414 - a part of the settings, and taken from here
-from worker.setting_messages import in_words, shown, unknown
+from worker.setting_messages import dotted, in_words, unknown
 
 SyslogUrl = Annotated[str, StringConstraints(pattern=r"^((udp|tls)://[^\s/@]+)?$")]
 """``udp://host:port`` or ``tls://host:port``; empty for none."""
@@ -336,14 +336,13 @@ def _variable(at: tuple[str | int, ...]) -> str:
 def _key(at: tuple[str | int, ...], values: dict[str, Any]) -> str:
     """Return how a setting is called: a destination by its name, or by its number in the list where it has none."""
     if at[:1] != ("destinations",) or len(at) < 2:
-        return ".".join(shown(part) if isinstance(part, str) else str(part) for part in at)
+        return dotted(at)
     number = int(at[1])
     try:
         name = values["destinations"][number]["name"]
     except (LookupError, TypeError):
         name = number + 1
-    rest = ".".join(shown(part) if isinstance(part, str) else str(part) for part in at[2:])
-    return f"destination {name}: {rest}".removesuffix(": ")
+    return f"destination {name}: {dotted(at[2:])}".removesuffix(": ")
 
 
 # Not settings: which file to read, and where the tests find their peers and data.
