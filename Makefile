@@ -118,7 +118,7 @@ SEED ?= 0
 fuzz: $(VENV)/.stamp-test ## Send 30,000 cases of damaged input to all that reads input (CASES=, SEED=, ARGS=)
 	@$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) $(ARGS)
 
-bench: $(VENV)/.stamp-test ## Run all benchmarks, fifteen minutes; numbers and pictures into build/bench
+bench: $(VENV)/.stamp-test ## Run all benchmarks; numbers and pictures into build/bench
 	@$(BIN)/python -m benchmarks.suite --out build/bench $(ARGS)
 
 $(VIEWER_FILES)/index.html:
